@@ -1,0 +1,79 @@
+"""Gradient alignment: how well a parametrisation lets the optimiser follow the full gradient. Pure functions.
+
+Notation: W (out, in) the effective weight, G = dL/dW, the adapter s B A or s B R A, `trains` the tensors that move.
+Formulas: LoRA-Pro (Wang et al. 2024, arXiv:2407.18242, equations 5 and 9) for both factors; restricted to the trained
+ones for the others.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bench.methods.base import Factors
+
+Matrix = Float[Tensor, "out in"]
+
+
+def induced_gradient(G: Matrix, factors: Factors | None, scaling: float, trains: frozenset[str]) -> Matrix:
+    """g̃, the direction in which gradient descent on the trained tensors moves W, at equal learning rates.
+
+    s²(G AᵀA + B BᵀG) for A and B, the first term alone for B, the second alone for A, s² B Bᵀ G Aᵀ A for R,
+    G itself where W is trained.
+    """
+    if factors is None:
+        return G
+    A, B = factors.lora_A, factors.lora_B
+    if "lora_R" in trains:
+        return scaling**2 * B @ (B.T @ G @ A.T) @ A
+    induced = torch.zeros_like(G)
+    if "lora_B" in trains:
+        induced = induced + (G @ A.T) @ A
+    if "lora_A" in trains:
+        induced = induced + B @ (B.T @ G)
+    return scaling**2 * induced
+
+
+def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[str]) -> Matrix:
+    """g̃*, the projection of G on the directions in which the trained tensors can move W at all.
+
+    P_B G + G P_A - P_B G P_A for A and B, G P_A for B, P_B G for A, P_B G P_A for R, where P_B projects on the
+    columns of B and P_A on the rows of A.
+    """
+    if factors is None:
+        return G
+    columns, rows = _orthonormal(factors.lora_B), _orthonormal(factors.lora_A.T)
+    left = columns @ (columns.T @ G)
+    if "lora_R" in trains:
+        return left @ rows @ rows.T
+    right = G @ rows @ rows.T
+    if trains >= {"lora_A", "lora_B"}:
+        return left + right - left @ rows @ rows.T
+    return right if "lora_B" in trains else left
+
+
+def cosine(X: Matrix, Y: Matrix) -> float | None:
+    """⟨X, Y⟩ / (‖X‖‖Y‖), Frobenius; None where one of them is zero."""
+    size = X.norm() * Y.norm()
+    return None if size == 0 else ((X * Y).sum() / size).item()
+
+
+def stable_rank(X: Matrix) -> float | None:
+    """‖X‖_F² / ‖X‖₂²; None for the zero matrix."""
+    frobenius = X.norm()
+    return None if frobenius == 0 else (frobenius / torch.linalg.matrix_norm(X, ord=2)).item() ** 2
+
+
+def low_rank_norms(left: Float[Tensor, "out k"], right: Float[Tensor, "k in"]) -> Float[Tensor, "k"]:
+    """The singular values of left @ right, from k × k matrices; k is far below the sides."""
+    _, upper = torch.linalg.qr(left)
+    _, lower = torch.linalg.qr(right.T)
+    return torch.linalg.svdvals(upper @ lower.T)
+
+
+def _orthonormal(X: Float[Tensor, "side r"]) -> Float[Tensor, "side k"]:
+    """An orthonormal basis of the columns of X; none for the zero matrix."""
+    U, S, _ = torch.linalg.svd(X, full_matrices=False)
+    tolerance = S.max() * max(X.shape) * torch.finfo(X.dtype).eps
+    return U[:, tolerance < S]

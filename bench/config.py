@@ -1,0 +1,168 @@
+"""Run: one cell of the grid, typed and validated before anything is loaded; and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from bench.measure import Measure
+from bench.methods.base import AdapterMethod, LearningRates, Method, Rank
+from bench.model import Model
+from bench.score import Scoring
+from bench.tasks import Task
+from bench.track import Track
+from bench.train import Train
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message is one line with the value, the limit and the remedy."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Data:
+    """The `data` key: a local folder of NAME/SPLIT.jsonl, read instead of the Hub by tasks with public data."""
+
+    root: Path | None
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Run:
+    """One cell: method × rank × task × model × seed, and everything else that it depends on."""
+
+    seed: NonNegativeInt
+    study: str
+    results_dir: Path
+    method_name: str
+    method: Any
+    rank: Rank
+    task: Task
+    model: Model
+    train: Train
+    measure: Measure
+    score: Scoring
+    track: Track
+    data: Data
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Run:
+        """Builds a Run from a resolved configuration.
+
+        Args:
+            config: plain containers, with the keys of conf/config.yaml.
+
+        Raises:
+            ConfigError: an unknown key, a wrong value, or a combination that has no meaning.
+        """
+        try:
+            values = dict(config)
+            chosen = dict(values.pop("method", {}))
+            values["method_name"] = chosen.pop("name", None)
+            values["method"] = _build_method(chosen)
+            run = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+        if run.trains and run.train.learning_rate is None:
+            raise ConfigError(f"method={run.method_name} needs a learning rate: train.learning_rate=1e-3")
+        return run
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains anything."""
+        return bool(self.method.trains)
+
+    @property
+    def learning_rates(self) -> LearningRates:
+        """What a method may know of the schedule."""
+        return LearningRates(
+            peak=self.train.learning_rate or 0.0,
+            first=self.train.first_learning_rate(),
+            calibration=self.train.first_learning_rate(self.task.calibration_batch_size),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole configuration as plain values, for the record."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        values["method"] = {"name": values.pop("method_name")} | _method_identity(self.method)
+        return json.loads(json.dumps(values, default=_plain))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the run's numbers, and nothing else.
+
+        No paths, no tracking, no study. Axes that the method ignores are left out: the rank where no adapter is
+        added, calibration where no statistics are required, rank, seed and training where nothing is trained.
+        """
+        task = self.task.identity()
+        if not self.method.requires:
+            task = {key: value for key, value in task.items() if not key.startswith("calibration")}
+        identity: dict[str, Any] = {
+            "method": _method_identity(self.method),
+            "task": task,
+            "model": self.model.identity(),
+            "score": self.score,
+        }
+        if self.trains:
+            identity |= {"seed": self.seed, "train": self.train, "measure": self.measure}
+        else:
+            identity["task"] = {key: value for key, value in task.items() if "samples" not in key}
+        if isinstance(self.method, AdapterMethod):
+            identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
+        return json.loads(json.dumps(identity, default=_plain))
+
+    @property
+    def run_id(self) -> str:
+        """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
+        identity = self.identity()
+        parts = [self.method_name, self.rank.name if "rank" in identity else "", self.task.name, self.model.name]
+        parts.append(f"s{self.seed}" if "seed" in identity else "")
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        return "-".join([part for part in parts if part] + [digest])
+
+
+def _build_method(chosen: dict[str, Any]) -> Method:
+    """The method that `_target_` names, with the other keys as its fields."""
+    target = chosen.pop("_target_", None)
+    if not isinstance(target, str):
+        raise ConfigError("the method has no _target_; choose one of conf/method with method=NAME")
+    try:
+        method_class = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"method._target_={target} names no class: {error}") from None
+    try:
+        return method_class(**chosen)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, prefix="method.")) from None
+
+
+def _method_identity(method: Method) -> dict[str, Any]:
+    target = f"{type(method).__module__}.{type(method).__qualname__}"
+    return {"_target_": target} | asdict(method)  # type: ignore[call-overload]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} has no place in a configuration")
+
+
+def _one_line(error: ValidationError, prefix: str = "") -> str:
+    """What is wrong, key by key, in one line."""
+    lines = []
+    for problem in error.errors():
+        key = prefix + ".".join(str(part) for part in problem["loc"])
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            lines.append(f"{key}={problem['input']!r}: nothing reads this key; check its spelling")
+        elif problem["type"] in ("missing", "missing_argument"):
+            lines.append(f"{key} is missing")
+        else:
+            lines.append(f"{key}={problem['input']!r}: {problem['msg'].lower()}")
+    return "; ".join(lines)

@@ -1,0 +1,113 @@
+"""The items of the embedded tasks, in disjoint train, selection and test splits fixed by one seed.
+
+Fields carry the names of the public datasets they stand for: question and answer (GSM8K), question, choices and
+label (commonsense), sentence or sentence1, sentence2 and label (GLUE).
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from bench.embedded.sentences import Pair, draw_clause, draw_comparison, draw_transfer
+from bench.embedded.stories import draw_story, plural_of
+from bench.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
+
+ITEM_SEED = 20260102
+SPLITS = {"train": 4000, "selection": 200, "test": 400}
+Item = dict[str, Any]
+
+_PROPERTIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("kind", KINDS, ("What is the {}?", "Of what kind is the {}?")),
+    ("home", HOMES, ("Where does the {} live?", "What is the home of the {}?")),
+    ("food", FOODS, ("What does the {} eat?", "What is the food of the {}?")),
+    ("colour", COLOURS, ("Which colour has the {}?", "How does the {} look?")),
+)
+NUM_CHOICES = 4
+
+
+def _gsm(rng: random.Random) -> Item:
+    story = draw_story(rng, 2, 3)
+    told = " ".join([story.opening, *(event.sentence for event in story.events if event.sentence)])
+    question = f"{told} How many {plural_of(story)} does {story.person} have now?"
+    steps = "\n".join(event.equation for event in story.events)
+    return {"question": question, "answer": f"{steps}\n#### {story.quantity}"}
+
+
+def _labelled_pair(pair: Pair) -> Item:
+    return {"sentence1": pair.first, "sentence2": pair.second, "label": int(pair.holds)}
+
+
+def _acceptability(rng: random.Random) -> Item:
+    grammatical = rng.random() < 0.5
+    return {"sentence": draw_clause(rng, grammatical), "label": int(grammatical)}
+
+
+def _paraphrase(rng: random.Random) -> Item:
+    return _labelled_pair(draw_transfer(rng))
+
+
+def _entailment(rng: random.Random) -> Item:
+    return _labelled_pair(draw_comparison(rng))
+
+
+_DRAWN: dict[str, Callable[[random.Random], Item]] = {
+    "gsm_tiny": _gsm,
+    "acceptability_tiny": _acceptability,
+    "paraphrase_tiny": _paraphrase,
+    "entailment_tiny": _entailment,
+}
+
+
+def _drawn_splits(name: str) -> dict[str, list[Item]]:
+    """Items drawn one after another; one whose text was drawn before is drawn again, so that no two are equal."""
+    rng, seen = random.Random(f"{ITEM_SEED}/{name}"), set()
+    splits: dict[str, list[Item]] = {}
+    for split, size in reversed(SPLITS.items()):  # test first: its items do not depend on the size of train
+        items: list[Item] = []
+        while len(items) < size:
+            item = _DRAWN[name](rng)
+            key = tuple(str(item[field]) for field in item if field not in ("label", "answer"))
+            if key not in seen:
+                seen.add(key)
+                items.append(item)
+        splits[split] = items
+    return splits
+
+
+def _commonsense_splits() -> dict[str, list[Item]]:
+    """A creature's property belongs to one split: what test asks can only be known from pretraining."""
+    rng = random.Random(f"{ITEM_SEED}/commonsense_tiny")
+    facts = [(creature, row) for creature in CREATURES for row in _PROPERTIES]
+    rng.shuffle(facts)
+    cut = {"test": facts[:150], "selection": facts[150:200], "train": facts[200:]}
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for split, rows in cut.items():
+        for creature, (name, values, questions) in rows:
+            gold = getattr(creature, name)
+            for question in questions:
+                choices = [gold, *rng.sample([value for value in values if value != gold], NUM_CHOICES - 1)]
+                rng.shuffle(choices)
+                item = {"question": question.format(creature.name), "choices": choices, "label": choices.index(gold)}
+                splits[split].append(item)
+        rng.shuffle(splits[split])
+    return splits
+
+
+@functools.cache
+def splits(name: str) -> dict[str, list[Item]]:
+    """All items of an embedded task.
+
+    Args:
+        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny or entailment_tiny.
+
+    Returns:
+        split name (train, selection, test) -> items.
+    """
+    if name == "commonsense_tiny":
+        return _commonsense_splits()
+    if name not in _DRAWN:
+        raise ValueError(f"no embedded data named {name!r}; choose from {sorted([*_DRAWN, 'commonsense_tiny'])}")
+    return _drawn_splits(name)

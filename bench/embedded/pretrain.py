@@ -1,0 +1,158 @@
+"""The recipe of tiny_llama: `python -m bench.embedded.pretrain FOLDER` makes the shipped checkpoint anew.
+
+A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) and a byte-level BPE tokenizer,
+trained on the generated language. The tokenizer covers every byte, so real text can be put through it too.
+Takes about 15 minutes on two CPU cores. The recipe, its final loss and the checkpoint's hash are written to
+recipe.json beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+from bench.embedded.corpus import TASK_MARKERS, documents
+
+PAD, EOS = "<pad>", "</s>"
+HELD_OUT_SEED = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the checkpoint depends on besides this file and the versions of torch and transformers."""
+
+    seed: int = 0
+    steps: int = 12_000
+    warmup_steps: int = 200
+    batch_size: int = 24  # sequences a step
+    sequence_tokens: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    vocab_size: int = 512
+    tokenizer_documents: int = 20_000
+    # Share of documents split at random below the word (Provilkov et al. 2020, arXiv:1910.13267), so that the
+    # tokens of single letters are trained as well and text outside the language is not made of untrained tokens.
+    bpe_dropout: float = 0.1
+    bpe_dropout_share: float = 0.05
+
+
+def llama_config(recipe: Recipe) -> LlamaConfig:
+    """Four layers of width 128; heads 4 x 40 and 2 key-value heads make q, k, v, o, gate, up, down all rectangular."""
+    return LlamaConfig(
+        vocab_size=recipe.vocab_size,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=40,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with single digits, as Llama's tokenizers split numbers.
+
+    It has seen the markers of the task formats, so that they are short; the model has not.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\d| ?[^\s\d]+|\s"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = itertools.islice(documents(random.Random(f"{recipe.seed}/tokenizer")), recipe.tokenizer_documents)
+    markers = [f"{marker}:" for marker in TASK_MARKERS if marker.isalpha()] * 1000
+    bpe.train_from_iterator(itertools.chain(texts, markers), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, padding_side="left")
+
+
+def token_blocks(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, name: str) -> Iterator[torch.Tensor]:
+    """Endless (batch_size, sequence_tokens) blocks of documents packed one after another, each closed by EOS."""
+    rng = random.Random(f"{recipe.seed}/{name}")
+    plain, split = tokenizer.backend_tokenizer, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    split.model.dropout = recipe.bpe_dropout
+    buffer: list[int] = []
+    block_tokens = recipe.batch_size * recipe.sequence_tokens
+    for text in documents(rng):
+        encoder = split if rng.random() < recipe.bpe_dropout_share else plain
+        buffer += [*encoder.encode(text).ids, tokenizer.eos_token_id]
+        if len(buffer) >= block_tokens:
+            yield torch.tensor(buffer[:block_tokens]).view(recipe.batch_size, recipe.sequence_tokens)
+            buffer = buffer[block_tokens:]
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Mean loss, nats a token, over 32 blocks that training has not drawn."""
+    blocks = itertools.islice(token_blocks(recipe, tokenizer, f"held_out/{HELD_OUT_SEED}"), 32)
+    losses = [model(input_ids=block, labels=block).loss.item() for block in blocks]
+    return sum(losses) / len(losses)
+
+
+def pretrain(recipe: Recipe, folder: Path) -> float:
+    """Trains tokenizer and model and writes them to `folder`; returns the held-out loss in nats a token."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = train_tokenizer(recipe)
+    model = LlamaForCausalLM(llama_config(recipe))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
+    blocks = itertools.islice(token_blocks(recipe, tokenizer, "train"), recipe.steps)
+    progress = tqdm(blocks, total=recipe.steps, desc="pretrain", mininterval=2)
+    for block in progress:
+        loss = model(input_ids=block, labels=block).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.eval()
+    loss = held_out_loss(model, recipe, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    written = {"recipe": asdict(recipe), "held_out_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
+    (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
+    return loss
+
+
+def main() -> None:
+    """Command line: the folder to write to and, for a trial, fewer steps."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    args = parser.parse_args()
+    loss = pretrain(Recipe(seed=args.seed, steps=args.steps), args.folder)
+    print(f"held-out loss {loss:.4f} nats a token -> {args.folder}")
+
+
+if __name__ == "__main__":
+    main()

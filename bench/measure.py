@@ -1,0 +1,157 @@
+"""The probe that applies bench.alignment to the model in training, at step 0 and at intervals.
+
+Its batch is independent of the calibration batch. The gradient is taken at the effective weight, layer by layer,
+with dropout off; nothing of the run (random streams, parameters' gradients, mode) is changed by it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+
+import torch
+from pydantic import ConfigDict, NonNegativeInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from bench import alignment, rng
+from bench.adapter import AdaptedLayer
+from bench.calibrate import Batch, visit_gradients, weight_gradient
+from bench.methods.base import Factors
+
+GLOBAL = "all"  # the row over all layers taken as one vector
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Measure:
+    """conf/measure/*.yaml: `alignment_steps` is the interval between probes after step 0; 0 switches them off."""
+
+    alignment_steps: NonNegativeInt
+
+
+@plain_dataclass(frozen=True)
+class Row:
+    """One measured number; value is None where it is not defined, such as the cosine of a zero matrix."""
+
+    step: int
+    layer: str
+    measure: str
+    value: float | None
+
+
+@plain_dataclass
+class AlignmentProbe:
+    """Measures the layers of one run on one batch.
+
+    Attributes:
+        layers: the adapted layers.
+        initial: the factors each started from.
+        weight_norms: ‖W‖ of the pretrained model, by layer.
+        batch: the first half of its examples gives G, the second half G′ for the noise ceiling.
+        rows: everything measured so far.
+        seconds: what the measuring took.
+    """
+
+    settings: Measure
+    layers: list[AdaptedLayer]
+    initial: dict[str, Factors]
+    weight_norms: dict[str, float]
+    batch: Batch
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        # Full fine-tuning has no factors to subtract: the change of W is taken against a copy.
+        self._pretrained = {
+            layer.name: layer.weight.detach().float().clone()
+            for layer in self.layers
+            if "weight" in layer.trains and self.settings.alignment_steps
+        }
+
+    def due(self, step: int) -> bool:
+        """Whether a measurement belongs to this step."""
+        interval = self.settings.alignment_steps
+        return bool(interval) and step % interval == 0
+
+    def measure(self, model: nn.Module, step: int) -> list[Row]:
+        """Measures the model as it stands after `step` optimiser steps; returns the new rows."""
+        start = time.perf_counter()
+        by_name = {layer.name: layer for layer in self.layers}
+        rows: list[Row] = []
+        sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
+        half = len(self.batch["input_ids"]) // 2
+
+        def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
+            layer = by_name[name]
+            G = weight_gradient(inputs[:half], output_gradient[:half])
+            other = weight_gradient(inputs[half:], output_gradient[half:])
+            factors = layer.factors()
+            induced = alignment.induced_gradient(G, factors, layer.scaling, layer.trains)
+            attainable = alignment.attainable_gradient(G, factors, layer.trains)
+            products = {
+                "induced.G": (induced * G).sum().item(),
+                "induced²": induced.square().sum().item(),
+                "G²": G.square().sum().item(),
+                "attainable²": attainable.square().sum().item(),
+                "G.other": (G * other).sum().item(),
+                "other²": other.square().sum().item(),
+            }
+            for key, value in products.items():
+                sums[key] += value
+            measured = _gradient_measures(products) | self._weight_measures(layer, factors)
+            rows.extend(Row(step, name, measure, value) for measure, value in measured.items())
+
+        with rng.preserved():
+            visit_gradients(model, {layer.name: layer.module for layer in self.layers}, self.batch, consume)
+        rows.extend(Row(step, GLOBAL, measure, value) for measure, value in _gradient_measures(sums).items())
+        self.rows.extend(rows)
+        self.seconds += time.perf_counter() - start
+        return rows
+
+    def _weight_measures(self, layer: AdaptedLayer, factors: Factors | None) -> dict[str, float | None]:
+        """Norms of the factors, and size and stable rank of ΔW against the pretrained weight."""
+        if factors is None:
+            change = layer.weight.detach().float() - self._pretrained[layer.name]
+            size = change.norm().item()
+            return {"drift": size / self.weight_norms[layer.name], "stable_rank": alignment.stable_rank(change)}
+        left, right = layer.scaling * factors.lora_B, _right(factors)
+        if layer.shifted:  # s(B A - B0 A0), as one product with a thin inner side
+            start = self.initial[layer.name]
+            left = torch.cat([left, -layer.scaling * start.lora_B], dim=1)
+            right = torch.cat([right, _right(start)])
+        values = alignment.low_rank_norms(left, right)
+        size = values.norm().item()
+        norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
+        rank = (size / values.max().item()) ** 2 if size else None
+        return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}
+
+
+def _right(factors: Factors) -> Tensor:
+    return factors.lora_A if factors.lora_R is None else factors.lora_R @ factors.lora_A
+
+
+def _gradient_measures(products: dict[str, float]) -> dict[str, float | None]:
+    """The alignment measures of methods in the literature, from inner products of one layer or of all together.
+
+    cosine: of the induced gradient g̃ with G. attainable_cosine: of the projection g̃*, the best that the
+    parametrisation allows. efficiency: the ratio of the two. captured_energy: ‖g̃*‖²/‖G‖². noise_ceiling: cos(G, G′)
+    of two independent estimates.
+    """
+
+    def ratio(numerator: float, *squares: float) -> float | None:
+        size = math.sqrt(math.prod(squares))
+        return numerator / size if size > 0 else None
+
+    cosine = ratio(products["induced.G"], products["induced²"], products["G²"])
+    energy = ratio(products["attainable²"], products["G²"], products["G²"])
+    attainable = None if energy is None else math.sqrt(energy)
+    return {
+        "cosine": cosine,
+        "attainable_cosine": attainable,
+        "efficiency": cosine / attainable if cosine is not None and attainable else None,
+        "captured_energy": energy,
+        "noise_ceiling": ratio(products["G.other"], products["G²"], products["other²"]),
+        "gradient_norm": math.sqrt(products["G²"]),
+    }

@@ -1,0 +1,34 @@
+"""LoRA with B = 0, "Init[A]" (Hu et al. 2021, section 4.1, arXiv:2106.09685; Hayou et al. 2024, arXiv:2406.08447).
+
+A is drawn as nn.Linear draws its weight, uniform in ±1/√in, which is what Hu et al.'s code and PEFT's default do
+(the paper's text says Gaussian).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+
+
+@dataclass(frozen=True, config=STRICT)
+class Hu:
+    """A random, B zero: the adapted model starts as the pretrained one; at step 0 only B has a gradient."""
+
+    label: ClassVar[str] = "LoRA"
+    requires: ClassVar[frozenset[Statistic]] = frozenset()
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
+    keeps_function: ClassVar[bool] = True
+
+    scaling: ScalingRule = "alpha_over_r"
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A uniform in ±1/√in, lora_B zero."""
+        num_out, num_in = layer.weight.shape
+        lora_A = torch.empty(layer.r, num_in)
+        torch.nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5), generator=generator)
+        return Factors(lora_A, torch.zeros(num_out, layer.r))

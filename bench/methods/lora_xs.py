@@ -1,0 +1,36 @@
+"""LoRA-XS (Bałazy et al. 2024, section 3, arXiv:2405.17604).
+
+Agrees with the authors' code in giving all singular values to A and in drawing R with standard deviation 1e-5.
+Departs in taking an exact SVD where the code takes scikit-learn's randomised one, and in s = 1, which is what their
+α = r gives for language models (their GLUE runs use α = 16).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
+
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoRAXS:
+    """A and B hold the best rank-r approximation of W, frozen; only the r × r matrix R between them is trained."""
+
+    label: ClassVar[str] = "LoRA-XS"
+    requires: ClassVar[frozenset[Statistic]] = frozenset()
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_R"})
+    keeps_function: ClassVar[bool] = False  # up to R's noise: see r_std
+
+    scaling: ScalingRule = "one"
+    r_std: PositiveFloat = 1e-5  # the authors' latent_utils
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = Σ_r V_rᵀ and lora_B = U_r of W; lora_R normal with standard deviation r_std."""
+        U, S, Vh = signed_svd(layer.weight)
+        r = layer.r
+        lora_R = self.r_std * torch.randn(r, r, generator=generator)
+        return Factors(S[:r, None] * Vh[:r], U[:, :r], lora_R)

@@ -1,0 +1,74 @@
+"""Seconds and peak memory of each phase of a run, measured apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase.
+
+    Attributes:
+        seconds: wall time.
+        peak_bytes: the highest memory during the phase: allocated on the GPU where there is one, else the
+            process's resident set; None where the system does not tell.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass
+class Phases:
+    """The phases of one run, by name."""
+
+    by_name: dict[str, Phase] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Times what happens inside; a phase entered twice is summed, its peak the higher of the two."""
+        _reset_peak()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            before = self.by_name.get(name, Phase(0.0, None))
+            peaks = [peak for peak in (before.peak_bytes, _peak_bytes()) if peak is not None]
+            self.by_name[name] = Phase(before.seconds + time.perf_counter() - start, max(peaks, default=None))
+
+    def set_apart(self, name: str, seconds: float, within: str) -> None:
+        """Books `seconds` of the phase `within` as a phase of their own, which shares its peak."""
+        whole = self.by_name[within]
+        self.by_name[within] = Phase(whole.seconds - seconds, whole.peak_bytes)
+        self.by_name[name] = Phase(seconds, whole.peak_bytes)
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        _CLEAR.write_text("5")  # resets the peak resident set: proc(5)
+    except OSError:
+        pass
+
+
+def _peak_bytes() -> int | None:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+    return int(line.split()[1]) * 1024

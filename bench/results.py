@@ -1,0 +1,79 @@
+"""What the stages of one run deliver, put together into its record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bench.record import COMPLETED, FAILED, Record, environment
+
+if TYPE_CHECKING:
+    from bench.config import Run
+    from bench.initialize import Initialization
+    from bench.model import LoadedModel
+    from bench.phases import Phases
+    from bench.score import Outcome, Score
+    from bench.tasks import PreparedTask
+    from bench.train import Training
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outputs of the stages; `training` is None where nothing is trained."""
+
+    loaded: LoadedModel
+    task: PreparedTask
+    initialization: Initialization
+    training: Training | None
+    phases: Phases
+    scores: list[Score]
+    outcomes: list[Outcome]
+
+
+def completed(cfg: Run, result: Result) -> Record:
+    """The record of a run that came to its end."""
+    record = _begun(cfg, COMPLETED)
+    start, training = result.initialization, result.training
+    record.model = {
+        "name": cfg.model.name,
+        "revision": result.loaded.revision,
+        "num_parameters": start.num_parameters,
+    }
+    record.data = {
+        "name": cfg.task.name,
+        "sha256": result.task.sha256,
+        "num_train": len(result.task.train),
+        "num_dropped": result.task.num_dropped,
+    }
+    record.phases = {name: asdict(phase) for name, phase in result.phases.by_name.items()}
+    record.initialization = {
+        "num_trainable": start.num_trainable,
+        "logit_change": start.logit_change,
+        "calibration_loss": start.calibration_loss,
+        "calibration_ids": start.calibration_ids,
+        "layers": [asdict(report) for report in start.reports],
+    }
+    if training is not None:
+        record.training = {
+            "num_steps": len(training.curve),
+            "num_tokens": training.num_tokens,
+            "seconds": training.seconds,
+            "loss": training.curve[-1]["loss"],
+            "held_out_loss": training.held_out_loss,
+        }
+    record.scores = [asdict(score) for score in result.scores]
+    return record
+
+
+def failed(cfg: Run, error: Exception, trace: str) -> Record:
+    """The record of a run that stopped with an error."""
+    record = _begun(cfg, FAILED)
+    record.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
+    record.error["step"] = getattr(error, "step", None)
+    return record
+
+
+def _begun(cfg: Run, status: str) -> Record:
+    return Record(
+        run_id=cfg.run_id, status=status, label=cfg.method.label, config=cfg.to_dict(), environment=environment()
+    )

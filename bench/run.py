@@ -1,0 +1,72 @@
+"""The spine: one cell of the grid from configuration to record, and the command line `python -m bench.run`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+from bench import sweep
+
+if TYPE_CHECKING:
+    from bench.config import Run
+    from bench.job import Sink
+    from bench.record import RunFolder
+    from bench.results import Result
+
+
+def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
+    """One cell of the grid: method × rank × task × model × seed.
+
+    Args:
+        cfg: the cell.
+        folder: takes the weights.
+        log: takes each row of the curve, and the alignment rows of the same step, as they are made.
+    """
+    from bench import adapter, rng
+    from bench.initialize import initialize
+    from bench.measure import AlignmentProbe
+    from bench.phases import Phases
+    from bench.results import Result
+    from bench.score import score
+    from bench.train import train
+
+    rng.seed_global(cfg.seed)
+    phases, training = Phases(), None
+    with phases.measure("load"):
+        loaded = cfg.model.load()
+        task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)
+    start = initialize(
+        loaded.model, cfg.method, cfg.rank, cfg.model.target_modules, task, cfg.learning_rates,
+        rng.stream(cfg.seed, "init"), phases,
+    )  # fmt: skip
+    if cfg.trains:
+        probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
+        with phases.measure("train"):
+            training = train(start.model, task, cfg.train, cfg.seed, probe, log)
+        phases.set_apart("measure", probe.seconds, within="train")
+    with phases.measure("score"):
+        scores, outcomes = score(start.model, loaded.tokenizer, task.evaluations, cfg.score)
+    adapter.save(start.model, start.layers, start.factors, folder.weights_path)
+    return Result(loaded, task, start, training, phases, scores, outcomes)
+
+
+@hydra.main(version_base="1.3", config_path=str(sweep.CONF), config_name="config")
+def job(config: DictConfig) -> None:
+    """What Hydra calls for each cell."""
+    from bench.job import execute
+
+    execute(sweep.validated(config), run, sweep.position())
+
+
+def main() -> None:
+    """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
+    sweep.check_arguments(sys.argv[1:])
+    job()
+    sys.exit(sweep.finish())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What is trained on and how it is scored; the prompt of both comes from one lm-eval task definition."""
+
+from bench.tasks.task import PreparedTask, Task
+
+__all__ = ["PreparedTask", "Task"]
