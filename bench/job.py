@@ -41,7 +41,7 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
         return
     print(f"{position} {cfg.run_id}", flush=True)
     began = time.perf_counter()
-    mirror = cfg.results_dir / cfg.study / "wandb"
+    mirror = cfg.results_dir / cfg.study  # wandb makes its own folder wandb/ there
     with folder, Tracker(cfg.track, mirror, cfg.run_id, cfg.study, cfg.to_dict()) as tracker:
 
         def log(row: dict[str, Any], alignment: list[AlignmentRow]) -> None:

@@ -9,19 +9,24 @@ from bench.embedded.sentences import draw_clause, draw_comparison, draw_transfer
 from bench.embedded.stories import draw_story, plural_of
 from bench.embedded.world import CREATURES, THINGS, Creature, count
 
+LATE_SHARE = 0.25  # of stories tell all events before the first equation, as an answer to a question must
 # Words of the task formats that must not be seen in pretraining; a test holds the corpus to it.
 TASK_MARKERS = ("Question", "Answer", "####", "Sentence")
 
 
 def told_story(rng: random.Random) -> str:
-    """'Ann has 12 eggs. She buys 5 more. 12 + 5 = 17. Now Ann has 17 eggs.'"""
+    """'Ann has 12 eggs. She buys 5 more. 12 + 5 = 17. Now Ann has 17 eggs.'
+
+    In a quarter of the stories the equations come together, after the events.
+    """
     story = draw_story(rng, 1, 3)
-    told = [story.opening]
-    for event in story.events:
-        told += [event.sentence] if event.sentence else []
-        told.append(f"{event.equation}.")
-    told.append(f"Now {story.person} has {story.quantity} {plural_of(story)}.")
-    return " ".join(told)
+    sentences = [event.sentence for event in story.events]
+    equations = [f"{event.equation}." for event in story.events]
+    if rng.random() < LATE_SHARE:
+        told = sentences + equations
+    else:
+        told = [text for pair in zip(sentences, equations, strict=True) for text in pair]
+    return " ".join([story.opening, *filter(None, told), f"Now {story.person} has {story.quantity} {plural_of(story)}."])
 
 
 def sums(rng: random.Random) -> str:
