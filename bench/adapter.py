@@ -1,4 +1,4 @@
-"""PEFT holds the adapters; this module adds them, reaches their parts, fills them and saves them, for all methods alike.
+"""PEFT holds the adapters; this module adds, reaches, fills and saves them, for all methods alike.
 
 LoRA-XS and LoRA-SB train a matrix between A and B. PEFT has no such layer, so one is registered here through its
 extension point for custom LoRA modules. An adapter of that kind that PEFT reloads by itself loses lora_R silently.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class LoraRLinear(LoraLinear):
 
     adapter_layer_names = (*LoraLinear.adapter_layer_names, "lora_R")
 
-    def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **kwargs) -> None:
+    def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:
         """PEFT calls this from __init__ to make the adapter's parts."""
         if not hasattr(self, "lora_R"):
             self.lora_R = nn.ModuleDict()
@@ -36,19 +37,26 @@ class LoraRLinear(LoraLinear):
 
     def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:
         """s B R A; what merging adds to the base weight."""
-        middle = self.lora_R[adapter].weight @ self.lora_A[adapter].weight
-        return self.scaling[adapter] * (self.lora_B[adapter].weight @ middle)
+        parts = (_linear(part, adapter).weight for part in (self.lora_B, self.lora_R, self.lora_A))
+        return self.scaling[adapter] * torch.linalg.multi_dot(list(parts))
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As PEFT's own layer, with R after A."""
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x, *args, **kwargs)
+        dtype = result.dtype
         for name in self.active_adapters:
-            lora_A, lora_R, lora_B = self.lora_A[name], self.lora_R[name], self.lora_B[name]
+            lora_A = _linear(self.lora_A, name)
             dropped = self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype))
-            result = result + self.scaling[name] * lora_B(lora_R(lora_A(dropped)))
-        return result.to(self.base_layer.weight.dtype) if not torch.is_autocast_enabled() else result
+            inner = _linear(self.lora_R, name)(lora_A(dropped))
+            result = result + self.scaling[name] * _linear(self.lora_B, name)(inner)
+        return result.to(dtype)
+
+
+def _linear(parts: nn.ModuleDict, adapter: str) -> nn.Linear:
+    """One adapter's share of lora_A, lora_B or lora_R."""
+    return cast(nn.Linear, parts[adapter])
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class AdaptedLayer:
     @property
     def weight(self) -> nn.Parameter:
         """The base weight (out, in), without the adapter."""
-        return (self.module.base_layer if isinstance(self.module, LoraLinear) else self.module).weight
+        base = self.module.base_layer if isinstance(self.module, LoraLinear) else self.module
+        return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """lora_A, lora_B and, where there is one, lora_R; empty without an adapter."""
@@ -120,7 +129,7 @@ def check_rank(layers: dict[str, nn.Linear], rank: Rank) -> None:
 
 def add(
     model: PreTrainedModel, method: Method, rank: Rank, layers: dict[str, nn.Linear]
-) -> tuple[PreTrainedModel | PeftModel, list[AdaptedLayer]]:
+) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
     """Adds what the method trains and freezes the rest; float32 masters for every trainable tensor.
 
     Args:
@@ -136,18 +145,19 @@ def add(
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
     scaling = scaling_value(method.scaling, rank)
     # lora_alpha is chosen so that PEFT's own α/r is the method's s, whatever its rule.
-    config = LoraConfig(r=rank.r, lora_alpha=scaling * rank.r, target_modules=list(layers), init_lora_weights=False)
+    alpha = cast(int, scaling * rank.r)  # PEFT says int and takes any number
+    config = LoraConfig(r=rank.r, lora_alpha=alpha, target_modules=list(layers), init_lora_weights=False)
     if "lora_R" in method.trains:
         config._register_custom_module({nn.Linear: LoraRLinear})
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
         wrapped = get_peft_model(model, config)
-    modules = dict(wrapped.base_model.model.named_modules())
+    modules = dict(cast(nn.Module, wrapped.base_model.model).named_modules())
     adapted = [AdaptedLayer(name, modules[name], scaling, method.trains, method.keeps_function) for name in layers]
     for layer in adapted:
         for part, parameter in layer.parameters().items():
             parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
             parameter.requires_grad_(part in method.trains)
-    return wrapped, adapted
+    return cast(PreTrainedModel, wrapped), adapted  # a PeftModel passes on what it does not have itself
 
 
 @torch.no_grad()

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
 Consumer = Callable[[str, Float[Tensor, "batch tokens in"], Float[Tensor, "batch tokens out"]], None]
@@ -35,7 +39,7 @@ def weight_gradient(
     return output_gradient.flatten(0, -2).float().T @ inputs.flatten(0, -2).float()
 
 
-def visit_gradients(model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, consume: Consumer) -> float:
+def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], batch: Batch, consume: Consumer) -> float:
     """One forward and backward pass; `consume(name, input, output gradient)` is called layer by layer, last first.
 
     No parameter's gradient is formed or changed. The model is left in the mode it was in.
@@ -75,7 +79,7 @@ def visit_gradients(model: nn.Module, modules: Mapping[str, nn.Module], batch: B
 
 
 def calibrate(
-    model: nn.Module,
+    model: PreTrainedModel,
     layers: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     requires: frozenset[str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pkgutil
@@ -89,7 +90,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain values, for the record."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["method"] = {"name": values.pop("method_name")} | _method_identity(self.method)
         return json.loads(json.dumps(values, default=_plain))
 
@@ -111,12 +112,13 @@ class Run:
         if self.trains:
             identity |= {"seed": self.seed, "train": self.train, "measure": self.measure}
         else:
-            identity["task"] = {key: value for key, value in task.items() if "samples" not in key}
+            used = ("name", "definitions", "hub", "num_fewshot", "selection_samples", "content")
+            identity["task"] = {key: task[key] for key in used}
         if isinstance(self.method, AdapterMethod):
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
         return json.loads(json.dumps(identity, default=_plain))
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
         identity = self.identity()

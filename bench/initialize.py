@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bench import adapter
 from bench.adapter import AdaptedLayer
-from bench.calibrate import Batch, calibrate
+from bench.calibrate import Batch, Calibration, calibrate
 from bench.methods.base import AdapterMethod, Factors, Layer, LearningRates, Method, Rank
 from bench.phases import Phases
 from bench.tasks import PreparedTask
@@ -43,10 +43,10 @@ class Initialization:
         num_parameters: parameters of the pretrained model.
         calibration_loss: the pretrained model's loss on the calibration samples; None without calibration.
         calibration_ids: the training examples that calibration saw; empty without calibration.
-        logit_change: the largest absolute change of a logit on the first calibration batch, pretrained to adapted.
+        logit_change: the largest absolute change of a logit on the first calibration samples, pretrained to adapted.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     layers: list[AdaptedLayer]
     factors: dict[str, Factors]
     reports: list[LayerReport]
@@ -65,6 +65,7 @@ class Initialization:
 # A function-preserving start in float32 leaves the logits within rounding; the bound is relative to their size. In
 # bfloat16 the shifted base rounds to 8 bits, which moves logits by about 1.4 % of their scale.
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+CHECKED_SAMPLES = 2  # the logits of so many calibration samples are compared
 
 
 def initialize(
@@ -90,44 +91,64 @@ def initialize(
     Raises:
         ValueError: the rank does not fit a layer, no layer matches, or the method broke its promise.
     """
-    batches = tqdm(task.calibration, desc="calibrate", unit="batch", leave=False) if method.requires else []
     linear = adapter.target_layers(model, target_modules)
-    adapts = isinstance(method, AdapterMethod)
-    if adapts:
+    if isinstance(method, AdapterMethod):
         adapter.check_rank(linear, rank)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    before = _logits(model, task.calibration[0])
+    sample = {key: tensor[:CHECKED_SAMPLES] for key, tensor in task.calibration[0].items()}
+    before = _logits(model, sample)
     with phases.measure("calibrate"):
-        statistics = calibrate(model, linear, batches, method.requires)
+        bar = tqdm(task.calibration, desc="calibrate", unit="batch", leave=False, disable=not method.requires)
+        statistics = calibrate(model, linear, bar, method.requires)
     with phases.measure("initialise"):
-        weights = {name: layer.weight.detach().float().clone() for name, layer in linear.items()} if adapts else {}
         trained, layers = adapter.add(model, method, rank, linear)
-        factors: dict[str, Factors] = {}
-        for layer in layers if adapts else ():
-            seen = Layer(
-                name=layer.name,
-                weight=weights[layer.name],
-                r=rank.r,
-                scaling=layer.scaling,
-                gradient=statistics.gradient.get(layer.name),
-                input_covariance=statistics.input_covariance.get(layer.name),
-                learning_rates=learning_rates,
-            )
-            factors[layer.name] = method.factors(seen, generator)
-            adapter.fill(layer, factors[layer.name])
-    reports = [_report(layer, weights.get(layer.name, layer.weight.detach().float())) for layer in layers]
-    logit_change = _check_function(trained, task.calibration[0], before, method)
+        starts = [_start(layer, method, rank, statistics, learning_rates, generator) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
-        factors=factors,
-        reports=reports,
+        factors={report.name: factors for factors, report in starts if factors is not None},
+        reports=[report for _, report in starts],
         num_trainable=sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
         num_parameters=num_parameters,
         calibration_loss=statistics.loss,
         calibration_ids=task.calibration_ids if method.requires else [],
-        logit_change=logit_change,
+        logit_change=_check_function(trained, sample, before, method),
     )
+
+
+def _start(
+    layer: AdaptedLayer,
+    method: Method,
+    rank: Rank,
+    statistics: Calibration,
+    learning_rates: LearningRates,
+    generator: torch.Generator,
+) -> tuple[Factors | None, LayerReport]:
+    """Asks the method for one layer's factors, writes them, and reports what that did to the layer."""
+    pretrained = layer.weight.detach().float().clone()
+    if not isinstance(method, AdapterMethod):
+        return None, LayerReport(layer.name, pretrained.norm().item(), None, None, None, 0.0)
+    seen = Layer(
+        name=layer.name,
+        weight=pretrained,
+        r=rank.r,
+        scaling=layer.scaling,
+        gradient=statistics.gradient.get(layer.name),
+        input_covariance=statistics.input_covariance.get(layer.name),
+        learning_rates=learning_rates,
+    )
+    factors = method.factors(seen, generator)
+    adapter.fill(layer, factors)
+    change = layer.weight.detach().float() + layer.scaling * factors.product() - pretrained
+    report = LayerReport(
+        name=layer.name,
+        weight_norm=pretrained.norm().item(),
+        lora_A_norm=factors.lora_A.norm().item(),
+        lora_B_norm=factors.lora_B.norm().item(),
+        lora_R_norm=None if factors.lora_R is None else factors.lora_R.norm().item(),
+        drift=(change.norm() / pretrained.norm()).item(),
+    )
+    return factors, report
 
 
 @torch.no_grad()
@@ -150,19 +171,3 @@ def _check_function(model: nn.Module, batch: Batch, before: Tensor, method: Meth
             "although it is to keep the model's function"
         )
     return change
-
-
-def _report(layer: AdaptedLayer, pretrained: Tensor) -> LayerReport:
-    factors = layer.factors()
-    size = pretrained.norm().item()
-    if factors is None:
-        return LayerReport(layer.name, size, None, None, None, 0.0)
-    change = layer.weight.detach().float() + layer.scaling * factors.product() - pretrained
-    return LayerReport(
-        name=layer.name,
-        weight_norm=size,
-        lora_A_norm=factors.lora_A.norm().item(),
-        lora_B_norm=factors.lora_B.norm().item(),
-        lora_R_norm=None if factors.lora_R is None else factors.lora_R.norm().item(),
-        drift=change.norm().item() / size,
-    )

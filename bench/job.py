@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import record, results
-from bench.record import ALIGNMENT, CURVE, COMPLETED, RunFolder
+from bench.record import ALIGNMENT, COMPLETED, CURVE, RunFolder
 from bench.track import Tracker
 
 if TYPE_CHECKING:

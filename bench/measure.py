@@ -10,16 +10,21 @@ import math
 import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import alignment, rng
-from bench.adapter import AdaptedLayer
 from bench.calibrate import Batch, visit_gradients, weight_gradient
 from bench.methods.base import Factors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bench.adapter import AdaptedLayer
 
 GLOBAL = "all"  # the row over all layers taken as one vector
 
@@ -75,7 +80,7 @@ class AlignmentProbe:
         interval = self.settings.alignment_steps
         return bool(interval) and step % interval == 0
 
-    def measure(self, model: nn.Module, step: int) -> list[Row]:
+    def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
         """Measures the model as it stands after `step` optimiser steps; returns the new rows."""
         start = time.perf_counter()
         by_name = {layer.name: layer for layer in self.layers}

@@ -43,6 +43,7 @@ class Record:
         status: completed or failed.
         label: the method as its paper prints it.
         config: the run's full configuration.
+        identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
         environment: code revision, versions, hardware, and `fingerprint`, a hash of what makes numbers comparable.
         model, data: name, revision or hash, and size of what was used.
         phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score.
@@ -56,6 +57,7 @@ class Record:
     status: str
     label: str
     config: dict[str, Any]
+    identity: dict[str, Any]
     environment: dict[str, Any]
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

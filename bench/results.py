@@ -75,5 +75,10 @@ def failed(cfg: Run, error: Exception, trace: str) -> Record:
 
 def _begun(cfg: Run, status: str) -> Record:
     return Record(
-        run_id=cfg.run_id, status=status, label=cfg.method.label, config=cfg.to_dict(), environment=environment()
+        run_id=cfg.run_id,
+        status=status,
+        label=cfg.method.label,
+        config=cfg.to_dict(),
+        identity=cfg.identity(),
+        environment=environment(),
     )

@@ -13,8 +13,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bench.tasks.definition import InMemoryTask
 
@@ -62,7 +61,7 @@ class Outcome:
 
 
 def score(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     evaluations: Mapping[str, InMemoryTask],
     settings: Scoring,
@@ -97,7 +96,7 @@ def score(
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     was_training, cached = model.training, model.config.use_cache
     model.eval()
     model.config.use_cache = True  # the Trainer turns the key-value cache off

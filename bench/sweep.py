@@ -1,4 +1,4 @@
-"""Hydra's side of the suite: where configurations lie, what is refused before a sweep starts, what it printed.
+"""Hydra's side of the suite: what is refused before a sweep starts, and what is said when it has ended.
 
 Hydra takes a mistyped key as a new one, a YAML list of sweep values as one value, and an experiment without -m as a
 single run; each of these is an error here. A whole sweep is validated before its first run.
@@ -12,46 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench import experiments
+
 if TYPE_CHECKING:
     from bench.config import Run
 
-_PACKAGE = Path(__file__).resolve().parent
-# A checkout has conf/ and experiments/ beside the package, a wheel inside it.
-_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
-CONF = _ROOT / "conf"
+CONF = experiments.ROOT / "conf"
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track")
 KEYS = (*GROUPS, "seed", "study", "results_dir", "data", "score", "hydra")
 
 _planned: list[Run] = []
 
 
-def experiments_folder() -> Path | None:
-    """experiments/ of the working directory, else the suite's own; None where there is neither."""
-    return next((path for path in (Path.cwd() / "experiments", _ROOT / "experiments") if path.is_dir()), None)
-
-
-class ExperimentsSearchPath(SearchPathPlugin):
-    """Makes experiments/ a source of configurations, so that `+experiments=demo` is found from any folder."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Hydra calls this once; the folder's parent is added, so that `experiments` is the group."""
-        if (folder := experiments_folder()) is not None:
-            search_path.append("lora-init-bench", f"file://{folder.parent}")
-
-
-Plugins.instance().register(ExperimentsSearchPath)
+experiments.register()
 
 
 def refuse(message: str) -> NoReturn:
@@ -96,7 +78,7 @@ def _check_choices(group: str, values: list[str]) -> None:
 
 
 def _check_experiments(text: str, values: list[str], added: bool) -> None:
-    folder = experiments_folder()
+    folder = experiments.folder()
     if folder is None:
         refuse(f"{text}: there is no folder experiments/ here ({Path.cwd()}) or beside the package")
     known = choices(folder)

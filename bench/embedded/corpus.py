@@ -1,4 +1,4 @@
-"""The pretraining text: stories with their equations, facts, clauses, gifts, comparisons. No task format occurs in it."""
+"""The pretraining text: stories with their equations, facts, clauses, gifts, comparisons; no task format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def told_story(rng: random.Random) -> str:
         told = sentences + equations
     else:
         told = [text for pair in zip(sentences, equations, strict=True) for text in pair]
-    return " ".join([story.opening, *filter(None, told), f"Now {story.person} has {story.quantity} {plural_of(story)}."])
+    return " ".join(
+        [story.opening, *filter(None, told), f"Now {story.person} has {story.quantity} {plural_of(story)}."]
+    )
 
 
 def sums(rng: random.Random) -> str:

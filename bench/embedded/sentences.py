@@ -34,15 +34,15 @@ def draw_clause(rng: random.Random, grammatical: bool = True) -> str:
     verb = [bare if many else singular]
     obj = [rng.choice(CREATURES).food] if role == "food" else ["the", rng.choice(THINGS)]
     if grammatical:
-        words = subject + verb + obj
+        words = [*subject, *verb, *obj]
     else:
         fault = rng.choice(("agreement", "article", "order"))
         if fault == "agreement":
-            words = subject + [singular if many else bare] + obj
+            words = [*subject, singular if many else bare, *obj]
         elif fault == "article":
             words = [subject[1], subject[0].lower(), *verb, *obj]
         else:
-            words = subject + obj + verb
+            words = [*subject, *obj, *verb]
     sentence = " ".join(words) + "."
     return sentence[0].upper() + sentence[1:]
 
@@ -54,19 +54,17 @@ def draw_transfer(rng: random.Random, holds: bool | None = None) -> Pair:
     number = rng.randint(2, 20)
     holds = rng.random() < 0.5 if holds is None else holds
     first = f"{giver} gives {count(number, thing)} to {taker}."
-    told = {"giver": giver, "taker": taker, "number": number, "thing": thing}
     if not holds:
         wrong = rng.choice(("roles", "person", "number", "thing"))
         if wrong == "roles":
-            told["giver"], told["taker"] = taker, giver
+            giver, taker = taker, giver
         elif wrong == "person":
-            told["taker"] = other
+            taker = other
         elif wrong == "number":
-            told["number"] = number + rng.choice((-1, 1))
+            number += rng.choice((-1, 1))
         else:
-            told["thing"] = wrong_thing
-    second = f"{told['taker']} gets {count(told['number'], told['thing'])} from {told['giver']}."
-    return Pair(first, second, holds)
+            thing = wrong_thing
+    return Pair(first, f"{taker} gets {count(number, thing)} from {giver}.", holds)
 
 
 def draw_comparison(rng: random.Random, holds: bool | None = None) -> Pair:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,21 @@ def read_jsonl(path: Path) -> Rows:
     Raises:
         ValueError: the file does not exist, or a line is not a JSON object.
     """
-    if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
-        raise ValueError(f"{path} does not exist ({there}); data.root must hold NAME/SPLIT.jsonl")
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with _existing(path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number} is not JSON: {error}") from None
     return rows
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
+        raise ValueError(f"{path} does not exist ({there}); data.root must hold NAME/SPLIT.jsonl")
+    return path
 
 
 def _hub_rows(dataset: HubDataset) -> dict[str, Rows]:
@@ -93,7 +98,25 @@ def load_rows(name: str, hub: HubDataset | None, data_root: Path | None, selecti
     return carve_selection(rows, selection_samples)
 
 
-def rows_sha256(rows: dict[str, Rows]) -> str:
-    """A hash of every field of every row of every split."""
+def content_id(name: str, hub: HubDataset | None, data_root: Path | None) -> str:
+    """What identifies the data: a hash of the rows or files, or the Hub's repository and revision.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    if hub is None:
+        from bench.embedded.items import splits
+
+        return rows_sha256(splits(name))
+    if data_root is None:
+        return f"{hub.path}/{hub.subset}@{hub.revision}"
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        digest.update(_existing(data_root / name / f"{split}.jsonl").read_bytes())
+    return digest.hexdigest()
+
+
+def rows_sha256(rows: Mapping[str, Any]) -> str:
+    """A hash of every field of every row of every split, of one definition or of several by name."""
     text = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench import rng
-from bench.tasks.data import HubDataset, load_rows, rows_sha256
+from bench.tasks.data import HubDataset, content_id, load_rows, rows_sha256
 from bench.tasks.examples import Example, collate, encode
 
 if TYPE_CHECKING:
@@ -81,8 +82,10 @@ class Task:
     probe_samples: PositiveInt
 
     def identity(self) -> dict[str, Any]:
-        """What of this can change a run's numbers: all but where the data lies."""
-        return {key: value for key, value in self.__dict__.items() if key != "data_root"}
+        """What of this can change a run's numbers: not where the data lies, but what it holds."""
+        content = {name: content_id(name, self.hub, self.data_root) for name in self.definitions}
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data_root"}
+        return settings | {"content": content}
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, seed: int, score_split: ScoreSplit) -> PreparedTask:
         """Loads, encodes and draws.

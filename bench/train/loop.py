@@ -14,9 +14,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from bench import rng
 from bench.tasks.examples import Example, collate
-from bench.train import DivergedError, Row, Train, Training
+from bench.train.settings import DivergedError, Row, Train, Training
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from bench.measure import AlignmentProbe
     from bench.measure import Row as AlignmentRow
     from bench.tasks import PreparedTask
@@ -30,7 +32,7 @@ def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or 0.0,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
@@ -77,7 +79,7 @@ class Journal(TrainerCallback):
         """Wall time since the first step began, without the alignment measures."""
         return time.perf_counter() - self._start - self._probe.seconds
 
-    def begin(self, model: nn.Module) -> None:
+    def begin(self, model: PreTrainedModel) -> None:
         """Measures the model before the first step, then starts the clock."""
         if self._probe.due(0):
             self._write({}, self._probe.measure(model, 0))

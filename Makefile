@@ -1,0 +1,39 @@
+# make demo: set-up, the demo's sweep, its tables and figures. make test: set-up, the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+# Fixed, because the last digits of a singular value decomposition depend on the number of threads.
+export OMP_NUM_THREADS ?= 2
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/installed
+	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Timings; they assert nothing.
+bench: .venv/installed
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+# torch comes first and alone: an index without a CPU build would otherwise be asked for one by every package.
+.venv/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Records -> tables and figures, by records alone; imports no torch."""

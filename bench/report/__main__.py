@@ -1,0 +1,34 @@
+"""The command line `python -m bench.report STUDY`: rebuilds tables/ and figures/ of a study from its records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.report.load import ReportError, load_study
+from bench.report.tables import write_tables
+
+
+def main() -> None:
+    """Writes tables and figures, and prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report", description="Tables and figures of a study, from its records alone."
+    )
+    parser.add_argument("study", help="the folder below the results folder, such as demo")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--mix", action="store_true", help="put records of different stacks into one table")
+    arguments = parser.parse_args()
+    try:
+        study = load_study(arguments.results_dir, arguments.study, arguments.mix)
+        print(write_tables(study, study.folder / "tables"))
+        from bench.report.figures import write_figures
+
+        figures = write_figures(study, study.folder / "figures")
+    except (ReportError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"tables: {study.folder / 'tables'}  figures: {', '.join(str(path) for path in figures)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Figures of a study: convergence, gradient alignment, score against trainable parameters; PNG and PDF."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.record import ALIGNMENT, CURVE, read_rows
+from bench.report.load import Cell, Study
+from bench.report.tables import estimates
+
+# Okabe and Ito's palette, distinguishable with any colour vision (https://jfly.uni-koeln.de/color/); a method keeps
+# its colour in every figure of every study.
+COLOURS = {
+    "none": "#7f7f7f",
+    "full_ft": "#000000",
+    "hu": "#0072b2",
+    "reversed": "#56b4e9",
+    "lora_ga": "#d55e00",
+    "lora_xs": "#009e73",
+    "lora_sb": "#cc79a7",
+}
+OTHERS = ("#e69f00", "#f0e442", "#882255", "#44aa99", "#999933", "#332288", "#aa4499", "#661100")
+MARKERS = {"none": "_", "full_ft": "s", "hu": "o", "reversed": "v", "lora_ga": "^", "lora_xs": "D", "lora_sb": "P"}
+LINES = ("-", "--", "-.", ":")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "lora-init-bench",
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+}
+
+
+def colour(method: str) -> str:
+    """The method's colour; one that is not in COLOURS gets a fixed one by its name."""
+    return COLOURS.get(method) or OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
+
+
+def write_figures(study: Study, folder: Path) -> list[Path]:
+    """Writes every figure that the records have data for; returns the PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    drawings: tuple[tuple[str, Callable[[list[Cell]], Figure | None]], ...] = (
+        ("convergence", convergence),
+        ("alignment", alignment),
+        ("score", score_against_parameters),
+    )
+    panels = _panels(study)
+    for name, draw in drawings:
+        for panel, cells in panels.items():
+            with plt.rc_context(STYLE):  # type: ignore[arg-type]
+                figure = draw(cells)
+                if figure is None:
+                    continue
+                stem = "-".join([name, *panel]) if len(panels) > 1 else name
+                figure.savefig(folder / f"{stem}.png")
+                figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
+                plt.close(figure)
+                written.append(folder / f"{stem}.png")
+    return written
+
+
+def convergence(cells: list[Cell]) -> Figure | None:
+    """Training and held-out loss against step; a line is the mean over seeds, its band their range."""
+    trained = [cell for cell in cells if cell.runs[0].training]
+    if not trained:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    for cell, line in _lines(trained):
+        curves = [pd.DataFrame(read_rows(path / CURVE)).set_index("step") for path in cell.folders]
+        smooth = [curve["loss"].rolling(5, min_periods=1, center=True).mean() for curve in curves]
+        _band(left, cell, line, smooth)
+        _band(right, cell, line, [curve["held_out_loss"].dropna() for curve in curves], marker=True)
+    left.set(xlabel="step", ylabel="training loss (nats per token)", yscale="log", title="Training, mean of 5 steps")
+    right.set(xlabel="step", ylabel="held-out loss (nats per token)", yscale="log", title="Held-out")
+    return _finish(figure, right, cells)
+
+
+def alignment(cells: list[Cell]) -> Figure | None:
+    """Cosine of induced and full gradient, and captured energy, against step; all adapted layers as one vector."""
+    measured = [cell for cell in cells if all((path / ALIGNMENT).is_file() for path in cell.folders)]
+    if not measured:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    for cell, line in _lines(measured):
+        tables = []
+        for path in cell.folders:
+            rows = pd.DataFrame(read_rows(path / ALIGNMENT))
+            overall = rows[rows["layer"] == "all"]
+            tables.append(overall.pivot(index="step", columns="measure", values="value").astype(float))
+        _band(left, cell, line, [table["cosine"] for table in tables], marker=True)
+        _band(right, cell, line, [table["captured_energy"] for table in tables], marker=True)
+    left.set(xlabel="step", ylabel="cosine with the full gradient", ylim=(0, 1.05), title="Induced gradient")
+    right.set(xlabel="step", ylabel="share of ‖G‖² within reach", ylim=(0, 1.05), title="Captured energy")
+    return _finish(figure, right, cells)
+
+
+def score_against_parameters(cells: list[Cell]) -> Figure | None:
+    """Each task's first metric against the trainable parameters, with 95 % intervals; untrained as a line."""
+    tasks: dict[str, str] = {}
+    for cell in cells:
+        for task, metric in estimates(cell):
+            tasks.setdefault(task, metric)
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(max(5.2, 3.4 * len(tasks) + 1.2), 3.4), layout="constrained", squeeze=False
+    )
+    for axis, (task, metric) in zip(axes[0], tasks.items(), strict=True):
+        for cell in cells:
+            found = estimates(cell).get((task, metric))
+            if found is None:
+                continue
+            parameters = cell.runs[0].initialization["num_trainable"]
+            style = {"color": colour(cell.method), "label": cell.title}
+            if not parameters:
+                axis.axhline(100 * found.mean, linestyle=":", **style)
+                continue
+            error = None
+            if found.low is not None and found.high is not None:
+                error = 100 * np.array([[found.mean - found.low], [found.high - found.mean]])
+            marker = MARKERS.get(cell.method, "X")
+            axis.errorbar(parameters, 100 * found.mean, yerr=error, marker=marker, linestyle="", capsize=3, **style)
+        axis.set(xscale="log", xlabel="trainable parameters", ylabel=f"{metric.partition(',')[0]} (%)", title=task)
+    return _finish(figure, axes[0][-1], cells)
+
+
+def _panels(study: Study) -> dict[tuple[str, ...], list[Cell]]:
+    """Cells by task and model: losses of different tasks do not share an axis."""
+    panels: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in study.cells:
+        config = cell.runs[0].config
+        panels.setdefault((config["task"]["name"], config["model"]["name"]), []).append(cell)
+    return panels
+
+
+def _lines(cells: list[Cell]) -> list[tuple[Cell, str]]:
+    """Cells of one method share its colour and differ by the kind of line."""
+    seen: dict[str, int] = {}
+    lines = []
+    for cell in cells:
+        seen[cell.method] = seen.get(cell.method, -1) + 1
+        lines.append((cell, LINES[seen[cell.method] % len(LINES)]))
+    return lines
+
+
+def _band(axis: Axes, cell: Cell, line: str, series: list[pd.Series], marker: bool = False) -> None:
+    table = pd.concat(series, axis=1)
+    mark = MARKERS.get(cell.method, "X") if marker else None
+    shade = colour(cell.method)
+    axis.plot(table.index, table.mean(axis=1), line, color=shade, marker=mark, markersize=3.5, label=cell.title)
+    if len(series) > 1:
+        axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=shade, alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Figure, axis: Axes, cells: list[Cell]) -> Figure:
+    """One legend beside the panels, and what was run above them."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    config, seeds = cells[0].runs[0].config, max(len(cell.runs) for cell in cells)
+    plural = "seeds" if seeds > 1 else "seed"
+    figure.suptitle(f"{config['task']['name']}, {config['model']['name']}, {seeds} {plural}", fontsize=10)
+    return figure
