@@ -1,0 +1,66 @@
+"""What holds for every YAML in conf/ and experiments/; a new file is under test without an edit."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.methods.base import AdapterMethod, Method
+
+ROOT = Path(__file__).parents[2]
+GROUPS = {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")}
+CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
+EXPERIMENTS = sorted(str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml"))
+METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+NAMED = ("method", "rank", "task", "model")
+
+
+def overrides_for(group, choice):
+    extra = ["model.path=bench/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
+    return [f"{group}={choice}", "data.root=null", *extra]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_into_a_valid_run(compose_run, monkeypatch, group, choice):
+    monkeypatch.chdir(ROOT)
+    run = compose_run(*overrides_for(group, choice))
+    assert run.run_id
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in NAMED])
+def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
+    assert compose(*overrides_for(group, choice))[group]["name"] == choice
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "experiments").rglob("*.yaml")))
+def test_every_file_heads_with_the_command_that_uses_it(path):
+    head = path.read_text().splitlines()[:2]
+    assert path.name == "config.yaml" or any(line.startswith("# python -m bench.run") for line in head)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_the_interface(compose_run, method):
+    built = compose_run(f"method={method}").method
+    assert isinstance(built, Method)
+    assert isinstance(built, AdapterMethod) == bool(built.trains & {"lora_A", "lora_B", "lora_R"})
+    assert type(built).__module__ == f"bench.methods.{method}"
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
+def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compose_run, method):
+    assert compose_run(f"method={method}").train.learning_rate > 0
+    line = next(line for line in (ROOT / "conf/method" / f"{method}.yaml").read_text().splitlines() if "learning_rate:" in line)
+    assert "experiments/learning_rate" in line
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_expands_into_valid_runs_without_running_one(expand, experiment):
+    runs = expand(f"+experiments={experiment}")
+    assert len({run.run_id for run in runs}) > 1
+    assert {run.study for run in runs} == {experiment}
+
+
+def test_the_demo_is_seven_methods_by_three_seeds(expand):
+    runs = expand("+experiments=demo")
+    assert len(runs) == 21
+    assert len({run.run_id for run in runs}) == 19  # the pretrained model is the same under every seed
+    assert {run.method_name for run in runs} == {"none", "full_ft", "hu", "reversed", "lora_ga", "lora_xs", "lora_sb"}

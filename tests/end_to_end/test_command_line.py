@@ -1,0 +1,46 @@
+"""The command line as a user types it: sweep, skip, failure, report."""
+
+import json
+import subprocess
+import sys
+
+SHORT = ["task=commonsense_tiny", "train.max_steps=2", "score.limit=4", "task.calibration_samples=16", "track=offline"]
+
+
+def command(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def test_a_sweep_runs_every_cell_skips_what_is_done_and_is_reported(tmp_path):
+    sweep = ["-m", "method=hu,lora_sb", "rank=r4", "seed=0,1", f"results_dir={tmp_path}", "study=mine", *SHORT]
+    first = command("bench.run", *sweep)
+    assert first.returncode == 0, first.stderr
+    assert "4 cells, 4 different runs, 0 done before" in first.stdout
+    assert "[4/4] lora_sb-r4-commonsense_tiny" in first.stdout
+    assert f"wandb sync {tmp_path}/mine/wandb/offline-run-*" in first.stdout
+    assert len(list(tmp_path.glob("mine/wandb/offline-run-*"))) == 4
+    records = {path: path.read_bytes() for path in tmp_path.glob("mine/*/record.json")}
+    assert len(records) == 4
+
+    second = command("bench.run", *sweep)
+    assert "4 done before" in second.stdout
+    assert {path: path.read_bytes() for path in records} == records
+
+    report = command("bench.report", "mine", "--results-dir", str(tmp_path))
+    assert report.returncode == 0, report.stderr
+    assert "| LoRA " in report.stdout
+    assert (tmp_path / "mine" / "figures" / "convergence.png").is_file()
+
+
+def test_a_failing_run_does_not_stop_the_sweep_and_makes_its_status_nonzero(tmp_path):
+    sweep = ["-m", "method=hu,lora_xs", "rank=r96,r4", f"results_dir={tmp_path}", "study=mine", *SHORT[:-1], "track=none"]
+    done = command("bench.run", *sweep)
+    assert done.returncode == 1
+    status = {json.loads(p.read_text())["run_id"]: json.loads(p.read_text())["status"] for p in tmp_path.glob("mine/*/record.json")}
+    assert sorted(status.values()) == ["completed", "completed", "failed", "failed"]
+    assert all(("r96" in run_id) == (state == "failed") for run_id, state in status.items())
+    assert "2 runs failed" in done.stderr
+    assert "rank.r=96 is larger than the smaller side 80" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,122 @@
+"""Whole runs of few steps, each in this process, from configuration to record."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
+TRAINED = [name for name in METHODS if name != "none"]
+
+
+@pytest.fixture(scope="module")
+def cells(run_cell_in_module):
+    """One short run of every method."""
+    return {method: run_cell_in_module(f"method={method}") for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_to_a_complete_record(cells, method):
+    record, folder = cells[method]
+    assert record.status == "completed", record.error
+    assert [score["metric"] for score in record.scores] == ["exact_match,strict-match"]
+    assert (folder.path / "trained.safetensors").is_file()
+    assert len(folder.rows("outcomes.jsonl.gz")) == record.scores[0]["num_examples"] == 4
+    assert {"load", "score"} <= set(record.phases)
+    assert all(phase["seconds"] >= 0 for phase in record.phases.values())
+    assert record.data["sha256"]
+    assert record.model["revision"]
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
+    record, folder = cells[method]
+    assert [row["step"] for row in folder.rows("curve.jsonl")] == [1, 2, 3, 4]
+    aligned = folder.rows("alignment.jsonl")
+    assert {row["step"] for row in aligned} == {0, 2, 4}
+    cosines = [row["value"] for row in aligned if row["layer"] == "all" and row["measure"] == "cosine"]
+    assert all(0 < cosine <= 1 + 1e-6 for cosine in cosines)
+
+
+def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells):
+    losses = {method: cells[method][1].rows("curve.jsonl")[0]["loss"] for method in TRAINED}
+    keeping = [losses[method] for method in ("full_ft", "hu", "reversed", "lora_ga")]
+    assert keeping == pytest.approx([losses["full_ft"]] * 4, rel=1e-5)
+    assert losses["lora_xs"] == pytest.approx(losses["full_ft"], rel=1e-3)  # R starts at 1e-5, not at 0
+    assert losses["lora_sb"] < losses["full_ft"]  # its first step is built in
+
+
+@pytest.mark.parametrize(("method", "parts"), [("hu", {"lora_A", "lora_B"}), ("lora_xs", {"lora_R"}), ("lora_sb", {"lora_R"})])
+def test_exactly_the_promised_tensors_move(cells, method, parts):
+    _, folder = cells[method]
+    tensors = load_file(folder.path / "trained.safetensors")
+    moved = set()
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        if not layer.endswith(".initial") and not tensor.equal(tensors[f"{layer}.initial.{part}"]):
+            moved.add(part)
+    assert moved == parts
+
+
+def test_trainable_parameters_are_counted(cells):
+    shapes = [(160, 128), (80, 128), (80, 128), (128, 160), (320, 128), (320, 128), (128, 320)]
+    counts = {method: record.initialization["num_trainable"] for method, (record, _) in cells.items()}
+    both = 4 * sum(4 * (rows + columns) for rows, columns in shapes)
+    assert counts["hu"] == counts["reversed"] == counts["lora_ga"] == both
+    assert counts["lora_xs"] == counts["lora_sb"] == 4 * 7 * 4 * 4
+    assert counts["none"] == 0
+    assert counts["full_ft"] == cells["none"][0].model["num_parameters"]
+
+
+def test_a_rerun_is_bit_identical(cells, run_cell):
+    for method in ("lora_ga", "lora_sb"):
+        _, before = cells[method]
+        _, again = run_cell(f"method={method}")
+        one, two = before.rows("curve.jsonl"), again.rows("curve.jsonl")
+        assert [row["loss"] for row in one] == [row["loss"] for row in two]
+        assert before.rows("alignment.jsonl") == again.rows("alignment.jsonl")
+        assert before.rows("outcomes.jsonl.gz") == again.rows("outcomes.jsonl.gz")
+        weights = [load_file(folder.path / "trained.safetensors") for folder in (before, again)]
+        assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_switching_the_measures_off_changes_no_other_number(cells, run_cell):
+    for method in ("hu", "full_ft"):
+        _, measured = cells[method]
+        _, plain = run_cell(f"method={method}", "measure=none")
+        kept = ("step", "loss", "learning_rate", "grad_norm", "tokens")
+        rows = [[{key: row[key] for key in kept} for row in folder.rows("curve.jsonl")] for folder in (measured, plain)]
+        assert rows[0] == rows[1]
+        assert plain.rows("alignment.jsonl") == []
+        weights = [load_file(folder.path / "trained.safetensors") for folder in (measured, plain)]
+        assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_two_seeds_differ_in_order_and_in_lora_a(cells, run_cell):
+    _, zero = cells["hu"]
+    _, one = run_cell("method=hu", "seed=1")
+    assert zero.rows("curve.jsonl")[0]["tokens"] != one.rows("curve.jsonl")[0]["tokens"]
+    starts = [load_file(folder.path / "trained.safetensors") for folder in (zero, one)]
+    names = [name for name in starts[0] if name.endswith("initial.lora_A")]
+    assert names
+    assert not any(starts[0][name].equal(starts[1][name]) for name in names)
+
+
+@pytest.mark.parametrize("task", ["commonsense_tiny", "glue_tiny"])
+def test_the_other_tasks_run_with_every_kind_of_method(run_cell, task):
+    for method in ("full_ft", "hu", "lora_sb"):
+        record, _ = run_cell(f"method={method}", f"task={task}", "train.max_steps=2")
+        assert record.status == "completed", record.error
+        assert all(-1 <= score["value"] <= 1 for score in record.scores)
+
+
+def test_a_run_that_fails_leaves_a_record_and_its_curve(run_cell):
+    record, folder = run_cell("method=lora_xs", "rank.r=100")
+    assert record.status == "failed"
+    assert "rank.r=100 is larger than the smaller side 80 of model.layers.0.self_attn.k_proj" in record.error["message"]
+    assert not folder.done
+
+
+def test_target_modules_that_match_nothing_are_named_with_the_choices(run_cell):
+    record, _ = run_cell("method=hu", "model.target_modules=[query]")
+    assert "matches no linear layer; this model has ['down_proj'" in record.error["message"]

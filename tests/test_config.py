@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+
+from bench.config import ConfigError, Run
+
+
+def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_run):
+    here = compose_run("method=hu", "track=none", "results_dir=a", "study=x")
+    there = compose_run("method=hu", "track=offline", "results_dir=b", "study=y")
+    assert here.run_id == there.run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "rank=r4",
+        "rank.lora_alpha=8",
+        "method=reversed",
+        "method.scaling=one",
+        "train.learning_rate=0.5",
+        "train.max_steps=7",
+        "measure=none",
+        "score.limit=3",
+        "task.probe_samples=3",
+        "model.target_modules=[q_proj]",
+    ],
+)
+def test_whatever_can_change_a_number_changes_the_id(compose_run, override):
+    assert compose_run("method=hu").run_id != compose_run("method=hu", override).run_id
+
+
+@pytest.mark.parametrize(
+    ("method", "ignored"),
+    [
+        ("none", ["rank=r4", "seed=3", "train.max_steps=9", "measure=none", "task.calibration_samples=5"]),
+        ("full_ft", ["rank=r4", "task.calibration_samples=5"]),
+        ("hu", ["task.calibration_samples=5"]),
+    ],
+)
+def test_axes_that_a_method_ignores_leave_its_id_alone(compose_run, method, ignored):
+    plain = compose_run(f"method={method}").run_id
+    assert {compose_run(f"method={method}", override).run_id for override in ignored} == {plain}
+
+
+def test_calibration_counts_for_a_method_that_requires_it(compose_run):
+    assert compose_run("method=lora_ga").run_id != compose_run("method=lora_ga", "task.calibration_samples=5").run_id
+
+
+def test_changed_data_changes_the_id(compose_run, tmp_path):
+    def written(answer):
+        for split in ("train", "test"):
+            (tmp_path / "gsm8k").mkdir(exist_ok=True)
+            (tmp_path / "gsm8k" / f"{split}.jsonl").write_text(f'{{"question": "q", "answer": "{answer}"}}\n')
+        return compose_run("task=gsm8k", f"data.root={tmp_path}").run_id
+
+    assert written("#### 1") != written("#### 2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+model.nosuch=1"], "model.nosuch=1: nothing reads this key"),
+        (["++method.gama=3"], "method.gama=3: nothing reads this key"),
+        (["+expriment=demo"], "expriment='demo': nothing reads this key"),
+        (["rank.r=0"], "rank.r=0: input should be greater than 0"),
+        (["rank.r=2.5"], "rank.r=2.5: input should be a valid integer"),
+        (["train.max_steps=-1"], "train.max_steps=-1: input should be greater than 0"),
+        (["train.batch_size=0"], "train.batch_size=0: input should be greater than 0"),
+        (["train.learning_rate=0"], "train.learning_rate=0: input should be greater than 0"),
+        (["train.learning_rate=null"], "needs a learning rate"),
+        (["method=lora_ga", "method.gamma=-1"], "method.gamma=-1: input should be greater than 0"),
+        (["method._target_=bench.methods.hu.Nobody"], "names no class"),
+        (["seed=abc"], "seed='abc': input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line_with_key_value_and_limit(compose, overrides, message):
+    with pytest.raises(ConfigError) as refused:
+        Run.from_config(compose(*overrides))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_cannot_be_changed(compose_run):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        compose_run().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first"),
+    [
+        (["train.warmup_steps=10"], 1e-3),
+        (["train.warmup_steps=0"], 1e-2),
+        (["train.lr_scheduler_type=constant"], 1e-2),
+    ],
+)
+def test_first_learning_rate_is_the_first_nonzero_value_of_the_schedule(compose_run, overrides, first):
+    from torch.optim import SGD
+    from transformers import get_scheduler
+
+    train = compose_run("train.learning_rate=1e-2", *overrides).train
+    import torch
+
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=train.learning_rate)
+    schedule = get_scheduler(train.lr_scheduler_type, optimizer, train.warmup_steps, train.max_steps)
+    rates = []
+    for _ in range(4):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert train.first_learning_rate() == pytest.approx(first)
+    assert next(rate for rate in rates if rate > 0) == pytest.approx(first)
+
+
+def test_warmup_counted_in_calibration_batches_is_longer_by_the_ratio_of_batch_sizes(compose_run):
+    train = compose_run("train.learning_rate=1e-2", "train.warmup_steps=10", "train.batch_size=16").train
+    assert train.first_learning_rate(examples_a_batch=4) == pytest.approx(1e-3 / 4)

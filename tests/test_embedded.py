@@ -1,0 +1,133 @@
+import json
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from bench.embedded import corpus, items, pretrain
+from bench.embedded.stories import MAX_QUANTITY, draw_story
+from bench.embedded.world import CREATURES
+
+TASKS = ("gsm_tiny", "commonsense_tiny", "acceptability_tiny", "paraphrase_tiny", "entailment_tiny")
+CHECKPOINT = Path(items.__file__).parent / "tiny_llama"
+
+
+def asked(item):
+    return tuple(str(value) for key, value in item.items() if key not in ("label", "answer", "choices"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_splits_are_disjoint_and_no_item_occurs_twice(name):
+    splits = items.splits(name)
+    everything = [asked(item) for rows in splits.values() for item in rows]
+    assert set(splits) == {"train", "selection", "test"}
+    assert len(everything) == len(set(everything))
+
+
+def test_a_fact_is_asked_in_one_split_only():
+    def facts(split):
+        rows = items.splits("commonsense_tiny")[split]
+        creatures = {c.name: c for c in CREATURES}
+        found = set()
+        for row in rows:
+            (name,) = [word.strip("?") for word in row["question"].split() if word.strip("?") in creatures]
+            found.add((name, row["choices"][row["label"]]))
+        return found
+
+    values = {split: facts(split) for split in ("train", "selection", "test")}
+    # A creature's kind, home, food and colour have no value in common, so that a pair names one fact.
+    assert not values["train"] & values["test"]
+    assert not values["selection"] & values["test"]
+
+
+def test_the_gold_choice_is_the_creatures_property():
+    creature = {c.name: c for c in CREATURES}
+    for item in items.splits("commonsense_tiny")["test"]:
+        (name,) = [word.strip("?") for word in item["question"].split() if word.strip("?") in creature]
+        properties = vars(creature[name]).values()
+        assert item["choices"][item["label"]] in properties
+        assert sum(choice in properties for choice in item["choices"]) == 1
+
+
+def test_every_answer_follows_from_its_steps():
+    for item in items.splits("gsm_tiny")["test"]:
+        *steps, last = item["answer"].split("\n")
+        for step in steps:
+            left, right = step.split(" = ")
+            assert eval(left) == int(right)
+        assert last == f"#### {right}"
+
+
+def test_quantities_stay_between_1_and_99():
+    rng = random.Random(0)
+    stories = [draw_story(rng, 1, 3) for _ in range(500)]
+    assert all(1 <= event.quantity <= MAX_QUANTITY for story in stories for event in story.events)
+
+
+@pytest.mark.parametrize("name", TASKS[2:])
+def test_labels_are_about_balanced(name):
+    rows = items.splits(name)["test"]
+    assert 0.4 < sum(row["label"] for row in rows) / len(rows) < 0.6
+
+
+def test_pretraining_never_sees_a_task_format():
+    text = "\n".join(islice(corpus.documents(random.Random(0)), 3000))
+    assert not [marker for marker in corpus.TASK_MARKERS if marker in text]
+
+
+def test_equal_seeds_draw_equal_text_and_different_seeds_do_not():
+    def drawn(seed):
+        return list(islice(corpus.documents(random.Random(seed)), 50))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_unknown_data_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="choose from"):
+        items.splits("nosuch")
+
+
+def test_the_shipped_checkpoint_is_small_and_is_what_its_recipe_says():
+    import hashlib
+
+    recipe = json.loads((CHECKPOINT / "recipe.json").read_text())
+    weights = (CHECKPOINT / "model.safetensors").read_bytes()
+    assert len(weights) <= 4e6
+    assert hashlib.sha256(weights).hexdigest() == recipe["sha256"]
+    assert pretrain.Recipe(**recipe["recipe"]) == pretrain.Recipe()
+
+
+def test_the_shipped_checkpoint_has_the_loss_its_recipe_says():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = json.loads((CHECKPOINT / "recipe.json").read_text())
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
+    loss = pretrain.held_out_loss(model.eval(), pretrain.Recipe(), tokenizer)
+    assert loss == pytest.approx(recipe["held_out_loss"], abs=2e-3)
+
+
+def test_no_adapted_projection_is_square():
+    from transformers import LlamaForCausalLM
+    from torch import nn
+
+    model = LlamaForCausalLM(pretrain.llama_config(pretrain.Recipe()))
+    shapes = [module.weight.shape for module in model.model.modules() if isinstance(module, nn.Linear)]
+    assert len(shapes) == 28
+    assert all(rows != columns for rows, columns in shapes)
+
+
+@pytest.mark.parametrize("text", ["Zürich: 3 × 4 = 12?", "日本語 🙂", "\t#### -1,234.5"])
+def test_any_text_goes_through_the_tokenizer_and_back(text):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_the_recipe_lowers_the_loss_and_is_repeatable(tmp_path):
+    recipe = pretrain.Recipe(steps=20, warmup_steps=2, batch_size=4, tokenizer_documents=300)
+    loss = pretrain.pretrain(recipe, tmp_path / "a")
+    assert loss < 5.5  # a uniform guess over 512 tokens costs 6.2 nats
+    assert pretrain.pretrain(recipe, tmp_path / "b") == loss

@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from bench.record import Record
+from bench.report.figures import COLOURS, colour, write_figures
+from bench.report.load import ReportError, load_study
+from bench.report.statistics import estimate
+from bench.report.tables import numbers, summary, write_tables
+
+ENVIRONMENT = {
+    "fingerprint": "f1",
+    "versions": {"torch": "2", "transformers": "5"},
+    "hardware": {"gpu": None, "cpu": "c", "num_threads": 1},
+}
+
+
+def write_run(root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1", **axes):
+    identity = {"method": {"_target_": method}, "task": {"name": "t"}, "seed": seed, **axes}
+    config = {
+        "method": {"name": method},
+        "seed": seed,
+        "train": {"learning_rate": 0.01},
+        "task": {"name": "t"},
+        "model": {"name": "m"},
+    }
+    record = Record(f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint})
+    record.initialization = {"num_trainable": 0 if method == "none" else 1000}
+    record.training = {} if method == "none" else {"num_steps": 3}
+    record.phases = {"calibrate": {"seconds": 1.0}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
+    record.scores = [{"task": "t", "metric": "acc", "value": value, "stderr": stderr, "num_examples": 10}]
+    folder = root / "study" / f"{method}-{seed}-{'-'.join(map(str, axes.values()))}"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(asdict(record)))
+    if method != "none":
+        rows = [{"step": step, "loss": 3.0 / step, "held_out_loss": 3.0 / step} for step in (1, 2, 3)]
+        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        measures = [("cosine", 0.5), ("captured_energy", 0.3)]
+        aligned = [{"step": s, "layer": "all", "measure": m, "value": v} for s in (0, 2) for m, v in measures]
+        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+    return folder
+
+
+def test_the_interval_over_seeds_is_students_t():
+    # mean 2, standard deviation 1, n 3: t(0.975, 2) = 4.3027, half width 4.3027/sqrt(3) = 2.4842, here in hundredths
+    found = estimate([0.51, 0.52, 0.53], None, "acc")
+    assert (found.mean, found.over, found.n) == (pytest.approx(0.52), "seeds", 3)
+    assert found.high - found.mean == pytest.approx(0.024842, abs=1e-6)
+
+
+def test_the_interval_of_one_run_is_over_its_items():
+    found = estimate([0.5], 0.1, "acc")
+    assert found.over == "items"
+    assert found.low == pytest.approx(0.5 - 1.959964 * 0.1)
+
+
+def test_an_interval_stays_within_what_the_metric_can_be():
+    assert estimate([0.9, 1.0], None, "exact_match,strict-match").high == 1.0
+    assert estimate([-0.9, 0.9], None, "mcc").low == -1.0
+
+
+def test_nothing_is_claimed_of_one_run_without_a_standard_error():
+    found = estimate([0.5], None, "acc")
+    assert (found.low, found.high, found.over) == (None, None, "nothing")
+
+
+def test_a_row_is_a_cell_and_its_n_the_seeds(tmp_path):
+    for seed, value in enumerate((0.4, 0.5, 0.6)):
+        write_run(tmp_path, "hu", seed, value)
+    write_run(tmp_path, "none", 0, 0.1)
+    table = summary(load_study(tmp_path, "study"))
+    assert list(table["method"]) == ["NONE", "HU"]
+    assert list(table["n"]) == ["1", "3"]
+    assert table["t acc %"][1].startswith("**50.0 [") or table["t acc %"][1].startswith("50.0 [")
+    assert list(table["train s"]) == ["7.0", "8.0"]
+    assert list(table["init s"]) == ["1.50", "1.50"]
+
+
+def test_missing_is_a_dash(tmp_path):
+    write_run(tmp_path, "none")
+    write_run(tmp_path, "hu", rank={"r": 4})
+    write_run(tmp_path, "hu", rank={"r": 8})
+    table = summary(load_study(tmp_path, "study"))
+    assert list(table["rank.r"]) == ["–", "4", "8"]
+    assert table["learning rate"][0] == "–"
+
+
+@pytest.mark.parametrize(("spread", "bold"), [(0.001, True), (0.2, False)])
+def test_best_is_bold_only_when_its_interval_leaves_the_runner_up_out(tmp_path, spread, bold):
+    for seed, shift in enumerate((-1, 0, 1)):
+        write_run(tmp_path, "hu", seed, 0.5 + shift * spread)
+        write_run(tmp_path, "lora_ga", seed, 0.6 + shift * spread)
+    table = summary(load_study(tmp_path, "study"))
+    assert [text.startswith("**") for text in table["t acc %"]] == [False, bold]
+
+
+def test_the_csv_holds_the_numbers_unrounded(tmp_path):
+    write_run(tmp_path, "hu", 0, 1 / 3)
+    frame = numbers(load_study(tmp_path, "study"))
+    assert frame["mean"][0] == 1 / 3
+    assert frame["trainable_parameters"][0] == 1000
+
+
+def test_equal_records_give_equal_bytes(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "hu", seed, 0.3 + seed / 10)
+        write_run(tmp_path, "lora_xs", seed, 0.2)
+    for name in ("one", "two"):
+        write_tables(load_study(tmp_path, "study"), tmp_path / name)
+    for file in ("results.md", "results.csv", "results.tex"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_latex_is_escaped(tmp_path):
+    write_run(tmp_path, "lora_ga")
+    write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    text = (tmp_path / "tables" / "results.tex").read_text()
+    assert r"LORA\_GA" in text
+    assert r"t acc \%" in text
+
+
+def test_every_figure_is_written_as_png_and_pdf(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, "hu", seed)
+    write_run(tmp_path, "none")
+    write_figures(load_study(tmp_path, "study"), tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("convergence", "alignment", "score") for kind in ("png", "pdf")
+    }
+
+
+def test_methods_have_different_colours_and_an_unknown_one_keeps_its_own():
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert colour("mine") == colour("mine")
+    assert colour("mine") not in COLOURS.values()
+
+
+def test_a_corrupt_record_is_named_and_left_out(tmp_path, capsys):
+    write_run(tmp_path, "hu")
+    broken = write_run(tmp_path, "lora_ga")
+    (broken / "record.json").write_text("{")
+    study = load_study(tmp_path, "study")
+    assert study.unreadable == [broken.name]
+    assert f"{broken.name}/record.json" in capsys.readouterr().err
+    assert broken.name in write_tables(study, tmp_path / "tables")
+
+
+def test_a_failed_run_is_named_and_not_counted(tmp_path):
+    write_run(tmp_path, "hu", 0)
+    write_run(tmp_path, "hu", 1, status="failed")
+    text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    assert "Failed, not counted: `hu-1`" in text
+    assert summary(load_study(tmp_path, "study"))["n"][0] == "1"
+
+
+def test_two_stacks_are_not_mixed_unless_asked(tmp_path):
+    write_run(tmp_path, "hu", 0)
+    write_run(tmp_path, "hu", 1, fingerprint="f2")
+    with pytest.raises(ReportError, match="2 software or hardware stacks"):
+        load_study(tmp_path, "study")
+    assert len(load_study(tmp_path, "study", mix=True).cells[0].runs) == 2
+
+
+def test_an_unknown_study_lists_those_there_are(tmp_path):
+    write_run(tmp_path, "hu")
+    with pytest.raises(ReportError, match="there are: study"):
+        load_study(tmp_path, "nosuch")
+
+
+def test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line(tmp_path):
+    write_run(tmp_path, "hu")
+    code = (
+        "import sys, bench.report.__main__ as m; sys.argv = ['x', 'study', '--results-dir', sys.argv[1]]; m.main(); "
+        "print('heavy:', [n for n in ('torch', 'transformers', 'peft', 'hydra') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "heavy: []" in done.stdout
+    wrong = [sys.executable, "-m", "bench.report", "nosuch", "--results-dir", str(tmp_path)]
+    refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1

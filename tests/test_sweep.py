@@ -1,0 +1,100 @@
+import subprocess
+import sys
+
+import pytest
+
+from bench import sweep
+
+
+def command(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "bench.run", *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("method=foo", "method=foo does not exist; choose from full_ft, hu, lora_ga"),
+        ("method=hu,foo", "method=foo does not exist"),
+        ("rank=8", "rank=8 does not exist; say rank=r8"),
+        ("+expriment=demo", "nothing reads expriment"),
+        ("++expriment=demo", "nothing reads expriment"),
+        ("+experiments=dem", "experiments=dem does not exist"),
+        ("experiments=demo", "an experiment is added, not replaced: +experiments=demo"),
+        ("nosuch.key=1", "nothing reads nosuch.key"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        sweep.check_arguments([argument, "-m"])
+    error = capsys.readouterr().err
+    assert exit_status.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sweep.experiments, "folder", lambda: None)
+    with pytest.raises(SystemExit):
+        sweep.check_arguments(["+experiments=demo"])
+    assert "there is no folder experiments/" in capsys.readouterr().err
+
+
+def test_right_arguments_pass():
+    sweep.check_arguments(["-m", "method=hu,lora_ga", "rank=r4,r8", "seed=0,1", "+experiments=demo", "score.limit=3"])
+
+
+def test_help_loads_no_heavy_library():
+    loaded = "import sys, bench.run; print([m for m in ('torch', 'transformers', 'pandas', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+model.nosuch=1"], "model.nosuch=1: nothing reads this key"),
+        (["-m", "train.max_steps=5,-1"], "train.max_steps=-1: input should be greater than 0"),
+        (["model=local"], "model.path is missing: give model.path=VALUE"),
+        (["model=local", "model.path=/no/such/folder"], "model.path=/no/such/folder is no model folder"),
+        (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold NAME/SPLIT.jsonl"),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_line_on_stderr_and_leaves_nothing(tmp_path, arguments, message):
+    results = tmp_path / "results"
+    done = command(*arguments, f"results_dir={results}", "track=none")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not results.exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for mode in ([], ["-m"]):
+        done = command(*mode, f"results_dir={tmp_path / 'file' / 'results'}", "track=none")
+        assert done.returncode == 2
+        assert "cannot be written" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def write_experiment(folder, text):
+    (folder / "experiments").mkdir()
+    (folder / "experiments" / "mine.yaml").write_text("# @package _global_\n" + text)
+
+
+def test_a_list_in_the_sweep_is_refused_because_hydra_would_not_sweep_it(tmp_path):
+    write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {method: [hu, lora_ga]}}}\n")
+    done = command("+experiments=mine", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "hydra.sweeper.params.method is a list" in done.stderr
+    assert "method: hu,lora_ga" in done.stderr
+
+
+def test_an_experiment_that_sweeps_is_refused_as_a_single_run(tmp_path):
+    write_experiment(tmp_path, "hydra: {sweeper: {params: {method: 'hu,lora_ga'}}}\n")
+    done = command("+experiments=mine", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "this experiment sweeps method: add -m" in done.stderr

@@ -1,0 +1,66 @@
+from collections import Counter
+
+import pytest
+
+from bench.train import order
+
+
+def test_every_method_gets_the_same_order_and_every_seed_another():
+    assert order(50, 120, seed=0) == order(50, 120, seed=0)
+    assert order(50, 120, seed=0) != order(50, 120, seed=1)
+
+
+def test_an_epoch_draws_every_example_once():
+    drawn = order(50, 120, seed=0)
+    assert Counter(drawn[:50]) == Counter(range(50))
+    assert Counter(drawn[50:100]) == Counter(range(50))
+    assert drawn[:50] != drawn[50:100]
+
+
+def test_a_longer_budget_starts_with_the_shorter_one():
+    assert order(50, 120, seed=0)[:70] == order(50, 70, seed=0)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_curve_has_one_row_a_step_with_the_loss_of_the_drawn_batch(run_cell, accumulation):
+    from torch.nn.utils import parameters_to_vector  # noqa: F401  torch is needed below
+
+    overrides = [f"train.gradient_accumulation_steps={accumulation}", f"train.batch_size={4 // accumulation}"]
+    _, folder = run_cell("method=hu", "train.max_steps=4", "train.held_out_steps=2", *overrides)
+    rows = folder.rows("curve.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [("held_out_loss" in row) for row in rows] == [False, True, False, True]
+    assert all(later["tokens"] > row["tokens"] for row, later in zip(rows, rows[1:], strict=False))
+    # The schedule's warm-up starts at zero: the first two losses are of the untouched model.
+    assert rows[0]["learning_rate"] == 0.0
+
+
+def test_accumulating_two_half_batches_gives_the_loss_of_the_whole(run_cell):
+    losses = []
+    for size, accumulation in ((4, 1), (2, 2)):
+        overrides = [f"train.batch_size={size}", f"train.gradient_accumulation_steps={accumulation}"]
+        _, folder = run_cell("method=hu", "train.max_steps=3", *overrides)
+        losses.append([row["loss"] for row in folder.rows("curve.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded_with_its_step(run_cell):
+    record, folder = run_cell("method=full_ft", "train.max_steps=30", "train.learning_rate=1e30", "train.warmup_steps=0")
+    assert record.status == "failed"
+    assert record.error["type"] == "DivergedError"
+    assert record.error["step"] == len(folder.rows("curve.jsonl")) + 1
+    assert f"at step {record.error['step']}" in record.error["message"]
+
+
+def test_bfloat16_autocast_trains_float32_masters(run_cell):
+    from safetensors.torch import load_file
+
+    record, folder = run_cell("method=lora_sb", "train.precision=bf16", "train.max_steps=3")
+    assert record.status == "completed"
+    assert {tensor.dtype for tensor in load_file(folder.path / "trained.safetensors").values()} == {__import__("torch").float32}
+
+
+def test_a_bfloat16_base_keeps_float32_adapters_and_reports_what_rounding_changed(run_cell):
+    record, _ = run_cell("method=lora_ga", "model.dtype=bfloat16", "train.max_steps=2")
+    assert record.status == "completed"
+    assert record.initialization["logit_change"] > 0
