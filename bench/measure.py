@@ -106,11 +106,11 @@ class AlignmentProbe:
             for key, value in products.items():
                 sums[key] += value
             measured = _gradient_measures(products) | self._weight_measures(layer, factors)
-            rows.extend(Row(step, name, measure, value) for measure, value in measured.items())
+            rows.extend(Row(step, name, measure, _finite(value)) for measure, value in measured.items())
 
         with rng.preserved():
             visit_gradients(model, {layer.name: layer.module for layer in self.layers}, self.batch, consume)
-        rows.extend(Row(step, GLOBAL, measure, value) for measure, value in _gradient_measures(sums).items())
+        rows.extend(Row(step, GLOBAL, measure, _finite(value)) for measure, value in _gradient_measures(sums).items())
         self.rows.extend(rows)
         self.seconds += time.perf_counter() - start
         return rows
@@ -131,6 +131,11 @@ class AlignmentProbe:
         norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
         rank = (size / values.max().item()) ** 2 if size else None
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN: what is not finite is not defined either."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _right(factors: Factors) -> Tensor:

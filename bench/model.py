@@ -72,7 +72,9 @@ class Model:
             ValueError: the folder does not exist, or the Hub cannot be reached.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of loading; calibration, training and scoring draw their own
         where = self.path if self.source == "hub" else str(self.folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, padding_side="left")

@@ -40,6 +40,7 @@ def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
         adam_beta2=settings.adam_beta2,
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
+        use_cpu=not torch.cuda.is_available(),
         bf16=settings.precision == "bf16",
         train_sampling_strategy="sequential",
         eval_strategy="steps" if settings.held_out_steps else "no",

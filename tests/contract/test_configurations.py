@@ -64,3 +64,10 @@ def test_the_demo_is_seven_methods_by_three_seeds(expand):
     assert len(runs) == 21
     assert len({run.run_id for run in runs}) == 19  # the pretrained model is the same under every seed
     assert {run.method_name for run in runs} == {"none", "full_ft", "hu", "reversed", "lora_ga", "lora_xs", "lora_sb"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_file_states_every_field_with_the_papers_value(compose, compose_run, method):
+    stated = {key: value for key, value in compose(f"method={method}")["method"].items() if key not in ("name", "_target_")}
+    papers = type(compose_run(f"method={method}").method)()
+    assert stated == vars(papers)

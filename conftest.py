@@ -1,0 +1,121 @@
+"""Fixtures that compose configurations and run cells in this process."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+from bench.record import RunFolder, read_record, read_rows  # noqa: E402
+
+# Four steps, four scored items: what can be shown on so little is shown on it.
+SHORT = (
+    "rank=r4",
+    "train.max_steps=4",
+    "train.batch_size=4",
+    "train.held_out_steps=2",
+    "train.warmup_steps=2",
+    "measure.alignment_steps=2",
+    "task.held_out_samples=8",
+    "task.calibration_samples=8",
+    "task.calibration_batch_size=4",
+    "task.probe_samples=4",
+    "score.limit=4",
+    "track=none",
+)
+
+
+def composed(*overrides):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from bench.sweep import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=list(overrides))
+    values = OmegaConf.to_container(config, resolve=True)
+    values["study"] = values["study"] or "adhoc"
+    return values
+
+
+def composed_run(*overrides):
+    from bench.config import Run
+
+    return Run.from_config(composed(*overrides))
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Overrides -> the resolved configuration, as plain containers."""
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose_run():
+    """Overrides -> the validated Run."""
+    return composed_run
+
+
+@pytest.fixture
+def expand(monkeypatch):
+    """An experiment's command line -> the Runs that its sweep would do."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from bench import sweep
+
+    def expanded(*overrides):
+        monkeypatch.setattr(sweep, "_planned", [])
+        monkeypatch.setattr("bench.record.check_writable", lambda folder: None)
+        with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
+            config = compose("config", overrides=list(overrides), return_hydra_config=True)
+            config.hydra.overrides.task = list(overrides)
+            try:
+                sweep.Guard().on_multirun_start(config)
+            finally:
+                HydraConfig.instance().cfg = None
+        assert not GlobalHydra.instance().is_initialized()
+        return sweep._planned
+
+    return expanded
+
+
+@dataclass
+class Cell(RunFolder):
+    """The folder of a finished run."""
+
+    path: Path
+
+    def rows(self, name):
+        return read_rows(self.path / name)
+
+
+def _runner(root):
+    from bench.job import execute
+    from bench.run import run
+
+    count = iter(range(10_000))
+
+    def run_cell(*overrides):
+        cfg = composed_run(*SHORT, *overrides, f"results_dir={root / str(next(count))}")
+        execute(cfg, run, "[1/1]")
+        cell = Cell(cfg.results_dir / cfg.study / cfg.run_id)
+        return read_record(cell.path), cell
+
+    return run_cell
+
+
+@pytest.fixture
+def run_cell(tmp_path):
+    """Overrides -> record and folder of a short run."""
+    return _runner(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_cell_in_module(tmp_path_factory):
+    """The same, for runs that the tests of a module share."""
+    return _runner(tmp_path_factory.mktemp("cells"))
