@@ -7,9 +7,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
-from bench.record import RunFolder, read_record, read_rows  # noqa: E402
+from bench.record import RunFolder, read_record, read_rows
 
 # Four steps, four scored items: what can be shown on so little is shown on it.
 SHORT = (
@@ -119,3 +119,42 @@ def run_cell(tmp_path):
 def run_cell_in_module(tmp_path_factory):
     """The same, for runs that the tests of a module share."""
     return _runner(tmp_path_factory.mktemp("cells"))
+
+
+@pytest.fixture
+def tiny_model():
+    """Makes equal random Llamas of two layers with grouped-query attention; no projection is square."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def build():
+        config = LlamaConfig(
+            vocab_size=50,
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return LlamaForCausalLM(config)
+
+    return build
+
+
+@pytest.fixture
+def batch():
+    """Makes a batch of random tokens, the first two of each row a prompt that the loss leaves out."""
+    import torch
+
+    def build(rows, tokens, seed=0):
+        ids = torch.randint(0, 50, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+        labels = ids.clone()
+        labels[:, :2] = -100
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+    return build

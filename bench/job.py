@@ -34,7 +34,6 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
         run: the spine.
         position: "[3/21]", for the lines printed.
     """
-    record.check_writable(cfg.results_dir)
     folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
     if folder.done:
         print(f"{position} {cfg.run_id}: done before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import hydra
@@ -58,11 +59,15 @@ def job(config: DictConfig) -> None:
     """What Hydra calls for each cell."""
     from bench.job import execute
 
-    execute(sweep.validated(config), run, sweep.position())
+    cfg = sweep.validated(config)
+    sweep.check_folder(cfg)
+    execute(cfg, run, sweep.position())
 
 
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
+    # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     sweep.check_arguments(sys.argv[1:])
     job()
     sys.exit(sweep.finish())

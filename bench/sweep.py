@@ -106,6 +106,16 @@ def validated(config: DictConfig) -> Run:
     return run
 
 
+def check_folder(run: Run) -> None:
+    """Refuses a results folder that cannot be written, in one line."""
+    from bench.record import check_writable
+
+    try:
+        check_writable(run.results_dir)
+    except ValueError as error:
+        refuse(str(error))
+
+
 def _experiment() -> str | None:
     chosen = HydraConfig.get().runtime.choices.get("experiments") if HydraConfig.initialized() else None
     return None if chosen is None else str(chosen).strip("[]").replace(", ", "+").replace("'", "")
@@ -129,7 +139,7 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
-        from bench.record import RunFolder, check_writable
+        from bench.record import RunFolder
 
         params = config.hydra.sweeper.params or {}
         for key, value in params.items():
@@ -151,10 +161,7 @@ class Guard(Callback):
             OmegaConf.set_struct(with_hydra, False)
             del with_hydra["hydra"]
             _planned.append(validated(with_hydra))
-        try:
-            check_writable(_planned[0].results_dir)
-        except ValueError as error:
-            refuse(str(error))
+        check_folder(_planned[0])
         distinct = {run.run_id: run for run in _planned}
         done = sum(RunFolder(run.results_dir, run.study, run.run_id).done for run in distinct.values())
         print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before", flush=True)

@@ -96,12 +96,11 @@ def test_a_run_cannot_be_changed(compose_run):
     ],
 )
 def test_first_learning_rate_is_the_first_nonzero_value_of_the_schedule(compose_run, overrides, first):
+    import torch
     from torch.optim import SGD
     from transformers import get_scheduler
 
     train = compose_run("train.learning_rate=1e-2", *overrides).train
-    import torch
-
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=train.learning_rate)
     schedule = get_scheduler(train.lr_scheduler_type, optimizer, train.warmup_steps, train.max_steps)
     rates = []

@@ -105,12 +105,12 @@ def test_the_shipped_checkpoint_has_the_loss_its_recipe_says():
     recipe = json.loads((CHECKPOINT / "recipe.json").read_text())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
     loss = pretrain.held_out_loss(model.eval(), pretrain.Recipe(), tokenizer)
-    assert loss == pytest.approx(recipe["held_out_loss"], abs=2e-3)
+    assert loss == pytest.approx(recipe["held_out_loss"], abs=1e-4)
 
 
 def test_no_adapted_projection_is_square():
-    from transformers import LlamaForCausalLM
     from torch import nn
+    from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM(pretrain.llama_config(pretrain.Recipe()))
     shapes = [module.weight.shape for module in model.model.modules() if isinstance(module, nn.Linear)]
@@ -127,7 +127,7 @@ def test_any_text_goes_through_the_tokenizer_and_back(text):
 
 
 def test_the_recipe_lowers_the_loss_and_is_repeatable(tmp_path):
-    recipe = pretrain.Recipe(steps=20, warmup_steps=2, batch_size=4, tokenizer_documents=300)
+    recipe = pretrain.Recipe(steps=20, warmup_steps=2, batch_size=4, tokenizer_documents=300, bpe_dropout_share=0.0)
     loss = pretrain.pretrain(recipe, tmp_path / "a")
     assert loss < 5.5  # a uniform guess over 512 tokens costs 6.2 nats
     assert pretrain.pretrain(recipe, tmp_path / "b") == loss

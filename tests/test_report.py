@@ -27,7 +27,9 @@ def write_run(root, method="hu", seed=0, value=0.5, stderr=0.1, status="complete
         "task": {"name": "t"},
         "model": {"name": "m"},
     }
-    record = Record(f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint})
+    record = Record(
+        f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint}
+    )
     record.initialization = {"num_trainable": 0 if method == "none" else 1000}
     record.training = {} if method == "none" else {"num_steps": 3}
     record.phases = {"calibrate": {"seconds": 1.0}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}

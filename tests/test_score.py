@@ -14,7 +14,9 @@ CHECKPOINT = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
 def loaded():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT, padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(
+        CHECKPOINT, padding_side="left"
+    )
 
 
 def scored(loaded, compose_run, task, limit=8, batch_size=8):

@@ -46,7 +46,9 @@ def test_right_arguments_pass():
 
 
 def test_help_loads_no_heavy_library():
-    loaded = "import sys, bench.run; print([m for m in ('torch', 'transformers', 'pandas', 'wandb') if m in sys.modules])"
+    loaded = (
+        "import sys, bench.run; print([m for m in ('torch', 'transformers', 'pandas', 'wandb') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

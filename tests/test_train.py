@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from bench.train import order
 
@@ -23,8 +24,6 @@ def test_a_longer_budget_starts_with_the_shorter_one():
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_curve_has_one_row_a_step_with_the_loss_of_the_drawn_batch(run_cell, accumulation):
-    from torch.nn.utils import parameters_to_vector  # noqa: F401  torch is needed below
-
     overrides = [f"train.gradient_accumulation_steps={accumulation}", f"train.batch_size={4 // accumulation}"]
     _, folder = run_cell("method=hu", "train.max_steps=4", "train.held_out_steps=2", *overrides)
     rows = folder.rows("curve.jsonl")
@@ -45,7 +44,9 @@ def test_accumulating_two_half_batches_gives_the_loss_of_the_whole(run_cell):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded_with_its_step(run_cell):
-    record, folder = run_cell("method=full_ft", "train.max_steps=30", "train.learning_rate=1e30", "train.warmup_steps=0")
+    record, folder = run_cell(
+        "method=full_ft", "train.max_steps=30", "train.learning_rate=1e30", "train.warmup_steps=0"
+    )
     assert record.status == "failed"
     assert record.error["type"] == "DivergedError"
     assert record.error["step"] == len(folder.rows("curve.jsonl")) + 1
@@ -57,7 +58,7 @@ def test_bfloat16_autocast_trains_float32_masters(run_cell):
 
     record, folder = run_cell("method=lora_sb", "train.precision=bf16", "train.max_steps=3")
     assert record.status == "completed"
-    assert {tensor.dtype for tensor in load_file(folder.path / "trained.safetensors").values()} == {__import__("torch").float32}
+    assert {tensor.dtype for tensor in load_file(folder.path / "trained.safetensors").values()} == {torch.float32}
 
 
 def test_a_bfloat16_base_keeps_float32_adapters_and_reports_what_rounding_changed(run_cell):

@@ -2,7 +2,8 @@
 
 A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) and a byte-level BPE tokenizer,
 trained on the generated language. The tokenizer covers every byte, so real text can be put through it too.
-Takes about 15 minutes on two CPU cores. The recipe, its final loss and the checkpoint's hash are written to
+Takes about 15 minutes on two CPU cores. BPE dropout draws from the tokenizers library's own stream, which cannot be
+seeded: the recipe makes a model of the same quality, not the same bits. The recipe, its final loss and the checkpoint's hash are written to
 recipe.json beside the weights.
 """
 
@@ -91,7 +92,9 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, padding_side="left")
 
 
-def token_blocks(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, name: str) -> Iterator[torch.Tensor]:
+def token_blocks(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, name: str, dropout_share: float
+) -> Iterator[torch.Tensor]:
     """Endless (batch_size, sequence_tokens) blocks of documents packed one after another, each closed by EOS."""
     rng = random.Random(f"{recipe.seed}/{name}")
     plain, split = tokenizer.backend_tokenizer, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -99,7 +102,7 @@ def token_blocks(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, name: str) 
     buffer: list[int] = []
     block_tokens = recipe.batch_size * recipe.sequence_tokens
     for text in documents(rng):
-        encoder = split if rng.random() < recipe.bpe_dropout_share else plain
+        encoder = split if rng.random() < dropout_share else plain
         buffer += [*encoder.encode(text).ids, tokenizer.eos_token_id]
         if len(buffer) >= block_tokens:
             yield torch.tensor(buffer[:block_tokens]).view(recipe.batch_size, recipe.sequence_tokens)
@@ -108,8 +111,8 @@ def token_blocks(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, name: str) 
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Mean loss, nats a token, over 32 blocks that training has not drawn."""
-    blocks = itertools.islice(token_blocks(recipe, tokenizer, f"held_out/{HELD_OUT_SEED}"), 32)
+    """Mean loss, nats a token, over 32 blocks of whole words that training has not drawn."""
+    blocks = itertools.islice(token_blocks(recipe, tokenizer, f"held_out/{HELD_OUT_SEED}", 0.0), 32)
     losses = [model(input_ids=block, labels=block).loss.item() for block in blocks]
     return sum(losses) / len(losses)
 
@@ -123,7 +126,7 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-    blocks = itertools.islice(token_blocks(recipe, tokenizer, "train"), recipe.steps)
+    blocks = itertools.islice(token_blocks(recipe, tokenizer, "train", recipe.bpe_dropout_share), recipe.steps)
     progress = tqdm(blocks, total=recipe.steps, desc="pretrain", mininterval=2)
     for block in progress:
         loss = model(input_ids=block, labels=block).loss

@@ -98,6 +98,7 @@ def alignment(cells: list[Cell]) -> Figure | None:
     if not measured:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    ceilings: list[pd.Series] = []
     for cell, line in _lines(measured):
         tables = []
         for path in cell.folders:
@@ -105,7 +106,21 @@ def alignment(cells: list[Cell]) -> Figure | None:
             overall = rows[rows["layer"] == "all"]
             tables.append(overall.pivot(index="step", columns="measure", values="value").astype(float))
         _band(left, cell, line, [table["cosine"] for table in tables], marker=True)
+        ceilings += [table["noise_ceiling"] for table in tables if "noise_ceiling" in table]
         _band(right, cell, line, [table["captured_energy"] for table in tables], marker=True)
+    if ceilings:
+        ceiling = pd.concat(ceilings, axis=1).mean(axis=1)
+        left.plot(ceiling.index, ceiling, ":", color="#7f7f7f")
+        left.annotate(
+            "two independent estimates of G",
+            (ceiling.index[-1], ceiling.iloc[-1]),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#7f7f7f",
+            xytext=(0, 2),
+            textcoords="offset points",
+        )
     left.set(xlabel="step", ylabel="cosine with the full gradient", ylim=(0, 1.05), title="Induced gradient")
     right.set(xlabel="step", ylabel="share of ‖G‖² within reach", ylim=(0, 1.05), title="Captured energy")
     return _finish(figure, right, cells)
@@ -121,6 +136,7 @@ def score_against_parameters(cells: list[Cell]) -> Figure | None:
         1, len(tasks), figsize=(max(5.2, 3.4 * len(tasks) + 1.2), 3.4), layout="constrained", squeeze=False
     )
     for axis, (task, metric) in zip(axes[0], tasks.items(), strict=True):
+        shared: dict[int, int] = {}
         for cell in cells:
             found = estimates(cell).get((task, metric))
             if found is None:
@@ -134,7 +150,16 @@ def score_against_parameters(cells: list[Cell]) -> Figure | None:
             if found.low is not None and found.high is not None:
                 error = 100 * np.array([[found.mean - found.low], [found.high - found.mean]])
             marker = MARKERS.get(cell.method, "X")
-            axis.errorbar(parameters, 100 * found.mean, yerr=error, marker=marker, linestyle="", capsize=3, **style)
+            shared[parameters] = shared.get(parameters, -1) + 1  # equal counts side by side, not one over the other
+            axis.errorbar(
+                parameters * 1.12 ** shared[parameters],
+                100 * found.mean,
+                yerr=error,
+                marker=marker,
+                linestyle="",
+                capsize=3,
+                **style,
+            )
         axis.set(xscale="log", xlabel="trainable parameters", ylabel=f"{metric.partition(',')[0]} (%)", title=task)
     return _finish(figure, axes[0][-1], cells)
 

@@ -9,7 +9,9 @@ import torch
 
 @pytest.mark.benchmark(group="start")
 def test_help(benchmark):
-    benchmark.pedantic(lambda: subprocess.run([sys.executable, "-m", "bench.run", "--help"], capture_output=True, check=True), rounds=5)
+    benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-m", "bench.run", "--help"], capture_output=True, check=True), rounds=5
+    )
 
 
 @pytest.mark.benchmark(group="factors")

@@ -9,7 +9,9 @@ from bench.methods.base import AdapterMethod, Method
 ROOT = Path(__file__).parents[2]
 GROUPS = {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")}
 CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
-EXPERIMENTS = sorted(str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml"))
+EXPERIMENTS = sorted(
+    str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml")
+)
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 NAMED = ("method", "rank", "task", "model")
 
@@ -31,7 +33,9 @@ def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
     assert compose(*overrides_for(group, choice))[group]["name"] == choice
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "experiments").rglob("*.yaml")))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "experiments").rglob("*.yaml"))
+)
 def test_every_file_heads_with_the_command_that_uses_it(path):
     head = path.read_text().splitlines()[:2]
     assert path.name == "config.yaml" or any(line.startswith("# python -m bench.run") for line in head)
@@ -48,7 +52,9 @@ def test_every_method_keeps_the_interface(compose_run, method):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compose_run, method):
     assert compose_run(f"method={method}").train.learning_rate > 0
-    line = next(line for line in (ROOT / "conf/method" / f"{method}.yaml").read_text().splitlines() if "learning_rate:" in line)
+    line = next(
+        line for line in (ROOT / "conf/method" / f"{method}.yaml").read_text().splitlines() if "learning_rate:" in line
+    )
     assert "experiments/learning_rate" in line
 
 
@@ -68,6 +74,8 @@ def test_the_demo_is_seven_methods_by_three_seeds(expand):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_file_states_every_field_with_the_papers_value(compose, compose_run, method):
-    stated = {key: value for key, value in compose(f"method={method}")["method"].items() if key not in ("name", "_target_")}
+    stated = {
+        key: value for key, value in compose(f"method={method}")["method"].items() if key not in ("name", "_target_")
+    }
     papers = type(compose_run(f"method={method}").method)()
     assert stated == vars(papers)

@@ -9,7 +9,11 @@ SHORT = ["task=commonsense_tiny", "train.max_steps=2", "score.limit=4", "task.ca
 
 def command(module, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -35,10 +39,21 @@ def test_a_sweep_runs_every_cell_skips_what_is_done_and_is_reported(tmp_path):
 
 
 def test_a_failing_run_does_not_stop_the_sweep_and_makes_its_status_nonzero(tmp_path):
-    sweep = ["-m", "method=hu,lora_xs", "rank=r96,r4", f"results_dir={tmp_path}", "study=mine", *SHORT[:-1], "track=none"]
+    sweep = [
+        "-m",
+        "method=hu,lora_xs",
+        "rank=r96,r4",
+        f"results_dir={tmp_path}",
+        "study=mine",
+        *SHORT[:-1],
+        "track=none",
+    ]
     done = command("bench.run", *sweep)
     assert done.returncode == 1
-    status = {json.loads(p.read_text())["run_id"]: json.loads(p.read_text())["status"] for p in tmp_path.glob("mine/*/record.json")}
+    status = {
+        json.loads(p.read_text())["run_id"]: json.loads(p.read_text())["status"]
+        for p in tmp_path.glob("mine/*/record.json")
+    }
     assert sorted(status.values()) == ["completed", "completed", "failed", "failed"]
     assert all(("r96" in run_id) == (state == "failed") for run_id, state in status.items())
     assert "2 runs failed" in done.stderr

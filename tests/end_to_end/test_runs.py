@@ -43,10 +43,12 @@ def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells):
     keeping = [losses[method] for method in ("full_ft", "hu", "reversed", "lora_ga")]
     assert keeping == pytest.approx([losses["full_ft"]] * 4, rel=1e-5)
     assert losses["lora_xs"] == pytest.approx(losses["full_ft"], rel=1e-3)  # R starts at 1e-5, not at 0
-    assert losses["lora_sb"] < losses["full_ft"]  # its first step is built in
+    assert losses["lora_sb"] != pytest.approx(losses["full_ft"], rel=1e-2)  # its first step is built in
 
 
-@pytest.mark.parametrize(("method", "parts"), [("hu", {"lora_A", "lora_B"}), ("lora_xs", {"lora_R"}), ("lora_sb", {"lora_R"})])
+@pytest.mark.parametrize(
+    ("method", "parts"), [("hu", {"lora_A", "lora_B"}), ("lora_xs", {"lora_R"}), ("lora_sb", {"lora_R"})]
+)
 def test_exactly_the_promised_tensors_move(cells, method, parts):
     _, folder = cells[method]
     tensors = load_file(folder.path / "trained.safetensors")

@@ -1,0 +1,164 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench import adapter
+from bench.calibrate import calibrate
+from bench.methods.base import Layer, LearningRates, Rank
+from bench.methods.full_ft import FullFT
+from bench.methods.hu import Hu
+from bench.methods.lora_ga import LoRAGA
+from bench.methods.lora_sb import LoRASB
+from bench.methods.lora_xs import LoRAXS
+from bench.methods.none import NoTraining
+from bench.methods.reversed import Reversed
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RANK = Rank("r3", 3, 6)
+METHODS = [Hu(), Reversed(), LoRAGA(), LoRAXS(), LoRASB()]
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
+
+
+def started(model, batch, method, rank=RANK):
+    """Adapts a model as initialize does; returns it, its layers, their first factors and the pretrained weights."""
+    layers = adapter.target_layers(model, PROJECTIONS)
+    weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    statistics = calibrate(model, layers, [batch(4, 6)], method.requires)
+    wrapped, adapted = adapter.add(model, method, rank, layers)
+    factors = {}
+    for layer in adapted:
+        gradient = statistics.gradient.get(layer.name)
+        seen = Layer(
+            layer.name, weights[layer.name], rank.r, layer.scaling, gradient, None, LearningRates(0.1, 0.01, 0.01)
+        )
+        factors[layer.name] = method.factors(seen, torch.Generator().manual_seed(0))
+        adapter.fill(layer, factors[layer.name])
+    return wrapped, adapted, factors, weights
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def train_steps(model, batch, steps=3):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(steps):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_target_modules_that_match_nothing_are_answered_with_the_choices(tiny_model):
+    with pytest.raises(ValueError, match=r"\['query'\] matches no linear layer; this model has \['down_proj'"):
+        adapter.target_layers(tiny_model(), ("query",))
+
+
+def test_a_target_is_matched_by_its_whole_last_name(tiny_model):
+    assert all(name.endswith(".q_proj") for name in adapter.target_layers(tiny_model(), ("q_proj", "proj")))
+
+
+def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit(tiny_model):
+    layers = adapter.target_layers(tiny_model(), PROJECTIONS)
+    with pytest.raises(
+        ValueError, match=r"rank.r=17 is larger than the smaller side 16 of model.layers.0.self_attn.k_proj"
+    ):
+        adapter.check_rank(layers, Rank("r17", 17, 34))
+
+
+@each_method
+def test_the_effective_weight_is_w_or_w_plus_the_adapter(tiny_model, batch, method):
+    _, adapted, factors, weights = started(tiny_model(), batch, method)
+    for layer in adapted:
+        effective = layer.weight + layer.scaling * layer.factors().product()
+        expected = weights[layer.name]
+        if not method.keeps_function:
+            expected = expected + layer.scaling * factors[layer.name].product()
+        torch.testing.assert_close(effective.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Hu(), Reversed(), LoRAGA()], ids=lambda m: m.label)
+def test_a_method_that_keeps_the_function_leaves_the_logits(tiny_model, batch, method):
+    before = logits(tiny_model(), batch(2, 6))
+    wrapped, *_ = started(tiny_model(), batch, method)
+    torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-5)
+
+
+def test_lora_sb_changes_the_function_on_purpose(tiny_model, batch):
+    before = tiny_model().eval()(**batch(4, 6)).loss
+    wrapped, *_ = started(tiny_model(), batch, LoRASB())
+    assert wrapped.eval()(**batch(4, 6)).loss < before
+
+
+@each_method
+def test_exactly_the_promised_tensors_train_and_the_rest_stays_bit_identical(tiny_model, batch, method):
+    wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters()}
+    train_steps(wrapped, batch(3, 6))
+    moved = {name for name, parameter in wrapped.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {name.split(".")[-3] for name in moved} == set(method.trains)
+    assert len(moved) == len(adapted) * len(method.trains)
+
+
+@each_method
+def test_trainable_counts_are_the_papers(tiny_model, batch, method):
+    wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    sides = [sum(layer.weight.shape) for layer in adapted]
+    expected = sum(3 * side for side in sides) if "lora_A" in method.trains else 9 * len(sides)
+    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == expected
+
+
+@each_method
+def test_merging_changes_no_logit(tiny_model, batch, method):
+    wrapped, *_ = started(tiny_model(), batch, method)
+    train_steps(wrapped, batch(3, 6))
+    before = logits(wrapped, batch(2, 6))
+    wrapped.merge_adapter()
+    torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=1e-5, atol=1e-5)
+    wrapped.unmerge_adapter()
+    torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=1e-5, atol=1e-5)
+
+
+@each_method
+def test_what_is_saved_rebuilds_the_effective_weight(tiny_model, batch, method, tmp_path):
+    wrapped, adapted, factors, weights = started(tiny_model(), batch, method)
+    train_steps(wrapped, batch(3, 6))
+    adapter.save(wrapped, adapted, factors, tmp_path / "adapter.safetensors")
+    saved = load_file(tmp_path / "adapter.safetensors")
+    for layer in adapted:
+
+        def product(prefix):
+            A, B = saved[f"{prefix}.lora_A"], saved[f"{prefix}.lora_B"]
+            return B @ saved[f"{prefix}.lora_R"] @ A if f"{prefix}.lora_R" in saved else B @ A
+
+        rebuilt = weights[layer.name] + layer.scaling * product(layer.name)
+        if method.keeps_function:
+            rebuilt = rebuilt - layer.scaling * product(f"{layer.name}.initial")
+        effective = layer.weight + layer.scaling * layer.factors().product()
+        torch.testing.assert_close(rebuilt, effective.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_full_fine_tuning_saves_every_weight_and_the_pretrained_model_none(tiny_model, tmp_path):
+    for method, count in ((FullFT(), len(list(tiny_model().parameters()))), (NoTraining(), 0)):
+        model = tiny_model()
+        wrapped, adapted = adapter.add(model, method, RANK, adapter.target_layers(model, PROJECTIONS))
+        adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
+        assert len(load_file(tmp_path / "x.safetensors")) == count
+
+
+@each_method
+def test_adding_an_adapter_draws_nothing_from_the_global_stream(tiny_model, batch, method):
+    model = tiny_model()
+    before = torch.get_rng_state()
+    started(model, batch, method)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_adapters_stay_float32(tiny_model, batch):
+    model = tiny_model().to(torch.bfloat16)
+    _, adapted, factors, weights = started(model, batch, LoRAGA())
+    for layer in adapted:
+        assert layer.weight.dtype == torch.bfloat16
+        assert layer.parameters()["lora_A"].dtype == torch.float32
+        exact = weights[layer.name].float() - layer.scaling * factors[layer.name].product().float()
+        torch.testing.assert_close(layer.weight.detach(), exact.to(torch.bfloat16))

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from bench import alignment
+from bench.methods.base import Factors
+
+OUT, IN, R, S = 6, 9, 2, 0.7
+WAYS = [{"lora_A", "lora_B"}, {"lora_B"}, {"lora_A"}, {"lora_R"}]
+
+
+def some(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def some_factors(trains):
+    middle = some(R, R, seed=3) if "lora_R" in trains else None
+    return Factors(some(R, IN, seed=1), some(OUT, R, seed=2), middle)
+
+
+def tangent(factors, part, direction):
+    """How W moves when one tensor moves along `direction`."""
+    A, B, middle = factors.lora_A, factors.lora_B, factors.lora_R
+    if part == "lora_R":
+        return S * B @ direction @ A
+    return S * (direction @ A if part == "lora_B" else B @ direction) if middle is None else None
+
+
+@pytest.mark.parametrize("trains", WAYS, ids=sorted)
+def test_the_induced_gradient_is_minus_the_first_order_change_of_w_under_one_gradient_step(trains):
+    G, factors = some(OUT, IN), some_factors(trains)
+    parts = {"lora_A": factors.lora_A, "lora_B": factors.lora_B, "lora_R": factors.lora_R}
+    leaves = {p: t.clone().requires_grad_() for p, t in parts.items() if t is not None}
+    product = Factors(**leaves).product()
+    (G * S * product).sum().backward()
+    moved = sum(tangent(factors, part, leaves[part].grad) for part in trains)
+    torch.testing.assert_close(
+        alignment.induced_gradient(G, factors, S, frozenset(trains)), moved, rtol=1e-5, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("trains", WAYS, ids=sorted)
+def test_the_attainable_gradient_is_the_least_squares_fit_of_g_over_all_directions(trains):
+    G, factors = some(OUT, IN), some_factors(trains)
+    shapes = {"lora_A": (R, IN), "lora_B": (OUT, R), "lora_R": (R, R)}
+    basis = []
+    for part in trains:
+        for unit in torch.eye(math.prod(shapes[part]), dtype=torch.float64):
+            basis.append(tangent(factors, part, unit.view(shapes[part])).flatten())
+    matrix = torch.stack(basis, dim=1)
+    fit = matrix @ torch.linalg.lstsq(matrix, G.flatten(), driver="gelsd").solution
+    torch.testing.assert_close(alignment.attainable_gradient(G, factors, frozenset(trains)).flatten(), fit)
+
+
+def test_a_zero_b_reaches_only_the_rows_of_a():
+    G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
+    factors = Factors(some(R, IN, seed=1), torch.zeros(OUT, R, dtype=torch.float64))
+    only_b = alignment.attainable_gradient(G, factors, frozenset({"lora_B"}))
+    torch.testing.assert_close(alignment.attainable_gradient(G, factors, both), only_b)
+
+
+def test_without_an_adapter_both_are_the_gradient_itself():
+    G, weight = some(OUT, IN), frozenset({"weight"})
+    assert alignment.induced_gradient(G, None, 1.0, weight) is G
+    assert alignment.attainable_gradient(G, None, weight) is G
+
+
+def test_numbers_to_check_by_hand():
+    X = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    assert alignment.stable_rank(X) == pytest.approx(25 / 16)
+    assert alignment.cosine(X, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])) == pytest.approx(3 / 5)
+    assert alignment.cosine(X, torch.zeros(2, 3)) is None
+    assert alignment.stable_rank(torch.zeros(2, 3)) is None
+
+
+def test_singular_values_of_a_thin_product_need_no_large_matrix():
+    left, right = some(OUT, 3), some(3, IN, seed=5)
+    torch.testing.assert_close(alignment.low_rank_norms(left, right), torch.linalg.svdvals(left @ right)[:3])
