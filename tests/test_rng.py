@@ -24,7 +24,7 @@ def test_global_streams_come_back_as_they_were_also_after_an_error():
     rng.seed_global(3)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     rng.seed_global(3)
-    with pytest.raises(KeyError), rng.preserved():
+    with pytest.raises(KeyError), rng.preserved():  # noqa: PT012  the context is what is tested
         random.random(), np.random.rand(), torch.rand(7)
         raise KeyError
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected

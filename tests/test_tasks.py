@@ -103,7 +103,7 @@ def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, 
 
 
 def test_no_example_short_enough_is_an_error(compose_run, tokenizer):
-    with pytest.raises(ValueError, match="task.max_length=3"):
+    with pytest.raises(ValueError, match=r"task\.max_length=3"):
         compose_run("task.max_length=3").task.prepare(tokenizer, 0, "test")
 
 
@@ -119,13 +119,13 @@ def test_a_torn_line_is_named(tmp_path):
 
 
 def test_a_hub_dataset_without_network_says_how_to_go_local(compose_run, tokenizer):
-    with pytest.raises(ValueError, match="data.root=FOLDER"):
+    with pytest.raises(ValueError, match=r"data\.root=FOLDER"):
         compose_run("task=gsm8k").task.prepare(tokenizer, 0, "test")
 
 
 def test_a_hub_model_without_network_says_how_to_go_local():
     model = Model("m", "hub", "nobody/nothing", "main", ("q_proj",), "float32")
-    with pytest.raises(ValueError, match="model=local model.path=FOLDER"):
+    with pytest.raises(ValueError, match=r"model=local model\.path=FOLDER"):
         model.load()
 
 

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_curve_has_one_row_a_step_with_the_loss_of_the_drawn_batch(run_cell,
     rows = folder.rows("curve.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [("held_out_loss" in row) for row in rows] == [False, True, False, True]
-    assert all(later["tokens"] > row["tokens"] for row, later in zip(rows, rows[1:], strict=False))
+    assert all(later["tokens"] > row["tokens"] for row, later in itertools.pairwise(rows))
     # The schedule's warm-up starts at zero: the first two losses are of the untouched model.
     assert rows[0]["learning_rate"] == 0.0
 

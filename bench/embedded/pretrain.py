@@ -1,10 +1,10 @@
-"""The recipe of tiny_llama: `python -m bench.embedded.pretrain FOLDER` makes the shipped checkpoint anew.
+"""The recipe of tiny_llama: `python -m bench.embedded.pretrain FOLDER` makes a checkpoint as the shipped one.
 
 A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) and a byte-level BPE tokenizer,
 trained on the generated language. The tokenizer covers every byte, so real text can be put through it too.
-Takes about 15 minutes on two CPU cores. BPE dropout draws from the tokenizers library's own stream, which cannot be
-seeded: the recipe makes a model of the same quality, not the same bits. The recipe, its final loss and the checkpoint's hash are written to
-recipe.json beside the weights.
+Takes about 15 minutes on two CPU cores. BPE dropout draws from the tokenizers library's own stream, which cannot
+be seeded: the recipe makes a model of the same quality, not the same bits. The recipe, its held-out loss and the
+checkpoint's hash are written to recipe.json beside the weights.
 """
 
 from __future__ import annotations

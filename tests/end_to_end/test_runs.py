@@ -30,7 +30,7 @@ def test_every_method_runs_to_a_complete_record(cells, method):
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
-    record, folder = cells[method]
+    _, folder = cells[method]
     assert [row["step"] for row in folder.rows("curve.jsonl")] == [1, 2, 3, 4]
     aligned = folder.rows("alignment.jsonl")
     assert {row["step"] for row in aligned} == {0, 2, 4}
