@@ -10,6 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 demo: .venv/installed
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
 
+test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/python -m pytest
 
