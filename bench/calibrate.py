@@ -42,7 +42,7 @@ def weight_gradient(
 def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], batch: Batch, consume: Consumer) -> float:
     """One forward and backward pass; `consume(name, input, output gradient)` is called layer by layer, last first.
 
-    No parameter's gradient is formed or changed. The model is left in the mode it was in.
+    No parameter's gradient is formed or changed. Every module is left in the mode it was in.
 
     Args:
         modules: the layers to visit, by name.
@@ -51,7 +51,7 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
     Returns:
         The batch's loss, nats a token.
     """
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     embedded: list[Tensor] = []
 
@@ -68,7 +68,7 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
         return forward_hook
 
     with ExitStack() as stack:
-        stack.callback(model.train, was_training)
+        stack.callback(_restore, modes)
         handle = model.get_input_embeddings().register_forward_hook(start_here)
         stack.callback(handle.remove)
         for name, module in modules.items():
@@ -76,6 +76,11 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
         loss = model(**batch).loss
         torch.autograd.grad(loss, embedded[0])
     return loss.item()
+
+
+def _restore(modes: dict[nn.Module, bool]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def calibrate(

@@ -20,6 +20,7 @@ from torch import Tensor
 from bench import alignment, rng
 from bench.calibrate import Batch, visit_gradients, weight_gradient
 from bench.methods.base import Factors
+from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,11 +88,16 @@ class AlignmentProbe:
         rows: list[Row] = []
         sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
         half = len(self.batch["input_ids"]) // 2
+        if not all(p.isfinite().all() for layer in self.layers for p in layer.parameters().values()):
+            return []  # the run has diverged; its next loss says so
+        # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
+        counted = (self.batch["labels"][:, 1:] != IGNORED).sum(dim=1)
+        share, other_share = counted[:half].sum() / counted.sum(), counted[half:].sum() / counted.sum()
 
         def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
             layer = by_name[name]
-            G = weight_gradient(inputs[:half], output_gradient[:half])
-            other = weight_gradient(inputs[half:], output_gradient[half:])
+            G = weight_gradient(inputs[:half], output_gradient[:half]) / share
+            other = weight_gradient(inputs[half:], output_gradient[half:]) / other_share
             factors = layer.factors()
             induced = alignment.induced_gradient(G, factors, layer.scaling, layer.trains)
             attainable = alignment.attainable_gradient(G, factors, layer.trains)
@@ -127,7 +133,9 @@ class AlignmentProbe:
             left = torch.cat([left, -layer.scaling * start.lora_B], dim=1)
             right = torch.cat([right, _right(start)])
         values = alignment.low_rank_norms(left, right)
-        size = values.norm().item()
+        # Where the change is zero, the factors cancel up to rounding only.
+        rounding = torch.finfo(values.dtype).eps * left.norm().item() * right.norm().item()
+        size = values.norm().item() if values.norm() > 4 * rounding else 0.0
         norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
         rank = (size / values.max().item()) ** 2 if size else None
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}

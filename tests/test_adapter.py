@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from bench import adapter
@@ -162,3 +163,112 @@ def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_ad
         assert layer.parameters()["lora_A"].dtype == torch.float32
         exact = weights[layer.name].float() - layer.scaling * factors[layer.name].product().float()
         torch.testing.assert_close(layer.weight.detach(), exact.to(torch.bfloat16))
+
+
+def test_target_layers_come_in_the_models_order_whatever_the_order_asked_for(tiny_model):
+    model = tiny_model()
+    expected = [
+        f"model.layers.{index}.{part}"
+        for index in range(2)
+        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+    ]
+    layers = adapter.target_layers(model, ("down_proj", "v_proj", "q_proj"))
+    assert list(layers) == expected
+    assert all(layer is model.get_submodule(name) for name, layer in layers.items())
+
+
+def test_the_largest_possible_rank_is_accepted(tiny_model):
+    adapter.check_rank(adapter.target_layers(tiny_model(), PROJECTIONS), Rank("r16", 16, 32))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [(Hu(), 2.0), (Reversed(), 2.0), (LoRAGA(), 6 / 3**0.5), (LoRAXS(), 1.0), (LoRASB(), 1.0)],
+    ids=lambda value: getattr(value, "label", None),
+)
+def test_pefts_layer_scales_as_the_method_asks(tiny_model, batch, method, expected):
+    _, adapted, *_ = started(tiny_model(), batch, method)
+    assert len(adapted) == 2 * len(PROJECTIONS)
+    for layer in adapted:
+        assert layer.module.scaling["default"] == pytest.approx(expected)
+        assert layer.scaling == pytest.approx(expected)
+
+
+@each_method
+def test_exactly_what_the_method_trains_requires_a_gradient(tiny_model, batch, method):
+    wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    open_ = {id(parameter) for parameter in wrapped.parameters() if parameter.requires_grad}
+    promised = {id(layer.parameters()[part]) for layer in adapted for part in method.trains}
+    assert open_ == promised
+    assert {p.dtype for layer in adapted for p in layer.parameters().values()} == {torch.float32}
+
+
+def test_lora_sb_starts_at_w_plus_best_rank_r_of_one_sign_step_on_the_calibration_gradient(tiny_model, batch):
+    free = tiny_model().eval()
+    free(**batch(4, 6)).loss.backward()
+    _, adapted, *_ = started(tiny_model(), batch, LoRASB())
+    for layer in adapted:
+        pretrained = free.get_submodule(layer.name).weight
+        U, S, Vh = torch.linalg.svd(-0.01 * pretrained.grad.sign(), full_matrices=False)
+        effective = layer.weight + layer.scaling * layer.factors().product()
+        step = U[:, :3] * S[:3] @ Vh[:3]
+        torch.testing.assert_close((effective - pretrained).detach(), step, rtol=1e-4, atol=1e-6)
+
+
+def test_lora_xs_moves_logits_by_no_more_than_the_noise_of_r(tiny_model, batch):
+    before = logits(tiny_model(), batch(2, 6))
+    wrapped, *_ = started(tiny_model(), batch, LoRAXS())
+    torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [LoRAXS(), LoRASB()], ids=lambda m: m.label)
+def test_the_layer_with_r_computes_base_plus_s_b_r_a(tiny_model, batch, method):
+    wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    train_steps(wrapped, batch(3, 6))
+    wrapped.eval()
+    for layer in adapted:
+        x = torch.randn(2, 5, layer.weight.shape[1], generator=torch.Generator().manual_seed(1))
+        dense = layer.weight + layer.scaling * layer.factors().product()
+        torch.testing.assert_close(layer.module(x), x @ dense.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [LoRAXS(), LoRASB()], ids=lambda m: m.label)
+def test_a_disabled_layer_with_r_computes_its_base(tiny_model, batch, method):
+    before = logits(tiny_model(), batch(2, 6))
+    wrapped, *_ = started(tiny_model(), batch, method)
+    train_steps(wrapped, batch(3, 6))
+    assert (logits(wrapped, batch(2, 6)) - before).abs().max() > 1e-3
+    with wrapped.disable_adapter():
+        torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-6)
+
+
+@each_method
+def test_merging_writes_the_effective_weight_and_unmerging_takes_it_out(tiny_model, batch, method):
+    wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    train_steps(wrapped, batch(3, 6))
+    base = [layer.weight.detach().clone() for layer in adapted]
+    wrapped.merge_adapter()
+    for layer, weight in zip(adapted, base, strict=True):
+        expected = weight + layer.scaling * layer.factors().product()
+        torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-5, atol=1e-6)
+    wrapped.unmerge_adapter()
+    for layer, weight in zip(adapted, base, strict=True):
+        torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_full_fine_tuning_saves_the_weights_as_they_stand(tiny_model, batch, tmp_path):
+    model = tiny_model()
+    wrapped, adapted = adapter.add(model, FullFT(), RANK, adapter.target_layers(model, PROJECTIONS))
+    train_steps(wrapped, batch(3, 6))
+    adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
+    saved, initial = load_file(tmp_path / "x.safetensors"), dict(tiny_model().named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(saved[name], parameter)
+        assert not torch.equal(saved[name], initial[name])
+
+
+def test_the_saved_file_names_its_scaling(tiny_model, batch, tmp_path):
+    wrapped, adapted, factors, _ = started(tiny_model(), batch, LoRAGA())
+    adapter.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert float(file.metadata()["scaling"]) == adapted[0].scaling

@@ -77,3 +77,40 @@ def test_numbers_to_check_by_hand():
 def test_singular_values_of_a_thin_product_need_no_large_matrix():
     left, right = some(OUT, 3), some(3, IN, seed=5)
     torch.testing.assert_close(alignment.low_rank_norms(left, right), torch.linalg.svdvals(left @ right)[:3])
+
+
+@pytest.mark.parametrize(("zero", "moving"), [("lora_A", "lora_A"), ("lora_B", "lora_B")])
+def test_while_one_factor_is_zero_only_that_factor_moves_w(zero, moving):
+    G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
+    parts = {"lora_A": some(R, IN, seed=1), "lora_B": some(OUT, R, seed=2)}
+    parts[zero] = torch.zeros_like(parts[zero])
+    factors = Factors(**parts)
+    for whole, alone in (
+        (alignment.induced_gradient(G, factors, S, both), alignment.induced_gradient(G, factors, S, {moving})),
+        (alignment.attainable_gradient(G, factors, both), alignment.attainable_gradient(G, factors, {moving})),
+    ):
+        assert whole.norm() > 0
+        torch.testing.assert_close(whole, alone)
+
+
+@pytest.mark.parametrize("trains", WAYS, ids=sorted)
+def test_while_both_factors_are_zero_w_cannot_move(trains):
+    G, factors = some(OUT, IN), Factors(torch.zeros(R, IN).double(), torch.zeros(OUT, R).double())
+    assert not alignment.induced_gradient(G, factors, S, frozenset(trains)).any()
+    assert not alignment.attainable_gradient(G, factors, frozenset(trains)).any()
+
+
+def test_a_repeated_column_adds_nothing_to_what_is_attainable():
+    G, A, B = some(OUT, IN), some(R, IN, seed=1), some(OUT, 1, seed=2)
+    repeated = alignment.attainable_gradient(G, Factors(A, torch.cat([B, 2 * B], dim=1)), frozenset({"lora_A"}))
+    torch.testing.assert_close(repeated, B @ B.T @ G / B.square().sum())
+
+
+@pytest.mark.parametrize("trains", WAYS, ids=sorted)
+def test_the_attainable_gradient_is_the_closest_to_g_that_the_induced_one_could_be(trains):
+    G, factors, trains = some(OUT, IN), some_factors(trains), frozenset(trains)
+    attainable = alignment.attainable_gradient(G, factors, trains)
+    induced = alignment.induced_gradient(G, factors, S, trains)
+    assert alignment.cosine(induced, G) < alignment.cosine(attainable, G) < 1
+    torch.testing.assert_close((attainable * (G - attainable)).sum(), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(alignment.attainable_gradient(induced, factors, trains), induced)

@@ -95,3 +95,65 @@ def test_a_model_whose_loss_is_not_finite_is_refused(tiny_model, batch):
 def test_a_weight_gradient_is_the_sum_over_tokens_of_output_gradient_times_input():
     inputs, outer = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])
     assert weight_gradient(inputs, outer).tolist() == [[10.0, 20.0, 30.0], [20.0, 40.0, 60.0]]
+
+
+def test_a_model_with_every_weight_frozen_has_the_same_gradients_and_loss(tiny_model, batch):
+    model, free, given = tiny_model().requires_grad_(False), tiny_model(), batch(3, 7)
+    found = calibrate(model, target_layers(model, PROJECTIONS), [given], GRADIENT)
+    expected = gradients_by_autograd(free, target_layers(free, PROJECTIONS), given)
+    for name in expected:
+        torch.testing.assert_close(found.gradient[name], expected[name], rtol=1e-5, atol=1e-7)
+    assert found.loss == pytest.approx(free(**given).loss.item())
+
+
+def test_a_target_weights_own_gradient_survives(tiny_model, batch):
+    model = tiny_model()
+    layers = target_layers(model, PROJECTIONS)
+    for layer in layers.values():
+        layer.weight.grad = torch.full_like(layer.weight, 3.0)
+    calibrate(model, layers, [batch(2, 5)], GRADIENT)
+    assert all((layer.weight.grad == 3).all() for layer in layers.values())
+
+
+def test_every_batch_weighs_the_same_whatever_its_number_of_tokens(tiny_model, batch):
+    model, short, long = tiny_model(), batch(1, 4), batch(5, 9, seed=1)
+    layers = target_layers(model, ("up_proj",))
+    one, two, both = (calibrate(model, layers, batches, GRADIENT) for batches in ([short], [long], [short, long]))
+    assert one.loss != pytest.approx(two.loss)
+    assert both.loss == pytest.approx((one.loss + two.loss) / 2)
+    for name in layers:
+        mean = (one.gradient[name] + two.gradient[name]) / 2
+        torch.testing.assert_close(both.gradient[name], mean)
+
+
+def test_every_token_weighs_the_same_in_the_covariance_whatever_its_batch(tiny_model, batch):
+    model, short, long = tiny_model(), batch(1, 4), batch(5, 9, seed=1)
+    layers, kind = target_layers(model, ("up_proj",)), frozenset({"input_covariance"})
+    one, two, both = (calibrate(model, layers, batches, kind) for batches in ([short], [long], [short, long]))
+    assert both.gradient == {}
+    for name in layers:
+        mean = (4 * one.input_covariance[name] + 45 * two.input_covariance[name]) / 49
+        torch.testing.assert_close(both.input_covariance[name], mean)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_hooks_are_as_before_also_after_an_error(tiny_model, batch, training):
+    model = tiny_model().train(training)
+
+    def fail(*_):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        visit_gradients(model, target_layers(model, PROJECTIONS), batch(2, 5), fail)
+    assert model.training == training
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_that_nothing_is_required_of_is_not_even_run(tiny_model):
+    def unread():
+        raise AssertionError("a batch was drawn")
+        yield
+
+    model = tiny_model()
+    found = calibrate(model, target_layers(model, PROJECTIONS), unread(), frozenset())
+    assert (found.gradient, found.input_covariance, found.loss, found.num_samples) == ({}, {}, None, 0)

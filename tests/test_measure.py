@@ -1,9 +1,11 @@
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
-from bench import adapter
+from bench import adapter, alignment
 from bench.calibrate import calibrate
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Layer, LearningRates, Rank
@@ -11,6 +13,8 @@ from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
 from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
+from bench.methods.lora_xs import LoRAXS
+from bench.methods.reversed import Reversed
 
 PROJECTIONS = ("q_proj", "down_proj")
 RANK = Rank("r2", 2, 4)
@@ -119,3 +123,111 @@ def test_a_probe_is_due_at_its_interval_and_never_when_switched_off(tiny_model, 
     assert [step for step in range(11) if probe.due(step)] == [0, 5, 10]
     probe.settings = Measure(0)
     assert not any(probe.due(step) for step in range(11))
+
+
+ADAPTERS = [Hu(), Reversed(), LoRAGA(), LoRAXS(), LoRASB()]
+each_adapter = pytest.mark.parametrize("method", ADAPTERS, ids=lambda m: m.label)
+
+
+def state(model):
+    return {
+        name: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()
+    }
+
+
+def global_streams():
+    _, keys, position, *_ = np.random.get_state()
+    return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("method", [Hu(), Reversed(), LoRAGA()], ids=lambda m: m.label)
+def test_at_step_0_a_method_that_keeps_the_function_has_not_drifted(tiny_model, batch, method):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
+    drifts = values(probe.measure(wrapped, 0), "drift")
+    assert len(drifts) == 4
+    assert list(drifts.values()) == pytest.approx([0.0] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [Hu(), Reversed(), LoRAGA(), FullFT()], ids=lambda m: m.label)
+def test_a_change_of_w_that_is_zero_has_no_stable_rank(tiny_model, batch, method):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
+    assert set(values(probe.measure(wrapped, 0), "stable_rank").values()) == {None}
+
+
+@each_adapter
+def test_efficiency_is_the_cosine_over_the_best_that_is_attainable(tiny_model, batch, method):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
+    rows = probe.measure(wrapped, 0)
+    cosines, best, energy = (values(rows, name) for name in ("cosine", "attainable_cosine", "captured_energy"))
+    for layer, efficiency in values(rows, "efficiency").items():
+        assert 0 < efficiency <= 1 + 1e-5
+        assert efficiency == pytest.approx(cosines[layer] / best[layer])
+        assert energy[layer] == pytest.approx(best[layer] ** 2)
+
+
+@each_adapter
+def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_model, batch, method):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method, both=batch(6, 6, seed=9))
+    found = {row.measure: row.value for row in probe.measure(wrapped, 0) if row.layer == "all"}
+    halves = [{key: tensor[half] for key, tensor in probe.batch.items()} for half in (slice(3), slice(3, 6))]
+    modules = {layer.name: layer.module for layer in probe.layers}
+    one, two = (calibrate(wrapped, modules, [half], frozenset({"gradient"})).gradient for half in halves)
+    G, other = (torch.cat([gradients[x.name].flatten() for x in probe.layers]) for gradients in (one, two))
+    induced = torch.cat(
+        [alignment.induced_gradient(one[x.name], x.factors(), x.scaling, x.trains).flatten() for x in probe.layers]
+    )
+    attainable = torch.cat(
+        [alignment.attainable_gradient(one[x.name], x.factors(), x.trains).flatten() for x in probe.layers]
+    )
+    expected = {
+        "cosine": alignment.cosine(induced, G),
+        "attainable_cosine": alignment.cosine(attainable, G),
+        "captured_energy": (attainable.square().sum() / G.square().sum()).item(),
+        "noise_ceiling": alignment.cosine(G, other),
+    }
+    for measure, value in expected.items():
+        assert found[measure] == pytest.approx(value, rel=1e-4)
+
+
+def test_measuring_moves_no_parameter_and_no_gradient(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), LoRAGA())
+    wrapped(**batch(3, 6, seed=4)).loss.backward()
+    before = state(wrapped)
+    probe.measure(wrapped, 0)
+    for name, (parameter, gradient) in state(wrapped).items():
+        assert torch.equal(parameter, before[name][0])
+        assert (gradient is None) == (before[name][1] is None)
+        assert gradient is None or torch.equal(gradient, before[name][1])
+
+
+def test_measuring_a_model_that_draws_random_numbers_leaves_the_global_streams(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    drawn = []
+    wrapped.register_forward_pre_hook(lambda *_: drawn.append((random.random(), np.random.rand(), torch.rand(1))))
+    before = global_streams()
+    probe.measure(wrapped, 0)
+    assert drawn
+    assert global_streams() == before
+
+
+def test_rows_are_kept_from_one_probe_to_the_next_with_their_step(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    rows = probe.measure(wrapped, 0) + probe.measure(wrapped, 5)
+    assert probe.rows == rows
+    assert {row.step for row in rows} == {0, 5}
+
+
+def test_the_gradients_norm_is_that_of_the_first_halfs_own_mean_loss(tiny_model, batch):
+    both = batch(6, 6, seed=9)
+    first = {key: tensor[:3] for key, tensor in both.items()}
+    wrapped, probe, gradients = probed(tiny_model(), first, Hu(), both=both)
+    norms = values(probe.measure(wrapped, 0), "gradient_norm")
+    for name, gradient in gradients.items():
+        assert norms[name] == pytest.approx(gradient.norm().item(), rel=1e-5)
+
+
+def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    with torch.no_grad():
+        probe.layers[0].parameters()["lora_B"].fill_(float("nan"))
+    assert probe.measure(wrapped, 5) == []

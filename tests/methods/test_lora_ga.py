@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+
+from bench.methods.base import Layer, Rank, scaling_value, signed_svd
+from bench.methods.lora_ga import LoRAGA
+
+R, S = 4, 0.7
+both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def start(gradient, r=R, gamma=16.0, generator=None):
+    layer = Layer("layers.3.q_proj", torch.zeros_like(gradient), r, S, gradient)
+    return LoRAGA(gamma=gamma).factors(layer, generator or torch.Generator())
+
+
+def best_approximation(matrix, rank):
+    U, S_, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    return U[:, :rank] * S_[:rank] @ Vh[:rank]
+
+
+@both_orientations
+@pytest.mark.parametrize("gamma", [16.0, 64.0])
+def test_first_step_moves_w_along_best_rank_2r_of_gradient(out, into, gamma):
+    W, X, Y = random(out, into, seed=1), random(into, 50, seed=2), random(out, 50, seed=3)
+    G = (W @ X - Y) @ X.T
+    factors = start(G, gamma=gamma)
+    residual = W - S * factors.product()
+    A, B = factors.lora_A.clone().requires_grad_(), factors.lora_B.clone().requires_grad_()
+    ((residual + S * B @ A) @ X - Y).square().sum().div(2).backward()
+    moved = S * (B.grad @ factors.lora_A + factors.lora_B @ A.grad)
+    expected = S**2 * math.sqrt(out) / gamma * best_approximation(G, 2 * R)
+    assert (moved - expected).norm() < 1e-5 * expected.norm()
+
+
+@both_orientations
+def test_a_holds_right_vectors_1_to_r_and_b_left_vectors_r_plus_1_to_2r(out, into):
+    G = random(out, into)
+    factors = start(G)
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    length = out**0.25 / 16**0.5
+    blocks_of_A, blocks_of_B = factors.lora_A @ Vh.T, U.T @ factors.lora_B
+    assert blocks_of_A[:, :R].diagonal().abs().tolist() == pytest.approx([length] * R)
+    assert blocks_of_B[R : 2 * R].diagonal().abs().tolist() == pytest.approx([length] * R)
+    assert blocks_of_A[:, R:].abs().max() < 1e-10
+    assert blocks_of_B[:R].abs().max() < 1e-10
+    assert blocks_of_B[2 * R :].abs().max() < 1e-10
+
+
+@both_orientations
+def test_factors_have_pefts_shapes_and_orthogonal_vectors_of_equal_length(out, into):
+    factors = start(random(out, into), gamma=64.0)
+    assert factors.lora_A.shape == (R, into)
+    assert factors.lora_B.shape == (out, R)
+    assert factors.lora_R is None
+    expected = math.sqrt(out) / 64 * torch.eye(R, dtype=torch.float64)
+    torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, expected)
+    torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, expected)
+
+
+def test_the_size_of_the_gradient_does_not_matter():
+    G = random(24, 40)
+    torch.testing.assert_close(start(G).product(), start(1e-3 * G).product())
+
+
+@both_orientations
+def test_a_rank_of_half_the_smaller_side_is_the_largest_accepted(out, into):
+    assert start(random(out, into), r=12).lora_B.shape == (out, 12)
+    with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
+        start(random(out, into), r=13)
+
+
+def test_the_generator_is_not_consumed():
+    generator = torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    one, two = start(random(24, 40), generator=generator), start(random(24, 40))
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(one.lora_A, two.lora_A)
+    assert torch.equal(one.lora_B, two.lora_B)
+
+
+def test_scaling_is_alpha_over_root_r():
+    assert scaling_value(LoRAGA().scaling, Rank("r4", 4, 16)) == 8.0
+
+
+@both_orientations
+def test_signed_svd_rebuilds_the_matrix_from_orthonormal_factors(out, into):
+    matrix, identity = random(out, into), torch.eye(24, dtype=torch.float64)
+    U, singular, Vh = signed_svd(matrix)
+    torch.testing.assert_close(U * singular @ Vh, matrix)
+    torch.testing.assert_close(U.T @ U, identity)
+    torch.testing.assert_close(Vh @ Vh.T, identity)
+    assert (singular.diff() <= 0).all()
+
+
+def test_the_largest_entry_of_each_left_vector_is_positive():
+    U, _, _ = signed_svd(random(24, 40))
+    assert (U.amax(dim=0) == U.abs().amax(dim=0)).all()
+
+
+def test_signs_do_not_depend_on_the_librarys(monkeypatch):
+    library, flips = torch.linalg.svd, torch.tensor([1.0, -1.0] * 12, dtype=torch.float64)
+    expected = signed_svd(random(24, 40))
+
+    def flipped(*args, **kwargs):
+        U, singular, Vh = library(*args, **kwargs)
+        return U * flips, singular, flips[:, None] * Vh
+
+    monkeypatch.setattr(torch.linalg, "svd", flipped)
+    for one, two in zip(signed_svd(random(24, 40)), expected, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_negating_the_matrix_negates_its_right_vectors_alone():
+    U, singular, Vh = signed_svd(random(24, 40))
+    negated = signed_svd(-random(24, 40))
+    for one, two in zip(negated, (U, singular, -Vh), strict=True):
+        torch.testing.assert_close(one, two)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from bench.alignment import attainable_gradient, induced_gradient
+from bench.methods.base import Layer, LearningRates, Rank, scaling_value
+from bench.methods.lora_sb import LoRASB
+
+R = 4
+RATES = LearningRates(peak=0.3, first=0.02, calibration=0.005)
+both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_zeros(out, into):
+    gradient = random(out, into)
+    gradient[0, :5] = gradient[3, 7] = 0.0
+    return gradient
+
+
+def start(gradient, r=R, generator=None, **settings):
+    layer = Layer("layer", torch.zeros_like(gradient), r, 1.0, gradient, None, RATES)
+    return LoRASB(**settings).factors(layer, generator or torch.Generator())
+
+
+@both_orientations
+@pytest.mark.parametrize(
+    ("settings", "eta"),
+    [({}, 0.02), ({"eta_mode": "first_warmup_lr"}, 0.02), ({"eta_mode": "lr"}, 0.3), ({"eta_mode": "official"}, 0.005)],
+)
+def test_the_adapter_starts_as_best_rank_r_of_one_sign_step_at_the_chosen_rate(out, into, settings, eta):
+    G = with_zeros(out, into)
+    U, singular, Vh = torch.linalg.svd(-eta * G.sign(), full_matrices=False)
+    torch.testing.assert_close(start(G, **settings).product(), U[:, :R] * singular[:R] @ Vh[:R])
+
+
+@both_orientations
+def test_b_and_a_are_orthonormal_and_r_is_diagonal_and_positive(out, into):
+    factors, identity = start(with_zeros(out, into)), torch.eye(R, dtype=torch.float64)
+    assert factors.lora_A.shape == (R, into)
+    assert factors.lora_B.shape == (out, R)
+    torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, identity, rtol=0, atol=1e-5)
+    torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, identity, rtol=0, atol=1e-5)
+    assert torch.equal(factors.lora_R, factors.lora_R.diagonal().diag())
+    assert (factors.lora_R.diagonal() > 0).all()
+
+
+@both_orientations
+@pytest.mark.parametrize("r", [1, 4, 16])
+def test_the_built_in_step_descends(out, into, r):
+    G = with_zeros(out, into)
+    assert (start(G, r=r).product() * G).sum() < 0
+
+
+def test_zero_gradient_entries_stay_zero_in_the_target():
+    G = with_zeros(24, 40)
+    target = start(G, r=24).product()
+    torch.testing.assert_close(target, -0.02 * G.sign())
+    assert target[G == 0].abs().max() < 1e-12
+
+
+def test_the_gradient_of_r_needs_no_correction_to_be_the_best_attainable():
+    G = random(24, 40)
+    factors, trains = start(G), LoRASB.trains
+    torch.testing.assert_close(induced_gradient(G, factors, 1.0, trains), attainable_gradient(G, factors, trains))
+
+
+def test_only_the_signs_of_the_gradient_matter():
+    G = with_zeros(24, 40)
+    assert torch.equal(start(G).product(), start(1e-3 * G**3).product())
+
+
+def test_the_generator_is_not_consumed():
+    generator = torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    assert torch.equal(start(random(24, 40), generator=generator).product(), start(random(24, 40)).product())
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_scaling_is_one():
+    assert scaling_value(LoRASB().scaling, Rank("r8", 8, 24)) == 1.0

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+
+from bench.methods.base import Layer, Rank, scaling_value
+from bench.methods.lora_xs import LoRAXS
+
+R, S = 4, 0.7
+both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def start(weight, r=R, seed=0, **settings):
+    return LoRAXS(**settings).factors(Layer("layer", weight, r, S), torch.Generator().manual_seed(seed))
+
+
+@both_orientations
+def test_b_times_a_is_the_best_rank_r_approximation_of_w(out, into):
+    W = random(out, into)
+    factors = start(W)
+    U, singular, Vh = torch.linalg.svd(W, full_matrices=False)
+    torch.testing.assert_close(factors.lora_B @ factors.lora_A, U[:, :R] * singular[:R] @ Vh[:R])
+
+
+@both_orientations
+def test_b_is_orthonormal_and_all_singular_values_are_in_a(out, into):
+    W = random(out, into)
+    factors = start(W)
+    singular = torch.linalg.svdvals(W)[:R]
+    torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, torch.eye(R, dtype=torch.float64))
+    torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, torch.diag(singular.square()))
+
+
+@both_orientations
+def test_factors_have_pefts_shapes_and_a_square_r_between(out, into):
+    factors = start(random(out, into))
+    assert factors.lora_A.shape == (R, into)
+    assert factors.lora_B.shape == (out, R)
+    assert factors.lora_R.shape == (R, R)
+
+
+@pytest.mark.parametrize(("settings", "std"), [({}, 1e-5), ({"r_std": 0.5}, 0.5)])
+def test_r_is_normal_noise_around_zero(settings, std):
+    noise = start(random(80, 90), r=64, **settings).lora_R
+    assert noise.std().item() == pytest.approx(std, rel=0.05)
+    assert noise.mean().abs() < 0.05 * std
+    assert (noise.abs() < std).float().mean().item() == pytest.approx(math.erf(0.5**0.5), abs=0.03)
+
+
+def test_the_start_moves_w_by_no_more_than_the_noise_of_r():
+    W = random(24, 40).float()
+    moved = S * start(W, r=16).product()
+    assert 0 < torch.linalg.matrix_norm(moved, 2) < 1e-5 * 2 * math.sqrt(16) * S * torch.linalg.matrix_norm(W, 2)
+
+
+def test_rs_gradient_at_step_0_sees_the_gradient_in_the_singular_basis_of_w():
+    W, G = random(24, 40), random(24, 40, seed=1)
+    factors = start(W)
+    middle = factors.lora_R.double().requires_grad_()
+    (G * (W + S * factors.lora_B @ middle @ factors.lora_A)).sum().backward()
+    U, singular, Vh = torch.linalg.svd(W, full_matrices=False)
+    expected = S * U[:, :R].T @ G @ Vh[:R].T * singular[:R]
+    torch.testing.assert_close(middle.grad.abs(), expected.abs())
+
+
+def test_only_r_is_drawn_and_from_the_given_generator_alone():
+    W, before = random(24, 40), torch.get_rng_state()
+    one, same, other = start(W, seed=0), start(W, seed=0), start(W, seed=1)
+    assert torch.equal(one.lora_R, same.lora_R)
+    assert not torch.equal(one.lora_R, other.lora_R)
+    assert torch.equal(one.lora_A, other.lora_A)
+    assert torch.equal(one.lora_B, other.lora_B)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_scaling_is_one():
+    assert scaling_value(LoRAXS().scaling, Rank("r8", 8, 24)) == 1.0
