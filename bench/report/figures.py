@@ -93,7 +93,10 @@ def convergence(cells: list[Cell]) -> Figure | None:
 
 
 def alignment(cells: list[Cell]) -> Figure | None:
-    """Cosine of induced and full gradient, and captured energy, against step; all adapted layers as one vector."""
+    """Cosine of induced and full gradient, and captured energy, against step; all adapted layers as one vector.
+
+    The dotted line is the noise ceiling: the cosine of two independent estimates of the full gradient.
+    """
     measured = [cell for cell in cells if all((path / ALIGNMENT).is_file() for path in cell.folders)]
     if not measured:
         return None
@@ -111,16 +114,7 @@ def alignment(cells: list[Cell]) -> Figure | None:
     if ceilings:
         ceiling = pd.concat(ceilings, axis=1).mean(axis=1)
         left.plot(ceiling.index, ceiling, ":", color="#7f7f7f")
-        left.annotate(
-            "two independent estimates of G",
-            (ceiling.index[-1], ceiling.iloc[-1]),
-            ha="right",
-            va="bottom",
-            fontsize=7,
-            color="#7f7f7f",
-            xytext=(0, 2),
-            textcoords="offset points",
-        )
+        right.plot([], [], ":", color="#7f7f7f", label="cos(G, G′)")  # for the legend
     left.set(xlabel="step", ylabel="cosine with the full gradient", ylim=(0, 1.05), title="Induced gradient")
     right.set(xlabel="step", ylabel="share of ‖G‖² within reach", ylim=(0, 1.05), title="Captured energy")
     return _finish(figure, right, cells)
