@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bench.model import evaluating
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -51,8 +53,6 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
     Returns:
         The batch's loss, nats a token.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     embedded: list[Tensor] = []
 
     def start_here(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
@@ -67,8 +67,7 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
 
         return forward_hook
 
-    with ExitStack() as stack:
-        stack.callback(_restore, modes)
+    with evaluating(model), ExitStack() as stack:
         handle = model.get_input_embeddings().register_forward_hook(start_here)
         stack.callback(handle.remove)
         for name, module in modules.items():
@@ -76,11 +75,6 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
         loss = model(**batch).loss
         torch.autograd.grad(loss, embedded[0])
     return loss.item()
-
-
-def _restore(modes: dict[nn.Module, bool]) -> None:
-    for module, mode in modes.items():
-        module.training = mode
 
 
 def calibrate(

@@ -94,6 +94,7 @@ class Run:
         values["method"] = {"name": values.pop("method_name")} | _method_identity(self.method)
         return json.loads(json.dumps(values, default=_plain))
 
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that can change the run's numbers, and nothing else.
 
@@ -121,7 +122,7 @@ class Run:
     @functools.cached_property
     def run_id(self) -> str:
         """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
-        identity = self.identity()
+        identity = self.identity
         parts = [self.method_name, self.rank.name if "rank" in identity else "", self.task.name, self.model.name]
         parts.append(f"s{self.seed}" if "seed" in identity else "")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

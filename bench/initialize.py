@@ -14,6 +14,7 @@ from bench import adapter
 from bench.adapter import AdaptedLayer
 from bench.calibrate import Batch, Calibration, calibrate
 from bench.methods.base import AdapterMethod, Factors, Layer, LearningRates, Method, Rank
+from bench.model import evaluating
 from bench.phases import Phases
 from bench.tasks import PreparedTask
 
@@ -153,10 +154,8 @@ def _start(
 
 @torch.no_grad()
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    was_training = model.training
-    model.eval()
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
-    model.train(was_training)
+    with evaluating(model):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
     return logits[batch["attention_mask"].bool()]
 
 

@@ -20,14 +20,13 @@ from torch import Tensor
 from bench import alignment, rng
 from bench.calibrate import Batch, visit_gradients, weight_gradient
 from bench.methods.base import Factors
+from bench.record import ALL_LAYERS
 from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.adapter import AdaptedLayer
-
-GLOBAL = "all"  # the row over all layers taken as one vector
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -116,7 +115,9 @@ class AlignmentProbe:
 
         with rng.preserved():
             visit_gradients(model, {layer.name: layer.module for layer in self.layers}, self.batch, consume)
-        rows.extend(Row(step, GLOBAL, measure, _finite(value)) for measure, value in _gradient_measures(sums).items())
+        rows.extend(
+            Row(step, ALL_LAYERS, measure, _finite(value)) for measure, value in _gradient_measures(sums).items()
+        )
         self.rows.extend(rows)
         self.seconds += time.perf_counter() - start
         return rows
@@ -127,11 +128,11 @@ class AlignmentProbe:
             change = layer.weight.detach().float() - self._pretrained[layer.name]
             size = change.norm().item()
             return {"drift": size / self.weight_norms[layer.name], "stable_rank": alignment.stable_rank(change)}
-        left, right = layer.scaling * factors.lora_B, _right(factors)
+        left, right = layer.scaling * factors.lora_B, factors.right()
         if layer.shifted:  # s(B A - B0 A0), as one product with a thin inner side
             start = self.initial[layer.name]
             left = torch.cat([left, -layer.scaling * start.lora_B], dim=1)
-            right = torch.cat([right, _right(start)])
+            right = torch.cat([right, start.right()])
         values = alignment.low_rank_norms(left, right)
         # Where the change is zero, the factors cancel up to rounding only.
         rounding = torch.finfo(values.dtype).eps * left.norm().item() * right.norm().item()
@@ -144,10 +145,6 @@ class AlignmentProbe:
 def _finite(value: float | None) -> float | None:
     """JSON has no NaN: what is not finite is not defined either."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _right(factors: Factors) -> Tensor:
-    return factors.lora_A if factors.lora_R is None else factors.lora_R @ factors.lora_A
 
 
 def _gradient_measures(products: dict[str, float]) -> dict[str, float | None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +14,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -92,12 +96,31 @@ class Model:
         return LoadedModel(model, tokenizer, revision if self.source == "hub" else folder_sha256(self.folder))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside; every module is left in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def folder_sha256(folder: Path) -> str:
     """A hash of a model folder's configuration, tokenizer and weights, whatever the folder is called."""
+    kept = (".safetensors", ".json", ".bin", ".model", ".txt")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in kept and path.name != "recipe.json"]
+    return _files_sha256(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.cache
+def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Read once a process: a sweep asks for the same gigabytes in every cell. Size and time of change are the key."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".bin", ".model", ".txt") and path.name != "recipe.json":
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path, _size, _changed in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -26,6 +26,7 @@ import bench
 SCHEMA_VERSION = 1
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
+ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 COMPLETED, FAILED = "completed", "failed"
 _STACK = ("torch", "transformers", "peft", "accelerate", "lm-eval", "datasets")
 

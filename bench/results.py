@@ -68,8 +68,8 @@ def completed(cfg: Run, result: Result) -> Record:
 def failed(cfg: Run, error: Exception, trace: str) -> Record:
     """The record of a run that stopped with an error."""
     record = _begun(cfg, FAILED)
-    record.error = {"type": type(error).__name__, "message": str(error), "traceback": trace}
-    record.error["step"] = getattr(error, "step", None)
+    step = getattr(error, "step", None)
+    record.error = {"type": type(error).__name__, "message": str(error), "step": step, "traceback": trace}
     return record
 
 
@@ -79,6 +79,6 @@ def _begun(cfg: Run, status: str) -> Record:
         status=status,
         label=cfg.method.label,
         config=cfg.to_dict(),
-        identity=cfg.identity(),
+        identity=cfg.identity,
         environment=environment(),
     )

@@ -10,6 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from bench import sweep
+from bench.record import quiet_environment
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -66,6 +67,7 @@ def job(config: DictConfig) -> None:
 
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
+    quiet_environment()
     # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     sweep.check_arguments(sys.argv[1:])

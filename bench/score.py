@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
+
+from bench.model import evaluating
+from bench.tasks import ScoreSplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +34,7 @@ class Scoring:
         batch_size: prompts at a time; fixed, because it can move scores.
     """
 
-    split: Literal["test", "selection"]
+    split: ScoreSplit
     limit: PositiveInt | None
     batch_size: PositiveInt
 
@@ -77,7 +80,7 @@ def score(
     from bench import rng
     from bench.tasks.examples import adds_bos
 
-    with rng.preserved(), _evaluation_mode(model), _quiet():
+    with rng.preserved(), evaluating(model), _cached(model), _quiet():
         lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
@@ -96,15 +99,13 @@ def score(
 
 
 @contextmanager
-def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    was_training, cached = model.training, model.config.use_cache
-    model.eval()
+def _cached(model: PreTrainedModel) -> Iterator[None]:
+    cached = model.config.use_cache
     model.config.use_cache = True  # the Trainer turns the key-value cache off
     try:
         yield
     finally:
         model.config.use_cache = cached
-        model.train(was_training)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from bench.record import COMPLETED, Record
+from bench.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:
     from bench.measure import Row as AlignmentRow
@@ -63,7 +63,7 @@ class Tracker:
             return
         values = {f"train/{key}": value for key, value in row.items() if key != "step"}
         for measured in alignment:
-            if measured.layer == "all" and measured.value is not None:
+            if measured.layer == ALL_LAYERS and measured.value is not None:
                 values[f"alignment/{measured.measure}"] = measured.value
         step = row["step"] if row else alignment[0].step
         self._run.log(values, step=step)

@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Story:
-    """A person, a thing, the opening quantity and what happens to it; `subject` is asked about at the end."""
+    """A person, a thing, the opening quantity and what happens to it."""
 
     person: str
     thing: str
@@ -40,13 +40,13 @@ class Story:
         return self.events[-1].quantity
 
 
-def _gains(rng: random.Random, who: str, now: int, thing: str) -> Event | None:
+def _gains(rng: random.Random, who: str, now: int) -> Event | None:
     more = rng.randint(1, 30)
     verb = rng.choice(("buys", "finds"))
     return Event(f"{who} {verb} {more} more.", f"{now} + {more} = {now + more}", now + more)
 
 
-def _loses(rng: random.Random, who: str, now: int, thing: str) -> Event | None:
+def _loses(rng: random.Random, who: str, now: int) -> Event | None:
     if now < 3:
         return None
     less = rng.randint(1, min(30, now - 1))
@@ -54,18 +54,18 @@ def _loses(rng: random.Random, who: str, now: int, thing: str) -> Event | None:
     return Event(f"{who} {verb} {less}.", f"{now} - {less} = {now - less}", now - less)
 
 
-def _multiplies(rng: random.Random, who: str, now: int, thing: str) -> Event | None:
+def _multiplies(rng: random.Random, who: str, now: int) -> Event | None:
     factor, word = rng.choice(((2, "twice"), (3, "three times")))
     return Event(f"Then {who.lower()} has {word} as many.", f"{now} * {factor} = {now * factor}", now * factor)
 
 
-def _halves(rng: random.Random, who: str, now: int, thing: str) -> Event | None:
+def _halves(rng: random.Random, who: str, now: int) -> Event | None:
     if now % 2 or now < 4:
         return None
     return Event(f"{who} gives away half of them.", f"{now} / 2 = {now // 2}", now // 2)
 
 
-_EVENTS: tuple[Callable[[random.Random, str, int, str], Event | None], ...] = (_gains, _loses, _multiplies, _halves)
+_EVENTS: tuple[Callable[[random.Random, str, int], Event | None], ...] = (_gains, _loses, _multiplies, _halves)
 
 
 def _opening(rng: random.Random, person: str, thing: str) -> tuple[str, int, Event | None]:
@@ -93,7 +93,7 @@ def draw_story(rng: random.Random, min_events: int, max_events: int) -> Story:
     events = [first] if first else []
     who = pronoun(person)
     while len(events) < num_events:
-        event = rng.choice(_EVENTS)(rng, who, now, thing)
+        event = rng.choice(_EVENTS)(rng, who, now)
         if event and 1 <= event.quantity <= MAX_QUANTITY:
             events.append(event)
             now = event.quantity

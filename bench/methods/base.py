@@ -76,7 +76,11 @@ class Factors:
 
     def product(self) -> Float[Tensor, "out in"]:
         """B A or B R A, without the scaling."""
-        return self.lora_B @ (self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A)
+        return self.lora_B @ self.right()
+
+    def right(self) -> Float[Tensor, "r in"]:
+        """A or R A: what B is multiplied with."""
+        return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 
 @runtime_checkable

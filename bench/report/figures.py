@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import ALIGNMENT, CURVE, read_rows
+from bench.record import ALIGNMENT, ALL_LAYERS, CURVE, read_rows
 from bench.report.load import Cell, Study
 from bench.report.tables import estimates
 
@@ -106,7 +106,7 @@ def alignment(cells: list[Cell]) -> Figure | None:
         tables = []
         for path in cell.folders:
             rows = pd.DataFrame(read_rows(path / ALIGNMENT))
-            overall = rows[rows["layer"] == "all"]
+            overall = rows[rows["layer"] == ALL_LAYERS]
             tables.append(overall.pivot(index="step", columns="measure", values="value").astype(float))
         _band(left, cell, line, [table["cosine"] for table in tables], marker=True)
         ceilings += [table["noise_ceiling"] for table in tables if "noise_ceiling" in table]

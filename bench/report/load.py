@@ -45,11 +45,6 @@ class Study:
     failed: list[Record] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
-    @property
-    def axes(self) -> list[str]:
-        """The settings in which the cells differ."""
-        return list(self.cells[0].axes) if self.cells else []
-
 
 class ReportError(ValueError):
     """A study that no report can be made of; one line."""

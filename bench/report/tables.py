@@ -54,7 +54,11 @@ def numbers(study: Study) -> pd.DataFrame:
                     "high": found.high,
                     "interval_over": found.over,
                     "n": found.n,
-                    "num_examples": cell.runs[0].scores[0]["num_examples"],
+                    "num_examples": next(
+                        score["num_examples"]
+                        for score in cell.runs[0].scores
+                        if (score["task"], score["metric"]) == (task, metric)
+                    ),
                     "trainable_parameters": cell.runs[0].initialization["num_trainable"],
                     "init_seconds": mean(seconds(run, "calibrate", "initialise") for run in cell.runs),
                     "train_seconds": mean(seconds(run, "train") for run in cell.runs),

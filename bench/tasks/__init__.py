@@ -1,5 +1,5 @@
 """What is trained on and how it is scored; the prompt of both comes from one lm-eval task definition."""
 
-from bench.tasks.task import PreparedTask, Task
+from bench.tasks.task import PreparedTask, ScoreSplit, Task
 
-__all__ = ["PreparedTask", "Task"]
+__all__ = ["PreparedTask", "ScoreSplit", "Task"]

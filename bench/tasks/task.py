@@ -106,14 +106,13 @@ class Task:
             rows = load_rows(name, self.hub, self.data_root, self.selection_samples)
             rows_by_name[name] = rows
             evaluations[name] = load_definition(definition, rows, score_split, self.num_fewshot)
-            encoded = {
-                split: [encode(tokenizer, *prompt_and_target(evaluations[name], row)) for row in rows[split]]
-                for split in ("train", "selection")
-            }
-            kept = [example for example in encoded["train"] if len(example.input_ids) <= self.max_length]
-            num_dropped += len(encoded["train"]) - len(kept)
-            train += kept
-            selection.append([example for example in encoded["selection"] if len(example.input_ids) <= self.max_length])
+            kept: dict[str, list[Example]] = {}
+            for split in ("train", "selection"):
+                encoded = (encode(tokenizer, *prompt_and_target(evaluations[name], row)) for row in rows[split])
+                kept[split] = [example for example in encoded if len(example.input_ids) <= self.max_length]
+            num_dropped += len(rows["train"]) - len(kept["train"])
+            train += kept["train"]
+            selection.append(kept["selection"])
         if not train:
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         # Definitions take turns, so that a short held-out set holds all of them.
