@@ -1,4 +1,4 @@
-"""PEFT holds the adapters; this module adds, reaches, fills and saves them, for all methods alike.
+"""PEFT holds the adapters; this module adds, reaches, fills, saves and loads them, for all methods alike.
 
 LoRA-XS and LoRA-SB train a matrix between A and B. PEFT has no such layer, so one is registered here through its
 extension point for custom LoRA modules. An adapter of that kind that PEFT reloads by itself loses lora_R silently.
@@ -14,13 +14,19 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
-from safetensors.torch import save_file
+from peft.tuners.lora.layer import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import AdapterMethod, Factors, Method, Rank, scaling_value
+from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
 
 ADAPTER = "default"  # PEFT's name for the first adapter
+FACTORS = ("lora_A", "lora_B", "lora_R")
+MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class LoraRLinear(LoraLinear):
@@ -67,8 +73,9 @@ class AdaptedLayer:
         name: path of the layer in the pretrained model.
         module: whose input and output a hook sees.
         scaling: s; 1 where there is no adapter.
-        trains: which of its tensors the optimiser moves.
+        trains: which of its tensors the optimiser moves; none where the method gave the layer rank 0.
         shifted: whether the base weight is W - s B0 A0 instead of the pretrained W.
+        lr_ratio: learning rate of B (and DoRA's magnitude) over that of A; LoRA+.
     """
 
     name: str
@@ -76,24 +83,48 @@ class AdaptedLayer:
     scaling: float
     trains: frozenset[str]
     shifted: bool
+    lr_ratio: float = 1.0
 
     @property
     def weight(self) -> nn.Parameter:
         """The base weight (out, in), without the adapter."""
-        base = self.module.base_layer if isinstance(self.module, LoraLinear) else self.module
+        base = self.module.get_base_layer() if isinstance(self.module, LoraLayer) else self.module
         return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """lora_A, lora_B and, where there is one, lora_R; empty without an adapter."""
-        if not isinstance(self.module, LoraLinear):
+        """lora_A, lora_B and, where there are such, lora_R and DoRA's magnitude; empty without an adapter."""
+        if not isinstance(self.module, LoraLayer):
             return {}
-        parts = ("lora_A", "lora_B", "lora_R")
-        return {part: getattr(self.module, part)[ADAPTER].weight for part in parts if hasattr(self.module, part)}
+        parts = {part: getattr(self.module, part, {}) for part in (*FACTORS, MAGNITUDE)}
+        return {part: adapters[ADAPTER].weight for part, adapters in parts.items() if ADAPTER in adapters}
 
     def factors(self) -> Factors | None:
         """A float32 copy of the factors as they stand; None without an adapter."""
-        parameters = self.parameters()
+        parameters = {name: value for name, value in self.parameters().items() if name in FACTORS}
         return Factors(**{k: v.detach().float().clone() for k, v in parameters.items()}) if parameters else None
+
+    def magnitude(self) -> Float[Tensor, "out"] | None:
+        """DoRA's row norms as they stand, float32; None without DoRA."""
+        parameter = self.parameters().get(MAGNITUDE)
+        return None if parameter is None else parameter.detach().float()
+
+    def direction(self) -> Float[Tensor, "out in"]:
+        """Base weight and adapter, float32: V of DoRA, otherwise the effective weight itself."""
+        factors, base = self.factors(), float_weight(self.module)
+        return base if factors is None else base + self.scaling * factors.product()
+
+    def effective_weight(self) -> Float[Tensor, "out in"]:
+        """The matrix that the layer multiplies its input with, float32."""
+        V, magnitude = self.direction(), self.magnitude()
+        return V if magnitude is None else (magnitude / V.norm(dim=1))[:, None] * V
+
+
+def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
+    """The base weight of a linear layer in float32, taken out of its quantisation where there is one."""
+    base = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    weight = cast(Tensor, base.weight)
+    plain = weight if weight.dtype in PLAIN_DTYPES else cast(Tensor, dequantize_module_weight(base))
+    return plain.detach().float()
 
 
 def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -128,52 +159,93 @@ def check_rank(layers: dict[str, nn.Linear], rank: Rank) -> None:
 
 
 def add(
-    model: PreTrainedModel, method: Method, rank: Rank, layers: dict[str, nn.Linear]
+    model: PreTrainedModel,
+    method: Method,
+    rank: Rank,
+    layers: dict[str, nn.Linear],
+    options: AdapterOptions | None = None,
+    ranks: dict[str, int] | None = None,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
     """Adds what the method trains and freezes the rest; float32 masters for every trainable tensor.
 
     Args:
         layers: the target layers by name, as target_layers returns them.
+        options: DoRA and LoRA+; neither by default.
+        ranks: of each layer, where they differ; a layer of rank 0 is left without an adapter.
 
     Returns:
-        The model to train and its adapted layers; the factors are zero until `fill` is called.
+        The model to train and its layers; the factors are zero until `fill` is called.
     """
     if not isinstance(method, AdapterMethod):
         train_all = "weight" in method.trains
         model.requires_grad_(train_all)
         model = model.float() if train_all else model
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
-    scaling = scaling_value(method.scaling, rank)
-    # lora_alpha is chosen so that PEFT's own α/r is the method's s, whatever its rule.
-    alpha = cast(int, scaling * rank.r)  # PEFT says int and takes any number
-    config = LoraConfig(r=rank.r, lora_alpha=alpha, target_modules=list(layers), init_lora_weights=False)
-    if "lora_R" in method.trains:
-        config._register_custom_module({nn.Linear: LoraRLinear})
+    options = options or AdapterOptions()
+    scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
-        wrapped = get_peft_model(model, config)
+        wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))
     modules = dict(cast(nn.Module, wrapped.base_model.model).named_modules())
-    adapted = [AdaptedLayer(name, modules[name], scaling, method.trains, method.keeps_function) for name in layers]
+    trains = method.trains | ({MAGNITUDE} if options.use_dora else set())
+    adapted = [
+        AdaptedLayer(name, modules[name], scaling, trains, method.keeps_function, options.loraplus_lr_ratio or 1.0)
+        if ranks[name]
+        else AdaptedLayer(name, modules[name], 1.0, frozenset(), False)
+        for name in layers
+    ]
     for layer in adapted:
         for part, parameter in layer.parameters().items():
             parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
-            parameter.requires_grad_(part in method.trains)
+            parameter.requires_grad_(part in layer.trains)
     return cast(PreTrainedModel, wrapped), adapted  # a PeftModel passes on what it does not have itself
+
+
+def _peft_config(
+    method: AdapterMethod, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]
+) -> LoraConfig:
+    """lora_alpha is chosen so that PEFT's own α/r is the method's s in every layer, whatever its rule."""
+    other = {name: own for name, own in ranks.items() if own not in (0, r)}
+    config = LoraConfig(
+        r=r,
+        lora_alpha=cast(int, scaling * r),  # PEFT says int and takes any number
+        rank_pattern=other,
+        alpha_pattern={name: scaling * own for name, own in other.items()},
+        target_modules=[name for name, own in ranks.items() if own],
+        init_lora_weights=False,
+        use_dora=options.use_dora,
+    )
+    if "lora_R" in method.trains:
+        config._register_custom_module({nn.Linear: LoraRLinear})
+    return config
 
 
 @torch.no_grad()
 def fill(layer: AdaptedLayer, factors: Factors) -> None:
     """Writes the factors and, where the base is shifted, takes s B A out of the base weight.
 
-    The residual is computed in float32 from the factors as they were stored, and rounded once.
+    The residual is computed in float32 from the factors as they were stored, and rounded once. DoRA's magnitudes are
+    set to the row norms of the effective weight.
+
+    Raises:
+        ValueError: the base weight is to be shifted, but is quantised.
     """
-    for part, parameter in layer.parameters().items():
-        parameter.copy_(getattr(factors, part))
+    parameters = layer.parameters()
+    for part in FACTORS:
+        if part in parameters:
+            parameters[part].copy_(getattr(factors, part))
     stored = layer.factors()
     assert stored is not None, f"{layer.name} has no adapter to fill"
     product = stored.product()
     if layer.shifted and product.any():
+        if layer.weight.dtype not in PLAIN_DTYPES:
+            raise ValueError(
+                f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
+                "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
+            )
         residual = layer.weight.float() - layer.scaling * product
         layer.weight.copy_(residual.to(layer.weight.dtype))
+    if MAGNITUDE in parameters:
+        parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
@@ -186,9 +258,53 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
     for layer in layers:
         for part, parameter in layer.parameters().items():
             tensors[f"{layer.name}.{part}"] = parameter.detach().cpu().contiguous()
-            tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
+            if part in FACTORS:
+                tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
     if not tensors:
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
         tensors = {name: tensor.contiguous() for name, tensor in trained.items()}
-    scaling = layers[0].scaling if layers else 1.0
+    scaling = next((layer.scaling for layer in layers if layer.parameters()), 1.0)
     save_file(tensors, path, metadata={"format": "pt", "scaling": repr(scaling)})
+
+
+@torch.no_grad()
+def load(
+    path: Path,
+    model: PreTrainedModel,
+    method: Method,
+    rank: Rank,
+    layers: dict[str, nn.Linear],
+    options: AdapterOptions | None = None,
+) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
+    """Turns the pretrained model, in place, into the one that `save` saved: R, magnitudes and shifted base included.
+
+    Returns:
+        As `add`, and the factors that each adapter started from.
+
+    Raises:
+        ValueError: the file is not of this method and rank.
+    """
+    with safe_open(path, "pt") as file:
+        scaling = float(file.metadata()["scaling"])
+    tensors = load_file(path)
+    ranks = {name: len(tensors[f"{name}.lora_A"]) if f"{name}.lora_A" in tensors else 0 for name in layers}
+    model, adapted = add(model, method, rank, layers, options, ranks if any(ranks.values()) else None)
+    initial: dict[str, Factors] = {}
+    expected: dict[str, nn.Parameter] = {}
+    for layer in adapted:
+        if not layer.parameters():
+            continue
+        if layer.scaling != scaling:
+            raise ValueError(f"{path} was trained at scaling {scaling}, not {layer.scaling}: rank.lora_alpha differs")
+        expected |= {f"{layer.name}.{part}": parameter for part, parameter in layer.parameters().items()}
+        prefix = f"{layer.name}.initial."
+        initial[layer.name] = Factors(**{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        fill(layer, initial[layer.name])
+    expected = expected or {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {name for name in tensors if ".initial." not in name}
+    if found != expected.keys():
+        differing = sorted(found.symmetric_difference(expected))
+        raise ValueError(f"{path} does not hold what {method.label} trains in this model; different: {differing[:3]}")
+    for name, parameter in expected.items():
+        parameter.copy_(tensors[name])
+    return model, adapted, initial

@@ -2,7 +2,7 @@
 
 Notation: W (out, in) the effective weight, G = dL/dW, the adapter s B A or s B R A, `trains` the tensors that move.
 Formulas: LoRA-Pro (Wang et al. 2024, arXiv:2407.18242, equations 5 and 9) for both factors; restricted to the trained
-ones for the others.
+ones for the others. `lr_ratio` is the learning rate of B over that of A (LoRA+).
 """
 
 from __future__ import annotations
@@ -16,23 +16,46 @@ from bench.methods.base import Factors
 Matrix = Float[Tensor, "out in"]
 
 
-def induced_gradient(G: Matrix, factors: Factors | None, scaling: float, trains: frozenset[str]) -> Matrix:
-    """g̃, the direction in which gradient descent on the trained tensors moves W, at equal learning rates.
+def induced_gradient(
+    G: Matrix, factors: Factors | None, scaling: float, trains: frozenset[str], lr_ratio: float = 1.0
+) -> Matrix:
+    """g̃, the direction in which gradient descent on the trained tensors moves W.
 
-    s²(G AᵀA + B BᵀG) for A and B, the first term alone for B, the second alone for A, s² B Bᵀ G Aᵀ A for R,
-    G itself where W is trained.
+    s²(λ G AᵀA + B BᵀG) for A and B with λ = lr_ratio, the first term alone for B, the second alone for A,
+    s² B Bᵀ G Aᵀ A for R, G itself where W is trained, zero where nothing is.
     """
     if factors is None:
-        return G
+        return G if "weight" in trains else torch.zeros_like(G)
     A, B = factors.lora_A, factors.lora_B
     if "lora_R" in trains:
         return scaling**2 * B @ (B.T @ G @ A.T) @ A
     induced = torch.zeros_like(G)
     if "lora_B" in trains:
-        induced = induced + (G @ A.T) @ A
+        induced = induced + lr_ratio * (G @ A.T) @ A
     if "lora_A" in trains:
         induced = induced + B @ (B.T @ G)
     return scaling**2 * induced
+
+
+def induced_dora_gradient(
+    G: Matrix,
+    factors: Factors,
+    scaling: float,
+    trains: frozenset[str],
+    lr_ratio: float,
+    V: Matrix,
+    magnitude: Float[Tensor, "out"],
+) -> Matrix:
+    """The same for DoRA, whose effective weight is magnitude · V/‖V‖ row by row, V = W + s B A (arXiv:2402.09353).
+
+    The backward pass holds ‖V‖ constant (section 4.3 there), the movement of the effective weight does not. The
+    magnitude learns at the rate of B.
+    """
+    norm = V.norm(dim=1, keepdim=True)
+    unit, stretch = V / norm, magnitude[:, None] / norm
+    moved = induced_gradient(stretch * G, factors, scaling, trains, lr_ratio)
+    across = moved - (moved * unit).sum(dim=1, keepdim=True) * unit
+    return stretch * across + lr_ratio * (G * unit).sum(dim=1, keepdim=True) * unit
 
 
 def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[str]) -> Matrix:
@@ -42,7 +65,7 @@ def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[st
     columns of B and P_A on the rows of A.
     """
     if factors is None:
-        return G
+        return G if "weight" in trains else torch.zeros_like(G)
     columns, rows = _orthonormal(factors.lora_B), _orthonormal(factors.lora_A.T)
     left = columns @ (columns.T @ G)
     if "lora_R" in trains:

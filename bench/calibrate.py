@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bench.methods.base import Statistic
 from bench.model import evaluating
+from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,10 +28,11 @@ Consumer = Callable[[str, Float[Tensor, "batch tokens in"], Float[Tensor, "batch
 
 @dataclass(frozen=True)
 class Calibration:
-    """Per target layer, in float32: the mean over batches of the loss gradient, and of x xᵀ over all tokens."""
+    """What a method asked for, per target layer, as bench.methods.base.Layer describes it; float32."""
 
     gradient: dict[str, Float[Tensor, "out in"]] = field(default_factory=dict)
     input_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
+    label_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
     loss: float | None = None
     num_samples: int = 0
 
@@ -77,43 +80,51 @@ def visit_gradients(model: PreTrainedModel, modules: Mapping[str, nn.Module], ba
     return loss.item()
 
 
+@torch.no_grad()
+def visit_inputs(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], batch: Batch, consume: Callable[[str, Tensor], None]
+) -> float:
+    """One forward pass; `consume(name, input)` is called layer by layer, first first. Returns the batch's loss."""
+
+    def watch(name: str) -> Callable:
+        return lambda _module, args, _output: consume(name, args[0])
+
+    with evaluating(model), ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(watch(name)).remove)
+        return model(**batch).loss.item()
+
+
 def calibrate(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Module],
     batches: Iterable[Batch],
-    requires: frozenset[str],
+    requires: frozenset[Statistic],
 ) -> Calibration:
     """The statistics that a method requires, of the pretrained model, dropout off.
 
     Args:
         layers: target layers by name.
-        batches: calibration batches; the mean over batches weighs each equally.
-        requires: "gradient" and/or "input_covariance"; with neither, nothing is computed.
+        batches: calibration batches; the mean of the gradient weighs each equally.
+        requires: the statistics; with none, nothing is computed; without the gradient, there is no backward pass.
 
     Raises:
         ValueError: the loss is not finite, or there are no batches.
     """
     if not requires:
         return Calibration()
-    sums: dict[str, dict[str, Tensor]] = {"gradient": {}, "input_covariance": {}}
-    num_tokens = 0
-
-    def add_to(kind: str, name: str, value: Tensor) -> None:
-        sums[kind][name] = sums[kind][name].add_(value) if name in sums[kind] else value
-
-    def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
-        if "gradient" in requires:
-            add_to("gradient", name, weight_gradient(inputs, output_gradient))
-        if "input_covariance" in requires:
-            seen = inputs[mask].float()
-            add_to("input_covariance", name, seen.T @ seen)
-
+    sums: dict[str, dict[str, Tensor]] = {"gradient": {}, "input_covariance": {}, "label_covariance": {}}
     losses, num_samples = [], 0
+
+    def consume(name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
+        for kind in requires:
+            share = _share(kind, batch, inputs, output_gradient)
+            sums[kind][name] = sums[kind][name].add_(share) if name in sums[kind] else share
+
     for batch in batches:
-        mask = batch["attention_mask"].bool()
-        num_tokens += int(mask.sum())
-        num_samples += len(mask)
-        losses.append(visit_gradients(model, layers, batch, consume))
+        num_samples += len(batch["input_ids"])
+        visit = visit_gradients if "gradient" in requires else visit_inputs
+        losses.append(visit(model, layers, batch, consume))
     if not losses:
         raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
     mean_loss = sum(losses) / len(losses)
@@ -121,7 +132,29 @@ def calibrate(
         raise ValueError(f"the pretrained model's loss on the calibration samples is {mean_loss}")
     return Calibration(
         gradient={name: total / len(losses) for name, total in sums["gradient"].items()},
-        input_covariance={name: total / num_tokens for name, total in sums["input_covariance"].items()},
+        input_covariance={name: total / num_samples for name, total in sums["input_covariance"].items()},
+        label_covariance={name: _covariance(total) for name, total in sums["label_covariance"].items()},
         loss=mean_loss,
         num_samples=num_samples,
     )
+
+
+def _share(kind: Statistic, batch: Batch, inputs: Tensor, output_gradient: Tensor | None) -> Tensor:
+    """What one batch adds at one layer to the sum that a statistic is made of."""
+    if kind == "gradient":
+        assert output_gradient is not None, "the gradient needs a backward pass"
+        return weight_gradient(inputs, output_gradient)
+    seen = batch["attention_mask"].bool()
+    if kind == "input_covariance":
+        sequences = [sequence[tokens].float() for sequence, tokens in zip(inputs, seen, strict=True)]
+        scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences])
+        return scaled.T @ scaled
+    learned = inputs[seen & (batch["labels"] != IGNORED)].double()
+    with_one = torch.cat([learned, torch.ones_like(learned[:, :1])], dim=1)  # sums, squares and count in one matrix
+    return with_one.T @ with_one
+
+
+def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
+    """The covariance of vectors, from the sum of [x, 1] [x, 1]ᵀ over them."""
+    mean = moments[:-1, -1] / moments[-1, -1]
+    return (moments[:-1, :-1] / moments[-1, -1] - torch.outer(mean, mean)).float()

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.measure import Measure
-from bench.methods.base import AdapterMethod, LearningRates, Method, Rank
+from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank
 from bench.model import Model
 from bench.score import Scoring
 from bench.tasks import Task
@@ -44,6 +44,7 @@ class Run:
     method_name: str
     method: Any
     rank: Rank
+    adapter: AdapterOptions
     task: Task
     model: Model
     train: Train
@@ -72,7 +73,22 @@ class Run:
             raise ConfigError(_one_line(error)) from None
         if run.trains and run.train.learning_rate is None:
             raise ConfigError(f"method={run.method_name} needs a learning rate: train.learning_rate=1e-3")
+        run._check_options()
         return run
+
+    def _check_options(self) -> None:
+        """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""
+        trains = self.method.trains
+        if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
+            raise ConfigError(
+                f"adapter.use_dora=true needs a method that trains lora_A or lora_B, and {self.method_name} trains "
+                f"{', '.join(sorted(trains)) or 'nothing'}"
+            )
+        if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
+            raise ConfigError(
+                f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
+                f"lora_B, and {self.method_name} trains {', '.join(sorted(trains)) or 'nothing'}"
+            )
 
     @property
     def trains(self) -> bool:
@@ -117,6 +133,7 @@ class Run:
             identity["task"] = {key: task[key] for key in used}
         if isinstance(self.method, AdapterMethod):
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
+            identity["adapter"] = self.adapter
         return json.loads(json.dumps(identity, default=_plain))
 
     @functools.cached_property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,17 @@ from transformers import PreTrainedModel
 from bench import adapter
 from bench.adapter import AdaptedLayer
 from bench.calibrate import Batch, Calibration, calibrate
-from bench.methods.base import AdapterMethod, Factors, Layer, LearningRates, Method, Rank
+from bench.methods.base import (
+    AdapterMethod,
+    AdapterOptions,
+    Factors,
+    Layer,
+    LearningRates,
+    Method,
+    Rank,
+    RankingMethod,
+    scaling_value,
+)
 from bench.model import evaluating
 from bench.phases import Phases
 from bench.tasks import PreparedTask
@@ -21,9 +33,13 @@ from bench.tasks import PreparedTask
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What initialisation did to one layer: Frobenius norms, and the drift ‖ΔW₀‖/‖W‖ of the effective weight."""
+    """What initialisation did to one layer: Frobenius norms, and the drift ‖ΔW₀‖/‖W‖ of the effective weight.
+
+    r is the layer's rank, 0 where the method left it out, None where there is no adapter at all.
+    """
 
     name: str
+    r: int | None
     weight_norm: float
     lora_A_norm: float | None
     lora_B_norm: float | None
@@ -73,6 +89,7 @@ def initialize(
     model: PreTrainedModel,
     method: Method,
     rank: Rank,
+    options: AdapterOptions,
     target_modules: tuple[str, ...],
     task: PreparedTask,
     learning_rates: LearningRates,
@@ -102,8 +119,9 @@ def initialize(
         bar = tqdm(task.calibration, desc="calibrate", unit="batch", leave=False, disable=not method.requires)
         statistics = calibrate(model, linear, bar, method.requires)
     with phases.measure("initialise"):
-        trained, layers = adapter.add(model, method, rank, linear)
-        starts = [_start(layer, method, rank, statistics, learning_rates, generator) for layer in layers]
+        see = partial(_see, statistics, learning_rates)
+        trained, layers, ranks = _adapt(model, method, rank, options, linear, see)
+        starts = [_start(layer, method, ranks[layer.name], see, generator) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
@@ -117,32 +135,53 @@ def initialize(
     )
 
 
-def _start(
-    layer: AdaptedLayer,
-    method: Method,
-    rank: Rank,
-    statistics: Calibration,
-    learning_rates: LearningRates,
-    generator: torch.Generator,
-) -> tuple[Factors | None, LayerReport]:
-    """Asks the method for one layer's factors, writes them, and reports what that did to the layer."""
-    pretrained = layer.weight.detach().float().clone()
-    if not isinstance(method, AdapterMethod):
-        return None, LayerReport(layer.name, pretrained.norm().item(), None, None, None, 0.0)
-    seen = Layer(
-        name=layer.name,
-        weight=pretrained,
-        r=rank.r,
-        scaling=layer.scaling,
-        gradient=statistics.gradient.get(layer.name),
-        input_covariance=statistics.input_covariance.get(layer.name),
+def _see(
+    statistics: Calibration, learning_rates: LearningRates, name: str, module: nn.Module, r: int, scaling: float
+) -> Layer:
+    """One layer as a method sees it."""
+    return Layer(
+        name=name,
+        weight=adapter.float_weight(module),
+        r=r,
+        scaling=scaling,
+        gradient=statistics.gradient.get(name),
+        input_covariance=statistics.input_covariance.get(name),
+        label_covariance=statistics.label_covariance.get(name),
         learning_rates=learning_rates,
     )
-    factors = method.factors(seen, generator)
+
+
+def _adapt(
+    model: PreTrainedModel,
+    method: Method,
+    rank: Rank,
+    options: AdapterOptions,
+    linear: dict[str, nn.Linear],
+    see: Callable[..., Layer],
+) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, int]]:
+    """Adds the adapters; returns the model, its layers and their ranks, which some methods choose."""
+    ranks = dict.fromkeys(linear, rank.r)
+    if isinstance(method, RankingMethod):
+        scaling = scaling_value(method.scaling, rank)
+        ranks = method.ranks(see(name, module, rank.r, scaling) for name, module in linear.items())
+    trained, layers = adapter.add(model, method, rank, linear, options, ranks)
+    return trained, layers, ranks
+
+
+def _start(
+    layer: AdaptedLayer, method: Method, r: int, see: Callable[..., Layer], generator: torch.Generator
+) -> tuple[Factors | None, LayerReport]:
+    """Asks the method for one layer's factors, writes them, and reports what that did to the layer."""
+    pretrained = adapter.float_weight(layer.module).clone()
+    if not isinstance(method, AdapterMethod) or not r:
+        rank = 0 if isinstance(method, AdapterMethod) else None
+        return None, LayerReport(layer.name, rank, pretrained.norm().item(), None, None, None, 0.0)
+    factors = method.factors(see(layer.name, layer.module, r, layer.scaling), generator).to(pretrained.device)
     adapter.fill(layer, factors)
-    change = layer.weight.detach().float() + layer.scaling * factors.product() - pretrained
+    change = layer.effective_weight() - pretrained
     report = LayerReport(
         name=layer.name,
+        r=r,
         weight_norm=pretrained.norm().item(),
         lora_A_norm=factors.lora_A.norm().item(),
         lora_B_norm=factors.lora_B.norm().item(),

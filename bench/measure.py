@@ -98,13 +98,12 @@ class AlignmentProbe:
             G = weight_gradient(inputs[:half], output_gradient[:half]) / share
             other = weight_gradient(inputs[half:], output_gradient[half:]) / other_share
             factors = layer.factors()
-            induced = alignment.induced_gradient(G, factors, layer.scaling, layer.trains)
-            attainable = alignment.attainable_gradient(G, factors, layer.trains)
+            induced = _induced(layer, factors, G)
             products = {
                 "induced.G": (induced * G).sum().item(),
                 "induced²": induced.square().sum().item(),
                 "G²": G.square().sum().item(),
-                "attainable²": attainable.square().sum().item(),
+                "attainable²": _attainable(layer, factors, G),
                 "G.other": (G * other).sum().item(),
                 "other²": other.square().sum().item(),
             }
@@ -124,10 +123,13 @@ class AlignmentProbe:
 
     def _weight_measures(self, layer: AdaptedLayer, factors: Factors | None) -> dict[str, float | None]:
         """Norms of the factors, and size and stable rank of ΔW against the pretrained weight."""
-        if factors is None:
-            change = layer.weight.detach().float() - self._pretrained[layer.name]
-            size = change.norm().item()
-            return {"drift": size / self.weight_norms[layer.name], "stable_rank": alignment.stable_rank(change)}
+        if factors is None and not layer.trains:
+            return {"drift": 0.0, "stable_rank": None}
+        norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
+        if factors is None or layer.magnitude() is not None:  # the change of W has no low rank
+            change = layer.effective_weight() - self._weight_before(layer)
+            drift = change.norm().item() / self.weight_norms[layer.name]
+            return {"drift": drift, "stable_rank": alignment.stable_rank(change), **norms}
         left, right = layer.scaling * factors.lora_B, factors.right()
         if layer.shifted:  # s(B A - B0 A0), as one product with a thin inner side
             start = self.initial[layer.name]
@@ -137,9 +139,32 @@ class AlignmentProbe:
         # Where the change is zero, the factors cancel up to rounding only.
         rounding = torch.finfo(values.dtype).eps * left.norm().item() * right.norm().item()
         size = values.norm().item() if values.norm() > 4 * rounding else 0.0
-        norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
         rank = (size / values.max().item()) ** 2 if size else None
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}
+
+    def _weight_before(self, layer: AdaptedLayer) -> Tensor:
+        """The pretrained W of a layer, float32."""
+        if layer.name in self._pretrained:
+            return self._pretrained[layer.name]
+        base = layer.weight.detach().float()
+        return base + layer.scaling * self.initial[layer.name].product() if layer.shifted else base
+
+
+def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
+    """The direction in which the layer's trained tensors move its effective weight."""
+    magnitude = layer.magnitude()
+    if factors is None or magnitude is None:
+        return alignment.induced_gradient(G, factors, layer.scaling, layer.trains, layer.lr_ratio)
+    return alignment.induced_dora_gradient(
+        G, factors, layer.scaling, layer.trains, layer.lr_ratio, layer.direction(), magnitude
+    )
+
+
+def _attainable(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> float:
+    """‖g̃*‖²; NaN, which prints as missing, for DoRA, whose projection has no closed form."""
+    if layer.magnitude() is not None:
+        return math.nan
+    return alignment.attainable_gradient(G, factors, layer.trains).square().sum().item()
 
 
 def _finite(value: float | None) -> float | None:

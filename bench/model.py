@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -40,6 +40,8 @@ class Model:
         revision: the Hub revision; None for folders.
         target_modules: last names of the linear layers that are adapted.
         dtype: of the base weights; trainable tensors are float32 whatever it is.
+        architecture: of a Hub model, model_type and sizes as in its config.json, so that parameters can be counted
+            without a network; None reads the model's own.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Model:
     revision: str | None
     target_modules: tuple[str, ...]
     dtype: Literal["float32", "bfloat16"]
+    architecture: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -68,6 +71,28 @@ class Model:
         """What of this can change a run's numbers: not where the files lie, but what they hold."""
         content = f"{self.path}@{self.revision}" if self.source == "hub" else folder_sha256(self.folder)
         return {"content": content, "target_modules": sorted(self.target_modules), "dtype": self.dtype}
+
+    def skeleton(self) -> PreTrainedModel:
+        """The model on the meta device: its layers and their shapes, without weights.
+
+        Raises:
+            ValueError: as `load`, where no architecture is given.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        if self.architecture is None:
+            where = self.path if self.source == "hub" else str(self.folder)
+            try:
+                config = AutoConfig.from_pretrained(where, revision=self.revision)
+            except OSError as error:
+                raise ValueError(
+                    f"model {self.path} has no model.architecture, and its configuration cannot be had: {error}"
+                ) from error
+        else:
+            config = AutoConfig.for_model(**self.architecture)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
 
     def load(self) -> LoadedModel:
         """Loads weights and tokenizer; a tokenizer without a padding token pads with EOS.

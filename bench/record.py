@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -227,6 +228,8 @@ def _code() -> dict[str, Any]:
 
 def quiet_environment() -> None:
     """Settings that libraries read when they are imported: no telemetry, no forks of the tokenizer."""
+    # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import TYPE_CHECKING
 
 import hydra
@@ -41,13 +40,13 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
         loaded = cfg.model.load()
         task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)
     start = initialize(
-        loaded.model, cfg.method, cfg.rank, cfg.model.target_modules, task, cfg.learning_rates,
+        loaded.model, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
         rng.stream(cfg.seed, "init"), phases,
     )  # fmt: skip
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
-            training = train(start.model, task, cfg.train, cfg.seed, probe, log)
+            training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, log)
         phases.set_apart("measure", probe.seconds, within="train")
     with phases.measure("score"):
         scores, outcomes = score(start.model, loaded.tokenizer, task.evaluations, cfg.score)
@@ -68,8 +67,6 @@ def job(config: DictConfig) -> None:
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
-    # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     sweep.check_arguments(sys.argv[1:])
     job()
     sys.exit(sweep.finish())

@@ -114,3 +114,36 @@ def test_the_attainable_gradient_is_the_closest_to_g_that_the_induced_one_could_
     assert alignment.cosine(induced, G) < alignment.cosine(attainable, G) < 1
     torch.testing.assert_close((attainable * (G - attainable)).sum(), torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close(alignment.attainable_gradient(induced, factors, trains), induced)
+
+
+def test_a_layer_that_nothing_trains_does_not_move():
+    G, nothing = some(OUT, IN), frozenset()
+    assert not alignment.induced_gradient(G, None, 1.0, nothing).any()
+    assert not alignment.attainable_gradient(G, None, nothing).any()
+
+
+def test_a_learning_rate_of_its_own_weighs_what_b_moves():
+    G, factors, both = some(OUT, IN), some_factors({"lora_A"}), frozenset({"lora_A", "lora_B"})
+    of_A, of_B = (alignment.induced_gradient(G, factors, S, frozenset({part})) for part in ("lora_A", "lora_B"))
+    torch.testing.assert_close(alignment.induced_gradient(G, factors, S, both, lr_ratio=16.0), of_A + 16 * of_B)
+
+
+@pytest.mark.parametrize("trains", [{"lora_A", "lora_B"}, {"lora_A"}, {"lora_B"}], ids=sorted)
+@pytest.mark.parametrize("ratio", [1.0, 4.0])
+def test_doras_induced_gradient_is_minus_the_change_of_its_effective_weight_under_one_step(trains, ratio):
+    G, W, factors = some(OUT, IN), some(OUT, IN, seed=4), some_factors(trains)
+    magnitude = some(OUT, seed=6).abs() + 0.5
+    leaves = [tensor.clone().requires_grad_() for tensor in (factors.lora_A, factors.lora_B, magnitude)]
+
+    def effective(A, B, size, constant_norm=False):
+        V = W + S * B @ A
+        norm = V.norm(dim=1)
+        return (size / (norm.detach() if constant_norm else norm))[:, None] * V
+
+    (G * effective(*leaves, constant_norm=True)).sum().backward()
+    rates = [1.0 * ("lora_A" in trains), ratio * ("lora_B" in trains), ratio]
+    steps = tuple(rate * leaf.grad for rate, leaf in zip(rates, leaves, strict=True))
+    moved = torch.func.jvp(effective, tuple(leaf.detach() for leaf in leaves), steps)[1]
+    V = W + S * factors.product()
+    found = alignment.induced_dora_gradient(G, factors, S, frozenset(trains), ratio, V, magnitude)
+    torch.testing.assert_close(found, moved)

@@ -50,22 +50,63 @@ def test_layers_come_last_first_one_at_a_time(tiny_model, batch):
     ]
 
 
-def test_covariance_is_over_real_tokens_only(tiny_model, batch):
-    model = tiny_model()
-    padded = batch(2, 6)
-    padded["attention_mask"][0, 4:] = 0
-    layers, inputs = target_layers(model, ("down_proj",)), {}
-    found = calibrate(model, layers, [padded], frozenset({"input_covariance"}))
+def inputs_of(model, layers, batch):
+    """What each layer is given, by a forward hook."""
+    inputs = {}
     hooks = [
         layer.register_forward_hook(lambda _m, args, _o, name=name: inputs.__setitem__(name, args[0].detach()))
         for name, layer in layers.items()
     ]
-    model.eval()(**padded)
+    model.eval()(**batch)
     for hook in hooks:
         hook.remove()
+    return inputs
+
+
+def padded_batch(batch):
+    padded = batch(2, 6)
+    padded["attention_mask"][0, 4:] = 0
+    padded["labels"][0, 4:] = -100
+    return padded
+
+
+def test_input_covariance_is_of_sequences_scaled_by_their_largest_entry_padding_left_out(tiny_model, batch):
+    model, padded = tiny_model(), padded_batch(batch)
+    layers = target_layers(model, ("down_proj",))
+    found = calibrate(model, layers, [padded], frozenset({"input_covariance"}))
+    inputs = inputs_of(model, layers, padded)
     for name in layers:
-        tokens = inputs[name][padded["attention_mask"].bool()]
-        torch.testing.assert_close(found.input_covariance[name], tokens.T @ tokens / 10)
+        one, two = inputs[name][0, :4], inputs[name][1]
+        expected = (one.T @ one / one.max() ** 2 + two.T @ two / two.max() ** 2) / 2
+        torch.testing.assert_close(found.input_covariance[name], expected)
+
+
+def test_label_covariance_is_that_of_the_inputs_at_learned_tokens(tiny_model, batch):
+    model, padded, more = tiny_model(), padded_batch(batch), batch(3, 5, seed=4)
+    layers = target_layers(model, ("q_proj", "down_proj"))
+    found = calibrate(model, layers, [padded, more], frozenset({"label_covariance"}))
+    first, second = inputs_of(model, layers, padded), inputs_of(model, layers, more)
+    for name in layers:
+        learned = torch.cat([first[name][0, 2:4], first[name][1, 2:], second[name][:, 2:].flatten(0, 1)])
+        torch.testing.assert_close(
+            found.label_covariance[name], torch.cov(learned.T, correction=0), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_backward_one(tiny_model, batch):
+    model = tiny_model()
+    layers, given = target_layers(model, PROJECTIONS), [batch(2, 5)]
+    all_kinds = frozenset({"gradient", "input_covariance", "label_covariance"})
+    together = calibrate(model, layers, given, all_kinds)
+    for kind in all_kinds:
+        alone = getattr(calibrate(model, layers, given, frozenset({kind})), kind)
+        assert alone.keys() == layers.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(getattr(together, kind)[name], value)
+    backward = []
+    model.lm_head.register_full_backward_hook(lambda *_: backward.append(1))
+    calibrate(model, layers, given, frozenset({"input_covariance", "label_covariance"}))
+    assert not backward
 
 
 def test_mode_and_hooks_are_as_before(tiny_model, batch):
@@ -126,14 +167,14 @@ def test_every_batch_weighs_the_same_whatever_its_number_of_tokens(tiny_model, b
         torch.testing.assert_close(both.gradient[name], mean)
 
 
-def test_every_token_weighs_the_same_in_the_covariance_whatever_its_batch(tiny_model, batch):
-    model, short, long = tiny_model(), batch(1, 4), batch(5, 9, seed=1)
-    layers, kind = target_layers(model, ("up_proj",)), frozenset({"input_covariance"})
-    one, two, both = (calibrate(model, layers, batches, kind) for batches in ([short], [long], [short, long]))
-    assert both.gradient == {}
+@pytest.mark.parametrize("kind", ["input_covariance", "label_covariance"])
+def test_covariances_do_not_depend_on_how_samples_are_batched(tiny_model, batch, kind):
+    model, whole = tiny_model(), batch(5, 6)
+    layers = target_layers(model, ("up_proj",))
+    halves = [{key: tensor[rows] for key, tensor in whole.items()} for rows in (slice(0, 2), slice(2, 5))]
+    one, two = (getattr(calibrate(model, layers, batches, frozenset({kind})), kind) for batches in ([whole], halves))
     for name in layers:
-        mean = (4 * one.input_covariance[name] + 45 * two.input_covariance[name]) / 49
-        torch.testing.assert_close(both.input_covariance[name], mean)
+        torch.testing.assert_close(one[name], two[name])
 
 
 @pytest.mark.parametrize("training", [True, False])

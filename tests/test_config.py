@@ -25,6 +25,9 @@ def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_r
         "score.limit=3",
         "task.probe_samples=3",
         "model.target_modules=[q_proj]",
+        "adapter.use_dora=true",
+        "adapter.loraplus_lr_ratio=16",
+        "method.distribution=gaussian",
     ],
 )
 def test_whatever_can_change_a_number_changes_the_id(compose_run, override):
@@ -73,6 +76,16 @@ def test_changed_data_changes_the_id(compose_run, tmp_path):
         (["method=lora_ga", "method.gamma=-1"], "method.gamma=-1: input should be greater than 0"),
         (["method._target_=bench.methods.hu.Nobody"], "names no class"),
         (["seed=abc"], "seed='abc': input should be a valid integer"),
+        (
+            ["method=lora_xs", "adapter.use_dora=true"],
+            "needs a method that trains lora_A or lora_B, and lora_xs trains lora_R",
+        ),
+        (["method=full_ft", "adapter.use_dora=true"], "and full_ft trains weight"),
+        (["method=none", "adapter.loraplus_lr_ratio=16"], "and none trains nothing"),
+        (["method=asymmetry_b", "adapter.loraplus_lr_ratio=16"], "=16 needs a method that trains lora_A and lora_B"),
+        (["adapter.loraplus_lr_ratio=0"], "adapter.loraplus_lr_ratio=0: input should be greater than 0"),
+        (["method=eva", "method.rho=0.5"], "method.rho=0.5: input should be greater than or equal to 1"),
+        (["method=lora_ga", "method.direction=up"], "method.direction='up': input should be 'arb2r', "),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line_with_key_value_and_limit(compose, overrides, message):

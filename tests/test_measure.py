@@ -34,7 +34,12 @@ def probed(model, batch, method, both=None):
     for layer in adapted if hasattr(method, "factors") else ():
         gradient = statistics.gradient[layer.name]
         seen = Layer(
-            layer.name, layer.weight.detach().clone(), 2, layer.scaling, gradient, None, LearningRates(1, 0.01, 0.01)
+            layer.name,
+            layer.weight.detach().clone(),
+            2,
+            layer.scaling,
+            gradient,
+            learning_rates=LearningRates(1, 0.01, 0.01),
         )
         factors[layer.name] = method.factors(seen, torch.Generator().manual_seed(0))
         adapter.fill(layer, factors[layer.name])

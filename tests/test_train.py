@@ -66,3 +66,21 @@ def test_a_bfloat16_base_keeps_float32_adapters_and_reports_what_rounding_change
     record, _ = run_cell("method=lora_ga", "model.dtype=bfloat16", "train.max_steps=2")
     assert record.status == "completed"
     assert record.initialization["logit_change"] > 0
+
+
+def test_loraplus_moves_b_by_the_ratio_and_a_as_before(run_cell):
+    from safetensors.torch import load_file
+
+    # One step from a start where both factors have gradients; Adam's first step has the size of its learning rate.
+    once = ["method=orthogonal", "train.max_steps=1", "train.warmup_steps=0", "train.learning_rate=1e-3"]
+    moved = {}
+    for ratio in ("null", "16"):
+        _, folder = run_cell(*once, f"adapter.loraplus_lr_ratio={ratio}")
+        tensors = load_file(folder.path / "trained.safetensors")
+        for part in ("lora_A", "lora_B"):
+            names = [name for name in tensors if name.endswith(f"proj.{part}")]
+            steps = [tensors[n] - tensors[n.replace(f".{part}", f".initial.{part}")] for n in names]
+            moved[ratio, part] = torch.cat([step.flatten() for step in steps]).abs().median().item()
+    assert moved["16", "lora_A"] == pytest.approx(moved["null", "lora_A"], rel=1e-2)
+    assert moved["16", "lora_B"] == pytest.approx(16 * moved["null", "lora_B"], rel=1e-2)
+    assert moved["null", "lora_B"] == pytest.approx(1e-3, rel=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch import Tensor
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 ScalingRule = Literal["alpha_over_r", "alpha_over_sqrt_r", "one"]
-Statistic = Literal["gradient", "input_covariance"]
+Statistic = Literal["gradient", "input_covariance", "label_covariance"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
 
 
@@ -26,6 +27,19 @@ class Rank:
     name: str
     r: PositiveInt
     lora_alpha: PositiveFloat
+
+
+@config_dataclass(frozen=True, config=STRICT)
+class AdapterOptions:
+    """The `adapter` key: what any method that trains A or B can carry, beside its own rule for s.
+
+    Attributes:
+        use_dora: trains direction and row norms of W apart (DoRA, Liu et al. 2024, arXiv:2402.09353).
+        loraplus_lr_ratio: learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354); None: equal.
+    """
+
+    use_dora: bool = False
+    loraplus_lr_ratio: PositiveFloat | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,13 @@ class Layer:
         weight: the pretrained W, float32.
         r: the adapter's rank.
         scaling: s in `W + s B A`.
-        gradient: mean loss gradient in W over the calibration batches; None unless the method requires it.
-        input_covariance: mean of x xᵀ over the calibration tokens; None unless the method requires it.
+        gradient: mean loss gradient in W over the calibration batches.
+        input_covariance: mean over the calibration sequences of Xᵀ X, each X (tokens, in) divided by the magnitude
+            of its largest entry.
+        label_covariance: covariance of the inputs at the tokens whose labels count.
         learning_rates: of the coming schedule.
+
+    A statistic is None unless the method requires it.
     """
 
     name: str
@@ -63,6 +81,7 @@ class Layer:
     scaling: float
     gradient: Float[Tensor, "out in"] | None = None
     input_covariance: Float[Tensor, "in in"] | None = None
+    label_covariance: Float[Tensor, "in in"] | None = None
     learning_rates: LearningRates = LearningRates(0.0, 0.0, 0.0)
 
 
@@ -77,6 +96,11 @@ class Factors:
     def product(self) -> Float[Tensor, "out in"]:
         """B A or B R A, without the scaling."""
         return self.lora_B @ self.right()
+
+    def to(self, device: torch.device) -> Factors:
+        """The same on another device, float32."""
+        R = self.lora_R if self.lora_R is None else self.lora_R.to(device, torch.float32)
+        return Factors(self.lora_A.to(device, torch.float32), self.lora_B.to(device, torch.float32), R)
 
     def right(self) -> Float[Tensor, "r in"]:
         """A or R A: what B is multiplied with."""
@@ -108,6 +132,15 @@ class AdapterMethod(Method, Protocol):
         ...
 
 
+@runtime_checkable
+class RankingMethod(AdapterMethod, Protocol):
+    """A method that shares the ranks out among the layers; the one thing that is no function of one layer."""
+
+    def ranks(self, layers: Iterable[Layer]) -> dict[str, int]:
+        """The rank of each layer by name, 0 for one without adapter; `layer.r` is what the budget gives each."""
+        ...
+
+
 def scaling_value(rule: ScalingRule, rank: Rank) -> float:
     """s of `W + s B A`: α/r (Hu et al. 2021), α/√r (rsLoRA, Kalajdzievski 2023), or 1."""
     if rule == "alpha_over_r":
@@ -131,7 +164,30 @@ def signed_svd(
     return U * signs, S, Vh * signs.T
 
 
-def required_gradient(layer: Layer) -> Float[Tensor, "out in"]:
-    """The layer's gradient; a method that requires one is never called without it."""
-    assert layer.gradient is not None, f"{layer.name}: calibration delivered no gradient"
-    return layer.gradient
+def required(layer: Layer, statistic: Statistic) -> Tensor:
+    """A statistic of the layer that the method's `requires` names.
+
+    Raises:
+        ValueError: calibration did not deliver it.
+    """
+    value = getattr(layer, statistic)
+    if value is None:
+        raise ValueError(
+            f"{layer.name} has no {statistic}: calibration did not reach it; leave layers that take no part in the "
+            "loss out of model.target_modules"
+        )
+    return value
+
+
+def check_two_blocks(label: str, layer: Layer) -> None:
+    """Refuses a rank for which a method that uses the singular vectors 1..2r has too few.
+
+    Raises:
+        ValueError: 2r exceeds the layer's smaller side.
+    """
+    smaller = min(layer.weight.shape)
+    if 2 * layer.r > smaller:
+        raise ValueError(
+            f"{label} uses 2r = {2 * layer.r} singular vectors, but {layer.name} has a side of {smaller}; "
+            f"take r of at most {smaller // 2}"
+        )

@@ -1,13 +1,14 @@
 """LoRA-GA (Wang, Yu and Li 2024, Algorithm 1, arXiv:2407.05000).
 
-Agrees with the authors' code: direction ArB2r, scale "stable", both factors scaled, singular values unused,
-s = α/√r. Departs in taking an exact SVD where the code takes torch.svd_lowrank(q=4r, niter=4), and in canonical
-signs. PEFT's init_lora_weights="lora_ga" is another method: it scales B by the gradient's singular values.
+Agrees with the authors' code: direction ArB2r, scale "stable", both factors scaled, singular values of the gradient
+unused, s = α/√r; its other directions and scales are options. Departs in taking an exact SVD where the code takes
+torch.svd_lowrank(q=4r, niter=4), and in canonical signs. PEFT's init_lora_weights="lora_ga" is another method:
+lora_ga_peft.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -20,16 +21,18 @@ from bench.methods.base import (
     ScalingRule,
     Statistic,
     Trainable,
-    required_gradient,
+    check_two_blocks,
+    required,
     signed_svd,
 )
 
 
 @dataclass(frozen=True, config=STRICT)
 class LoRAGA:
-    """A from the first r right, B from the next r left singular vectors of the gradient; the base gives way to BA.
+    """A and B from different singular vectors, right and left, of the gradient; the base gives way to BA.
 
-    The first step of gradient descent then moves W along the best rank-2r approximation of the gradient.
+    With direction ArB2r or A2rBr and any scale the first step of gradient descent moves W along the best rank-2r
+    approximation of the gradient.
     """
 
     label: ClassVar[str] = "LoRA-GA"
@@ -39,20 +42,35 @@ class LoRAGA:
 
     scaling: ScalingRule = "alpha_over_sqrt_r"
     gamma: PositiveFloat = 16.0  # the authors' conf/init/gradient.yaml; their README's command says 64
+    direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
+    scale: Literal["stable", "unit", "gd", "weight_svd"] = "stable"
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """lora_A = out^¼/√γ · V[:r]ᵀ, lora_B = out^¼/√γ · U[r:2r].
+        """lora_A = c V[i]ᵀ, lora_B = c U[j]; i and j are halves of 1..2r by `direction`, c is set by `scale`.
 
         Raises:
             ValueError: 2r exceeds the layer's smaller side, so that there are no vectors r+1..2r.
         """
-        gradient, r = required_gradient(layer), layer.r
-        num_out, smaller = gradient.shape[0], min(gradient.shape)
-        if 2 * r > smaller:
-            raise ValueError(
-                f"LoRA-GA uses 2r = {2 * r} singular vectors, but {layer.name} has a side of {smaller}; "
-                f"take r of at most {smaller // 2}"
-            )
-        U, _, Vh = signed_svd(gradient)
-        scale = num_out**0.25 / self.gamma**0.5
-        return Factors(scale * Vh[:r], scale * U[:, r : 2 * r])
+        check_two_blocks(self.label, layer)
+        U, _, Vh = signed_svd(required(layer, "gradient"))
+        of_A, of_B = self._blocks(layer.r, generator)
+        c = self._length(layer)
+        return Factors(c * Vh[of_A], c * U[:, of_B])
+
+    def _blocks(self, r: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
+        """Which singular vectors, from 0, go to A and which to B."""
+        if self.direction == "random":
+            order = torch.randperm(2 * r, generator=generator).tolist()
+            return order[:r], order[r:]
+        first, second = list(range(r)), list(range(r, 2 * r))
+        even, odd = list(range(0, 2 * r, 2)), list(range(1, 2 * r, 2))
+        return {"ArB2r": (first, second), "A2rBr": (second, first), "ArBr": (odd, even)}[self.direction]
+
+    def _length(self, layer: Layer) -> float:
+        """The length of every row of A and column of B."""
+        if self.scale == "stable":
+            return layer.weight.shape[0] ** 0.25 / self.gamma**0.5
+        if self.scale == "weight_svd":
+            largest = torch.linalg.svdvals(layer.weight)[: layer.r]
+            return (largest / layer.scaling).sqrt().mean().item()
+        return 1.0 if self.scale == "unit" else 1 / layer.scaling

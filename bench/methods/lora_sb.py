@@ -1,9 +1,10 @@
 """LoRA-SB (Ponkshe et al. 2024, Algorithm 1, arXiv:2411.19557).
 
 The first step of sign descent, -η sign(G), is truncated to rank r and built into the adapter. W is not shifted:
-the adapted model differs from the pretrained one at step 0 on purpose. Departs from the authors' code in taking an
-exact SVD (theirs: svd_lowrank with q = r), float32 factors (theirs: bf16) and, by default, the run's own first
-learning rate as η (theirs counts the warm-up in calibration batches: eta_mode "official").
+the adapted model differs from the pretrained one at step 0 on purpose. By default departs from the authors' code in
+taking an exact SVD, float32 factors and the run's own first learning rate as η. `variant: official` does as the code
+does: svd_lowrank with q = r and its fixed seed, factors rounded to bfloat16, η from a warm-up counted in calibration
+batches; R is trained in float32 all the same, as in their GLUE runs.
 """
 
 from __future__ import annotations
@@ -11,18 +12,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from bench.methods.base import (
-    STRICT,
-    Factors,
-    Layer,
-    ScalingRule,
-    Statistic,
-    Trainable,
-    required_gradient,
-    signed_svd,
-)
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required, signed_svd
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,16 +29,30 @@ class LoRASB:
     keeps_function: ClassVar[bool] = False
 
     scaling: ScalingRule = "one"
-    eta_mode: Literal["first_warmup_lr", "lr", "official"] = "first_warmup_lr"
+    variant: Literal["exact", "official"] = "exact"
+    eta_mode: Literal["first_warmup_lr", "lr", "official"] | None = None  # None: first_warmup_lr, or the variant's own
 
     def eta(self, layer: Layer) -> float:
         """The learning rate of the step that is built in."""
         rates = layer.learning_rates
-        return {"first_warmup_lr": rates.first, "lr": rates.peak, "official": rates.calibration}[self.eta_mode]
+        mode = self.eta_mode or ("official" if self.variant == "official" else "first_warmup_lr")
+        return {"first_warmup_lr": rates.first, "lr": rates.peak, "official": rates.calibration}[mode]
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """lora_B lora_R lora_A = the best rank-r approximation of -η sign(G)."""
-        step = -self.eta(layer) * required_gradient(layer).sign()
+        """lora_B lora_R lora_A = the best rank-r approximation of -η sign(G), or the official estimate of it."""
+        step = -self.eta(layer) * required(layer, "gradient").sign()
+        if self.variant == "official":
+            return _official(step, layer.r)
         U, S, Vh = signed_svd(step)
         r = layer.r
         return Factors(Vh[:r], U[:, :r], torch.diag(S[:r]))
+
+
+def _official(step: Float[Tensor, "out in"], r: int) -> Factors:
+    """The authors' get_svd_grad, with its seed and the draw it discards; the global stream is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(42)
+        torch.randn(step.shape[0], r)
+        right, S, left = torch.svd_lowrank(step.T, q=r, niter=10)
+    A, B, values = (part.to(torch.bfloat16).to(step.dtype) for part in (right.T, left, S))
+    return Factors(A, B, torch.diag(values))

@@ -2,12 +2,13 @@
 
 Agrees with the authors' code in giving all singular values to A and in drawing R with standard deviation 1e-5.
 Departs in taking an exact SVD where the code takes scikit-learn's randomised one, and in s = 1, which is what their
-α = r gives for language models (their GLUE runs use α = 16).
+α = r gives for language models (their GLUE runs use α = 16). `basis: random` is their ablation without SVD; its
+Kaiming bounds are those of the transposed factors, as in their code.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -27,10 +28,15 @@ class LoRAXS:
 
     scaling: ScalingRule = "one"
     r_std: PositiveFloat = 1e-5  # the authors' latent_utils
+    basis: Literal["svd", "random"] = "svd"
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """lora_A = Σ_r V_rᵀ and lora_B = U_r of W; lora_R normal with standard deviation r_std."""
-        U, S, Vh = signed_svd(layer.weight)
-        r = layer.r
+        """lora_A = Σ_r V_rᵀ and lora_B = U_r of W, or uniform in ±1/√r and ±1/√out; lora_R normal with r_std."""
+        r, (num_out, num_in) = layer.r, layer.weight.shape
         lora_R = self.r_std * torch.randn(r, r, generator=generator)
+        if self.basis == "random":
+            lora_A = torch.empty(r, num_in).uniform_(-(r**-0.5), r**-0.5, generator=generator)
+            lora_B = torch.empty(num_out, r).uniform_(-(num_out**-0.5), num_out**-0.5, generator=generator)
+            return Factors(lora_A, lora_B, lora_R)
+        U, S, Vh = signed_svd(layer.weight)
         return Factors(S[:r, None] * Vh[:r], U[:, :r], lora_R)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -143,7 +146,9 @@ class BenchTrainer(Trainer):
         examples: list[Example],
         task: PreparedTask,
         journal: Journal,
+        loraplus_lr_ratio: float | None,
     ) -> None:
+        self._loraplus_lr_ratio = loraplus_lr_ratio
         super().__init__(
             model=model,
             args=args,
@@ -153,6 +158,20 @@ class BenchTrainer(Trainer):
             callbacks=[journal],
         )
         self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The library's, or PEFT's for LoRA+, which gives B and DoRA's magnitude a learning rate of their own."""
+        if self._loraplus_lr_ratio is None:
+            return super().create_optimizer(model)
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args)
+        self.optimizer = create_loraplus_optimizer(
+            cast(PeftModel, self.model),
+            optimizer_class,
+            **settings,
+            loraplus_lr_ratio=self._loraplus_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+        )
+        return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The library's step; refuses a loss that is not finite before the optimiser sees it."""

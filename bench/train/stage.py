@@ -32,6 +32,7 @@ def train(
     model: PreTrainedModel,
     task: PreparedTask,
     settings: Train,
+    loraplus_lr_ratio: float | None,
     seed: int,
     probe: AlignmentProbe,
     log: Callable[[Row, list[AlignmentRow]], None],
@@ -41,6 +42,7 @@ def train(
     Args:
         task: its training examples, drawn in the order of `order`, and its held-out examples.
         settings: budget, batch, schedule, optimiser.
+        loraplus_lr_ratio: learning rate of B over that of A; None: one rate for all.
         seed: the run's.
         probe: the alignment measures; asked at step 0 and when due.
         log: called with each finished row of the curve and the alignment rows of the same step.
@@ -56,7 +58,7 @@ def train(
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     journal = Journal(tokens_a_step, probe, log)
     with tempfile.TemporaryDirectory() as scratch:  # the Trainer wants a folder; nothing is kept there
-        trainer = BenchTrainer(model, arguments(settings, seed, scratch), drawn, task, journal)
+        trainer = BenchTrainer(model, arguments(settings, seed, scratch), drawn, task, journal, loraplus_lr_ratio)
         try:
             journal.begin(model)
             trainer.train()

@@ -40,14 +40,23 @@ def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
 
 def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells):
     losses = {method: cells[method][1].rows("curve.jsonl")[0]["loss"] for method in TRAINED}
-    keeping = [losses[method] for method in ("full_ft", "hu", "reversed", "lora_ga")]
-    assert keeping == pytest.approx([losses["full_ft"]] * 4, rel=1e-5)
+    built_in = {"lora_xs", "lora_sb", "lora_one"}
+    keeping = {method: loss for method, loss in losses.items() if method not in built_in}
+    assert keeping == pytest.approx(dict.fromkeys(keeping, losses["full_ft"]), rel=1e-5)
     assert losses["lora_xs"] == pytest.approx(losses["full_ft"], rel=1e-3)  # R starts at 1e-5, not at 0
-    assert losses["lora_sb"] != pytest.approx(losses["full_ft"], rel=1e-2)  # its first step is built in
+    for method in ("lora_sb", "lora_one"):  # their first step is built in
+        assert losses[method] != pytest.approx(losses["full_ft"], rel=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("method", "parts"), [("hu", {"lora_A", "lora_B"}), ("lora_xs", {"lora_R"}), ("lora_sb", {"lora_R"})]
+    ("method", "parts"),
+    [
+        ("hu", {"lora_A", "lora_B"}),
+        ("lora_xs", {"lora_R"}),
+        ("lora_sb", {"lora_R"}),
+        ("asymmetry_b", {"lora_B"}),
+        ("mica", {"lora_A"}),
+    ],
 )
 def test_exactly_the_promised_tensors_move(cells, method, parts):
     _, folder = cells[method]
@@ -122,3 +131,26 @@ def test_a_run_that_fails_leaves_a_record_and_its_curve(run_cell):
 def test_target_modules_that_match_nothing_are_named_with_the_choices(run_cell):
     record, _ = run_cell("method=hu", "model.target_modules=[query]")
     assert "matches no linear layer; this model has ['down_proj'" in record.error["message"]
+
+
+def test_options_that_any_method_can_carry_are_measured_too(run_cell):
+    for options in (["adapter.use_dora=true"], ["adapter.use_dora=true", "adapter.loraplus_lr_ratio=4"]):
+        record, folder = run_cell("method=lora_ga", *options)
+        assert record.status == "completed", record.error
+        rows = folder.rows("alignment.jsonl")
+        cosines = [row["value"] for row in rows if row["measure"] == "cosine"]
+        assert all(0 < cosine <= 1 + 1e-6 for cosine in cosines)
+        assert {row["value"] for row in rows if row["measure"] == "attainable_cosine"} == {None}
+        drifts = {step: [r["value"] for r in rows if r["measure"] == "drift" and r["step"] == step] for step in (0, 4)}
+        assert max(drifts[0]) < 1e-5
+        assert min(drifts[4]) > 1e-4
+
+
+def test_eva_gives_ranks_out_and_its_record_says_which(cells):
+    record, _ = cells["eva"]
+    ranks = [layer["r"] for layer in record.initialization["layers"]]
+    assert sum(ranks) == 4 * len(ranks)
+    assert len(set(ranks)) > 1
+    assert max(ranks) <= 8
+    assert {layer["r"] for layer in cells["hu"][0].initialization["layers"]} == {4}
+    assert {layer["r"] for layer in cells["full_ft"][0].initialization["layers"]} == {None}

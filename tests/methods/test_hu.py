@@ -50,3 +50,11 @@ def test_factors_follow_the_given_generator_and_no_other():
 
 def test_scaling_is_alpha_over_r():
     assert scaling_value(Hu().scaling, Rank("r8", 8, 24)) == 3.0
+
+
+def test_a_gaussian_a_has_standard_deviation_one_over_r_whatever_the_width():
+    for into in (400, 100):
+        layer = Layer("layer", torch.zeros(OUT, into), 64, S)
+        A = Hu(distribution="gaussian").factors(layer, torch.Generator().manual_seed(0)).lora_A
+        assert A.std().item() == pytest.approx(1 / 64, rel=0.03)
+        assert (A.abs() < 1 / 64).float().mean().item() == pytest.approx(math.erf(0.5**0.5), abs=0.02)

@@ -121,3 +121,59 @@ def test_negating_the_matrix_negates_its_right_vectors_alone():
     negated = signed_svd(-random(24, 40))
     for one, two in zip(negated, (U, singular, -Vh), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def blocks(factors, G):
+    """Which singular vectors, from 0, A and B are made of."""
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    return tuple(
+        (matrix.abs() > 1e-6).nonzero()[:, 1].tolist() for matrix in (factors.lora_A @ Vh.T, factors.lora_B.T @ U)
+    )
+
+
+def optioned(G, W=None, generator=None, **settings):
+    W = torch.zeros_like(G) if W is None else W
+    return LoRAGA(**settings).factors(Layer("layers.3.q_proj", W, R, S, G), generator or torch.Generator())
+
+
+@both_orientations
+@pytest.mark.parametrize(
+    ("direction", "of_A", "of_B"),
+    [
+        ("ArB2r", [0, 1, 2, 3], [4, 5, 6, 7]),
+        ("A2rBr", [4, 5, 6, 7], [0, 1, 2, 3]),
+        ("ArBr", [1, 3, 5, 7], [0, 2, 4, 6]),
+    ],
+)
+def test_directions_choose_disjoint_blocks(out, into, direction, of_A, of_B):
+    G = random(out, into)
+    assert blocks(optioned(G, direction=direction), G) == (of_A, of_B)
+
+
+def test_the_random_direction_splits_the_first_2r_vectors_by_the_generator():
+    G = random(24, 40)
+    found = [blocks(optioned(G, direction="random", generator=torch.Generator().manual_seed(s)), G) for s in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    for of_A, of_B in found:
+        assert sorted(of_A + of_B) == list(range(8))
+
+
+@both_orientations
+@pytest.mark.parametrize("direction", ["A2rBr", "ArBr", "random"])
+def test_every_direction_moves_w_along_the_first_2r_directions_of_the_gradient(out, into, direction):
+    from bench.alignment import induced_gradient
+
+    G = random(out, into)
+    factors = optioned(G, direction=direction)
+    expected = S**2 * math.sqrt(out) / 16 * best_approximation(G, 2 * R)
+    torch.testing.assert_close(induced_gradient(G, factors, S, LoRAGA.trains), expected)
+
+
+@both_orientations
+def test_scales_set_the_length_of_every_vector(out, into):
+    G, W = random(out, into), random(out, into, seed=5)
+    roots = (torch.linalg.svdvals(W)[:R] / S).sqrt()
+    for scale, length in (("unit", 1.0), ("gd", 1 / S), ("weight_svd", roots.mean().item())):
+        factors = optioned(G, W, scale=scale)
+        assert factors.lora_A.norm(dim=1).tolist() == pytest.approx([length] * R)
+        assert factors.lora_B.norm(dim=0).tolist() == pytest.approx([length] * R)

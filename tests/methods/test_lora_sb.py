@@ -21,7 +21,7 @@ def with_zeros(out, into):
 
 
 def start(gradient, r=R, generator=None, **settings):
-    layer = Layer("layer", torch.zeros_like(gradient), r, 1.0, gradient, None, RATES)
+    layer = Layer("layer", torch.zeros_like(gradient), r, 1.0, gradient, learning_rates=RATES)
     return LoRASB(**settings).factors(layer, generator or torch.Generator())
 
 
@@ -81,3 +81,23 @@ def test_the_generator_is_not_consumed():
 
 def test_scaling_is_one():
     assert scaling_value(LoRASB().scaling, Rank("r8", 8, 24)) == 1.0
+
+
+@both_orientations
+def test_the_official_variant_is_near_the_exact_one_and_rounded_to_bfloat16(out, into):
+    G = with_zeros(out, into).float()
+    exact, official = start(G, eta_mode="lr"), start(G, eta_mode="lr", variant="official")
+    for part in (official.lora_A, official.lora_B, official.lora_R):
+        assert torch.equal(part, part.to(torch.bfloat16).float())
+    assert 0.002 < (official.product() - exact.product()).norm() / exact.product().norm() < 0.7
+    assert (official.product() * G).sum() < 0
+    identity = torch.eye(R)
+    torch.testing.assert_close(official.lora_B.T @ official.lora_B, identity, rtol=0, atol=1e-2)
+    torch.testing.assert_close(official.lora_A @ official.lora_A.T, identity, rtol=0, atol=1e-2)
+
+
+def test_the_official_variant_counts_its_warm_up_in_calibration_batches_unless_told_otherwise():
+    seen = Layer("layer", torch.zeros(24, 40), R, 1.0, random(24, 40), learning_rates=RATES)
+    assert LoRASB(variant="official").eta(seen) == RATES.calibration
+    assert LoRASB(variant="official", eta_mode="lr").eta(seen) == RATES.peak
+    assert LoRASB().eta(seen) == RATES.first

@@ -79,3 +79,13 @@ def test_only_r_is_drawn_and_from_the_given_generator_alone():
 
 def test_scaling_is_one():
     assert scaling_value(LoRAXS().scaling, Rank("r8", 8, 24)) == 1.0
+
+
+@both_orientations
+def test_the_random_basis_has_the_bounds_of_the_authors_transposed_factors(out, into):
+    factors = LoRAXS(basis="random").factors(
+        Layer("layer", random(10 * out, 10 * into), 64, S), torch.Generator().manual_seed(0)
+    )
+    for factor, fan_in in ((factors.lora_A, 64), (factors.lora_B, 10 * out)):
+        assert 0.99 / math.sqrt(fan_in) < factor.abs().max() <= 1 / math.sqrt(fan_in)
+        assert factor.std().item() == pytest.approx(1 / math.sqrt(3 * fan_in), rel=0.02)

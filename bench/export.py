@@ -1,0 +1,155 @@
+"""A finished run for other tools: `python -m bench.export RUN_DIR --to OUT` writes a standard PEFT LoRA adapter for the
+unmodified pretrained model, `--merged` whole weights.
+
+A shifted base and a matrix between A and B are this suite's business; PEFT knows s B A alone. So a shifted adapter
+becomes the difference of products B A - B0 A0, of rank 2r, and R is folded into B.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config import Run
+from bench.record import COMPLETED, WEIGHTS, quiet_environment, read_record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.adapter import AdaptedLayer
+    from bench.methods.base import Factors
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's model as it stood after training, in float32 masters, ready to be used or trained on."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[AdaptedLayer]
+    initial: dict[str, Factors]
+
+
+def finished_run(folder: Path) -> Run:
+    """The configuration of a completed run whose weights are there.
+
+    Raises:
+        ValueError: the folder holds no such run; the message says what is missing.
+    """
+    record = read_record(folder)
+    if record.status != COMPLETED:
+        raise ValueError(f"{folder} holds a run that failed: {(record.error or {}).get('message')}")
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} has no {WEIGHTS}, which are not committed: do the run again")
+    return Run.from_config(record.config)
+
+
+def restore(folder: Path) -> Restored:
+    """The trained model of a run: pretrained weights, and everything that the run saved, without loss.
+
+    Raises:
+        ValueError: no finished run, or the pretrained model is no longer the one that was trained.
+    """
+    from bench import adapter
+
+    cfg, trained_from = finished_run(folder), read_record(folder).model["revision"]
+    loaded = cfg.model.load()
+    if loaded.revision != trained_from:
+        raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")
+    layers = adapter.target_layers(loaded.model, cfg.model.target_modules)
+    restored = adapter.load(folder / WEIGHTS, loaded.model, cfg.method, cfg.rank, layers, cfg.adapter)
+    return Restored(restored[0], loaded.tokenizer, *restored[1:])
+
+
+def write_merged(folder: Path, to: Path) -> None:
+    """Writes the trained model as save_pretrained does, each adapter added to its weight, and the tokenizer."""
+    restored = restore(folder)
+    model: Any = restored.model
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    merged.save_pretrained(to)
+    restored.tokenizer.save_pretrained(to)
+
+
+def write_adapter(folder: Path, to: Path) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json; the pretrained weights are not read.
+
+    Raises:
+        ValueError: the run trained no adapter.
+    """
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+
+    cfg = finished_run(folder)
+    parts, scaling = _plain(folder / WEIGHTS, shifted=cfg.method.keeps_function)
+    if not any("lora_A" in tensors for tensors in parts.values()):
+        raise ValueError(f"method={cfg.method_name} trains no adapter; --merged writes its weights")
+    ranks = {name: len(tensors["lora_A"]) for name, tensors in parts.items()}
+    r = max(set(ranks.values()), key=list(ranks.values()).count)
+    other = {name: rank for name, rank in ranks.items() if rank != r}
+    config = LoraConfig(
+        r=r,
+        lora_alpha=scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
+        rank_pattern=other,
+        alpha_pattern={name: scaling * rank for name, rank in other.items()},
+        target_modules=list(ranks),
+        use_dora=cfg.adapter.use_dora,
+        task_type="CAUSAL_LM",
+        revision=cfg.model.revision,
+        base_model_name_or_path=cfg.model.path if cfg.model.source == "hub" else str(cfg.model.folder),
+    )
+    model: Any = get_peft_model(cfg.model.skeleton(), config, low_cpu_mem_usage=True)
+    for name, tensors in parts.items():
+        module = model.base_model.model.get_submodule(name)
+        for part, tensor in tensors.items():
+            getattr(module, part)["default"].weight = nn.Parameter(tensor, requires_grad=False)
+    model.save_pretrained(str(to), save_embedding_layers=False)
+
+
+def _plain(path: Path, shifted: bool) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """Layer -> A, B and DoRA's magnitudes, such that W + s B A on the pretrained W is what was trained; and s."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as file:
+        scaling = float(file.metadata()["scaling"])
+    tensors, parts = load_file(path), {}
+    for name in [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A") and ".initial." not in key]:
+        A, B = tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]
+        if f"{name}.lora_R" in tensors:
+            B = B @ tensors[f"{name}.lora_R"]
+        A0, B0 = tensors[f"{name}.initial.lora_A"], tensors[f"{name}.initial.lora_B"]
+        if shifted and (B0 @ A0).any():
+            A, B = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
+        parts[name] = {"lora_A": A, "lora_B": B.contiguous()}
+        if f"{name}.lora_magnitude_vector" in tensors:
+            parts[name]["lora_magnitude_vector"] = tensors[f"{name}.lora_magnitude_vector"]
+    return parts, scaling
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; what cannot be exported is answered in one line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.export", description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="results/STUDY/RUN_ID of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="OUT", help="folder to write; must be empty or new")
+    parser.add_argument("--merged", action="store_true", help="whole weights instead of an adapter")
+    chosen = parser.parse_args(arguments)
+    quiet_environment()
+    try:
+        if chosen.to.exists() and (not chosen.to.is_dir() or any(chosen.to.iterdir())):
+            raise ValueError(f"--to {chosen.to} exists and is not an empty folder; choose another")
+        (write_merged if chosen.merged else write_adapter)(chosen.run, chosen.to)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'merged weights' if chosen.merged else 'PEFT adapter'} in {chosen.to}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

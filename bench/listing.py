@@ -1,0 +1,92 @@
+"""Every method with its paper, what it trains and needs, and how many parameters that is; no weights are read.
+
+`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes what `bench.run` takes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench import sweep
+from bench.record import quiet_environment
+
+if TYPE_CHECKING:
+    from bench.config import Run
+
+
+def num_trainable(run: Run) -> int:
+    """How many parameters a run trains, counted on the meta device from the model's configuration.
+
+    A method that shares ranks out among layers is counted with r in each.
+
+    Raises:
+        ValueError: the rank does not fit a layer.
+    """
+    import torch
+
+    from bench import adapter
+    from bench.methods.base import AdapterMethod
+
+    model = run.model.skeleton()
+    layers = adapter.target_layers(model, run.model.target_modules)
+    if isinstance(run.method, AdapterMethod):
+        adapter.check_rank(layers, run.rank)
+    with torch.device("meta"):
+        trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
+    return sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+
+
+def paper(run: Run) -> str:
+    """The source that the method's module names in its first line, in parentheses."""
+    opening = (sys.modules[type(run.method).__module__].__doc__ or "").partition("\n")[0]
+    found = re.search(r"\((.*)\)", opening)
+    return found.group(1) if found else "–"
+
+
+def table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a method."""
+    rows = []
+    for run in runs:
+        method = run.method
+        rows.append(
+            {
+                "method": run.method_name,
+                "label": method.label,
+                "trains": " ".join(sorted(method.trains)) or "–",
+                "needs": " ".join(sorted(method.requires)) or "–",
+                "keeps the function": "yes" if method.keeps_function else "no",
+                "parameters": f"{num_trainable(run):,}",
+                "paper": paper(run),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; what cannot be counted is answered in one line."""
+    from hydra import compose, initialize_config_dir
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("-h", "--help") for argument in given):
+        print(__doc__)
+        return 0
+    quiet_environment()
+    sweep.check_arguments(given)
+    runs = []
+    with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
+        for name in sweep.choices(sweep.CONF / "method"):
+            runs.append(sweep.validated(compose("config", overrides=[*given, f"method={name}"])))
+    try:
+        found = table(runs)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(found.to_markdown(index=False, disable_numparse=True, colalign=["left"] * 5 + ["right", "left"]))
+    rank = runs[0].rank
+    print(f"\n{runs[0].model.name}, {', '.join(runs[0].model.target_modules)}; r = {rank.r}")
+    return 0

@@ -1,0 +1,46 @@
+"""PEFT's init_lora_weights="lora_ga" (PEFT 0.21, LoraGAConfig's defaults): not the method of the LoRA-GA paper.
+
+B carries the gradient's singular values, A has length 1: B all but vanishes, and the adapter starts close to
+"A from the gradient, B zero". Departs from PEFT in taking an exact SVD where it takes svd_lowrank(q=4r, niter=4).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
+
+from bench.methods.base import (
+    STRICT,
+    Factors,
+    Layer,
+    ScalingRule,
+    Statistic,
+    Trainable,
+    check_two_blocks,
+    required,
+    signed_svd,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoRAGAPEFT:
+    """A from the first r right, B from the next r left singular vectors of the gradient, times their values."""
+
+    label: ClassVar[str] = "LoRA-GA (PEFT)"
+    requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
+    keeps_function: ClassVar[bool] = True
+
+    scaling: ScalingRule = "alpha_over_r"
+    gamma: PositiveFloat = 16.0
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = V[:r]ᵀ, lora_B = out^¼/√γ · U[r:2r] Σ[r:2r]."""
+        gradient, r = required(layer, "gradient"), layer.r
+        check_two_blocks(self.label, layer)
+        U, S, Vh = signed_svd(gradient)
+        second = slice(r, 2 * r)
+        return Factors(Vh[:r], gradient.shape[0] ** 0.25 / self.gamma**0.5 * U[:, second] * S[second])

@@ -1,0 +1,35 @@
+"""LoRA-One (Zhang, Liu and Chen 2025, Algorithm 1, arXiv:2502.01235).
+
+Agrees with the authors' run_exp.py (direction "LoRA-One", scale "stable", γ = 128, s = α/√r): W is not shifted, so that
+the adapted model differs from the pretrained one at step 0 on purpose. Departs in taking an exact SVD where the code
+takes torch.svd_lowrank(q=512, niter=16). Their README's formula omits the square roots that their code takes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
+
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required, signed_svd
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoRAOne:
+    """B A is the best rank-r approximation of one step of gradient descent, its largest singular value set to 1/γ."""
+
+    label: ClassVar[str] = "LoRA-One"
+    requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
+    keeps_function: ClassVar[bool] = False
+
+    scaling: ScalingRule = "alpha_over_sqrt_r"
+    gamma: PositiveFloat = 128.0
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = √(Σ_r/(γ σ₁)) V_rᵀ, lora_B = U_r √(Σ_r/(γ σ₁)), of -G."""
+        U, S, Vh = signed_svd(-required(layer, "gradient"))
+        r, root = layer.r, (S / (self.gamma * S[0])).sqrt()
+        return Factors(root[:r, None] * Vh[:r], U[:, :r] * root[:r])

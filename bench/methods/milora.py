@@ -1,0 +1,31 @@
+"""MiLoRA (Wang et al. 2024, arXiv:2406.09044).
+
+Agrees with the authors' svd_init.py, mode "min"; s = 1, as there (α = r).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+
+
+@dataclass(frozen=True, config=STRICT)
+class MiLoRA:
+    """A and B share the part of W with the r smallest singular values, both are trained; the base keeps the rest."""
+
+    label: ClassVar[str] = "MiLoRA"
+    requires: ClassVar[frozenset[Statistic]] = frozenset()
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
+    keeps_function: ClassVar[bool] = True
+
+    scaling: ScalingRule = "one"
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = √(Σ/s) Vᵀ, lora_B = U √(Σ/s), of the r smallest singular values of W."""
+        U, S, Vh = signed_svd(layer.weight)
+        r, root = layer.r, (S / layer.scaling).sqrt()
+        return Factors(root[-r:, None] * Vh[-r:], U[:, -r:] * root[-r:])

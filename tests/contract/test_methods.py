@@ -1,0 +1,117 @@
+"""What every method promises, for every file in conf/method and every option that changes its factors."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.alignment import induced_gradient
+from bench.methods.base import LearningRates, scaling_value
+from matrices import both_orientations, covariance, layer_of, moved_by_one_step, random
+
+ROOT = Path(__file__).parents[2]
+REFERENCES = ("full_ft", "none")
+ADAPTERS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if path.stem not in REFERENCES)
+OPTIONS = {
+    "asymmetry_a": ["frozen=kaiming", "frozen=singular_vectors"],
+    "asymmetry_b": ["frozen=kaiming", "frozen=singular_vectors"],
+    "corda": ["mode=kpm"],
+    "eva": ["rho=1.0"],
+    "hu": ["distribution=gaussian"],
+    "lora_ga": ["direction=A2rBr", "direction=ArBr", "direction=random", "scale=unit", "scale=gd", "scale=weight_svd"],
+    "lora_sb": ["variant=official", "eta_mode=lr", "eta_mode=official"],
+    "lora_xs": ["basis=random"],
+}
+CHOICES = [(name,) for name in ADAPTERS] + [(name, option) for name in OPTIONS for option in OPTIONS[name]]
+each_choice = pytest.mark.parametrize("choice", CHOICES, ids=",".join)
+
+
+@pytest.fixture
+def build(compose_run):
+    def built(choice):
+        method, *options = choice
+        return compose_run(f"method={method}", *(f"method.{option}" for option in options)).method
+
+    return built
+
+
+def seen_layer(method, out, into, r=4):
+    statistics = {
+        "gradient": random(out, into, seed=2),
+        "input_covariance": covariance(into),
+        "label_covariance": covariance(into, seed=8),
+    }
+    given = {name: value for name, value in statistics.items() if name in method.requires}
+    return layer_of(random(out, into, seed=1), r, learning_rates=LearningRates(0.3, 0.02, 0.005), **given)
+
+
+@both_orientations
+@each_choice
+def test_factors_have_pefts_shapes(build, choice, out, into):
+    method = build(choice)
+    factors = method.factors(seen_layer(method, out, into), torch.Generator().manual_seed(0))
+    assert factors.lora_A.shape == (4, into)
+    assert factors.lora_B.shape == (out, 4)
+    assert ("lora_R" in method.trains) == (factors.lora_R is not None)
+    assert factors.lora_R is None or factors.lora_R.shape == (4, 4)
+
+
+@each_choice
+def test_factors_follow_the_given_generator_and_no_other_and_change_nothing_they_see(build, choice):
+    method = build(choice)
+    seen, before = seen_layer(method, 24, 40), torch.get_rng_state()
+    weight = seen.weight.clone()
+    one, two = (method.factors(seen, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one.lora_A, two.lora_A)
+    assert torch.equal(one.lora_B, two.lora_B)
+    assert one.lora_R is None or torch.equal(one.lora_R, two.lora_R)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(seen.weight, weight)
+
+
+@both_orientations
+@each_choice
+def test_the_induced_gradient_is_what_autograd_moves_w_by(build, choice, out, into):
+    method, G = build(choice), random(out, into, seed=9)
+    drawn = method.factors(seen_layer(method, out, into), torch.Generator().manual_seed(0))
+    factors = type(drawn)(*(None if p is None else p.double() for p in (drawn.lora_A, drawn.lora_B, drawn.lora_R)))
+    expected = moved_by_one_step(factors, G, 0.7, method.trains)
+    assert expected.norm() > 0
+    assert (induced_gradient(G, factors, 0.7, method.trains) - expected).norm() < 1e-5 * expected.norm()
+
+
+@each_choice
+def test_only_a_start_that_moves_w_does_not_promise_to_keep_the_function(build, choice):
+    method = build(choice)
+    drawn = method.factors(seen_layer(method, 24, 40), torch.Generator().manual_seed(0))
+    product = drawn.to(torch.device("cpu")).product()
+    assert method.keeps_function or product.norm() > 0
+    assert product.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_its_module_opens_with_its_paper(build, name):
+    opening = sys.modules[type(build((name,))).__module__].__doc__.partition("\n")[0]
+    assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("alpha_over_r", 3.0), ("alpha_over_sqrt_r", 24 / 8**0.5), ("one", 1.0)]
+)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_method_takes_every_scaling_rule(compose_run, name, rule, expected):
+    run = compose_run(f"method={name}", f"method.scaling={rule}", "rank=r8", "rank.lora_alpha=24")
+    assert scaling_value(run.method.scaling, run.rank) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [n for n in ADAPTERS if n in ("lora_ga", "lora_ga_peft", "lora_one", "lora_sb")])
+def test_a_missing_gradient_is_answered_with_layer_and_remedy(build, name):
+    with pytest.raises(ValueError, match=r"layers\.3\.q_proj has no gradient: .* model\.target_modules"):
+        build((name,)).factors(layer_of(random(24, 40)), torch.Generator())
+
+
+@pytest.mark.parametrize(("name", "statistic"), [("corda", "input_covariance"), ("eva", "label_covariance")])
+def test_a_missing_covariance_is_answered_with_layer_and_remedy(build, name, statistic):
+    with pytest.raises(ValueError, match=rf"layers\.3\.q_proj has no {statistic}: .* model\.target_modules"):
+        build((name,)).factors(layer_of(random(24, 40)), torch.Generator())
