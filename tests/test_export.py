@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench import export
+from bench.record import read_record
+
+ADAPTERS = ["hu", "lora_ga", "lora_xs", "lora_sb", "pissa", "olora", "milora", "corda", "eva", "lora_one", "asymmetry_a"]
+# What a user without this suite would write.
+STOCK = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from peft import PeftModel
+
+base, ids, *adapters = sys.argv[1:]
+ids, found = torch.load(ids), {}
+with torch.no_grad():
+    for folder in adapters:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        found[folder] = PeftModel.from_pretrained(model, folder).eval()(input_ids=ids).logits
+assert not any(name.split(".")[0] == "bench" for name in sys.modules)
+torch.save(found, sys.argv[2] + ".out")
+"""
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(0, 500, (3, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def runs(run_cell_in_module):
+    """Short runs at a rate that moves the factors well away from their start."""
+    strong = ["train.learning_rate=0.02", "train.max_steps=6", "measure=none"]
+    found = {name: run_cell_in_module(f"method={name}", *strong)[1].path for name in [*ADAPTERS, "full_ft", "none"]}
+    found["lora_ga, DoRA"] = run_cell_in_module("method=lora_ga", "adapter.use_dora=true", *strong)[1].path
+    return found
+
+
+def test_stock_peft_loads_every_adapter_on_the_unmodified_base_in_a_process_of_its_own(runs, ids, tmp_path):
+    base = Path(export.__file__).parent / "embedded" / "tiny_llama"
+    torch.save(ids, tmp_path / "ids")
+    folders = {name: tmp_path / name.replace(", ", "-") for name in runs if name not in ("full_ft", "none")}
+    for name, folder in folders.items():
+        export.write_adapter(runs[name], folder)
+    arguments = [str(base), str(tmp_path / "ids"), *map(str, folders.values())]
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "ids.out")
+    pretrained = logits(export.restore(runs["none"]).model, ids)
+    for name, folder in folders.items():
+        trained = logits(export.restore(runs[name]).model, ids)
+        assert (trained - pretrained).abs().max() > 1e-2
+        torch.testing.assert_close(found[str(folder)], trained, rtol=0, atol=1e-5 * trained.abs().max().item())
+
+
+def test_a_shifted_base_doubles_the_rank_and_a_matrix_in_the_middle_does_not(runs, tmp_path):
+    expected = {"hu": 4, "lora_ga": 8, "pissa": 8, "lora_xs": 4, "lora_sb": 4, "lora_one": 4, "lora_ga, DoRA": 8}
+    for name, r in expected.items():
+        export.write_adapter(runs[name], tmp_path / name)
+        config = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert config["r"] == r
+        assert config["use_dora"] == ("DoRA" in name)
+        scaling = read_record(runs[name]).config["method"]["scaling"]
+        s = {"alpha_over_r": 2.0, "alpha_over_sqrt_r": 4.0, "one": 1.0}[scaling]
+        assert config["lora_alpha"] / r == pytest.approx(s)
+        keys = load_file(tmp_path / name / "adapter_model.safetensors").keys()
+        assert not any("lora_R" in key for key in keys)
+
+
+@pytest.mark.parametrize("name", ["lora_ga", "lora_sb", "full_ft", "lora_ga, DoRA"])
+def test_merged_weights_are_a_model_of_their_own(runs, ids, tmp_path, name):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export.write_merged(runs[name], tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    trained = logits(export.restore(runs[name]).model, ids)
+    torch.testing.assert_close(logits(merged, ids), trained, rtol=0, atol=1e-5 * trained.abs().max().item())
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged")("a").input_ids
+
+
+def command(capsys, *arguments):
+    status = export.main([str(argument) for argument in arguments])
+    return status, capsys.readouterr()
+
+
+def test_the_command_writes_and_says_where(runs, tmp_path, capsys):
+    status, printed = command(capsys, runs["lora_sb"], "--to", tmp_path / "out")
+    assert (status, printed.out.strip()) == (0, f"PEFT adapter in {tmp_path / 'out'}")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_what_cannot_be_exported_is_answered_in_one_line(runs, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    committed = tmp_path / "committed"
+    committed.mkdir()
+    (committed / "record.json").write_bytes((runs["hu"] / "record.json").read_bytes())
+    for arguments, message in (
+        ([tmp_path / "nosuch", "--to", tmp_path / "x"], "record.json: FileNotFoundError"),
+        ([runs["hu"], "--to", tmp_path / "full"], "exists and is not an empty folder"),
+        ([runs["full_ft"], "--to", tmp_path / "x"], "method=full_ft trains no adapter; --merged writes its weights"),
+        ([committed, "--to", tmp_path / "x"], "has no trained.safetensors, which are not committed: do the run again"),
+    ):
+        status, printed = command(capsys, *arguments)
+        assert status == 2
+        assert message in printed.err
+        assert printed.err.count("\n") == 1
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_base_that_has_changed_since_is_refused(runs, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in runs["hu"].iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    text = (folder / "record.json").read_text()
+    revision = json.loads(text)["model"]["revision"]
+    (folder / "record.json").write_text(text.replace(revision, "0" * 64))
+    with pytest.raises(ValueError, match=r"the run started from 0000"):
+        export.restore(folder)
