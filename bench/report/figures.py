@@ -20,8 +20,9 @@ from bench.record import ALIGNMENT, ALL_LAYERS, CURVE, read_rows
 from bench.report.load import Cell, Study
 from bench.report.tables import estimates
 
-# Okabe and Ito's palette, distinguishable with any colour vision (https://jfly.uni-koeln.de/color/); a method keeps
-# its colour in every figure of every study.
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), then Tol's muted one (https://sronpersonalpages.nl/~pault),
+# distinguishable with any colour vision as far as so many can be; a method keeps its colour in every figure of every
+# study.
 COLOURS = {
     "none": "#7f7f7f",
     "full_ft": "#000000",
@@ -30,8 +31,19 @@ COLOURS = {
     "lora_ga": "#d55e00",
     "lora_xs": "#009e73",
     "lora_sb": "#cc79a7",
+    "asymmetry_b": "#e69f00",
+    "asymmetry_a": "#f0e442",
+    "pissa": "#882255",
+    "milora": "#aa4499",
+    "olora": "#661100",
+    "orthogonal": "#999933",
+    "mica": "#ddcc77",
+    "corda": "#332288",
+    "eva": "#117733",
+    "lora_ga_peft": "#cc6677",
+    "lora_one": "#44aa99",
 }
-OTHERS = ("#e69f00", "#f0e442", "#882255", "#44aa99", "#999933", "#332288", "#aa4499", "#661100")
+OTHERS = ("#88ccee", "#6699cc", "#004488", "#994455", "#997700", "#ee99aa", "#eecc66", "#666666")
 MARKERS = {"none": "_", "full_ft": "s", "hu": "o", "reversed": "v", "lora_ga": "^", "lora_xs": "D", "lora_sb": "P"}
 LINES = ("-", "--", "-.", ":")
 STYLE = {

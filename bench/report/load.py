@@ -50,8 +50,11 @@ class ReportError(ValueError):
     """A study that no report can be made of; one line."""
 
 
-# The order of tables and legends: references first, then as the schemes appeared.
-METHOD_ORDER = ("none", "full_ft", "hu", "reversed", "lora_ga", "lora_xs", "lora_sb")
+# The order of tables and legends: references, random starts, those made from W, from inputs, from the gradient.
+METHOD_ORDER = tuple(
+    "none full_ft hu reversed orthogonal asymmetry_b asymmetry_a pissa milora olora mica corda eva "
+    "lora_ga lora_ga_peft lora_one lora_xs lora_sb".split()
+)
 
 
 def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:

@@ -46,7 +46,8 @@ def test_every_method_keeps_the_interface(compose_run, method):
     built = compose_run(f"method={method}").method
     assert isinstance(built, Method)
     assert isinstance(built, AdapterMethod) == bool(built.trains & {"lora_A", "lora_B", "lora_R"})
-    assert type(built).__module__ == f"bench.methods.{method}"
+    module = type(built).__module__.removeprefix("bench.methods.")
+    assert method == module or method.startswith(f"{module}_")  # a paper's file may hold two of its methods
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])

@@ -125,7 +125,11 @@ def test_the_lora_ga_of_peft_is_pefts_and_not_the_papers(tiny_model, batch):
     given, base = batch(4, 6), tiny_model()
     model, mine = ours(tiny_model(), LoRAGAPEFT(), given)
     config, wrap = theirs(base, "lora_ga", lora_ga_config=LoraGAConfig())
-    preprocess_loraga(base, config, lambda: base(**given).loss.backward())
+
+    def train_step():
+        base(**given).loss.backward()
+
+    preprocess_loraga(base, config, train_step)
     wrapped = wrap()
     compare(mine, wrapped, 1e-4)
     torch.testing.assert_close(logits(model, given), logits(wrapped, given), rtol=0, atol=1e-4)
@@ -143,7 +147,7 @@ def test_the_lora_ga_of_peft_is_pefts_and_not_the_papers(tiny_model, batch):
 def test_eva_converges_to_pefts_components_and_ranks(tiny_model, batch, rho):
     given, base = batch(40, 6), tiny_model()
     model, mine = ours(tiny_model(), EVA(rho=rho), given)
-    config, wrap = theirs(base, "eva", eva_config=EvaConfig(rho=rho, tau=0.9999))
+    _, wrap = theirs(base, "eva", eva_config=EvaConfig(rho=rho, tau=0.9999))
     wrapped = wrap()
     initialize_lora_eva_weights(wrapped, [given], show_progress_bar=False)
     found = peft_layers(wrapped)
