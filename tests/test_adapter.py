@@ -277,12 +277,11 @@ def test_the_saved_file_names_its_scaling(tiny_model, batch, tmp_path):
 
 
 DORA = AdapterOptions(use_dora=True)
-CARRIES_DORA = [name for name in ADAPTERS if name not in ("lora_xs", "lora_sb")]
 
 
-@pytest.mark.parametrize("name", CARRIES_DORA)
-def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, batch, compose_run, name):
-    method = compose_run(f"method={name}").method
+def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, batch, method):
+    if "lora_R" in method.trains:
+        pytest.skip("DoRA has no matrix between A and B; the configuration is refused")
     plain, *_ = started(tiny_model(), batch, method)
     wrapped, adapted, *_ = started(tiny_model(), batch, method, DORA)
     torch.testing.assert_close(logits(wrapped, batch(2, 6)), logits(plain, batch(2, 6)), rtol=0, atol=1e-5)

@@ -11,18 +11,6 @@ from bench import export
 from bench.record import read_record
 
 ADAPTERS = "hu lora_ga lora_xs lora_sb pissa olora milora corda eva lora_one asymmetry_a".split()
-    "hu",
-    "lora_ga",
-    "lora_xs",
-    "lora_sb",
-    "pissa",
-    "olora",
-    "milora",
-    "corda",
-    "eva",
-    "lora_one",
-    "asymmetry_a",
-]
 # What a user without this suite would write.
 STOCK = """
 import sys, torch

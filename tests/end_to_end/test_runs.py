@@ -38,10 +38,10 @@ def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
     assert all(0 < cosine <= 1 + 1e-6 for cosine in cosines)
 
 
-def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells):
+def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells, compose_run):
     losses = {method: cells[method][1].rows("curve.jsonl")[0]["loss"] for method in TRAINED}
-    built_in = {"lora_xs", "lora_sb", "lora_one"}
-    keeping = {method: loss for method, loss in losses.items() if method not in built_in}
+    keeping = {m: loss for m, loss in losses.items() if compose_run(f"method={m}").method.keeps_function}
+    assert {"full_ft", "hu", "lora_ga", "pissa", "eva"} <= keeping.keys()
     assert keeping == pytest.approx(dict.fromkeys(keeping, losses["full_ft"]), rel=1e-5)
     assert losses["lora_xs"] == pytest.approx(losses["full_ft"], rel=1e-3)  # R starts at 1e-5, not at 0
     for method in ("lora_sb", "lora_one"):  # their first step is built in
