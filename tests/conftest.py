@@ -1,5 +1,6 @@
 """Fixtures that compose configurations and run cells in this process."""
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ def composed_run(*overrides):
     return Run.from_config(composed(*overrides))
 
 
+@functools.cache
+def composed_method(*overrides):
+    return composed_run(*overrides).method
+
+
 @pytest.fixture(scope="session")
 def compose():
     """Overrides -> the resolved configuration, as plain containers."""
@@ -57,6 +63,12 @@ def compose():
 def compose_run():
     """Overrides -> the validated Run."""
     return composed_run
+
+
+@pytest.fixture(scope="session")
+def compose_method():
+    """A method's name and overrides -> the method; composed once, because methods cannot change."""
+    return lambda name, *overrides: composed_method(f"method={name}", *overrides)
 
 
 @pytest.fixture

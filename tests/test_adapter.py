@@ -26,9 +26,9 @@ WITH_R = [LoRAXS(), LoRASB()]
 
 
 @pytest.fixture(params=ADAPTERS)
-def method(request, compose_run):
+def method(request, compose_method):
     """Every method that adds an adapter, one after another."""
-    return compose_run(f"method={request.param}").method
+    return compose_method(request.param)
 
 
 def started(model, batch, method, options=None):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.alignment import induced_gradient
-from bench.methods.base import LearningRates, scaling_value
+from bench.methods.base import LearningRates, Rank, scaling_value
 from matrices import both_orientations, covariance, layer_of, moved_by_one_step, random
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +28,9 @@ each_choice = pytest.mark.parametrize("choice", CHOICES, ids=",".join)
 
 
 @pytest.fixture
-def build(compose_run):
-    def built(choice):
-        method, *options = choice
-        return compose_run(f"method={method}", *(f"method.{option}" for option in options)).method
-
-    return built
+def build(compose_method):
+    """A choice -> the method."""
+    return lambda choice: compose_method(choice[0], *(f"method.{option}" for option in choice[1:]))
 
 
 def seen_layer(method, out, into, r=4):
@@ -96,16 +93,17 @@ def test_its_module_opens_with_its_paper(build, name):
     assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"), [("alpha_over_r", 3.0), ("alpha_over_sqrt_r", 24 / 8**0.5), ("one", 1.0)]
-)
+RULES = {"alpha_over_r": 3.0, "alpha_over_sqrt_r": 24 / 8**0.5, "one": 1.0}
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_every_method_takes_every_scaling_rule(compose_run, name, rule, expected):
-    run = compose_run(f"method={name}", f"method.scaling={rule}", "rank=r8", "rank.lora_alpha=24")
-    assert scaling_value(run.method.scaling, run.rank) == pytest.approx(expected)
+def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
+    method = compose_method(name, f"method.scaling={rule}")
+    assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 
-@pytest.mark.parametrize("name", [n for n in ADAPTERS if n in ("lora_ga", "lora_ga_peft", "lora_one", "lora_sb")])
+@pytest.mark.parametrize("name", ["lora_ga", "lora_ga_peft", "lora_one", "lora_sb"])
 def test_a_missing_gradient_is_answered_with_layer_and_remedy(build, name):
     with pytest.raises(ValueError, match=r"layers\.3\.q_proj has no gradient: .* model\.target_modules"):
         build((name,)).factors(layer_of(random(24, 40)), torch.Generator())
