@@ -159,14 +159,20 @@ def test_adding_an_adapter_draws_nothing_from_the_global_stream(tiny_model, batc
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_adapters_stay_float32(tiny_model, batch):
-    model = tiny_model().to(torch.bfloat16)
-    _, adapted, factors, weights = started(model, batch, LoRAGA())
+def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_adapters_stay_float32(
+    tiny_model, batch, method
+):
+    before = logits(tiny_model().to(torch.bfloat16), batch(2, 6)).float()
+    wrapped, adapted, factors, weights = started(tiny_model().to(torch.bfloat16), batch, method)
     for layer in adapted:
         assert layer.weight.dtype == torch.bfloat16
-        assert layer.parameters()["lora_A"].dtype == torch.float32
+        assert {parameter.dtype for parameter in layer.parameters().values()} == {torch.float32}
         exact = weights[layer.name].float() - layer.scaling * factors[layer.name].product().float()
-        torch.testing.assert_close(layer.weight.detach(), exact.to(torch.bfloat16))
+        expected = exact.to(torch.bfloat16) if method.keeps_function else weights[layer.name]
+        torch.testing.assert_close(layer.weight.detach(), expected)
+    if method.keeps_function:
+        change = (logits(wrapped, batch(2, 6)).float() - before).abs().max()
+        assert change < 0.05 * before.abs().max()
 
 
 def test_target_layers_come_in_the_models_order_whatever_the_order_asked_for(tiny_model):
