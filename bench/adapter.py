@@ -1,19 +1,14 @@
-"""PEFT holds the adapters; this module adds, reaches, fills, saves and loads them, for all methods alike.
-
-LoRA-XS and LoRA-SB train a matrix between A and B. PEFT has no such layer, so one is registered here through its
-extension point for custom LoRA modules. An adapter of that kind that PEFT reloads by itself loses lora_R silently.
-"""
+"""PEFT holds the adapters; this module adds, reaches, fills, saves and loads them, for all methods alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
@@ -21,48 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bench.lora_r import LoraRLinear
 from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 FACTORS = ("lora_A", "lora_B", "lora_R")
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-class LoraRLinear(LoraLinear):
-    """`base(x) + s B R A x`, with R (r, r) beside PEFT's A and B."""
-
-    adapter_layer_names = (*LoraLinear.adapter_layer_names, "lora_R")
-
-    def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:
-        """PEFT calls this from __init__ to make the adapter's parts."""
-        if not hasattr(self, "lora_R"):
-            self.lora_R = nn.ModuleDict()
-        self.lora_R[adapter_name] = nn.Linear(r, r, bias=False)
-        super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
-
-    def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:
-        """s B R A; what merging adds to the base weight."""
-        parts = (_linear(part, adapter).weight for part in (self.lora_B, self.lora_R, self.lora_A))
-        return self.scaling[adapter] * torch.linalg.multi_dot(list(parts))
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As PEFT's own layer, with R after A."""
-        if self.disable_adapters or self.merged:
-            return super().forward(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
-        dtype = result.dtype
-        for name in self.active_adapters:
-            lora_A = _linear(self.lora_A, name)
-            dropped = self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype))
-            inner = _linear(self.lora_R, name)(lora_A(dropped))
-            result = result + self.scaling[name] * _linear(self.lora_B, name)(inner)
-        return result.to(dtype)
-
-
-def _linear(parts: nn.ModuleDict, adapter: str) -> nn.Linear:
-    """One adapter's share of lora_A, lora_B or lora_R."""
-    return cast(nn.Linear, parts[adapter])
 
 
 @dataclass(frozen=True)
@@ -267,44 +227,70 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
     save_file(tensors, path, metadata={"format": "pt", "scaling": repr(scaling)})
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What `save` wrote: the scaling, and every tensor under its name."""
+
+    scaling: float
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, path: Path) -> Saved:
+        """The content of a file."""
+        with safe_open(path, "pt") as file:
+            scaling = float(file.metadata()["scaling"])
+        return cls(scaling, load_file(path))
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that have an adapter."""
+        return [key.removesuffix(".lora_A") for key in self.trained if key.endswith(".lora_A")]
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Everything but the factors that adapters started from."""
+        return {key: tensor for key, tensor in self.tensors.items() if ".initial." not in key}
+
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """A layer's factors and magnitudes as they stood at the end."""
+        parts = {part: self.tensors.get(f"{name}.{part}") for part in (*FACTORS, MAGNITUDE)}
+        return {part: tensor for part, tensor in parts.items() if tensor is not None}
+
+    def initial(self, name: str) -> Factors:
+        """The factors that a layer started from."""
+        return Factors(*(cast(Tensor, self.tensors.get(f"{name}.initial.{part}")) for part in FACTORS))
+
+
 @torch.no_grad()
 def load(
-    path: Path,
+    saved: Saved,
     model: PreTrainedModel,
     method: Method,
     rank: Rank,
     layers: dict[str, nn.Linear],
     options: AdapterOptions | None = None,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
-    """Turns the pretrained model, in place, into the one that `save` saved: R, magnitudes and shifted base included.
+    """Turns the pretrained model, in place, into the one that was saved: R, magnitudes and shifted base included.
 
     Returns:
         As `add`, and the factors that each adapter started from.
 
     Raises:
-        ValueError: the file is not of this method and rank.
+        ValueError: the weights are not of this method and rank.
     """
-    with safe_open(path, "pt") as file:
-        scaling = float(file.metadata()["scaling"])
-    tensors = load_file(path)
-    ranks = {name: len(tensors[f"{name}.lora_A"]) if f"{name}.lora_A" in tensors else 0 for name in layers}
+    ranks = {name: len(saved.parts(name).get("lora_A", ())) for name in layers}
     model, adapted = add(model, method, rank, layers, options, ranks if any(ranks.values()) else None)
-    initial: dict[str, Factors] = {}
-    expected: dict[str, nn.Parameter] = {}
-    for layer in adapted:
-        if not layer.parameters():
-            continue
-        if layer.scaling != scaling:
-            raise ValueError(f"{path} was trained at scaling {scaling}, not {layer.scaling}: rank.lora_alpha differs")
-        expected |= {f"{layer.name}.{part}": parameter for part, parameter in layer.parameters().items()}
-        prefix = f"{layer.name}.initial."
-        initial[layer.name] = Factors(**{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        fill(layer, initial[layer.name])
+    adapters = [layer for layer in adapted if layer.parameters()]
+    initial = {name: saved.initial(name) for name in saved.names}
+    if adapters and adapters[0].scaling != saved.scaling:
+        raise ValueError(f"trained at scaling {saved.scaling}, not {adapters[0].scaling}: method or rank differs")
+    expected = {f"{layer.name}.{part}": value for layer in adapters for part, value in layer.parameters().items()}
     expected = expected or {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = {name for name in tensors if ".initial." not in name}
-    if found != expected.keys():
-        differing = sorted(found.symmetric_difference(expected))
-        raise ValueError(f"{path} does not hold what {method.label} trains in this model; different: {differing[:3]}")
+    if saved.trained.keys() != expected.keys():
+        differing = sorted(saved.trained.keys() ^ expected.keys())
+        raise ValueError(f"these weights are not what {method.label} trains in this model: {', '.join(differing[:3])}")
+    for layer in adapters:
+        fill(layer, initial[layer.name])
     for name, parameter in expected.items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(saved.tensors[name])
     return model, adapted, initial

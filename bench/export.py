@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.adapter import AdaptedLayer
+    from bench.adapter import AdaptedLayer, Saved
     from bench.methods.base import Factors
 
 
@@ -62,8 +62,9 @@ def restore(folder: Path) -> Restored:
     if loaded.revision != trained_from:
         raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")
     layers = adapter.target_layers(loaded.model, cfg.model.target_modules)
-    restored = adapter.load(folder / WEIGHTS, loaded.model, cfg.method, cfg.rank, layers, cfg.adapter)
-    return Restored(restored[0], loaded.tokenizer, *restored[1:])
+    saved = adapter.Saved.read(folder / WEIGHTS)
+    model, adapted, initial = adapter.load(saved, loaded.model, cfg.method, cfg.rank, layers, cfg.adapter)
+    return Restored(model, loaded.tokenizer, adapted, initial)
 
 
 def write_merged(folder: Path, to: Path) -> None:
@@ -84,18 +85,20 @@ def write_adapter(folder: Path, to: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from torch import nn
 
-    cfg = finished_run(folder)
-    parts, scaling = _plain(folder / WEIGHTS, shifted=cfg.method.keeps_function)
-    if not any("lora_A" in tensors for tensors in parts.values()):
+    from bench.adapter import ADAPTER, Saved
+
+    cfg, saved = finished_run(folder), Saved.read(folder / WEIGHTS)
+    parts = {name: _plain(saved, name, shifted=cfg.method.keeps_function) for name in saved.names}
+    if not parts:
         raise ValueError(f"method={cfg.method_name} trains no adapter; --merged writes its weights")
     ranks = {name: len(tensors["lora_A"]) for name, tensors in parts.items()}
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
     config = LoraConfig(
         r=r,
-        lora_alpha=scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
+        lora_alpha=saved.scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
         rank_pattern=other,
-        alpha_pattern={name: scaling * rank for name, rank in other.items()},
+        alpha_pattern={name: saved.scaling * rank for name, rank in other.items()},
         target_modules=list(ranks),
         use_dora=cfg.adapter.use_dora,
         task_type="CAUSAL_LM",
@@ -106,30 +109,21 @@ def write_adapter(folder: Path, to: Path) -> None:
     for name, tensors in parts.items():
         module = model.base_model.model.get_submodule(name)
         for part, tensor in tensors.items():
-            getattr(module, part)["default"].weight = nn.Parameter(tensor, requires_grad=False)
+            getattr(module, part)[ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
     model.save_pretrained(str(to), save_embedding_layers=False)
 
 
-def _plain(path: Path, shifted: bool) -> tuple[dict[str, dict[str, Tensor]], float]:
-    """Layer -> A, B and DoRA's magnitudes, such that W + s B A on the pretrained W is what was trained; and s."""
+def _plain(saved: Saved, name: str, shifted: bool) -> dict[str, Tensor]:
+    """A layer's A, B and DoRA magnitudes, such that the pretrained W and s B A make the trained layer."""
     import torch
-    from safetensors import safe_open
-    from safetensors.torch import load_file
 
-    with safe_open(path, "pt") as file:
-        scaling = float(file.metadata()["scaling"])
-    tensors, parts = load_file(path), {}
-    for name in [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A") and ".initial." not in key]:
-        A, B = tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]
-        if f"{name}.lora_R" in tensors:
-            B = B @ tensors[f"{name}.lora_R"]
-        A0, B0 = tensors[f"{name}.initial.lora_A"], tensors[f"{name}.initial.lora_B"]
-        if shifted and (B0 @ A0).any():
-            A, B = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
-        parts[name] = {"lora_A": A, "lora_B": B.contiguous()}
-        if f"{name}.lora_magnitude_vector" in tensors:
-            parts[name]["lora_magnitude_vector"] = tensors[f"{name}.lora_magnitude_vector"]
-    return parts, scaling
+    parts, start = saved.parts(name), saved.initial(name)
+    A, B = parts["lora_A"], parts["lora_B"]
+    if "lora_R" in parts:
+        B = B @ parts.pop("lora_R")
+    if shifted and start.product().any():
+        A, B = torch.cat([A, start.lora_A]), torch.cat([B, -start.lora_B], dim=1)
+    return parts | {"lora_A": A, "lora_B": B.contiguous()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

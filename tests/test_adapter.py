@@ -311,7 +311,9 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
     adapter.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
     fresh = tiny_model()
     layers = adapter.target_layers(fresh, PROJECTIONS)
-    again, _, initial = adapter.load(tmp_path / "x.safetensors", fresh, method, RANK, layers, options)
+    again, _, initial = adapter.load(
+        adapter.Saved.read(tmp_path / "x.safetensors"), fresh, method, RANK, layers, options
+    )
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
     train_steps(again, batch(3, 6))  # training goes on from there as it would have
     train_steps(wrapped, batch(3, 6))
@@ -327,7 +329,7 @@ def test_full_fine_tuning_loads_without_loss(tiny_model, batch, tmp_path):
     adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
     fresh = tiny_model()
     layers = adapter.target_layers(fresh, PROJECTIONS)
-    again, *_ = adapter.load(tmp_path / "x.safetensors", fresh, FullFT(), RANK, layers)
+    again, *_ = adapter.load(adapter.Saved.read(tmp_path / "x.safetensors"), fresh, FullFT(), RANK, layers)
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
 
 
@@ -337,11 +339,12 @@ def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, 
 
     def load(method, rank=RANK):
         fresh = tiny_model()
-        return adapter.load(tmp_path / "x.safetensors", fresh, method, rank, adapter.target_layers(fresh, PROJECTIONS))
+        saved, layers = adapter.Saved.read(tmp_path / "x.safetensors"), adapter.target_layers(fresh, PROJECTIONS)
+        return adapter.load(saved, fresh, method, rank, layers)
 
-    with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0"):
+    with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0: method or rank differs"):
         load(Hu())
-    with pytest.raises(ValueError, match="does not hold what LoRA trains in this model"):
+    with pytest.raises(ValueError, match=r"these weights are not what LoRA trains in this model: .*lora_R"):
         load(Hu(scaling="one"))
 
 
