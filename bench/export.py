@@ -121,7 +121,7 @@ def _plain(saved: Saved, name: str, shifted: bool) -> dict[str, Tensor]:
     A, B = parts["lora_A"], parts["lora_B"]
     if "lora_R" in parts:
         B = B @ parts.pop("lora_R")
-    if shifted and start.product().any():
+    if shifted and not start.vanishes():
         A, B = torch.cat([A, start.lora_A]), torch.cat([B, -start.lora_B], dim=1)
     return parts | {"lora_A": A, "lora_B": B.contiguous()}
 

@@ -15,6 +15,7 @@ from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
 from bench.methods.lora_xs import LoRAXS
 from bench.methods.none import NoTraining
+from bench.methods.orthogonal import Orthogonal
 from bench.methods.reversed import Reversed
 from bench.phases import Phases
 
@@ -361,6 +362,12 @@ def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
     assert adapted[2].trains == frozenset()
     assert adapted[2].factors() is None
     assert not before.weight.requires_grad
+
+
+def test_a_start_whose_product_is_zero_leaves_every_weight_bit_identical(tiny_model, batch):
+    for method in (Hu(), Reversed(), Orthogonal()):
+        _, adapted, _, weights = started(tiny_model(), batch, method)
+        assert all(torch.equal(layer.weight, weights[layer.name]) for layer in adapted)
 
 
 def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_otherwise(tiny_model):

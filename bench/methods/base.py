@@ -102,6 +102,11 @@ class Factors:
         R = self.lora_R if self.lora_R is None else self.lora_R.to(device, torch.float32)
         return Factors(self.lora_A.to(device, torch.float32), self.lora_B.to(device, torch.float32), R)
 
+    def vanishes(self) -> bool:
+        """Whether the product is zero but for rounding, though neither factor need be."""
+        rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
+        return bool(self.product().norm() <= 4 * rounding)
+
     def right(self) -> Float[Tensor, "r in"]:
         """A or R A: what B is multiplied with."""
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A

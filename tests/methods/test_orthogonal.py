@@ -34,3 +34,11 @@ def test_entries_are_a_tenth_of_gaussians_projected_on_half_the_space():
 def test_an_odd_rank_is_refused_with_layer_value_and_remedy(r):
     with pytest.raises(ValueError, match=rf"layers\.3\.q_proj is to have r = {r}; take an even r, {r - 1} or {r + 1}"):
         start(24, 40, r)
+
+
+@pytest.mark.parametrize("r", [2, 8, 16])
+def test_a_product_that_is_rounding_counts_as_zero_and_one_that_is_not_does_not(r):
+    factors = start(240, 400, r)
+    assert factors.vanishes()
+    assert factors.product().any()
+    assert not type(factors)(factors.lora_A, factors.lora_B + 1e-5).vanishes()
