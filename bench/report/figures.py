@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from bench.record import ALIGNMENT, ALL_LAYERS, CURVE, read_rows
 from bench.report.load import Cell, Study
-from bench.report.tables import estimates
+from bench.report.tables import estimates, trainable_parameters
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), then Tol's muted one (https://sronpersonalpages.nl/~pault),
 # distinguishable with any colour vision as far as so many can be; a method keeps its colour in every figure of every
@@ -44,7 +45,27 @@ COLOURS = {
     "lora_one": "#44aa99",
 }
 OTHERS = ("#88ccee", "#6699cc", "#004488", "#994455", "#997700", "#ee99aa", "#eecc66", "#666666")
-MARKERS = {"none": "_", "full_ft": "s", "hu": "o", "reversed": "v", "lora_ga": "^", "lora_xs": "D", "lora_sb": "P"}
+MARKERS = {
+    "none": "_",
+    "full_ft": "s",
+    "hu": "o",
+    "reversed": "v",
+    "lora_ga": "^",
+    "lora_xs": "D",
+    "lora_sb": "P",
+    "asymmetry_b": "<",
+    "asymmetry_a": ">",
+    "pissa": "p",
+    "milora": "h",
+    "olora": "H",
+    "orthogonal": "d",
+    "mica": "*",
+    "corda": "X",
+    "eva": "8",
+    "lora_ga_peft": (3, 0, 30),
+    "lora_one": (4, 1, 0),
+}
+OTHER_MARKER = (6, 1, 0)
 LINES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 9,
@@ -142,12 +163,13 @@ def score_against_parameters(cells: list[Cell]) -> Figure | None:
         1, len(tasks), figsize=(max(5.2, 3.4 * len(tasks) + 1.2), 3.4), layout="constrained", squeeze=False
     )
     for axis, (task, metric) in zip(axes[0], tasks.items(), strict=True):
+        counts = Counter(trainable_parameters(cell) for cell in cells)
         shared: dict[int, int] = {}
         for cell in cells:
             found = estimates(cell).get((task, metric))
             if found is None:
                 continue
-            parameters = cell.runs[0].initialization["num_trainable"]
+            parameters = trainable_parameters(cell)
             style = {"color": colour(cell.method), "label": cell.title}
             if not parameters:
                 axis.axhline(100 * found.mean, linestyle=":", **style)
@@ -155,10 +177,12 @@ def score_against_parameters(cells: list[Cell]) -> Figure | None:
             error = None
             if found.low is not None and found.high is not None:
                 error = 100 * np.array([[found.mean - found.low], [found.high - found.mean]])
-            marker = MARKERS.get(cell.method, "X")
-            shared[parameters] = shared.get(parameters, -1) + 1  # equal counts side by side, not one over the other
+            marker = MARKERS.get(cell.method, OTHER_MARKER)
+            # Equal counts stand side by side, not one over the other, however many they are.
+            shared[parameters] = shared.get(parameters, -1) + 1
+            aside = min(1.12, 1.6 ** (1 / counts[parameters])) ** shared[parameters]
             axis.errorbar(
-                parameters * 1.12 ** shared[parameters],
+                parameters * aside,
                 100 * found.mean,
                 yerr=error,
                 marker=marker,
@@ -191,7 +215,7 @@ def _lines(cells: list[Cell]) -> list[tuple[Cell, str]]:
 
 def _band(axis: Axes, cell: Cell, line: str, series: list[pd.Series], marker: bool = False) -> None:
     table = pd.concat(series, axis=1)
-    mark = MARKERS.get(cell.method, "X") if marker else None
+    mark = MARKERS.get(cell.method, OTHER_MARKER) if marker else None
     shade = colour(cell.method)
     axis.plot(table.index, table.mean(axis=1), line, color=shade, marker=mark, markersize=3.5, label=cell.title)
     if len(series) > 1:

@@ -37,6 +37,11 @@ def seconds(run: Record, *phases: str) -> float:
     return sum(run.phases.get(phase, {}).get("seconds", 0.0) for phase in phases)
 
 
+def trainable_parameters(cell: Cell) -> int:
+    """Of one run; the mean where a method gives layers different ranks under different seeds."""
+    return round(mean(run.initialization["num_trainable"] for run in cell.runs))
+
+
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric, every number unrounded; missing is NaN."""
     rows = []
@@ -59,7 +64,7 @@ def numbers(study: Study) -> pd.DataFrame:
                         for score in cell.runs[0].scores
                         if (score["task"], score["metric"]) == (task, metric)
                     ),
-                    "trainable_parameters": cell.runs[0].initialization["num_trainable"],
+                    "trainable_parameters": trainable_parameters(cell),
                     "init_seconds": mean(seconds(run, "calibrate", "initialise") for run in cell.runs),
                     "train_seconds": mean(seconds(run, "train") for run in cell.runs),
                 }
@@ -82,7 +87,7 @@ def summary(study: Study) -> pd.DataFrame:
             text = _percent(found[index].get(key))
             row[_heading(key, metrics)] = f"**{text}**" if best[key] == index else text
         row["n"] = str(len(cell.runs))
-        row["trainable"] = f"{first.initialization['num_trainable']:,}"
+        row["trainable"] = f"{trainable_parameters(cell):,}"
         row["init s"] = f"{mean(seconds(run, 'calibrate', 'initialise') for run in cell.runs):.2f}"
         row["train s"] = f"{mean(seconds(run, 'train') for run in cell.runs):.1f}"
         rows.append(row)
