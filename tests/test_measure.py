@@ -236,3 +236,25 @@ def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
     with torch.no_grad():
         probe.layers[0].parameters()["lora_B"].fill_(float("nan"))
     assert probe.measure(wrapped, 5) == []
+
+
+def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_model, batch):
+    model, given = tiny_model(), batch(3, 6)
+    layers = adapter.target_layers(model, PROJECTIONS)
+    gradients = calibrate(model, layers, [given], frozenset({"gradient"})).gradient
+    norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
+    left_out, *others = layers
+    wrapped, adapted = adapter.add(model, Hu(), RANK, layers, ranks={left_out: 0} | dict.fromkeys(others, 2))
+    initial = {}
+    for layer in adapted[1:]:
+        seen = Layer(layer.name, layer.weight.detach(), 2, layer.scaling)
+        initial[layer.name] = Hu().factors(seen, torch.Generator().manual_seed(0))
+        adapter.fill(layer, initial[layer.name])
+    probe = AlignmentProbe(Measure(5), adapted, initial, norms, doubled(given))
+    rows = probe.measure(wrapped, 0)
+    assert values(rows, "cosine")[left_out] is None
+    assert values(rows, "captured_energy")[left_out] == 0
+    assert values(rows, "drift")[left_out] == 0
+    within_reach = sum(values(rows, "captured_energy")[n] * gradients[n].square().sum().item() for n in others)
+    total = sum(gradient.square().sum().item() for gradient in gradients.values())
+    assert values(rows, "captured_energy")["all"] == pytest.approx(within_reach / total, rel=1e-4)

@@ -1,0 +1,74 @@
+"""What the README tells a reader to write and type is true."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from bench.methods.base import AdapterMethod
+from bench.sweep import CONF, choices
+from matrices import layer_of, random
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(kind, heading):
+    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL).group(1)
+
+
+@pytest.fixture
+def my_init(monkeypatch):
+    """The module that the README shows, importable as it would be in its place."""
+    module = types.ModuleType("bench.methods.my_init")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(block("python", "Add a method"), module.__dict__)
+    return module
+
+
+def test_the_method_it_shows_is_one(my_init):
+    method = my_init.MyInit()
+    assert isinstance(method, AdapterMethod)
+    G = random(24, 40)
+    factors = method.factors(layer_of(random(24, 40, seed=1), 4, gradient=G), torch.Generator())
+    assert factors.lora_A.shape == (4, 40)
+    assert factors.lora_B.shape == (24, 4)
+
+
+def test_the_yaml_it_shows_configures_that_method(my_init, compose):
+    from bench.config import Run
+
+    shown = yaml.safe_load(block("yaml", "Add a method"))
+    assert {k: v for k, v in shown["method"].items() if k not in ("name", "_target_")} == vars(my_init.MyInit())
+    values = compose("method=hu")
+    values["method"] = shown["method"]
+    values["train"]["learning_rate"] = float(shown["train"]["learning_rate"])
+    assert type(Run.from_config(values).method) is my_init.MyInit
+
+
+def test_it_names_every_choice_of_every_group():
+    table = README.partition("| group | choices |")[2].partition("\n\n")[0]
+    for group in ("method", "rank", "task", "model", "train", "measure", "track"):
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
+        named = [name.strip() for name in row.split("|")[2].split(",")]
+        assert sorted(named) == choices(CONF / group)
+
+
+def test_its_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
+    table = README.partition("<!-- schemes -->")[2].partition("<!-- end schemes -->")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert named == set(choices(CONF / "method")) - {"full_ft", "none"}
+
+
+def test_the_commits_it_names_are_those_that_made_the_stored_outputs():
+    import numpy as np
+
+    for path in (ROOT / "tests" / "parity" / "authors").glob("*.npz"):
+        stored = np.load(path)
+        assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in README
