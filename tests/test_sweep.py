@@ -15,7 +15,7 @@ def command(*arguments, cwd=None):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("method=foo", "method=foo does not exist; choose from full_ft, hu, lora_ga"),
+        ("method=foo", "method=foo does not exist; choose from asymmetry_a, asymmetry_b"),
         ("method=hu,foo", "method=foo does not exist"),
         ("rank=8", "rank=8 does not exist; say rank=r8"),
         ("+expriment=demo", "nothing reads expriment"),
