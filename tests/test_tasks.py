@@ -140,3 +140,39 @@ def test_a_models_identity_is_what_the_folder_holds_not_its_name(tmp_path):
     config = tmp_path / "b" / "generation_config.json"
     config.write_text(config.read_text() + "\n")
     assert models["a"].identity() != models["b"].identity()
+
+
+def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tokenizer(
+    compose_run, tokenizer, gsm8k_folder, monkeypatch
+):
+    from bench.tasks import task as module
+
+    encoded = []
+    monkeypatch.setattr(module, "_encoded", {})
+    monkeypatch.setattr(module, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
+    task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", "task.selection_samples=50").task
+    first = task.prepare(tokenizer, 0, "test")
+    assert len(encoded) == 300
+    second = task.prepare(tokenizer, 1, "test")
+    assert len(encoded) == 300
+    assert second.train == first.train
+    assert second.calibration_ids != first.calibration_ids
+    other = Model("tiny_llama", "embedded", "tiny_llama", None, ("q_proj",), "float32").load().tokenizer
+    other.add_tokens(["zebra"])
+    task.prepare(other, 0, "test")
+    assert len(encoded) == 600
+    changed = [json.dumps({"question": f"{i}?", "answer": "#### 1"}) + "\n" for i in range(100)]
+    (gsm8k_folder / "gsm8k" / "train.jsonl").write_text("".join(changed))
+    task.prepare(tokenizer, 0, "test")
+    assert len(encoded) == 700
+
+
+def test_what_is_kept_encoded_is_bounded(compose_run, tokenizer, gsm8k_folder, monkeypatch):
+    from bench.tasks import task as module
+
+    monkeypatch.setattr(module, "_encoded", {})
+    monkeypatch.setattr(module, "MOST_ENCODED", 260)
+    compose_run("task=gsm8k", f"data.root={gsm8k_folder}", "task.selection_samples=50").task.prepare(
+        tokenizer, 0, "test"
+    )
+    assert [len(examples) for examples in module._encoded.values()] == [50]  # 250 and 50: the older has gone

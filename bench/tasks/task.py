@@ -12,7 +12,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench import rng
-from bench.tasks.data import HubDataset, content_id, load_rows, rows_sha256
+from bench.tasks.data import HubDataset, Rows, content_id, load_rows, rows_sha256
 from bench.tasks.examples import Example, collate, encode
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Task:
         Raises:
             ValueError: data cannot be had, or no training example is short enough.
         """
-        from bench.tasks.definition import load_definition, prompt_and_target
+        from bench.tasks.definition import load_definition
 
         train: list[Example] = []
         selection: list[list[Example]] = []
@@ -108,7 +108,7 @@ class Task:
             evaluations[name] = load_definition(definition, rows, score_split, self.num_fewshot)
             kept: dict[str, list[Example]] = {}
             for split in ("train", "selection"):
-                encoded = (encode(tokenizer, *prompt_and_target(evaluations[name], row)) for row in rows[split])
+                encoded = _encode_rows(tokenizer, evaluations[name], definition, rows[split])
                 kept[split] = [example for example in encoded if len(example.input_ids) <= self.max_length]
             num_dropped += len(rows["train"]) - len(kept["train"])
             train += kept["train"]
@@ -135,6 +135,27 @@ class Task:
             num_dropped=num_dropped,
             sha256=rows_sha256(rows_by_name),
         )
+
+
+# What this process has encoded: the cells of a sweep share tokenizer and rows, and examples cannot change.
+_encoded: dict[str, list[Example]] = {}
+MOST_ENCODED = 500_000  # examples; the oldest make room
+
+
+def _encode_rows(tokenizer: PreTrainedTokenizerBase, task: InMemoryTask, definition: str, rows: Rows) -> list[Example]:
+    """Every row as an example, in order; made once a process for one tokenizer, definition and rows."""
+    from bench.tasks.definition import prompt_and_target
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    key = rows_sha256({"tokenizer": backend.to_str(), "definition": definition, "rows": rows}) if backend else None
+    if key in _encoded:
+        return _encoded[key]
+    examples = [encode(tokenizer, *prompt_and_target(task, row)) for row in rows]
+    if key is not None:
+        _encoded[key] = examples
+    while len(_encoded) > 1 and sum(map(len, _encoded.values())) > MOST_ENCODED:
+        del _encoded[next(iter(_encoded))]
+    return examples
 
 
 def _draw(population: int, num_samples: int, generator: torch.Generator) -> list[int]:
