@@ -18,6 +18,7 @@ from bench.calibrate import Batch, Calibration, calibrate
 from bench.methods.base import (
     AdapterMethod,
     AdapterOptions,
+    DemandingMethod,
     Factors,
     Layer,
     LearningRates,
@@ -112,6 +113,10 @@ def initialize(
     linear = adapter.target_layers(model, target_modules)
     if isinstance(method, AdapterMethod):
         adapter.check_rank(linear, rank)
+    if isinstance(method, DemandingMethod):
+        see, scaling = partial(_see, Calibration(), learning_rates), scaling_value(method.scaling, rank)
+        for name, module in linear.items():
+            method.check(see(name, module, rank.r, scaling))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sample = {key: tensor[:CHECKED_SAMPLES] for key, tensor in task.calibration[0].items()}
     before = _logits(model, sample)

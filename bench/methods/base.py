@@ -138,6 +138,19 @@ class AdapterMethod(Method, Protocol):
 
 
 @runtime_checkable
+class DemandingMethod(AdapterMethod, Protocol):
+    """A method that cannot start every layer at every rank."""
+
+    def check(self, layer: Layer) -> None:
+        """Called for each layer before any data is read, without statistics.
+
+        Raises:
+            ValueError: the layer cannot have this rank; the message names both and the remedy.
+        """
+        ...
+
+
+@runtime_checkable
 class RankingMethod(AdapterMethod, Protocol):
     """A method that shares the ranks out among the layers; the one thing that is no function of one layer."""
 

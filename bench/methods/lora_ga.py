@@ -45,13 +45,12 @@ class LoRAGA:
     direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
     scale: Literal["stable", "unit", "gd", "weight_svd"] = "stable"
 
-    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """lora_A = c V[i]ᵀ, lora_B = c U[j]; i and j are halves of 1..2r by `direction`, c is set by `scale`.
-
-        Raises:
-            ValueError: 2r exceeds the layer's smaller side, so that there are no vectors r+1..2r.
-        """
+    def check(self, layer: Layer) -> None:
+        """Refuses a rank for which there are no vectors r+1..2r."""
         check_two_blocks(self.label, layer)
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = c V[i]ᵀ, lora_B = c U[j]; i and j are halves of 1..2r by `direction`, c is set by `scale`."""
         U, _, Vh = signed_svd(required(layer, "gradient"))
         of_A, of_B = self._blocks(layer.r, generator)
         c = self._length(layer)

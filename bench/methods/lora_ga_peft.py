@@ -37,10 +37,13 @@ class LoRAGAPEFT:
     scaling: ScalingRule = "alpha_over_r"
     gamma: PositiveFloat = 16.0
 
+    def check(self, layer: Layer) -> None:
+        """Refuses a rank for which there are no vectors r+1..2r."""
+        check_two_blocks(self.label, layer)
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = V[:r]ᵀ, lora_B = out^¼/√γ · U[r:2r] Σ[r:2r]."""
         gradient, r = required(layer, "gradient"), layer.r
-        check_two_blocks(self.label, layer)
         U, S, Vh = signed_svd(gradient)
         second = slice(r, 2 * r)
         return Factors(Vh[:r], gradient.shape[0] ** 0.25 / self.gamma**0.5 * U[:, second] * S[second])

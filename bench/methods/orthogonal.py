@@ -24,17 +24,17 @@ class Orthogonal:
 
     scaling: ScalingRule = "alpha_over_r"
 
-    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """lora_A = (Z₁ Q_odd)ᵀ/10, lora_B = Z₂ Q_even/10; Q (r, r) orthogonal, Z Gaussian with r/2 columns.
-
-        Raises:
-            ValueError: r is odd.
-        """
-        r, (num_out, num_in) = layer.r, layer.weight.shape
+    def check(self, layer: Layer) -> None:
+        """Refuses an odd rank."""
+        r = layer.r
         if r % 2:
             raise ValueError(
                 f"{self.label} halves the rank, but {layer.name} is to have r = {r}; take an even r, {r - 1} or {r + 1}"
             )
+
+    def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
+        """lora_A = (Z₁ Q_odd)ᵀ/10, lora_B = Z₂ Q_even/10; Q (r, r) orthogonal, Z Gaussian with r/2 columns."""
+        r, (num_out, num_in) = layer.r, layer.weight.shape
         Q, _ = torch.linalg.qr(torch.randn(r, r, generator=generator))
         Z1 = torch.randn(num_in, r // 2, generator=generator)
         Z2 = torch.randn(r // 2, num_out, generator=generator).T

@@ -154,3 +154,21 @@ def test_eva_gives_ranks_out_and_its_record_says_which(cells):
     assert max(ranks) <= 8
     assert {layer["r"] for layer in cells["hu"][0].initialization["layers"]} == {4}
     assert {layer["r"] for layer in cells["full_ft"][0].initialization["layers"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("method", "r", "message"),
+    [
+        ("lora_ga", 41, "LoRA-GA uses 2r = 82 singular vectors, but model.layers.0.self_attn.k_proj has a side of 80"),
+        ("lora_ga_peft", 41, "take r of at most 40"),
+        ("orthogonal", 7, "model.layers.0.self_attn.q_proj is to have r = 7; take an even r, 6 or 8"),
+    ],
+)
+def test_a_rank_that_a_method_cannot_have_fails_before_any_data_is_read(run_cell, method, r, message, monkeypatch):
+    def unread(*_):
+        raise AssertionError("calibration began")
+
+    monkeypatch.setattr("bench.initialize.calibrate", unread)
+    record, _ = run_cell(f"method={method}", f"rank.r={r}")
+    assert record.error["type"] == "ValueError"
+    assert message in record.error["message"]

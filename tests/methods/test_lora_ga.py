@@ -71,8 +71,9 @@ def test_the_size_of_the_gradient_does_not_matter():
 @both_orientations
 def test_a_rank_of_half_the_smaller_side_is_the_largest_accepted(out, into):
     assert start(random(out, into), r=12).lora_B.shape == (out, 12)
+    LoRAGA().check(Layer("layers.3.q_proj", random(out, into), 12, S))
     with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
-        start(random(out, into), r=13)
+        LoRAGA().check(Layer("layers.3.q_proj", random(out, into), 13, S))
 
 
 def test_the_generator_is_not_consumed():

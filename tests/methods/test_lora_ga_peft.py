@@ -30,4 +30,4 @@ def test_unlike_the_papers_its_b_scales_with_the_gradient():
 
 def test_a_rank_beyond_half_the_smaller_side_is_refused_with_layer_and_limit():
     with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
-        start(random(24, 40), r=13)
+        LoRAGAPEFT().check(layer_of(random(24, 40), 13))
