@@ -51,19 +51,24 @@ def test_the_yaml_it_shows_configures_that_method(my_init, compose):
     assert type(Run.from_config(values).method) is my_init.MyInit
 
 
-def test_it_names_every_choice_of_every_group():
+def shipped(group):
+    """The choices of a group without those on trial, whose learning rate is still a guess."""
+    files = {name: (CONF / group / f"{name}.yaml").read_text() for name in choices(CONF / group)}
+    return {name for name, text in files.items() if "# a guess" not in text}
+
+
+@pytest.mark.parametrize("group", ["method", "rank", "task", "model", "train", "measure", "track"])
+def test_it_names_every_choice_of_every_group(group):
     table = README.partition("| group | choices |")[2].partition("\n\n")[0]
-    for group in ("method", "rank", "task", "model", "train", "measure", "track"):
-        row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
-        named = [name.strip() for name in row.split("|")[2].split(",")]
-        assert sorted(named) == choices(CONF / group)
+    row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
+    assert {name.strip() for name in row.split("|")[2].split(",")} == shipped(group)
 
 
 def test_its_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
     table = README.partition("<!-- schemes -->")[2].partition("<!-- end schemes -->")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
-    assert named == set(choices(CONF / "method")) - {"full_ft", "none"}
+    assert named == shipped("method") - {"full_ft", "none"}
 
 
 def test_the_commits_it_names_are_those_that_made_the_stored_outputs():
