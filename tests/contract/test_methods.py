@@ -87,6 +87,14 @@ def test_only_a_start_that_moves_w_does_not_promise_to_keep_the_function(build, 
     assert product.isfinite().all()
 
 
+KEEPING = "hu reversed orthogonal asymmetry_a asymmetry_b pissa milora olora mica corda eva lora_ga lora_ga_peft".split()
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_these_papers_start_from_the_pretrained_function(build, name):
+    assert build((name,)).keeps_function
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_its_module_opens_with_its_paper(build, name):
     opening = sys.modules[type(build((name,))).__module__].__doc__.partition("\n")[0]
