@@ -14,10 +14,12 @@ from typing import Any
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from bench.cache import Cache
 from bench.measure import Measure
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank
+from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod
 from bench.model import Model
 from bench.score import Scoring
+from bench.svd import SVDSettings
 from bench.tasks import Task
 from bench.track import Track
 from bench.train import Train
@@ -52,6 +54,8 @@ class Run:
     score: Scoring
     track: Track
     data: Data
+    svd: SVDSettings
+    cache: Cache
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -114,8 +118,9 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Everything that can change the run's numbers, and nothing else.
 
-        No paths, no tracking, no study. Axes that the method ignores are left out: the rank where no adapter is
-        added, calibration where no statistics are required, rank, seed and training where nothing is trained.
+        No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank where no adapter
+        is added, calibration where no statistics are required, the svd key where nothing is decomposed, rank, seed and
+        training where nothing is trained.
         """
         task = self.task.identity()
         if not self.method.requires:
@@ -134,6 +139,8 @@ class Run:
         if isinstance(self.method, AdapterMethod):
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
             identity["adapter"] = self.adapter
+        if isinstance(self.method, SpectralMethod) and self.method.decomposes:
+            identity["svd"] = self.svd
         return json.loads(json.dumps(identity, default=_plain))
 
     @functools.cached_property
@@ -184,5 +191,10 @@ def _one_line(error: ValidationError, prefix: str = "") -> str:
         elif problem["type"] in ("missing", "missing_argument"):
             lines.append(f"{key} is missing")
         else:
-            lines.append(f"{key}={problem['input']!r}: {problem['msg'].lower()}")
+            message = (
+                problem["msg"].removeprefix("Value error, ")
+                if problem["type"] == "value_error"
+                else problem["msg"].lower()
+            )
+            lines.append(f"{key}={problem['input']!r}: {message}")
     return "; ".join(lines)

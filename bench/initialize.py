@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from bench import adapter
+from bench import adapter, calibrate, parallel, rng
 from bench.adapter import AdaptedLayer
-from bench.calibrate import Batch, Calibration, calibrate
+from bench.cache import Cache
+from bench.calibrate import Calibration, Wanted
+from bench.calibrate.visit import Batch
 from bench.methods.base import (
     AdapterMethod,
     AdapterOptions,
@@ -27,8 +26,9 @@ from bench.methods.base import (
     RankingMethod,
     scaling_value,
 )
-from bench.model import evaluating
+from bench.model import LoadedModel, evaluating
 from bench.phases import Phases
+from bench.svd import SVDSettings
 from bench.tasks import PreparedTask
 
 
@@ -59,8 +59,9 @@ class Initialization:
         reports: norms and drift, a layer each.
         num_trainable: trainable parameters.
         num_parameters: parameters of the pretrained model.
-        calibration_loss: the pretrained model's loss on the calibration samples; None without calibration.
-        calibration_ids: the training examples that calibration saw; empty without calibration.
+        calibration: its loss, cost and errors; None where the method needs none.
+        calibration_read: whether it was read from the cache instead of being computed.
+        calibration_ids: the training examples that calibration saw; empty without data.
         logit_change: the largest absolute change of a logit on the first calibration samples, pretrained to adapted.
     """
 
@@ -70,7 +71,8 @@ class Initialization:
     reports: list[LayerReport]
     num_trainable: int
     num_parameters: int
-    calibration_loss: float | None
+    calibration: Calibration | None
+    calibration_read: bool
     calibration_ids: list[int]
     logit_change: float
 
@@ -87,73 +89,78 @@ CHECKED_SAMPLES = 2  # the logits of so many calibration samples are compared
 
 
 def initialize(
-    model: PreTrainedModel,
+    loaded: LoadedModel,
     method: Method,
     rank: Rank,
     options: AdapterOptions,
     target_modules: tuple[str, ...],
     task: PreparedTask,
     learning_rates: LearningRates,
-    generator: torch.Generator,
+    svd: SVDSettings,
+    cache: Cache,
+    seed: int,
     phases: Phases,
 ) -> Initialization:
     """Turns the pretrained model, in place, into the one that `method` starts to train.
 
     Args:
-        model: the pretrained model; must not be used by itself afterwards.
+        loaded: the pretrained model; must not be used by itself afterwards.
         target_modules: last names of the layers to adapt.
         task: its calibration batches, and which training examples they are.
         learning_rates: of the coming schedule.
-        generator: the run's "init" stream; the layers draw from it one after another.
+        svd: how matrices are decomposed.
+        cache: where other runs may have left the same calibration.
+        seed: the run's; each layer draws from a stream of its own.
         phases: gets the phases calibrate and initialise.
 
     Raises:
         ValueError: the rank does not fit a layer, no layer matches, or the method broke its promise.
     """
+    model = loaded.model
     linear = adapter.target_layers(model, target_modules)
     if isinstance(method, AdapterMethod):
         adapter.check_rank(linear, rank)
+    look = _Look(Calibration(), learning_rates)
     if isinstance(method, DemandingMethod):
-        see, scaling = partial(_see, Calibration(), learning_rates), scaling_value(method.scaling, rank)
+        scaling = scaling_value(method.scaling, rank)
         for name, module in linear.items():
-            method.check(see(name, module, rank.r, scaling))
+            method.check(look(name, module, rank.r, scaling))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sample = {key: tensor[:CHECKED_SAMPLES] for key, tensor in task.calibration[0].items()}
     before = _logits(model, sample)
+    wanted = Wanted.by(method, rank, svd)
     with phases.measure("calibrate"):
-        bar = tqdm(task.calibration, desc="calibrate", unit="batch", leave=False, disable=not method.requires)
-        statistics = calibrate(model, linear, bar, method.requires)
+        calibration, read = calibrate.shared(loaded, linear, task, wanted, cache)
     with phases.measure("initialise"):
-        see = partial(_see, statistics, learning_rates)
-        trained, layers, ranks = _adapt(model, method, rank, options, linear, see)
-        starts = [_start(layer, method, ranks[layer.name], see, generator) for layer in layers]
+        look = _Look(calibration, learning_rates)
+        trained, layers, ranks = _adapt(model, method, rank, options, linear, look)
+        factors = _factors(layers, method, ranks, look, seed)
+        reports = [_start(layer, method, factors[layer.name]) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
-        factors={report.name: factors for factors, report in starts if factors is not None},
-        reports=[report for _, report in starts],
+        factors={name: found for name, found in factors.items() if found is not None},
+        reports=reports,
         num_trainable=sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
         num_parameters=num_parameters,
-        calibration_loss=statistics.loss,
-        calibration_ids=task.calibration_ids if method.requires else [],
+        calibration=calibration if wanted != Wanted() else None,
+        calibration_read=read,
+        calibration_ids=task.calibration_ids if wanted.data else [],
         logit_change=_check_function(trained, sample, before, method),
     )
 
 
-def _see(
-    statistics: Calibration, learning_rates: LearningRates, name: str, module: nn.Module, r: int, scaling: float
-) -> Layer:
-    """One layer as a method sees it."""
-    return Layer(
-        name=name,
-        weight=adapter.float_weight(module),
-        r=r,
-        scaling=scaling,
-        gradient=statistics.gradient.get(name),
-        input_covariance=statistics.input_covariance.get(name),
-        label_covariance=statistics.label_covariance.get(name),
-        learning_rates=learning_rates,
-    )
+@dataclass(frozen=True)
+class _Look:
+    """Makes layers as a method sees them."""
+
+    calibration: Calibration
+    learning_rates: LearningRates
+
+    def __call__(self, name: str, module: nn.Module, r: int, scaling: float) -> Layer:
+        weight = adapter.float_weight(module)
+        seen = self.calibration.of(name, weight.device)
+        return Layer(name=name, weight=weight, r=r, scaling=scaling, learning_rates=self.learning_rates, **seen)
 
 
 def _adapt(
@@ -162,45 +169,60 @@ def _adapt(
     rank: Rank,
     options: AdapterOptions,
     linear: dict[str, nn.Linear],
-    see: Callable[..., Layer],
+    look: _Look,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, int]]:
     """Adds the adapters; returns the model, its layers and their ranks, which some methods choose."""
     ranks = dict.fromkeys(linear, rank.r)
     if isinstance(method, RankingMethod):
         scaling = scaling_value(method.scaling, rank)
-        ranks = method.ranks(see(name, module, rank.r, scaling) for name, module in linear.items())
+        ranks = method.ranks(look(name, module, rank.r, scaling) for name, module in linear.items())
     trained, layers = adapter.add(model, method, rank, linear, options, ranks)
     return trained, layers, ranks
 
 
-def _start(
-    layer: AdaptedLayer, method: Method, r: int, see: Callable[..., Layer], generator: torch.Generator
-) -> tuple[Factors | None, LayerReport]:
-    """Asks the method for one layer's factors, writes them, and reports what that did to the layer."""
+def _factors(
+    layers: list[AdaptedLayer], method: Method, ranks: dict[str, int], look: _Look, seed: int
+) -> dict[str, Factors | None]:
+    """Asks the method for each layer's factors; None where it has none."""
+    by_name = {layer.name: layer for layer in layers}
+
+    def compute(name: str) -> Factors | None:
+        if not isinstance(method, AdapterMethod) or not ranks[name]:
+            return None
+        layer = by_name[name]
+        seen = look(name, layer.module, ranks[name], layer.scaling)
+        return method.factors(seen, rng.stream(seed, f"init/{name}")).to(torch.device("cpu"))
+
+    found = parallel.shared_out(list(by_name), compute)
+    return {name: factors and factors.to(by_name[name].weight.device) for name, factors in found.items()}
+
+
+def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> LayerReport:
+    """Writes one layer's factors, and reports what that did to the layer."""
     pretrained = adapter.float_weight(layer.module).clone()
-    if not isinstance(method, AdapterMethod) or not r:
+    if factors is None:
         rank = 0 if isinstance(method, AdapterMethod) else None
-        return None, LayerReport(layer.name, rank, pretrained.norm().item(), None, None, None, 0.0)
-    factors = method.factors(see(layer.name, layer.module, r, layer.scaling), generator).to(pretrained.device)
+        return LayerReport(layer.name, rank, pretrained.norm().item(), None, None, None, 0.0)
     adapter.fill(layer, factors)
     change = layer.effective_weight() - pretrained
-    report = LayerReport(
+    return LayerReport(
         name=layer.name,
-        r=r,
+        r=len(factors.lora_A),
         weight_norm=pretrained.norm().item(),
         lora_A_norm=factors.lora_A.norm().item(),
         lora_B_norm=factors.lora_B.norm().item(),
         lora_R_norm=None if factors.lora_R is None else factors.lora_R.norm().item(),
         drift=(change.norm() / pretrained.norm()).item(),
     )
-    return factors, report
 
 
 @torch.no_grad()
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     with evaluating(model):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
-    return logits[batch["attention_mask"].bool()]
+        device = next(model.parameters()).device
+        seen = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        logits = model(**seen).logits.float()
+    return logits[seen["attention_mask"].bool()]
 
 
 def _check_function(model: nn.Module, batch: Batch, before: Tensor, method: Method) -> float:

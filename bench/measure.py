@@ -18,10 +18,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench import alignment, rng
-from bench.calibrate import Batch, visit_gradients, weight_gradient
+from bench.calibrate.visit import Batch, visit_gradients, weight_gradient
 from bench.methods.base import Factors
 from bench.record import ALL_LAYERS
-from bench.tasks.examples import IGNORED
+from bench.tasks.examples import num_learned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +90,7 @@ class AlignmentProbe:
         if not all(p.isfinite().all() for layer in self.layers for p in layer.parameters().values()):
             return []  # the run has diverged; its next loss says so
         # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
-        counted = (self.batch["labels"][:, 1:] != IGNORED).sum(dim=1)
+        counted = num_learned(self.batch["labels"])
         share, other_share = counted[:half].sum() / counted.sum(), counted[half:].sum() / counted.sum()
 
         def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+UNKNOWN = "unknown"  # the revision of weights whose origin does not tell
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
@@ -117,7 +118,7 @@ class Model:
             ) from error
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        revision = getattr(model.config, "_commit_hash", None) or self.revision or "unknown"
+        revision = getattr(model.config, "_commit_hash", None) or UNKNOWN
         return LoadedModel(model, tokenizer, revision if self.source == "hub" else folder_sha256(self.folder))
 
 

@@ -37,15 +37,13 @@ class Phases:
     def measure(self, name: str) -> Iterator[None]:
         """Times what happens inside; a phase entered twice is summed, its peak the higher of the two."""
         _reset_peak()
-        start = time.perf_counter()
+        start = now()
         try:
             yield
         finally:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
             before = self.by_name.get(name, Phase(0.0, None))
-            peaks = [peak for peak in (before.peak_bytes, _peak_bytes()) if peak is not None]
-            self.by_name[name] = Phase(before.seconds + time.perf_counter() - start, max(peaks, default=None))
+            peaks = [peak for peak in (before.peak_bytes, peak_bytes()) if peak is not None]
+            self.by_name[name] = Phase(before.seconds + now() - start, max(peaks, default=None))
 
     def set_apart(self, name: str, seconds: float, within: str) -> None:
         """Books `seconds` of the phase `within` as a phase of their own, which shares its peak."""
@@ -62,7 +60,15 @@ def _reset_peak() -> None:
         _CLEAR.write_text("5")  # resets the peak resident set: proc(5)
 
 
-def _peak_bytes() -> int | None:
+def now() -> float:
+    """Seconds on a clock that only differences mean something on, when the GPU has done all it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_bytes() -> int | None:
+    """The highest memory since the phase began."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:

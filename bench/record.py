@@ -24,7 +24,7 @@ from typing import Any
 
 import bench
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
@@ -175,25 +175,34 @@ def check_writable(results_dir: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Code, versions and hardware of this process; `fingerprint` hashes what can move a number."""
+    return {
+        "code": _code(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in (*_STACK, "hydra-core", "wandb", "pandas", "numpy")},
+        "hardware": _hardware(),
+        "fingerprint": fingerprint(),
+    }
+
+
+def fingerprint() -> str:
+    """A hash of the versions and the hardware that can move a number; with a GPU the host's processor is none."""
+    hardware = _hardware()
+    stack = {name: _version(name) for name in _STACK} | {
+        k: v for k, v in hardware.items() if k != "cpu" or not hardware["gpu"]
+    }
+    return hashlib.sha256(json.dumps(stack, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _hardware() -> dict[str, Any]:
     import torch
 
-    versions = {name: _version(name) for name in (*_STACK, "hydra-core", "wandb", "pandas", "numpy")}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    hardware = {
+    return {
         "machine": platform.machine(),
         "system": platform.system(),
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "num_threads": torch.get_num_threads(),
-        "gpu": gpu,
-    }
-    stack = {name: versions[name] for name in _STACK} | {k: v for k, v in hardware.items() if k != "cpu" or not gpu}
-    return {
-        "code": _code(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "hardware": hardware,
-        "fingerprint": hashlib.sha256(json.dumps(stack, sort_keys=True).encode()).hexdigest()[:12],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

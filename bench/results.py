@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.record import COMPLETED, FAILED, Record, environment
 
@@ -49,7 +49,7 @@ def completed(cfg: Run, result: Result) -> Record:
     record.initialization = {
         "num_trainable": start.num_trainable,
         "logit_change": start.logit_change,
-        "calibration_loss": start.calibration_loss,
+        "calibration": _calibration(start),
         "calibration_ids": start.calibration_ids,
         "layers": [asdict(report) for report in start.reports],
     }
@@ -63,6 +63,22 @@ def completed(cfg: Run, result: Result) -> Record:
         }
     record.scores = [asdict(score) for score in result.scores]
     return record
+
+
+def _calibration(start: Initialization) -> dict[str, Any] | None:
+    """What calibration found and cost; the cost is that of computing it, also where it was read."""
+    found = start.calibration
+    if found is None:
+        return None
+    return {
+        "read": start.calibration_read,
+        "loss": found.loss,
+        "num_samples": found.num_samples,
+        "largest_error": found.largest_error,
+        "exact_layers": found.exact_layers,
+        "total_seconds": found.cost.total_seconds,
+        **asdict(found.cost),
+    }
 
 
 def failed(cfg: Run, error: Exception, trace: str) -> Record:

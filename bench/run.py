@@ -40,8 +40,8 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
         loaded = cfg.model.load()
         task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)
     start = initialize(
-        loaded.model, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
-        rng.stream(cfg.seed, "init"), phases,
+        loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
+        cfg.svd, cfg.cache, cfg.seed, phases,
     )  # fmt: skip
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONF = experiments.ROOT / "conf"
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track")
-KEYS = (*GROUPS, "seed", "study", "results_dir", "adapter", "data", "score", "hydra")
+KEYS = (*GROUPS, "seed", "study", "results_dir", "adapter", "svd", "cache", "data", "score", "hydra")
 
 _planned: list[Run] = []
 

@@ -76,6 +76,6 @@ class Tracker:
         for score in record.scores:
             name = f"score/{score['task']}/{score['metric']}"
             self._run.summary.update({name: score["value"], f"{name}/stderr": score["stderr"]})
-        kept = ("num_trainable", "logit_change", "calibration_loss")
+        kept = ("num_trainable", "logit_change", "calibration")
         self._run.summary.update({f"initialization/{key}": record.initialization.get(key) for key in kept})
         self._run.summary["status"] = record.status

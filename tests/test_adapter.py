@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,8 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from bench import adapter
-from bench.initialize import initialize
-from bench.methods.base import AdapterOptions, Factors, LearningRates, Rank
+from bench.methods.base import AdapterOptions, Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
 from bench.methods.lora_ga import LoRAGA
@@ -17,7 +15,7 @@ from bench.methods.lora_xs import LoRAXS
 from bench.methods.none import NoTraining
 from bench.methods.orthogonal import Orthogonal
 from bench.methods.reversed import Reversed
-from bench.phases import Phases
+from starts import start
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = Rank("r4", 4, 8)
@@ -36,12 +34,8 @@ def started(model, batch, method, options=None):
     """Adapts a model as a run does; returns it, its layers, their first factors and the pretrained weights."""
     layers = adapter.target_layers(model, PROJECTIONS)
     weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    task = SimpleNamespace(calibration=[batch(4, 6)], calibration_ids=[0, 1, 2, 3])
-    start = initialize(
-        model, method, RANK, options or AdapterOptions(), PROJECTIONS, task, LearningRates(0.1, 0.01, 0.01),
-        torch.Generator().manual_seed(0), Phases(),
-    )  # fmt: skip
-    return start.model, [layer for layer in start.layers if layer.parameters()], start.factors, weights
+    begun = start(model, method, RANK, PROJECTIONS, [batch(4, 6)], options)
+    return begun.model, [layer for layer in begun.layers if layer.parameters()], begun.factors, weights
 
 
 def logits(model, batch):

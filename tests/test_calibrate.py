@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from bench.adapter import target_layers
-from bench.calibrate import calibrate, visit_gradients, weight_gradient
+from bench.calibrate import Wanted, calibrate
+from bench.calibrate.visit import visit_gradients, weight_gradient
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-GRADIENT = frozenset({"gradient"})
+GRADIENT = Wanted(keeps=frozenset({"gradient"}))
 
 
 def gradients_by_autograd(model, layers, batch):
@@ -73,7 +74,7 @@ def padded_batch(batch):
 def test_input_covariance_is_of_sequences_scaled_by_their_largest_entry_padding_left_out(tiny_model, batch):
     model, padded = tiny_model(), padded_batch(batch)
     layers = target_layers(model, ("down_proj",))
-    found = calibrate(model, layers, [padded], frozenset({"input_covariance"}))
+    found = calibrate(model, layers, [padded], Wanted(frozenset({"input_covariance"})))
     inputs = inputs_of(model, layers, padded)
     for name in layers:
         one, two = inputs[name][0, :4], inputs[name][1]
@@ -84,7 +85,7 @@ def test_input_covariance_is_of_sequences_scaled_by_their_largest_entry_padding_
 def test_label_covariance_is_that_of_the_inputs_at_learned_tokens(tiny_model, batch):
     model, padded, more = tiny_model(), padded_batch(batch), batch(3, 5, seed=4)
     layers = target_layers(model, ("q_proj", "down_proj"))
-    found = calibrate(model, layers, [padded, more], frozenset({"label_covariance"}))
+    found = calibrate(model, layers, [padded, more], Wanted(frozenset({"label_covariance"})))
     first, second = inputs_of(model, layers, padded), inputs_of(model, layers, more)
     for name in layers:
         learned = torch.cat([first[name][0, 2:4], first[name][1, 2:], second[name][:, 2:].flatten(0, 1)])
@@ -97,15 +98,15 @@ def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_back
     model = tiny_model()
     layers, given = target_layers(model, PROJECTIONS), [batch(2, 5)]
     all_kinds = frozenset({"gradient", "input_covariance", "label_covariance"})
-    together = calibrate(model, layers, given, all_kinds)
+    together = calibrate(model, layers, given, Wanted(all_kinds))
     for kind in all_kinds:
-        alone = getattr(calibrate(model, layers, given, frozenset({kind})), kind)
+        alone = getattr(calibrate(model, layers, given, Wanted(frozenset({kind}))), kind)
         assert alone.keys() == layers.keys()
         for name, value in alone.items():
             torch.testing.assert_close(getattr(together, kind)[name], value)
     backward = []
     model.lm_head.register_full_backward_hook(lambda *_: backward.append(1))
-    calibrate(model, layers, given, frozenset({"input_covariance", "label_covariance"}))
+    calibrate(model, layers, given, Wanted(frozenset({"input_covariance", "label_covariance"})))
     assert not backward
 
 
@@ -117,7 +118,7 @@ def test_mode_and_hooks_are_as_before(tiny_model, batch):
 
 
 def test_nothing_required_is_nothing_computed(tiny_model):
-    assert calibrate(tiny_model(), {}, [], frozenset()).gradient == {}
+    assert calibrate(tiny_model(), {}, [], Wanted()).gradient == {}
 
 
 def test_no_batches_is_an_error(tiny_model):
@@ -172,7 +173,9 @@ def test_covariances_do_not_depend_on_how_samples_are_batched(tiny_model, batch,
     model, whole = tiny_model(), batch(5, 6)
     layers = target_layers(model, ("up_proj",))
     halves = [{key: tensor[rows] for key, tensor in whole.items()} for rows in (slice(0, 2), slice(2, 5))]
-    one, two = (getattr(calibrate(model, layers, batches, frozenset({kind})), kind) for batches in ([whole], halves))
+    one, two = (
+        getattr(calibrate(model, layers, batches, Wanted(frozenset({kind}))), kind) for batches in ([whole], halves)
+    )
     for name in layers:
         torch.testing.assert_close(one[name], two[name])
 
@@ -196,5 +199,5 @@ def test_a_model_that_nothing_is_required_of_is_not_even_run(tiny_model):
         yield
 
     model = tiny_model()
-    found = calibrate(model, target_layers(model, PROJECTIONS), unread(), frozenset())
+    found = calibrate(model, target_layers(model, PROJECTIONS), unread(), Wanted())
     assert (found.gradient, found.input_covariance, found.loss, found.num_samples) == ({}, {}, None, 0)

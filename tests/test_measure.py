@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import adapter, alignment
-from bench.calibrate import calibrate
+from bench.calibrate import Wanted, calibrate
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Layer, LearningRates, Rank
 from bench.methods.full_ft import FullFT
@@ -28,7 +28,7 @@ def doubled(batch):
 def probed(model, batch, method, both=None):
     layers = adapter.target_layers(model, PROJECTIONS)
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
-    statistics = calibrate(model, layers, [batch], frozenset({"gradient"}))
+    statistics = calibrate(model, layers, [batch], Wanted(frozenset({"gradient"})))
     wrapped, adapted = adapter.add(model, method, RANK, layers)
     factors = {}
     for layer in adapted if hasattr(method, "factors") else ():
@@ -176,7 +176,7 @@ def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_mode
     found = {row.measure: row.value for row in probe.measure(wrapped, 0) if row.layer == "all"}
     halves = [{key: tensor[half] for key, tensor in probe.batch.items()} for half in (slice(3), slice(3, 6))]
     modules = {layer.name: layer.module for layer in probe.layers}
-    one, two = (calibrate(wrapped, modules, [half], frozenset({"gradient"})).gradient for half in halves)
+    one, two = (calibrate(wrapped, modules, [half], Wanted(frozenset({"gradient"}))).gradient for half in halves)
     G, other = (torch.cat([gradients[x.name].flatten() for x in probe.layers]) for gradients in (one, two))
     induced = torch.cat(
         [alignment.induced_gradient(one[x.name], x.factors(), x.scaling, x.trains).flatten() for x in probe.layers]
@@ -241,7 +241,7 @@ def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
 def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_model, batch):
     model, given = tiny_model(), batch(3, 6)
     layers = adapter.target_layers(model, PROJECTIONS)
-    gradients = calibrate(model, layers, [given], frozenset({"gradient"})).gradient
+    gradients = calibrate(model, layers, [given], Wanted(frozenset({"gradient"}))).gradient
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     left_out, *others = layers
     wrapped, adapted = adapter.add(model, Hu(), RANK, layers, ranks={left_out: 0} | dict.fromkeys(others, 2))

@@ -11,7 +11,7 @@ SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0
 
 def a_record(status=COMPLETED):
     record = Record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
-    record.initialization = {"num_trainable": 12, "logit_change": 0.5, "calibration_loss": None}
+    record.initialization = {"num_trainable": 12, "logit_change": 0.5, "calibration": None}
     return record
 
 

@@ -15,9 +15,13 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
 
 FrozenFactor = Literal["random_orthonormal", "kaiming", "singular_vectors"]
+
+
+def _decomposed(frozen: FrozenFactor) -> frozenset[Spectral]:
+    return frozenset({"weight"} if frozen == "singular_vectors" else ())
 
 
 def _orthonormal_columns(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
@@ -37,6 +41,15 @@ class AsymmetryB:
     scaling: ScalingRule = "alpha_over_r"
     frozen: FrozenFactor = "random_orthonormal"
 
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """W, where its singular vectors are asked for."""
+        return _decomposed(self.frozen)
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A r orthonormal rows, or uniform in ±1/√in, or the first r right singular vectors of W."""
         num_out, num_in = layer.weight.shape
@@ -46,7 +59,7 @@ class AsymmetryB:
             lora_A = torch.empty(layer.r, num_in)
             torch.nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5), generator=generator)
         else:
-            lora_A = signed_svd(layer.weight)[2][: layer.r]
+            lora_A = layer.leading("weight", layer.r).Vh
         return Factors(lora_A, torch.zeros(num_out, layer.r))
 
 
@@ -62,6 +75,15 @@ class AsymmetryA:
     scaling: ScalingRule = "alpha_over_r"
     frozen: FrozenFactor = "random_orthonormal"
 
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """W, where its singular vectors are asked for."""
+        return _decomposed(self.frozen)
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_B r orthonormal columns, or uniform in ±1/√r, or the first r left singular vectors of W."""
         num_out, num_in = layer.weight.shape
@@ -71,5 +93,5 @@ class AsymmetryA:
             lora_B = torch.empty(num_out, layer.r)
             torch.nn.init.kaiming_uniform_(lora_B, a=math.sqrt(5), generator=generator)
         else:
-            lora_B = signed_svd(layer.weight)[0][:, : layer.r]
+            lora_B = layer.leading("weight", layer.r).U
         return Factors(torch.zeros(layer.r, num_in), lora_B)

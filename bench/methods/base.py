@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,11 +12,15 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from bench.svd import SVD, exact_svd
+
 # A method's fields come from YAML: an unknown one or one of the wrong type is refused.
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 ScalingRule = Literal["alpha_over_r", "alpha_over_sqrt_r", "one"]
 Statistic = Literal["gradient", "input_covariance", "label_covariance"]
+Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
+GradientMode = Literal["exact", "sketch"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
 
 
@@ -71,8 +75,9 @@ class Layer:
             of its largest entry.
         label_covariance: covariance of the inputs at the tokens whose labels count.
         learning_rates: of the coming schedule.
+        svds: leading singular triplets, of what a SpectralMethod decomposes.
 
-    A statistic is None unless the method requires it.
+    A statistic is None unless the method requires it, and a gradient that is decomposed is not kept besides.
     """
 
     name: str
@@ -83,6 +88,20 @@ class Layer:
     input_covariance: Float[Tensor, "in in"] | None = None
     label_covariance: Float[Tensor, "in in"] | None = None
     learning_rates: LearningRates = LearningRates(0.0, 0.0, 0.0)
+    svds: Mapping[Spectral, SVD] = field(default_factory=dict)
+
+    def leading(self, matrix: Spectral, k: int) -> SVD:
+        """The k leading singular triplets: those that calibration delivered, or exact ones of the matrix at hand.
+
+        Raises:
+            ValueError: fewer than k were delivered, or the layer has neither them nor the matrix.
+        """
+        if matrix in self.svds:
+            return self.svds[matrix].leading(k)
+        if matrix == "weight":
+            return exact_svd(self.weight).leading(k)
+        gradient = required(self, "gradient")
+        return exact_svd(gradient if matrix == "gradient" else gradient.sign()).leading(k)
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,36 @@ class RankingMethod(AdapterMethod, Protocol):
         ...
 
 
+@runtime_checkable
+class SpectralMethod(AdapterMethod, Protocol):
+    """A method that sees some matrices through their leading singular triplets only, by `layer.leading`.
+
+    decomposes: which. Calibration then keeps the triplets instead of the matrix, computed once for every rank that
+    `svd.rank` covers, by the solver that the `svd` key names.
+    """
+
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """The matrices; may depend on the method's options."""
+        ...
+
+    def num_singular(self, r: int) -> int:
+        """How many triplets an adapter of rank r takes."""
+        ...
+
+
+@runtime_checkable
+class SketchableMethod(SpectralMethod, Protocol):
+    """A spectral method that is linear in the gradient, and may take its triplets from a sketch of it."""
+
+    gradient: GradientMode
+
+
+def sketches(method: object) -> bool:
+    """Whether the method takes a sketch of the gradient instead of the gradient."""
+    return isinstance(method, SketchableMethod) and method.gradient == "sketch"
+
+
 def scaling_value(rule: ScalingRule, rank: Rank) -> float:
     """s of `W + s B A`: α/r (Hu et al. 2021), α/√r (rsLoRA, Kalajdzievski 2023), or 1."""
     if rule == "alpha_over_r":
@@ -166,20 +215,6 @@ def scaling_value(rule: ScalingRule, rank: Rank) -> float:
     if rule == "alpha_over_sqrt_r":
         return rank.lora_alpha / rank.r**0.5
     return 1.0
-
-
-def signed_svd(
-    matrix: Float[Tensor, "out in"],
-) -> tuple[Float[Tensor, "out k"], Float[Tensor, "k"], Float[Tensor, "k in"]]:
-    """Exact thin SVD with canonical signs: the entry of largest magnitude in each left vector is positive.
-
-    LAPACK's signs are arbitrary, and LoRA-GA pairs left and right vectors of different indices, so its product
-    depends on them.
-    """
-    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
-    largest = U.gather(0, U.abs().argmax(dim=0, keepdim=True))
-    signs = torch.where(largest < 0, -1.0, 1.0).to(U.dtype)
-    return U * signs, S, Vh * signs.T
 
 
 def required(layer: Layer, statistic: Statistic) -> Tensor:

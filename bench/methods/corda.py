@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd, required
 
 SMALLEST_DAMPING = 0.01
 LARGEST_ERROR = 0.05  # Frobenius norm of C C⁻¹ - 1
@@ -47,7 +47,7 @@ class CorDA:
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ/s) Vᵀ C⁻¹, lora_B = U √(Σ/s), where W C = U Σ Vᵀ."""
         C, inverse = _damped(required(layer, "input_covariance"))
-        U, S, Vh = signed_svd(layer.weight @ C)
-        part = slice(0, layer.r) if self.mode == "ipm" else slice(len(S) - layer.r, len(S))
-        root = (S[part] / layer.scaling).sqrt()
-        return Factors(root[:, None] * (Vh[part] @ inverse), U[:, part] * root)
+        svd = exact_svd(layer.weight @ C)
+        part = slice(0, layer.r) if self.mode == "ipm" else slice(len(svd.S) - layer.r, len(svd.S))
+        root = (svd.S[part] / layer.scaling).sqrt()
+        return Factors(root[:, None] * (svd.Vh[part] @ inverse), svd.U[:, part] * root)

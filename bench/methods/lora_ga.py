@@ -1,8 +1,8 @@
 """LoRA-GA (Wang, Yu and Li 2024, Algorithm 1, arXiv:2407.05000).
 
-Agrees with the authors' code: direction ArB2r, scale "stable", both factors scaled, singular values of the gradient
-unused, s = α/√r; its other directions and scales are options. Departs in taking an exact SVD where the code takes
-torch.svd_lowrank(q=4r, niter=4), and in canonical signs. PEFT's init_lora_weights="lora_ga" is another method:
+Agrees with the authors' code: direction ArB2r, scale "stable", both factors scaled, the gradient's singular values
+unused, s = α/√r; its other directions and scales are options. Departs in the solver of the SVD (the `svd` key, where
+the code takes torch.svd_lowrank(q=4r, niter=4)), and in canonical signs. PEFT's init_lora_weights="lora_ga" is another method:
 lora_ga_peft.
 """
 
@@ -17,13 +17,13 @@ from pydantic.dataclasses import dataclass
 from bench.methods.base import (
     STRICT,
     Factors,
+    GradientMode,
     Layer,
     ScalingRule,
+    Spectral,
     Statistic,
     Trainable,
     check_two_blocks,
-    required,
-    signed_svd,
 )
 
 
@@ -44,6 +44,13 @@ class LoRAGA:
     gamma: PositiveFloat = 16.0  # the authors' conf/init/gradient.yaml; their README's command says 64
     direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
     scale: Literal["stable", "unit", "gd", "weight_svd"] = "stable"
+    gradient: GradientMode = "exact"
+
+    decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
+
+    def num_singular(self, r: int) -> int:
+        """The first r and the next."""
+        return 2 * r
 
     def check(self, layer: Layer) -> None:
         """Refuses a rank for which there are no vectors r+1..2r."""
@@ -51,10 +58,10 @@ class LoRAGA:
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = c V[i]ᵀ, lora_B = c U[j]; i and j are halves of 1..2r by `direction`, c is set by `scale`."""
-        U, _, Vh = signed_svd(required(layer, "gradient"))
+        svd = layer.leading("gradient", 2 * layer.r)
         of_A, of_B = self._blocks(layer.r, generator)
         c = self._length(layer)
-        return Factors(c * Vh[of_A], c * U[:, of_B])
+        return Factors(c * svd.Vh[of_A], c * svd.U[:, of_B])
 
     def _blocks(self, r: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Which singular vectors, from 0, go to A and which to B."""

@@ -1,7 +1,8 @@
 """PEFT's init_lora_weights="lora_ga" (PEFT 0.21, LoraGAConfig's defaults): not the method of the LoRA-GA paper.
 
 B carries the gradient's singular values, A has length 1: B all but vanishes, and the adapter starts close to
-"A from the gradient, B zero". Departs from PEFT in taking an exact SVD where it takes svd_lowrank(q=4r, niter=4).
+"A from the gradient, B zero". Departs from PEFT in the solver of the SVD (the `svd` key), where it takes
+svd_lowrank(q=4r, niter=4).
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from bench.methods.base import (
     Factors,
     Layer,
     ScalingRule,
+    Spectral,
     Statistic,
     Trainable,
     check_two_blocks,
-    required,
-    signed_svd,
 )
 
 
@@ -37,13 +37,18 @@ class LoRAGAPEFT:
     scaling: ScalingRule = "alpha_over_r"
     gamma: PositiveFloat = 16.0
 
+    decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
+
+    def num_singular(self, r: int) -> int:
+        """The first r and the next."""
+        return 2 * r
+
     def check(self, layer: Layer) -> None:
         """Refuses a rank for which there are no vectors r+1..2r."""
         check_two_blocks(self.label, layer)
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = V[:r]ᵀ, lora_B = out^¼/√γ · U[r:2r] Σ[r:2r]."""
-        gradient, r = required(layer, "gradient"), layer.r
-        U, S, Vh = signed_svd(gradient)
-        second = slice(r, 2 * r)
-        return Factors(Vh[:r], gradient.shape[0] ** 0.25 / self.gamma**0.5 * U[:, second] * S[second])
+        r, c = layer.r, layer.weight.shape[0] ** 0.25 / self.gamma**0.5
+        svd = layer.leading("gradient", 2 * r)
+        return Factors(svd.Vh[:r], c * svd.U[:, r:] * svd.S[r:])

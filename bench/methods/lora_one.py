@@ -1,8 +1,9 @@
 """LoRA-One (Zhang, Liu and Chen 2025, Algorithm 1, arXiv:2502.01235).
 
-Agrees with the authors' run_exp.py (direction "LoRA-One", scale "stable", γ = 128, s = α/√r): W is not shifted, so that
-the adapted model differs from the pretrained one at step 0 on purpose. Departs in taking an exact SVD where the code
-takes torch.svd_lowrank(q=512, niter=16). Their README's formula omits the square roots that their code takes.
+Agrees with the authors' run_exp.py (direction "LoRA-One", scale "stable", γ = 128, s = α/√r): W is not shifted, so
+that the adapted model differs from the pretrained one at step 0 on purpose. Departs in the solver of the SVD (the `svd`
+key), where the code takes torch.svd_lowrank(q=512, niter=16). Their README's formula omits the square roots that their
+code takes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required, signed_svd
+from bench.methods.base import STRICT, Factors, GradientMode, Layer, ScalingRule, Spectral, Statistic, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,9 +28,16 @@ class LoRAOne:
 
     scaling: ScalingRule = "alpha_over_sqrt_r"
     gamma: PositiveFloat = 128.0
+    gradient: GradientMode = "exact"
+
+    decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/(γ σ₁)) V_rᵀ, lora_B = U_r √(Σ_r/(γ σ₁)), of -G."""
-        U, S, Vh = signed_svd(-required(layer, "gradient"))
-        r, root = layer.r, (S / (self.gamma * S[0])).sqrt()
-        return Factors(root[:r, None] * Vh[:r], U[:, :r] * root[:r])
+        svd = layer.leading("gradient", layer.r)
+        root = (svd.S / (self.gamma * svd.S[0])).sqrt()
+        return Factors(-root[:, None] * svd.Vh, svd.U * root)

@@ -2,9 +2,9 @@
 
 The first step of sign descent, -η sign(G), is truncated to rank r and built into the adapter. W is not shifted:
 the adapted model differs from the pretrained one at step 0 on purpose. By default departs from the authors' code in
-taking an exact SVD, float32 factors and the run's own first learning rate as η. `variant: official` does as the code
-does: svd_lowrank with q = r and its fixed seed, factors rounded to bfloat16, η from a warm-up counted in calibration
-batches; R is trained in float32 all the same, as in their GLUE runs.
+the solver of the SVD (the `svd` key), float32 factors and the run's own first learning rate as η. `variant: official`
+does as the code does: svd_lowrank with q = r and its fixed seed, factors rounded to bfloat16, η from a warm-up counted
+in calibration batches; R is trained in float32 all the same, as in their GLUE runs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required, signed_svd
+from bench.methods.base import (
+    STRICT,
+    Factors,
+    GradientMode,
+    Layer,
+    ScalingRule,
+    Spectral,
+    Statistic,
+    Trainable,
+    required,
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,6 +43,26 @@ class LoRASB:
     variant: Literal["exact", "official"] = "exact"
     eta_mode: Literal["first_warmup_lr", "lr", "official"] | None = None  # None: first_warmup_lr, or the variant's own
 
+    gradient: GradientMode = "exact"
+
+    @field_validator("gradient")
+    @classmethod
+    def _no_sketch(cls, gradient: GradientMode) -> GradientMode:
+        if gradient == "sketch":
+            raise ValueError(
+                "LoRA-SB takes the sign of each entry of the gradient, which a sketch does not hold; exact"
+            )
+        return gradient
+
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """The signs; the official variant decomposes them itself, as its authors do."""
+        return frozenset({"gradient_sign"} if self.variant == "exact" else ())
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
+
     def eta(self, layer: Layer) -> float:
         """The learning rate of the step that is built in."""
         rates = layer.learning_rates
@@ -40,12 +71,10 @@ class LoRASB:
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_B lora_R lora_A = the best rank-r approximation of -η sign(G), or the official estimate of it."""
-        step = -self.eta(layer) * required(layer, "gradient").sign()
         if self.variant == "official":
-            return _official(step, layer.r)
-        U, S, Vh = signed_svd(step)
-        r = layer.r
-        return Factors(Vh[:r], U[:, :r], torch.diag(S[:r]))
+            return _official(-self.eta(layer) * required(layer, "gradient").sign(), layer.r)
+        svd = layer.leading("gradient_sign", layer.r)
+        return Factors(-svd.Vh, svd.U, torch.diag(self.eta(layer) * svd.S))
 
 
 def _official(step: Float[Tensor, "out in"], r: int) -> Factors:

@@ -1,7 +1,7 @@
 """LoRA-XS (Bałazy et al. 2024, section 3, arXiv:2405.17604).
 
 Agrees with the authors' code in giving all singular values to A and in drawing R with standard deviation 1e-5.
-Departs in taking an exact SVD where the code takes scikit-learn's randomised one, and in s = 1, which is what their
+Departs in the solver of the SVD (the `svd` key, where the code takes scikit-learn's), and in s = 1, which is what their
 α = r gives for language models (their GLUE runs use α = 16). `basis: random` is their ablation without SVD; its
 Kaiming bounds are those of the transposed factors, as in their code.
 """
@@ -14,7 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,6 +30,15 @@ class LoRAXS:
     r_std: PositiveFloat = 1e-5  # the authors' latent_utils
     basis: Literal["svd", "random"] = "svd"
 
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """W, unless the basis is random."""
+        return frozenset({"weight"} if self.basis == "svd" else ())
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = Σ_r V_rᵀ and lora_B = U_r of W, or uniform in ±1/√r and ±1/√out; lora_R normal with r_std."""
         r, (num_out, num_in) = layer.r, layer.weight.shape
@@ -38,5 +47,5 @@ class LoRAXS:
             lora_A = torch.empty(r, num_in).uniform_(-(r**-0.5), r**-0.5, generator=generator)
             lora_B = torch.empty(num_out, r).uniform_(-(num_out**-0.5), num_out**-0.5, generator=generator)
             return Factors(lora_A, lora_B, lora_R)
-        U, S, Vh = signed_svd(layer.weight)
-        return Factors(S[:r, None] * Vh[:r], U[:, :r], lora_R)
+        svd = layer.leading("weight", r)
+        return Factors(svd.S[:, None] * svd.Vh, svd.U, lora_R)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,5 +26,5 @@ class MiCA:
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A zero, lora_B = U[:, -r:]."""
-        U, _, _ = signed_svd(layer.weight)
+        U = exact_svd(layer.weight).U
         return Factors(torch.zeros(layer.r, layer.weight.shape[1]), U[:, -layer.r :])

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,6 +26,6 @@ class MiLoRA:
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ/s) Vᵀ, lora_B = U √(Σ/s), of the r smallest singular values of W."""
-        U, S, Vh = signed_svd(layer.weight)
-        r, root = layer.r, (S / layer.scaling).sqrt()
-        return Factors(root[-r:, None] * Vh[-r:], U[:, -r:] * root[-r:])
+        svd, r = exact_svd(layer.weight), layer.r
+        root = (svd.S / layer.scaling).sqrt()
+        return Factors(root[-r:, None] * svd.Vh[-r:], svd.U[:, -r:] * root[-r:])

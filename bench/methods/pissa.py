@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, signed_svd
+from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,10 +22,16 @@ class PiSSA:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
+    decomposes: ClassVar[frozenset[Spectral]] = frozenset({"weight"})
+
     scaling: ScalingRule = "one"
+
+    def num_singular(self, r: int) -> int:
+        """The first r."""
+        return r
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/s) V_rᵀ, lora_B = U_r √(Σ_r/s), of the r largest singular values of W."""
-        U, S, Vh = signed_svd(layer.weight)
-        r, root = layer.r, (S / layer.scaling).sqrt()
-        return Factors(root[:r, None] * Vh[:r], U[:, :r] * root[:r])
+        svd = layer.leading("weight", layer.r)
+        root = (svd.S / layer.scaling).sqrt()
+        return Factors(root[:, None] * svd.Vh, svd.U * root)

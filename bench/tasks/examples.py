@@ -40,6 +40,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Exam
     return Example(prompt_ids + target_ids, [IGNORED] * len(prompt_ids) + target_ids)
 
 
+def num_learned(labels: torch.Tensor) -> torch.Tensor:
+    """Label tokens of each row that a causal model's loss counts: (batch, tokens) -> (batch,)."""
+    return (labels[:, 1:] != IGNORED).sum(dim=1)
+
+
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
     """A batch padded on the right: input_ids, attention_mask and labels, each (batch, tokens)."""
 

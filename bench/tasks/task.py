@@ -32,6 +32,7 @@ class PreparedTask:
         held_out: examples of the selection split, for the loss at intervals.
         calibration: batches of training examples, for the methods that ask for statistics.
         calibration_ids: which training examples those are.
+        calibration_checkpointing: as the task says.
         probe: one batch of selection examples for the alignment measures; its first half gives the gradient
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
@@ -44,6 +45,7 @@ class PreparedTask:
     held_out: list[Example]
     calibration: list[dict[str, torch.Tensor]]
     calibration_ids: list[int]
+    calibration_checkpointing: bool
     probe: dict[str, torch.Tensor]
     evaluations: dict[str, InMemoryTask]
     pad_token_id: int
@@ -65,7 +67,9 @@ class Task:
         selection_samples: rows of train set apart, by a fixed seed, for choosing learning rates and held-out loss.
         held_out_samples: of those, how many the held-out loss is computed on.
         calibration_samples: training examples that methods may see before training.
-        calibration_batch_size: examples a backward pass.
+        calibration_batch_size: examples a backward pass; the gradient is the mean over batches.
+        calibration_seed: draws those examples; None: the run's seed does.
+        calibration_checkpointing: a backward pass computes each block's activations twice instead of keeping them.
         probe_samples: selection examples in each of the two gradient estimates of the alignment measures.
     """
 
@@ -79,6 +83,8 @@ class Task:
     held_out_samples: PositiveInt
     calibration_samples: PositiveInt
     calibration_batch_size: PositiveInt
+    calibration_seed: NonNegativeInt | None
+    calibration_checkpointing: bool
     probe_samples: PositiveInt
 
     def identity(self) -> dict[str, Any]:
@@ -91,11 +97,11 @@ class Task:
         """Loads, encodes and draws.
 
         Args:
-            seed: the run's; calibration and probe draw from streams of their own.
+            seed: the run's; calibration, unless it has a seed of its own, and probe draw from streams of their own.
             score_split: the split that lm-eval scores.
 
         Raises:
-            ValueError: data cannot be had, or no training example is short enough.
+            ValueError: data cannot be had, or too few training examples are short enough.
         """
         from bench.tasks.definition import load_definition
 
@@ -117,7 +123,13 @@ class Task:
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         # Definitions take turns, so that a short held-out set holds all of them.
         held_out = [example for turn in zip(*selection, strict=False) for example in turn]
-        calibration_ids = _draw(len(train), self.calibration_samples, rng.stream(seed, "calibration"))
+        if len(train) < self.calibration_samples:
+            raise ValueError(
+                f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(train)} training "
+                f"examples of at most task.max_length={self.max_length} tokens; ask for fewer"
+            )
+        drawn_by = seed if self.calibration_seed is None else self.calibration_seed
+        calibration_ids = _draw(len(train), self.calibration_samples, rng.stream(drawn_by, "calibration"))
         probe_ids = _draw(len(held_out), 2 * self.probe_samples, rng.stream(seed, "probe"))
         pad = tokenizer.pad_token_id
         batches = [
@@ -129,6 +141,7 @@ class Task:
             held_out=held_out[: self.held_out_samples],
             calibration=batches,
             calibration_ids=calibration_ids,
+            calibration_checkpointing=self.calibration_checkpointing,
             probe=collate([held_out[i] for i in probe_ids], pad),
             evaluations=evaluations,
             pad_token_id=pad,

@@ -87,7 +87,9 @@ def test_only_a_start_that_moves_w_does_not_promise_to_keep_the_function(build, 
     assert product.isfinite().all()
 
 
-KEEPING = "hu reversed orthogonal asymmetry_a asymmetry_b pissa milora olora mica corda eva lora_ga lora_ga_peft".split()
+KEEPING = (
+    "hu reversed orthogonal asymmetry_a asymmetry_b pissa milora olora mica corda eva lora_ga lora_ga_peft".split()
+)
 
 
 @pytest.mark.parametrize("name", KEEPING)

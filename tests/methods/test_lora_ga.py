@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value, signed_svd
+from bench.methods.base import Layer, Rank, scaling_value
 from bench.methods.lora_ga import LoRAGA
 
 R, S = 4, 0.7
@@ -87,41 +87,6 @@ def test_the_generator_is_not_consumed():
 
 def test_scaling_is_alpha_over_root_r():
     assert scaling_value(LoRAGA().scaling, Rank("r4", 4, 16)) == 8.0
-
-
-@both_orientations
-def test_signed_svd_rebuilds_the_matrix_from_orthonormal_factors(out, into):
-    matrix, identity = random(out, into), torch.eye(24, dtype=torch.float64)
-    U, singular, Vh = signed_svd(matrix)
-    torch.testing.assert_close(U * singular @ Vh, matrix)
-    torch.testing.assert_close(U.T @ U, identity)
-    torch.testing.assert_close(Vh @ Vh.T, identity)
-    assert (singular.diff() <= 0).all()
-
-
-def test_the_largest_entry_of_each_left_vector_is_positive():
-    U, _, _ = signed_svd(random(24, 40))
-    assert (U.amax(dim=0) == U.abs().amax(dim=0)).all()
-
-
-def test_signs_do_not_depend_on_the_librarys(monkeypatch):
-    library, flips = torch.linalg.svd, torch.tensor([1.0, -1.0] * 12, dtype=torch.float64)
-    expected = signed_svd(random(24, 40))
-
-    def flipped(*args, **kwargs):
-        U, singular, Vh = library(*args, **kwargs)
-        return U * flips, singular, flips[:, None] * Vh
-
-    monkeypatch.setattr(torch.linalg, "svd", flipped)
-    for one, two in zip(signed_svd(random(24, 40)), expected, strict=True):
-        assert torch.equal(one, two)
-
-
-def test_negating_the_matrix_negates_its_right_vectors_alone():
-    U, singular, Vh = signed_svd(random(24, 40))
-    negated = signed_svd(-random(24, 40))
-    for one, two in zip(negated, (U, singular, -Vh), strict=True):
-        torch.testing.assert_close(one, two)
 
 
 def blocks(factors, G):

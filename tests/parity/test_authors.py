@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.adapter import target_layers
-from bench.calibrate import calibrate
+from bench.calibrate import Wanted, calibrate
 from bench.methods.asymmetry import AsymmetryA, AsymmetryB
 from bench.methods.base import Factors, Layer, LearningRates
 from bench.methods.lora_ga import LoRAGA
@@ -140,7 +140,7 @@ def calibrated(name):
         {"input_ids": ids[i : i + 2], "labels": labels[i : i + 2], "attention_mask": torch.ones_like(ids[:2])}
         for i in (0, 2, 4)
     ]
-    return calibrate(model, target_layers(model, PROJECTIONS), batches, frozenset({"gradient"})).gradient
+    return calibrate(model, target_layers(model, PROJECTIONS), batches, Wanted(frozenset({"gradient"}))).gradient
 
 
 def test_lora_gas_gradient_estimate():

@@ -3,8 +3,6 @@
 Singular vectors have no sign of their own: factors are compared after PEFT's have been given ours.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, initialize_lora_eva_weights
@@ -12,8 +10,7 @@ from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
-from bench.initialize import initialize
-from bench.methods.base import AdapterOptions, Layer, LearningRates, Rank
+from bench.methods.base import AdapterOptions, Layer, Rank
 from bench.methods.corda import CorDA
 from bench.methods.eva import EVA
 from bench.methods.hu import Hu
@@ -23,7 +20,7 @@ from bench.methods.mica import MiCA
 from bench.methods.olora import OLoRA
 from bench.methods.orthogonal import Orthogonal
 from bench.methods.pissa import PiSSA
-from bench.phases import Phases
+from starts import start
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 R, ALPHA, S = 4, 8, 2.0
@@ -31,12 +28,8 @@ R, ALPHA, S = 4, 8, 2.0
 
 def ours(model, method, given, options=None):
     """Layer name -> adapted layer, as a run starts."""
-    task = SimpleNamespace(calibration=[given], calibration_ids=[])
-    start = initialize(
-        model, method, Rank("r4", R, ALPHA), options or AdapterOptions(), TARGETS, task, LearningRates(1, 1, 1),
-        torch.Generator().manual_seed(0), Phases(),
-    )  # fmt: skip
-    return start.model, {layer.name: layer for layer in start.layers}
+    begun = start(model, method, Rank("r4", R, ALPHA), TARGETS, [given], options, (1, 1, 1))
+    return begun.model, {layer.name: layer for layer in begun.layers}
 
 
 def theirs(model, init, **settings):

@@ -1,0 +1,256 @@
+"""One walk over the calibration samples: totals of each layer, decomposed and freed as soon as they are complete."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from bench import parallel, rng
+from bench.calibrate.result import Calibration, Cost, Wanted
+from bench.calibrate.sketch import GradientSketch
+from bench.calibrate.sums import PLACES, Place, Sums, choose_place
+from bench.calibrate.visit import Batch, visit_gradients, visit_inputs, weight_gradient
+from bench.methods.base import Spectral, Statistic
+from bench.phases import now
+from bench.svd import SVD, leading_svd
+from bench.tasks.examples import IGNORED, num_learned
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a batch that one pass sees, and the weight of its mean loss in the mean over the batches."""
+
+    batch: Batch
+    weight: float
+
+
+def split(batches: Sequence[Batch], size: int) -> list[Piece]:
+    """Batches in pieces of at most `size` samples; each batch weighs the same, its pieces by their label tokens.
+
+    A piece without a label token has no loss and is left out.
+    """
+    size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / parallel.size()))
+    pieces = []
+    for batch in batches:
+        counted = num_learned(batch["labels"])
+        for start in range(0, len(counted), size):
+            share = (counted[start : start + size].sum() / counted.sum()).item()
+            part = {name: tensor[start : start + size] for name, tensor in batch.items()}
+            if share > 0:
+                pieces.append(Piece(part, share / len(batches)))
+    return pieces
+
+
+class Collector:
+    """One pass over the samples: adds up each layer's statistics, and decomposes them when they are complete."""
+
+    def __init__(self, model: PreTrainedModel, layers: Mapping[str, nn.Linear], wanted: Wanted) -> None:
+        self._model, self._layers, self._wanted = model, layers, wanted
+        self._result = Calibration()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._open: dict[str, Tensor] = {}  # the totals of the layer at hand
+        self._sketches: dict[str, GradientSketch] = {}
+        self._batch: Batch = {}
+        self._last = False
+        self._sums: Sums = PLACES["memory"]()
+        self.at = "the embeddings"
+
+    def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration:
+        """The statistics over all pieces, of which this process does its part."""
+        own = parallel.mine(pieces)
+        place = self._choose_place() if len(own) > 1 or parallel.size() > 1 else None
+        self._sums = PLACES[place or "memory"]()
+        loss = torch.zeros((), dtype=torch.float64)
+        for index, piece in enumerate(tqdm(own, desc="calibrate", unit="batch", leave=False)):
+            self._batch = {name: tensor.to(self._model.device) for name, tensor in piece.batch.items()}
+            self._last = index == len(own) - 1 and parallel.size() == 1
+            loss += piece.weight * self._visit(piece.weight, checkpointing)
+        found = self._result
+        found.loss = parallel.total(loss).item()
+        if not math.isfinite(found.loss):
+            raise ValueError(f"the pretrained model's loss on the calibration samples is {found.loss}")
+        if parallel.size() > 1:
+            self._bring_together()
+        found.num_samples = sum(len(piece.batch["input_ids"]) for piece in pieces)
+        found.input_covariance = {name: total / found.num_samples for name, total in found.input_covariance.items()}
+        found.cost = Cost(dict(self._seconds), None, place, max(len(piece.batch["input_ids"]) for piece in pieces))
+        return found
+
+    def _visit(self, weight: float, checkpointing: bool) -> float:
+        """One pass over one piece; returns its loss."""
+        before = sum(self._seconds.values())
+        if self._wanted.gradient:
+            seen = visit_gradients(
+                self._model, self._layers, self._batch, self._consume, weight=weight, checkpointing=checkpointing,
+                finish=self._finish, enter=self._enter,
+            )  # fmt: skip
+        else:
+            seen = visit_inputs(
+                self._model, self._layers, self._batch, self._consume, finish=self._finish, enter=self._enter
+            )
+        consumed = sum(self._seconds.values()) - before
+        self._seconds["forward"] += seen.forward_seconds - (0 if self._wanted.gradient else consumed)
+        self._seconds["backward"] += seen.backward_seconds - (consumed if self._wanted.gradient else 0)
+        return seen.loss
+
+    def _enter(self, name: str) -> None:
+        self.at = name
+
+    def _choose_place(self) -> Place:
+        layers = self._layers.values()
+        gradients = sum(4 * layer.in_features * layer.out_features for layer in layers) if self._exact_gradient else 0
+        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._wanted.keeps - {"gradient"})
+        weights = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
+        return choose_place(gradients + squares, weights, self._model.device)
+
+    @property
+    def _exact_gradient(self) -> bool:
+        return self._wanted.gradient and not self._wanted.sketched
+
+    def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
+        for kind in sorted(self._wanted.keeps - {"gradient"}):
+            share = _covariance_share(kind, self._batch, inputs)
+            total = self._total(kind, name)
+            with self._clock("gradient"):
+                self._open[kind] = share if total is None else total.add_(share)
+        if output_gradient is None:
+            return
+        if self._exact_gradient:
+            total = self._total("gradient", name)
+            with self._clock("gradient"):
+                self._open["gradient"] = weight_gradient(inputs, output_gradient, total)
+        elif self._wanted.sketched:
+            with self._clock("gradient"):
+                self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
+
+    def _sketch(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
+        if name not in self._sketches:
+            k = self._width((output_gradient.shape[1], inputs.shape[1]))
+            begun = GradientSketch.begin(inputs, output_gradient, k, rng.stream(0, f"sketch/{name}"))
+            parallel.from_first([begun.Omega, begun.Psi])
+            self._sketches[name] = begun
+        self._sketches[name].add(inputs, output_gradient)
+
+    def _total(self, kind: str, name: str) -> Tensor | None:
+        """What there is of the total so far."""
+        if kind in self._open:
+            return self._open[kind]
+        with self._clock("storage"):
+            return self._sums.take((kind, name))
+
+    def _finish(self, name: str) -> None:
+        """The layer has been seen in this pass: its totals are complete, or wait for the next batch."""
+        for kind, total in self._open.items():
+            if self._last:
+                self._deliver(kind, name, total)
+            else:
+                with self._clock("storage"):
+                    self._sums.put((kind, name), total)
+        self._open.clear()
+        if self._last and name in self._sketches:
+            self._deliver_svds({name: {"gradient": self._sketched(name)}})
+
+    def _deliver(self, kind: str, name: str, total: Tensor) -> None:
+        if kind == "input_covariance":
+            self._result.input_covariance[name] = total.cpu()
+        elif kind == "label_covariance":
+            self._result.label_covariance[name] = _covariance(total).cpu()
+        else:
+            self._deliver_svds({name: self._decomposed(name, total)})
+            if "gradient" in self._wanted.keeps:
+                self._result.gradient[name] = total.cpu()
+
+    def _decomposed(self, name: str, gradient: Tensor) -> dict[Spectral, SVD]:
+        found = {}
+        with self._clock("svd"):
+            for of in sorted(self._wanted.decomposes - {"weight"}):
+                matrix = gradient if of == "gradient" else gradient.sign()
+                found[of] = decompose(matrix, of, name, self._wanted)
+        return found
+
+    def _sketched(self, name: str) -> SVD:
+        with self._clock("svd"):
+            sketch = self._sketches.pop(name)
+            k = self._width((len(sketch.Y), sketch.Z.shape[1]))
+            return on_host(sketch.svd(k, min(k, self._wanted.num_singular)))
+
+    def _deliver_svds(self, svds: Mapping[str, Mapping[Spectral, SVD]]) -> None:
+        for name, by_matrix in svds.items():
+            for of, svd in by_matrix.items():
+                self._result.svds.setdefault(of, {})[name] = svd
+
+    def _width(self, shape: tuple[int, ...]) -> int:
+        return self._wanted.svd.width(shape, self._wanted.num_singular)
+
+    def _bring_together(self) -> None:
+        """Adds up the processes' totals; each layer is then decomposed by one process and handed to all."""
+        kinds = sorted(self._wanted.keeps - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
+        for kind in kinds:
+            for name in self._layers:
+                total = self._sums.take((kind, name))
+                if total is None:
+                    continue
+                total = parallel.total(total)
+                if kind == "gradient" and self._wanted.decomposes:
+                    self._sums.put((kind, name), total)
+                else:
+                    self._deliver(kind, name, total)
+        reached = [name for name in self._layers if name in self._sketches]
+        for name in reached:
+            parallel.total(self._sketches[name].Y)
+            parallel.total(self._sketches[name].Z)
+        if self._wanted.decomposes - {"weight"}:
+            self._deliver_svds(parallel.shared_out(list(self._layers), self._decomposed_total))
+
+    def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
+        if name in self._sketches:
+            return {"gradient": self._sketched(name)}
+        total = self._sums.take(("gradient", name))
+        return {} if total is None else self._decomposed(name, total)
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        began = now()
+        yield
+        self._seconds[part] += now() - began
+
+
+def decompose(matrix: Tensor, of: Spectral, name: str, wanted: Wanted) -> SVD:
+    """The leading triplets that are wanted of a layer's matrix, from a random stream of its own; on the host."""
+    k = wanted.svd.width(matrix.shape, wanted.num_singular)
+    return on_host(leading_svd(matrix, k, wanted.svd, rng.stream(0, f"svd/{of}/{name}")))
+
+
+def on_host(svd: SVD) -> SVD:
+    """A copy that keeps nothing else alive."""
+    return SVD(svd.U.cpu().clone(), svd.S.cpu().clone(), svd.Vh.cpu().clone(), svd.error)
+
+
+def _covariance_share(kind: Statistic, batch: Batch, inputs: Tensor) -> Tensor:
+    """What one batch adds at one layer to the sum that a covariance is made of."""
+    seen = batch["attention_mask"].bool()
+    if kind == "input_covariance":
+        sequences = [sequence[tokens].float() for sequence, tokens in zip(inputs, seen, strict=True)]
+        scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences])
+        return scaled.T @ scaled
+    learned = inputs[seen & (batch["labels"] != IGNORED)].double()
+    with_one = torch.cat([learned, torch.ones_like(learned[:, :1])], dim=1)  # sums, squares and count in one matrix
+    return with_one.T @ with_one
+
+
+def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
+    """The covariance of vectors, from the sum of [x, 1] [x, 1]ᵀ over them."""
+    mean = moments[:-1, -1] / moments[-1, -1]
+    return (moments[:-1, :-1] / moments[-1, -1] - torch.outer(mean, mean)).float()

@@ -1,0 +1,113 @@
+"""The stage itself, whatever has to be done again for want of memory or of accuracy."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import nn
+
+from bench import parallel
+from bench.adapter import float_weight
+from bench.calibrate.collect import Collector, decompose, split
+from bench.calibrate.result import Calibration, Wanted
+from bench.calibrate.visit import Batch
+from bench.phases import now, peak_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def calibrate(
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    batches: Sequence[Batch],
+    wanted: Wanted,
+    *,
+    checkpointing: bool = False,
+) -> Calibration:
+    """What is wanted of the pretrained model, dropout off; in several processes, each does a part of the samples.
+
+    Args:
+        layers: target layers by name.
+        batches: calibration batches; the mean of the gradient weighs each equally.
+        checkpointing: computes each block's activations twice instead of keeping them.
+
+    Raises:
+        ValueError: the loss is not finite, there are no batches, or one sample needs more memory than there is.
+    """
+    found = _from_data(model, layers, batches, wanted, checkpointing) if wanted.data else Calibration()
+    if "weight" in wanted.decomposes:
+        began = now()
+        found.svds["weight"] = parallel.shared_out(
+            list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, wanted)
+        )
+        found.cost.seconds["svd"] = found.cost.seconds.get("svd", 0.0) + now() - began
+    rough = [name for name, svd in found.svds.get("gradient", {}).items() if svd.error > wanted.svd.sketch_bound]
+    if wanted.sketched and rough:
+        _replace(rough, found, model, layers, batches, wanted, checkpointing)
+    found.cost.peak_bytes = peak_bytes()
+    return found
+
+
+def _replace(
+    rough: list[str],
+    found: Calibration,
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    batches: Sequence[Batch],
+    wanted: Wanted,
+    checkpointing: bool,
+) -> None:
+    """Forms the gradients of the layers whose sketch is too rough, and takes their triplets from those."""
+    warnings.warn(
+        f"the sketch of {len(rough)} of {len(layers)} layers may be off by an angle whose sine exceeds "
+        f"svd.sketch_bound={wanted.svd.sketch_bound:g}; their gradients are formed instead",
+        stacklevel=3,
+    )
+    exact = replace(wanted, keeps=frozenset(), decomposes=frozenset({"gradient"}), sketched=False)
+    again = _from_data(model, {name: layers[name] for name in rough}, batches, exact, checkpointing)
+    found.svds["gradient"] |= again.svds["gradient"]
+    found.exact_layers = rough
+    found.cost.seconds = dict(Counter(found.cost.seconds) + Counter(again.cost.seconds))
+
+
+def _from_data(
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    batches: Sequence[Batch],
+    wanted: Wanted,
+    checkpointing: bool,
+) -> Calibration:
+    """What needs samples; a batch that memory does not hold is halved, and halved again."""
+    if not batches:
+        raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
+    size = max(len(batch["input_ids"]) for batch in batches)
+    while True:
+        collector = Collector(model, layers, wanted)
+        try:
+            return collector.run(split(batches, size), checkpointing)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or parallel.size() > 1:
+                raise
+            if size == 1:
+                raise ValueError(
+                    f"calibration does not fit into memory with one sample a pass: at {collector.at}, {_bytes(error)}; "
+                    "set task.calibration_checkpointing=true, or take a shorter task.max_length or a smaller model"
+                ) from error
+            problem = f"at {collector.at}, {_bytes(error)}"
+        warnings.warn(
+            f"{size} samples a pass do not fit into memory ({problem}); going on with {size // 2}", stacklevel=3
+        )
+        size //= 2
+        clear_device_cache(garbage_collection=True)
+
+
+def _bytes(error: RuntimeError) -> str:
+    found = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
+    return f"{found.group(1)} could not be had" if found else "memory ran out"

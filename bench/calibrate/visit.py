@@ -1,0 +1,204 @@
+"""Passes through the model that hand a layer's input and output gradient to whoever asks, layer by layer.
+
+Only activations are differentiated. The gradient of a target weight is formed by the consumer, in the layer's backward
+hook, from the two; the gradient of an untargeted weight never exists, and an input is let go once it is consumed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from bench.model import evaluating
+from bench.phases import now
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
+Inputs = Float[Tensor, "batch tokens in"]
+OutputGradient = Float[Tensor, "batch tokens out"]
+Consumer = Callable[[str, Inputs, OutputGradient], None]
+
+
+class Pass(NamedTuple):
+    """One pass over one batch: its loss in nats a token, and seconds, those of the consumer included."""
+
+    loss: float
+    forward_seconds: float
+    backward_seconds: float
+
+
+def weight_gradient(
+    inputs: Inputs, output_gradient: OutputGradient, total: Float[Tensor, "out in"] | None = None
+) -> Float[Tensor, "out in"]:
+    """dL/dW of `y = W x`, float32: the sum over tokens of (dL/dy) xᵀ; added to `total` in place where it is given."""
+    left, right = output_gradient.flatten(0, -2).float().T, inputs.flatten(0, -2).float()
+    return left @ right if total is None else total.addmm_(left, right)
+
+
+def ignore(_name: str) -> None:
+    """A listener that does nothing."""
+
+
+class _Pairs:
+    """Brings each layer's input and output gradient together, in whichever order they come.
+
+    Without checkpointing the input of the forward pass waits for the gradient. With it that input is not kept: the
+    gradient may come before the block is computed again, and waits for the input.
+    """
+
+    def __init__(self, consume: Consumer, finish: Callable[[str], None], checkpointing: bool) -> None:
+        self._consume, self._finish = consume, finish
+        self._keeps_inputs = not checkpointing
+        self._inputs: dict[str, list[Tensor]] = defaultdict(list)  # a module used twice comes back in reverse order
+        self._gradients: dict[str, list[Tensor]] = defaultdict(list)
+        self._calls: dict[str, int] = defaultdict(int)
+        self.backward = False
+
+    def input(self, name: str, inputs: Tensor) -> None:
+        self._calls[name] += not self.backward
+        if self._gradients[name]:
+            self._pair(name, inputs, self._gradients[name].pop())
+        elif self._keeps_inputs or self.backward:
+            self._inputs[name].append(inputs)
+
+    def gradient(self, name: str, gradient: Tensor) -> None:
+        if self._inputs[name]:
+            self._pair(name, self._inputs[name].pop(), gradient)
+        else:
+            self._gradients[name].append(gradient)
+
+    def _pair(self, name: str, inputs: Tensor, gradient: Tensor) -> None:
+        self._consume(name, inputs, gradient)
+        self._calls[name] -= 1
+        if not self._calls[name]:
+            self._finish(name)
+
+
+def visit_gradients(
+    model: PreTrainedModel,
+    modules: Mapping[str, nn.Module],
+    batch: Batch,
+    consume: Consumer,
+    *,
+    weight: float = 1.0,
+    checkpointing: bool = False,
+    finish: Callable[[str], None] = ignore,
+    enter: Callable[[str], None] = ignore,
+) -> Pass:
+    """One forward and backward pass; `consume(name, input, output gradient)` is called layer by layer, last first.
+
+    No parameter's gradient is formed or changed. Every module is left in the mode it was in.
+
+    Args:
+        modules: the layers to visit, by name.
+        batch: one batch; its loss is the model's own mean over label tokens.
+        weight: what the loss is multiplied with before it is differentiated.
+        checkpointing: keeps each block's input only, and computes the block again in the backward pass.
+        finish: called with a layer's name when all its calls have been consumed.
+        enter: called with a layer's name before it computes, and before its gradient is consumed.
+
+    Returns:
+        The loss, not weighted, and the seconds.
+    """
+    embedded: list[Tensor] = []
+    pairs = _Pairs(consume, finish, checkpointing)
+
+    def start_here(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        """Makes the embedding's output the root of the graph, also where every weight is frozen."""
+        embedded.append(output if output.requires_grad else output.requires_grad_())
+        return embedded[-1]
+
+    def watch(name: str, stack: ExitStack, module: nn.Module) -> None:
+        def before(_module: nn.Module, args: tuple) -> None:
+            enter(name)
+            pairs.input(name, args[0].detach())
+
+        def after(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+            if not pairs.backward:
+                output.register_hook(back)
+
+        def back(gradient: Tensor) -> None:
+            enter(name)
+            pairs.gradient(name, gradient)
+
+        stack.callback(module.register_forward_pre_hook(before).remove)
+        stack.callback(module.register_forward_hook(after).remove)
+
+    with evaluating(model), _checkpointed(model) if checkpointing else nullcontext(), ExitStack() as stack:
+        handle = model.get_input_embeddings().register_forward_hook(start_here)
+        stack.callback(handle.remove)
+        for name, module in modules.items():
+            watch(name, stack, module)
+        began = now()
+        loss = model(**batch).loss
+        turned, pairs.backward = now(), True
+        torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded[0])
+        return Pass(loss.item(), turned - began, now() - turned)
+
+
+@contextmanager
+def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """The library's checkpointing of the model's blocks, which are in evaluation mode otherwise.
+
+    Raises:
+        ValueError: the model has no blocks that can be checkpointed, or has dropout that a block would apply itself.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no blocks to checkpoint; set task.calibration_checkpointing=false"
+        )
+    if _has_dropout(model):
+        raise ValueError("checkpointing needs a model without dropout; set task.calibration_checkpointing=false")
+    use_cache = getattr(model.config, "use_cache", None)
+    model.config.use_cache = False  # of keys and values, which the library would refuse with a warning
+    model.activation_checkpointing_enable()
+    for block in blocks:
+        block.training = True  # what the library looks at; the layers inside stay as they are
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+        model.config.use_cache = use_cache
+
+
+def _has_dropout(model: PreTrainedModel) -> bool:
+    rates = model.config.to_dict().items()
+    return any(isinstance(rate, float) and rate > 0 for name, rate in rates if "dropout" in name or "pdrop" in name)
+
+
+@torch.no_grad()
+def visit_inputs(
+    model: PreTrainedModel,
+    modules: Mapping[str, nn.Module],
+    batch: Batch,
+    consume: Callable[[str, Inputs], None],
+    *,
+    finish: Callable[[str], None] = ignore,
+    enter: Callable[[str], None] = ignore,
+) -> Pass:
+    """One forward pass; `consume(name, input)` is called layer by layer, first first."""
+
+    def watch(name: str) -> Callable:
+        def before(_module: nn.Module, args: tuple) -> None:
+            enter(name)
+            consume(name, args[0])
+            finish(name)
+
+        return before
+
+    with evaluating(model), ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(watch(name)).remove)
+        began = now()
+        loss = model(**batch).loss.item()
+        return Pass(loss, now() - began, 0.0)

@@ -1,0 +1,27 @@
+"""What tests of a start share: a model adapted as a run does it, without a task or a configuration."""
+
+from types import SimpleNamespace
+
+from bench.cache import Cache
+from bench.initialize import initialize
+from bench.methods.base import AdapterOptions, LearningRates
+from bench.model import UNKNOWN, LoadedModel
+from bench.phases import Phases
+from bench.svd import SVDSettings
+
+EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3)
+NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)
+
+
+def start(model, method, rank, targets, batches, options=None, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
+    """The Initialization of one model by one method on the given calibration batches."""
+    task = SimpleNamespace(
+        calibration=batches,
+        calibration_ids=list(range(sum(len(batch["input_ids"]) for batch in batches))),
+        calibration_checkpointing=False,
+    )
+    loaded = LoadedModel(model, None, UNKNOWN)
+    options = options or AdapterOptions()
+    return initialize(
+        loaded, method, rank, options, targets, task, LearningRates(*rates), svd, NO_CACHE, seed, Phases()
+    )
