@@ -1,8 +1,8 @@
 """What calibration found, kept for the other cells of a sweep: one file an entry, named by all it depends on.
 
-`python -m bench.cache` lists it; `--clear` empties it. An entry is a safetensors file whose metadata holds a checksum of
-its tensors; it is written under another name and renamed when it is whole. Who computes an entry holds its lock, so
-that another process that needs it waits and reads.
+`python -m bench.cache` lists it; `--clear` empties it. An entry is a safetensors file whose metadata holds a checksum
+of its tensors; it is written under another name and renamed when it is whole. Who computes an entry holds its lock,
+so that another process that needs it waits and reads.
 """
 
 from __future__ import annotations

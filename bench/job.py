@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import record, results
+from bench import parallel, record, results
 from bench.record import ALIGNMENT, COMPLETED, CURVE, RunFolder
 from bench.track import Tracker
 
@@ -34,8 +35,14 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
         run: the spine.
         position: "[3/21]", for the lines printed.
     """
+    parallel.start()
     folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
-    if folder.done:
+    done = parallel.told_by_first(folder.done)
+    if parallel.rank() > 0:
+        if not done:
+            _help(cfg, run)
+        return
+    if done:
         print(f"{position} {cfg.run_id}: done before")
         return
     print(f"{position} {cfg.run_id}", flush=True)
@@ -64,6 +71,15 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
         offline.append(tracker.sync_path)
     if written.status == COMPLETED:
         print(f"{position} {cfg.run_id}: {_summary(written)}, {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def _help(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result]) -> None:
+    """Does a run's share in a process that is not its first: what it finds is the same, and is not kept."""
+    with tempfile.TemporaryDirectory() as scratch, RunFolder(Path(scratch), cfg.study, cfg.run_id) as folder:
+        try:
+            run(cfg, folder, lambda _row, _alignment: None)
+        except Exception as error:  # as in the first process, which records it
+            print(f"process {parallel.rank()}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def _summary(written: record.Record) -> str:

@@ -112,8 +112,9 @@ class AlignmentProbe:
             measured = _gradient_measures(products) | self._weight_measures(layer, factors)
             rows.extend(Row(step, name, measure, _finite(value)) for measure, value in measured.items())
 
+        batch = {name: tensor.to(model.device) for name, tensor in self.batch.items()}
         with rng.preserved():
-            visit_gradients(model, {layer.name: layer.module for layer in self.layers}, self.batch, consume)
+            visit_gradients(model, {layer.name: layer.module for layer in self.layers}, batch, consume)
         rows.extend(
             Row(step, ALL_LAYERS, measure, _finite(value)) for measure, value in _gradient_measures(sums).items()
         )

@@ -101,6 +101,7 @@ class Model:
         Raises:
             ValueError: the folder does not exist, or the Hub cannot be reached.
         """
+        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
@@ -116,6 +117,8 @@ class Model:
                 f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
                 "local folder: model=local model.path=FOLDER"
             ) from error
+        if torch.cuda.is_available():
+            model.cuda()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         revision = getattr(model.config, "_commit_hash", None) or UNKNOWN

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,8 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        # While the first process scores, the others wait for longer than the libraries' 10 to 30 minutes.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=2))
 
 
 def size() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -32,6 +34,14 @@ class Phases:
     """The phases of one run, by name."""
 
     by_name: dict[str, Phase] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls) -> Phases:
+        """Of a new run, after the memory that earlier runs of the process have left is given back."""
+        clear_device_cache(garbage_collection=True)
+        with suppress(OSError, AttributeError):  # of the GNU C library only
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        return cls()
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:

@@ -35,7 +35,7 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
     from bench.train import train
 
     rng.seed_global(cfg.seed)
-    phases, training = Phases(), None
+    phases, training = Phases.begin(), None
     with phases.measure("load"):
         loaded = cfg.model.load()
         task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)

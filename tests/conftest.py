@@ -2,10 +2,13 @@
 
 import functools
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LORA_INIT_BENCH_CACHE"] = tempfile.mkdtemp(prefix="lora-init-bench-test-")  # not the user's
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -27,6 +30,13 @@ SHORT = (
     "score.limit=4",
     "track=none",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests():
+    """Takes away what the tests' calibrations have left."""
+    yield
+    shutil.rmtree(os.environ["LORA_INIT_BENCH_CACHE"], ignore_errors=True)
 
 
 def composed(*overrides):
@@ -135,38 +145,15 @@ def run_cell_in_module(tmp_path_factory):
 
 @pytest.fixture
 def tiny_model():
-    """Makes equal random Llamas of two layers with grouped-query attention; no projection is square."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Makes equal random Llamas."""
+    from models import tiny_llama
 
-    def build():
-        config = LlamaConfig(
-            vocab_size=50,
-            hidden_size=24,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return LlamaForCausalLM(config)
-
-    return build
+    return tiny_llama
 
 
 @pytest.fixture
 def batch():
-    """Makes a batch of random tokens, the first two of each row a prompt that the loss leaves out."""
-    import torch
+    """Makes a batch of random tokens."""
+    from models import random_batch
 
-    def build(rows, tokens, seed=0):
-        ids = torch.randint(0, 50, (rows, tokens), generator=torch.Generator().manual_seed(seed))
-        labels = ids.clone()
-        labels[:, :2] = -100
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-
-    return build
+    return random_batch

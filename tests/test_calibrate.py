@@ -1,9 +1,20 @@
+import copy
+import gc
+import json
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from bench.adapter import target_layers
-from bench.calibrate import Wanted, calibrate
+from bench.calibrate import Calibration, Wanted, calibrate, key
+from bench.calibrate.collect import Collector, split
+from bench.calibrate.sums import InScratchFiles, choose_place
 from bench.calibrate.visit import visit_gradients, weight_gradient
+from bench.methods.base import Rank
+from bench.svd import SVDSettings, exact_svd
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GRADIENT = Wanted(keeps=frozenset({"gradient"}))
@@ -201,3 +212,334 @@ def test_a_model_that_nothing_is_required_of_is_not_even_run(tiny_model):
     model = tiny_model()
     found = calibrate(model, target_layers(model, PROJECTIONS), unread(), Wanted())
     assert (found.gradient, found.input_covariance, found.loss, found.num_samples) == ({}, {}, None, 0)
+
+
+def wanted(*decomposes, keeps=(), k=3, **settings):
+    svd = SVDSettings(**{"solver": "exact", "rank": 1, "tolerance": 1e-3} | settings)
+    return Wanted(frozenset(keeps), frozenset(decomposes), False, k, svd)
+
+
+@pytest.mark.parametrize("place", ["memory", "host", "scratch"])
+def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch, place):
+    model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2), batch(2, 6, seed=3)]
+    layers = target_layers(model, PROJECTIONS)
+    everything = Wanted(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    expected = calibrate(model, layers, batches, everything)
+    assert expected.cost.place == "memory"  # of a model as small as this
+    monkeypatch.setattr("bench.calibrate.collect.choose_place", lambda *_: place)
+    found = calibrate(model, layers, batches, everything)
+    assert found.cost.place == place
+    for kind in everything.keeps:
+        for name, matrix in getattr(expected, kind).items():
+            assert torch.equal(getattr(found, kind)[name], matrix)
+
+
+def test_one_batch_leaves_no_totals_waiting(tiny_model, batch):
+    model = tiny_model()
+    found = calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7)], wanted("gradient"))
+    assert found.cost.place is None
+    assert found.gradient == {}
+
+
+@pytest.mark.parametrize(
+    ("sum_bytes", "weight_bytes", "device", "place"),
+    [
+        (2**20, 2**20, "cpu", "memory"),  # small absolutely
+        (150 * 2**20, 2000 * 2**20, "cpu", "memory"),  # below 15 % of the weights
+        (361 * 2**20, 361 * 2**20, "cpu", "scratch"),
+        (361 * 2**20, 181 * 2**20, "cuda", "host"),
+        (2**60, 2**59, "cuda", "scratch"),  # more than the host has
+    ],
+)
+def test_totals_wait_in_memory_only_where_they_are_small(sum_bytes, weight_bytes, device, place):
+    assert choose_place(sum_bytes, weight_bytes, torch.device(device)) == place
+
+
+def test_a_scratch_folder_goes_when_its_totals_go():
+    sums = InScratchFiles()
+    sums.put(("gradient", "a"), torch.arange(6.0).reshape(2, 3))
+    folder = sums._folder.name
+    assert torch.equal(sums.take(("gradient", "a")), torch.arange(6.0).reshape(2, 3))
+    assert sums.take(("gradient", "b")) is None
+    del sums
+    gc.collect()
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("of", ["gradient", "gradient_sign", "weight"])
+def test_triplets_are_those_of_the_matrix_and_the_matrix_is_not_kept(tiny_model, batch, of):
+    model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2)]
+    layers = target_layers(model, PROJECTIONS)
+    gradients = calibrate(model, layers, batches, GRADIENT).gradient
+    found = calibrate(model, layers, batches, wanted(of))
+    assert (found.gradient, found.svds.keys()) == ({}, {of})
+    assert (found.loss is None) == (of == "weight")
+    for name, layer in layers.items():
+        matrix = {"gradient": gradients[name], "gradient_sign": gradients[name].sign(), "weight": layer.weight}[of]
+        expected = exact_svd(matrix.detach()).leading(3)
+        torch.testing.assert_close(found.svds[of][name].S, expected.S)
+        torch.testing.assert_close(found.svds[of][name].U, expected.U, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.svds[of][name].Vh, expected.Vh, rtol=1e-3, atol=1e-4)
+
+
+def test_a_wider_decomposition_keeps_more_triplets_and_none_fewer_than_are_needed(tiny_model, batch):
+    model = tiny_model()
+    layers = target_layers(model, ("up_proj",))
+    widths = {
+        rank: len(calibrate(model, layers, [batch(3, 7)], wanted("weight", rank=rank)).svds["weight"][name].S)
+        for rank in (1, 5, 100)
+        for name in list(layers)[:1]
+    }
+    assert widths == {1: 3, 5: 5, 100: 24}
+
+
+def test_only_one_layers_gradient_is_at_hand_at_a_time(tiny_model, batch, monkeypatch):
+    model, alive, most = tiny_model(), [], []
+
+    def formed(*arguments):
+        gradient = weight_gradient(*arguments)
+        alive.append(weakref.ref(gradient))
+        most.append(sum(ref() is not None for ref in alive))
+        return gradient
+
+    monkeypatch.setattr("bench.calibrate.collect.weight_gradient", formed)
+    calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7)], wanted("gradient"))
+    assert len(alive) == 14
+    assert max(most) <= 2  # the one that is being formed, and the one before
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_halved_batches_give_the_gradient_of_the_whole_ones(tiny_model, batch, size):
+    model, batches = tiny_model(), [batch(4, 7, seed=1), batch(3, 5, seed=2)]
+    batches[0]["labels"][0, 2:5] = -100  # pieces differ in label tokens
+    layers = target_layers(model, PROJECTIONS)
+    expected = calibrate(model, layers, batches, GRADIENT)
+    found = Collector(model, layers, GRADIENT).run(split(batches, size), False)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.num_samples == 7
+    for name in layers:
+        difference = (found.gradient[name] - expected.gradient[name]).norm()
+        assert difference < 1e-5 * expected.gradient[name].norm()
+
+
+def test_a_piece_without_a_label_token_has_no_share(batch):
+    given = batch(3, 6)
+    given["labels"][1] = -100
+    pieces = split([given, batch(2, 6)], 1)
+    assert [piece.weight for piece in pieces] == [0.25, 0.25, 0.25, 0.25]
+
+
+def out_of_memory(model, most):
+    """Makes a forward pass of more than `most` samples fail as torch does without memory."""
+
+    def check(_module, _args, kwargs):
+        if len(kwargs["input_ids"]) > most:
+            message = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."
+            raise RuntimeError(message)
+
+    return model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_says_so(tiny_model, batch):
+    model, batches = tiny_model(), [batch(5, 7, seed=1), batch(5, 7, seed=2)]
+    layers = target_layers(model, PROJECTIONS)
+    expected = calibrate(model, layers, batches, GRADIENT)
+    hook = out_of_memory(model, 1)
+    with pytest.warns(UserWarning, match="do not fit into memory") as warned:
+        found = calibrate(model, layers, batches, GRADIENT)
+    hook.remove()
+    messages = [str(warning.message) for warning in warned]
+    assert [message.split()[0] for message in messages] == ["5", "2"]
+    assert messages[0].endswith("4096 bytes could not be had); going on with 2")
+    assert (expected.cost.batch_size, found.cost.batch_size) == (5, 1)
+    for name in layers:
+        difference = (found.gradient[name] - expected.gradient[name]).norm()
+        assert difference < 1e-5 * expected.gradient[name].norm()
+
+
+def test_one_sample_that_does_not_fit_is_an_error_with_layer_and_bytes(tiny_model, batch):
+    model = tiny_model()
+    layers = target_layers(model, PROJECTIONS)
+
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free")
+
+    model.model.layers[1].mlp.up_proj.register_forward_hook(fail)
+    with (
+        pytest.raises(ValueError, match=r"one sample a pass: at model\.layers\.1\.mlp\.up_proj, 2\.00 GiB could not"),
+        pytest.warns(UserWarning, match="going on with 1"),
+    ):
+        calibrate(model, layers, [batch(2, 5)], GRADIENT)
+
+
+def test_another_error_is_not_taken_for_a_want_of_memory(tiny_model, batch):
+    model = tiny_model()
+
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    model.model.layers[1].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        calibrate(model, target_layers(model, PROJECTIONS), [batch(2, 5)], GRADIENT)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_checkpointing_computes_twice_and_changes_nothing(tiny_model, batch, frozen):
+    model, batches = tiny_model().eval().requires_grad_(not frozen), [batch(3, 7, seed=1), batch(2, 5, seed=2)]
+    layers = target_layers(model, PROJECTIONS)
+    expected = calibrate(model, layers, batches, GRADIENT)
+    passes = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = calibrate(model, layers, batches, GRADIENT, checkpointing=True)
+    hook.remove()
+    assert len(passes) == 4
+    assert found.gradient.keys() == layers.keys()
+    for name in layers:
+        torch.testing.assert_close(found.gradient[name], expected.gradient[name], rtol=1e-5, atol=1e-8)
+    assert not model.is_gradient_checkpointing
+    assert not any(module.training for module in model.model.layers)
+    assert model.config.use_cache
+
+
+def test_checkpointing_keeps_no_layers_input_from_the_forward_pass(tiny_model, batch):
+    model, kept = tiny_model(), []
+    layers = target_layers(model, ("down_proj",))
+    layers["model.layers.0.mlp.down_proj"].register_forward_pre_hook(lambda _m, args: kept.append(weakref.ref(args[0])))
+    at_the_end = []
+    model.lm_head.register_forward_hook(lambda *_: at_the_end.append(kept[0]() is not None))
+    for checkpointing in (False, True):
+        kept.clear()
+        calibrate(model, layers, [batch(3, 7)], GRADIENT, checkpointing=checkpointing)
+    assert at_the_end == [True, False]
+
+
+def test_checkpointing_a_model_with_dropout_is_refused(tiny_model, batch):
+    model = tiny_model()
+    model.config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match=r"without dropout; set task\.calibration_checkpointing=false"):
+        calibrate(model, target_layers(model, PROJECTIONS), [batch(2, 5)], GRADIENT, checkpointing=True)
+
+
+def test_a_module_used_twice_gets_the_sum_of_both_uses(tiny_model, batch):
+    model, given = tiny_model(), batch(3, 7)
+    model.model.layers[1] = model.model.layers[0]
+    layers = target_layers(model, ("up_proj",))
+    expected = gradients_by_autograd(model, layers, given)
+    found = calibrate(model, layers, [given], GRADIENT).gradient
+    for name in layers:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
+
+
+def sketch_wanted(k=3, **settings):
+    return replace(wanted("gradient", k=k, **settings), sketched=True)
+
+
+def test_a_sketch_forms_no_gradient_and_finds_its_leading_directions(tiny_model, batch, monkeypatch):
+    model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2)]
+    layers = target_layers(model, PROJECTIONS)
+    expected = calibrate(model, layers, batches, wanted("gradient"))
+
+    def refuse(*_):
+        raise AssertionError("a gradient was formed")
+
+    monkeypatch.setattr("bench.calibrate.collect.weight_gradient", refuse)
+    found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0))
+    assert found.exact_layers == []
+    for name in layers:
+        one, other = found.svds["gradient"][name], expected.svds["gradient"][name]
+        torch.testing.assert_close(one.S, other.S, rtol=1e-2, atol=0)
+        assert (one.Vh - one.Vh @ other.Vh.T @ other.Vh).norm() < 0.05
+
+
+def test_a_layer_whose_sketch_is_too_rough_is_computed_exactly_and_named(tiny_model, batch):
+    model, batches = tiny_model(), [batch(6, 12, seed=1), batch(6, 12, seed=2)]
+    layers = target_layers(model, PROJECTIONS)
+    sketched = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0))
+    errors = {name: svd.error for name, svd in sketched.svds["gradient"].items()}
+    bound = sorted(errors.values())[7]
+    with pytest.warns(UserWarning, match="the sketch of 6 of 14 layers"):
+        found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=bound))
+    exact = calibrate(model, layers, batches, wanted("gradient")).svds["gradient"]
+    assert set(found.exact_layers) == {name for name, error in errors.items() if error > bound}
+    for name, svd in found.svds["gradient"].items():
+        assert torch.equal(svd.Vh, exact[name].Vh if name in found.exact_layers else sketched.svds["gradient"][name].Vh)
+
+
+def test_an_entry_gives_the_calibration_back_bit_by_bit(tiny_model, batch):
+    model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2)]
+    everything = wanted("gradient", "weight", keeps=("input_covariance",))
+    found = calibrate(model, target_layers(model, PROJECTIONS), batches, everything)
+    tensors, facts = found.to_entry()
+    again = Calibration.from_entry(tensors, json.loads(json.dumps(facts)))
+    assert again.to_entry()[1] == facts
+    for title, tensor in again.to_entry()[0].items():
+        assert torch.equal(tensor, tensors[title])
+    assert (again.loss, again.num_samples, again.cost) == (found.loss, 5, found.cost)
+
+
+def test_the_cost_is_split_into_its_parts(tiny_model, batch):
+    model = tiny_model()
+    found = calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7), batch(3, 7)], wanted("gradient"))
+    assert found.cost.seconds.keys() == {"forward", "backward", "gradient", "svd", "storage"}
+    assert all(seconds > 0 for seconds in found.cost.seconds.values())
+    assert found.cost.total_seconds == sum(found.cost.seconds.values())
+
+
+KEYED = {
+    "revision": lambda given: given | {"revision": "other"},
+    "layers": lambda given: given | {"layers": target_layers(given["model"], ("q_proj",))},
+    "dtype": lambda given: given | {"model": copy.deepcopy(given["model"]).to(torch.bfloat16)},
+    "samples": lambda given: given | {"batches": given["batches"][:1]},
+    "tokens": lambda given: given | {"batches": [given["batches"][0], given["batches"][0]]},
+    "solver": lambda given: given | {"wanted": wanted("gradient", solver="randomized")},
+    "width": lambda given: given | {"wanted": wanted("gradient", rank=9)},
+    "matrix": lambda given: given | {"wanted": wanted("gradient_sign")},
+    "sketch": lambda given: given | {"wanted": sketch_wanted()},
+    "environment": lambda given: given | {"environment": "other"},
+}
+
+
+@pytest.fixture
+def keyed(tiny_model, batch):
+    model = tiny_model()
+    batches = [batch(2, 5, seed=1), batch(2, 5, seed=2)]
+    return {
+        "revision": "abc", "model": model, "layers": target_layers(model, PROJECTIONS), "batches": batches,
+        "wanted": wanted("gradient"), "checkpointing": False, "environment": "e",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KEYED)
+def test_a_key_changes_with_all_that_the_numbers_depend_on(keyed, what):
+    assert key(**KEYED[what](keyed)) != key(**keyed)
+
+
+def test_a_rank_that_the_stated_width_covers_has_the_same_key(keyed):
+    one, two = (key(**keyed | {"wanted": wanted("gradient", k=k, rank=8)}) for k in (3, 8))
+    assert one == two
+    assert key(**keyed | {"wanted": wanted("gradient", k=9, rank=8)}) != one
+
+
+def test_weights_are_decomposed_for_all_samples_alike(keyed):
+    of_weights = keyed | {"wanted": wanted("weight")}
+    assert key(**of_weights) == key(**of_weights | {"batches": keyed["batches"][:1]})
+
+
+def test_what_a_method_wants(compose_method):
+    rank, svd = Rank("r4", 4, 8), SVDSettings(solver="exact", rank=2, tolerance=1e-3)
+    asked = {
+        name: Wanted.by(compose_method(name, *options), rank, svd)
+        for name, *options in (
+            ["hu"], ["full_ft"], ["corda"], ["lora_ga"], ["lora_one"], ["lora_xs"], ["lora_sb"], ["pissa"]
+        )
+    }  # fmt: skip
+    assert asked["hu"] == asked["full_ft"] == Wanted()
+    assert asked["corda"] == Wanted(keeps=frozenset({"input_covariance"}))
+    assert asked["lora_ga"] == Wanted(decomposes=frozenset({"gradient"}), num_singular=8, svd=svd)
+    assert asked["lora_one"] == Wanted(decomposes=frozenset({"gradient"}), num_singular=4, svd=svd)
+    assert asked["lora_sb"] == Wanted(decomposes=frozenset({"gradient_sign"}), num_singular=4, svd=svd)
+    assert asked["lora_xs"] == asked["pissa"] == Wanted(decomposes=frozenset({"weight"}), num_singular=4, svd=svd)
+    official = Wanted.by(compose_method("lora_sb", "method.variant=official"), rank, svd)
+    assert (official.keeps, official.decomposes) == ({"gradient"}, frozenset())
+    assert Wanted.by(compose_method("lora_one", "method.gradient=sketch"), rank, svd).sketched
+    assert Wanted.by(compose_method("lora_xs", "method.basis=random"), rank, svd).decomposes == frozenset()

@@ -30,9 +30,9 @@ def write_run(root, method="hu", seed=0, value=0.5, stderr=0.1, status="complete
     record = Record(
         f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint}
     )
-    record.initialization = {"num_trainable": 0 if method == "none" else 1000}
+    record.initialization = {"num_trainable": 0 if method == "none" else 1000, "calibration": {"total_seconds": 1.0}}
     record.training = {} if method == "none" else {"num_steps": 3}
-    record.phases = {"calibrate": {"seconds": 1.0}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
+    record.phases = {"calibrate": {"seconds": 0.01}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
     record.scores = [{"task": "t", "metric": "acc", "value": value, "stderr": stderr, "num_examples": 10}]
     folder = root / "study" / f"{method}-{seed}-{'-'.join(map(str, axes.values()))}"
     folder.mkdir(parents=True)

@@ -150,7 +150,8 @@ def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tok
     encoded = []
     monkeypatch.setattr(module, "_encoded", {})
     monkeypatch.setattr(module, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
-    task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", "task.selection_samples=50").task
+    few = ("task.selection_samples=50", "task.calibration_samples=20")
+    task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *few).task
     first = task.prepare(tokenizer, 0, "test")
     assert len(encoded) == 300
     second = task.prepare(tokenizer, 1, "test")

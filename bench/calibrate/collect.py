@@ -73,7 +73,8 @@ class Collector:
         place = self._choose_place() if len(own) > 1 or parallel.size() > 1 else None
         self._sums = PLACES[place or "memory"]()
         loss = torch.zeros((), dtype=torch.float64)
-        for index, piece in enumerate(tqdm(own, desc="calibrate", unit="batch", leave=False)):
+        bar = tqdm(own, desc="calibrate", unit="batch", leave=False, disable=parallel.rank() > 0)
+        for index, piece in enumerate(bar):
             self._batch = {name: tensor.to(self._model.device) for name, tensor in piece.batch.items()}
             self._last = index == len(own) - 1 and parallel.size() == 1
             loss += piece.weight * self._visit(piece.weight, checkpointing)

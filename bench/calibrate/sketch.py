@@ -71,7 +71,9 @@ class GradientSketch:
         gradients 1 to 10 times the sine of the largest angle to the exact ones.
         """
         Q = torch.linalg.qr(self.Y).Q
-        small = exact_svd(torch.linalg.lstsq(self.Psi @ Q, self.Z).solution)
+        # Least squares by QR: torch.linalg.lstsq's default driver does not repeat its last digits.
+        left, upper = torch.linalg.qr(self.Psi @ Q)
+        small = exact_svd(torch.linalg.solve_triangular(upper, left.T @ self.Z, upper=True))
         other = exact_svd(self.Z).Vh[:needed]
         own = small.Vh[:needed]
         error = torch.linalg.matrix_norm(own - own @ other.T @ other, ord=2).item()

@@ -2,8 +2,8 @@
 
 Agrees with the authors' code: direction ArB2r, scale "stable", both factors scaled, the gradient's singular values
 unused, s = α/√r; its other directions and scales are options. Departs in the solver of the SVD (the `svd` key, where
-the code takes torch.svd_lowrank(q=4r, niter=4)), and in canonical signs. PEFT's init_lora_weights="lora_ga" is another method:
-lora_ga_peft.
+the code takes torch.svd_lowrank(q=4r, niter=4)), and in canonical signs. PEFT's init_lora_weights="lora_ga" is another
+method: lora_ga_peft.
 """
 
 from __future__ import annotations

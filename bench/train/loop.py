@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from bench import rng
+from bench import parallel, rng
 from bench.tasks.examples import Example, collate
 from bench.train.settings import DivergedError, Row, Train, Training
 
@@ -32,8 +32,8 @@ def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=scratch,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
+        per_device_train_batch_size=_share(settings.batch_size),
+        per_device_eval_batch_size=_share(settings.batch_size),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate or 0.0,
         lr_scheduler_type=settings.lr_scheduler_type,
@@ -61,6 +61,14 @@ def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
     )
 
 
+def _share(batch_size: int) -> int:
+    """Examples of a batch that one process sees; what is trained on does not depend on how many there are."""
+    share, rest = divmod(batch_size, parallel.size())
+    if rest or not share:
+        raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {parallel.size()} processes")
+    return share
+
+
 class Journal(TrainerCallback):
     """Turns the Trainer's logs into one row a step, asks the probe when it is due, and draws the bar."""
 
@@ -75,7 +83,8 @@ class Journal(TrainerCallback):
         self._probe, self._write = probe, write
         self._alignment: list[AlignmentRow] = []
         self._written = 0
-        self._bar = tqdm(total=len(tokens_a_step), desc="train", unit="step", leave=False)
+        total = len(tokens_a_step)
+        self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=parallel.rank() > 0)
         self._start = time.perf_counter()
 
     @property
@@ -176,6 +185,7 @@ class BenchTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The library's step; refuses a loss that is not finite before the optimiser sees it."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
+        diverged = parallel.total(loss.detach().clone())  # not finite as soon as one process' is not
+        if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
         return loss

@@ -172,3 +172,61 @@ def test_a_rank_that_a_method_cannot_have_fails_before_any_data_is_read(run_cell
     record, _ = run_cell(f"method={method}", f"rank.r={r}")
     assert record.error["type"] == "ValueError"
     assert message in record.error["message"]
+
+
+def left(record, folder):
+    """All of a run that is not a time, a size of memory, or the software at hand."""
+    calibration = record.initialization.pop("calibration")
+    if calibration is not None:
+        record.initialization["calibration"] = (calibration["loss"], calibration["largest_error"])
+    rows = [row | {"seconds": None} for row in folder.rows("curve.jsonl")]
+    kept = (record.identity, record.initialization, record.training | {"seconds": None}, record.scores)
+    trained = load_file(folder.path / "trained.safetensors")
+    weights = {name: tensor.numpy().tobytes() for name, tensor in trained.items()}
+    return kept, rows, folder.rows("alignment.jsonl"), folder.rows("outcomes.jsonl.gz"), weights
+
+
+@pytest.mark.parametrize("method", ["lora_ga", "full_ft", "eva", "reversed"])
+def test_a_cell_leaves_the_same_bits_first_or_last_and_whether_calibration_was_read(run_cell, method, tmp_path):
+    cell = (f"method={method}", f"cache.dir={tmp_path / 'cache'}", "rank=r8")
+    first = left(*run_cell(*cell))
+    for between in ("method=full_ft", "method=lora_sb", "task=commonsense_tiny"):
+        run_cell(between, "seed=3")
+    record, folder = run_cell(*cell)
+    if method in ("lora_ga", "eva"):
+        assert record.initialization["calibration"]["read"]
+    assert left(record, folder) == first
+    assert left(*run_cell(*cell, "cache.enabled=false")) == first
+
+
+def test_a_calibration_that_another_rank_has_left_is_read_and_changes_no_bit(run_cell, tmp_path):
+    cache = f"cache.dir={tmp_path / 'cache'}"
+    alone = left(*run_cell("method=lora_ga", "rank=r8", "cache.enabled=false"))
+    writer, _ = run_cell("method=lora_ga", "rank=r16", "train.learning_rate=1e-4", cache)
+    reader, folder = run_cell("method=lora_ga", "rank=r8", cache)
+    costs = [record.initialization["calibration"] for record in (writer, reader)]
+    assert [cost["read"] for cost in costs] == [False, True]
+    assert costs[0]["seconds"] == costs[1]["seconds"]  # what computing cost, also where it was read
+    assert left(reader, folder) == alone
+
+
+def test_a_sketched_gradient_is_the_methods_option_and_lora_sbs_refused_one(run_cell, compose_run):
+    record, _ = run_cell("method=lora_one", "method.gradient=sketch", "svd.sketch_bound=1")
+    assert record.status == "completed"
+    assert 0 < record.initialization["calibration"]["largest_error"] < 1
+    with pytest.raises(ValueError, match=r"method\.gradient='sketch': LoRA-SB takes the sign of each entry"):
+        compose_run("method=lora_sb", "method.gradient=sketch")
+
+
+def test_more_calibration_samples_than_there_are_fail_the_run_in_one_line(run_cell):
+    record, _ = run_cell("method=hu", "task.calibration_samples=100000")
+    assert record.status == "failed"
+    assert "task.calibration_samples=100000, but gsm_tiny has" in record.error["message"]
+
+
+def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
+    one, _ = run_cell("method=lora_ga", "task.calibration_seed=5")
+    two, _ = run_cell("method=lora_ga", "task.calibration_seed=5", "seed=1")
+    other, _ = run_cell("method=lora_ga", "seed=1")
+    ids = [record.initialization["calibration_ids"] for record in (one, two, other)]
+    assert ids[0] == ids[1] != ids[2]

@@ -1,0 +1,80 @@
+"""Two processes of one run, joined by gloo, against one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench import parallel
+from bench.record import CURVE, read_record, read_rows
+from models import random_batch
+from two_processes import METHODS, found, process, uneven_batches
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Of each of two processes, and of one alone; of three batches, and of one."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(process, (folder,), nprocs=2)
+    return [
+        *(torch.load(folder / f"{rank}.pt") for rank in (0, 1)),
+        [found(uneven_batches()), found([random_batch(3, 7)])],
+    ]
+
+
+@pytest.mark.parametrize("samples", [0, 1], ids=["batches", "one batch"])
+def test_both_processes_hold_the_same_bits(results, samples):
+    one, other = results[0][samples], results[1][samples]
+    assert one.keys() == other.keys()
+    assert {key.partition("/")[0] for key in one} >= METHODS.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("samples", [0, 1], ids=["batches", "one batch"])
+def test_two_processes_find_what_one_finds(results, samples):
+    two, alone = results[0][samples], results[2][samples]
+    assert two.keys() == alone.keys()
+    for name, expected in alone.items():
+        if not name.startswith("lora_ga sketched"):  # its test matrices come from the first process's first piece
+            assert (two[name] - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+def test_alone_every_function_is_what_it_would_be_without_the_module():
+    tensor = torch.arange(3.0)
+    assert (parallel.size(), parallel.rank(), parallel.mine([1, 2, 3])) == (1, 0, [1, 2, 3])
+    assert torch.equal(parallel.total(tensor), torch.arange(3.0))
+    assert parallel.told_by_first("x") == "x"
+    assert parallel.shared_out(["b", "a"], str.upper) == {"b": "B", "a": "A"}
+
+
+RUN = [
+    "method=lora_ga", "rank=r4", "train.max_steps=4", "train.held_out_steps=2", "measure.alignment_steps=2",
+    "score.limit=4", "track=none", "task.calibration_samples=12", "task.calibration_batch_size=5", "study=two",
+]  # fmt: skip
+
+
+def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(tmp_path, run_cell):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*torchrun, "-m", "bench.run", *RUN, f"results_dir={tmp_path / 'two'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    (folder,) = [path for path in (tmp_path / "two" / "two").iterdir() if not path.name.startswith(".")]
+    alone, cell = run_cell(*RUN, "train.batch_size=16", "train.warmup_steps=10", "task.held_out_samples=64")
+    two = read_record(folder)
+    losses = [[row["loss"] for row in read_rows(path / CURVE)] for path in (folder, cell.path)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for one, other in zip(*(r.initialization["layers"] for r in (two, alone)), strict=True):
+        assert one["name"] == other["name"]
+        assert one["lora_A_norm"] == pytest.approx(other["lora_A_norm"], rel=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(monkeypatch):
+    from bench.train import loop
+
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    with pytest.raises(ValueError, match=r"train\.batch_size=16 cannot be shared out evenly over 3 processes"):
+        loop._share(16)

@@ -1,0 +1,65 @@
+"""What test_parallel.py has two processes do: this module, unlike a test's, can be imported by a process it starts."""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from bench import adapter
+from bench.calibrate import Wanted, calibrate
+from bench.methods.base import Rank
+from bench.methods.eva import EVA
+from bench.methods.hu import Hu
+from bench.methods.lora_ga import LoRAGA
+from bench.methods.lora_sb import LoRASB
+from bench.methods.milora import MiLoRA
+from bench.methods.pissa import PiSSA
+from bench.svd import SVDSettings
+from models import random_batch, tiny_llama
+from starts import start
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SVD = SVDSettings(solver="exact", rank=5, tolerance=1e-3, sketch_bound=1.0)
+METHODS = {
+    "hu": Hu(),
+    "lora_ga": LoRAGA(),
+    "lora_ga sketched": LoRAGA(gradient="sketch"),
+    "lora_sb": LoRASB(),
+    "lora_sb official": LoRASB(variant="official"),
+    "eva": EVA(),
+    "milora": MiLoRA(),
+    "pissa": PiSSA(),
+}
+
+
+def uneven_batches():
+    """Three batches of different sizes; one sample has fewer label tokens than the others."""
+    batches = [random_batch(4, 7, seed=1), random_batch(3, 5, seed=2), random_batch(1, 9, seed=3)]
+    batches[0]["labels"][0, 2:5] = -100
+    return batches
+
+
+def found(batches):
+    """Factors of each method, losses, and statistics, by name."""
+    results = {}
+    for name, method in METHODS.items():
+        begun = start(tiny_llama(), method, Rank("r2", 2, 4), PROJECTIONS, batches, svd=SVD)
+        for layer, factors in begun.factors.items():
+            results |= {f"{name}/{layer}/{part}": value for part, value in vars(factors).items() if value is not None}
+        if begun.calibration and begun.calibration.loss:
+            results[f"{name}/loss"] = torch.tensor(begun.calibration.loss)
+    model = tiny_llama()
+    everything = Wanted(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    statistics = calibrate(model, adapter.target_layers(model, PROJECTIONS), batches, everything)
+    for kind in everything.keeps:
+        results |= {f"{kind}/{layer}": matrix for layer, matrix in getattr(statistics, kind).items()}
+    return results
+
+
+def process(rank, folder):
+    """One of two: leaves what it found in a file."""
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    torch.save([found(uneven_batches()), found([random_batch(3, 7)])], folder / f"{rank}.pt")
+    dist.destroy_process_group()
