@@ -67,13 +67,17 @@ class SVDSettings:
 
 def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
     """The full thin SVD."""
-    return _canonical(*torch.linalg.svd(matrix, full_matrices=False))
+    if matrix.shape[0] >= matrix.shape[1]:
+        return _canonical(*torch.linalg.svd(matrix, full_matrices=False))
+    V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)  # LAPACK takes half as long for a tall matrix
+    return _canonical(Uh.T, S, V.T)
 
 
+@torch.no_grad()
 def leading_svd(matrix: Float[Tensor, "out in"], k: int, settings: SVDSettings, generator: torch.Generator) -> SVD:
-    """The first k triplets; draws from `generator`, on the CPU, if the solver is randomised and the matrix large.
+    """The first k triplets; the randomised solver draws from `generator`, on the CPU, if the matrix is large.
 
-    Where a spectrum is too flat for the tolerance within the work that is worth it, `error` says what was reached.
+    Where a spectrum is too flat to reach the tolerance in a basis of moderate size, `error` says what was reached.
 
     Args:
         matrix: float64 is kept, anything else becomes float32.
@@ -83,18 +87,19 @@ def leading_svd(matrix: Float[Tensor, "out in"], k: int, settings: SVDSettings, 
     """
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     _check(matrix, k)
-    limit = _widest_basis(k, settings.tolerance)
-    if settings.solver == "exact" or 2 * limit > min(matrix.shape):
-        return exact_svd(matrix).leading(k)
-    found = _block_krylov(matrix, k, limit, settings.tolerance, generator)
+    limit = _largest_basis(k, settings.tolerance)
+    found = None
+    if settings.solver == "randomized" and 2 * limit <= min(matrix.shape):
+        solve = _through_gram if _gram_pays(matrix.shape, limit) else _block_krylov
+        found = solve(matrix, k, limit, settings.tolerance, generator)
     return exact_svd(matrix).leading(k) if found is None else found
 
 
 def _check(matrix: Float[Tensor, "out in"], k: int) -> None:
     if k > min(matrix.shape):
-        raise ValueError(f"{k} singular triplets asked for of a matrix of shape {tuple(matrix.shape)}")
+        raise ValueError(f"a matrix of shape {tuple(matrix.shape)} has no {k} singular triplets; ask for fewer")
     if not matrix.sum().isfinite() and not matrix.isfinite().all():  # the sum alone is 40 times as fast
-        raise ValueError(f"a matrix of shape {tuple(matrix.shape)} has entries that are not finite; no SVD exists")
+        raise ValueError(f"a matrix of shape {tuple(matrix.shape)} with entries that are not finite has no SVD")
 
 
 def _canonical(U: Float[Tensor, "out k"], S: Float[Tensor, "k"], Vh: Float[Tensor, "k in"], error: float = 0.0) -> SVD:
@@ -104,62 +109,128 @@ def _canonical(U: Float[Tensor, "out k"], S: Float[Tensor, "k"], Vh: Float[Tenso
     return SVD(U * signs, S, Vh * signs.T, error)
 
 
-def _widest_basis(k: int, tolerance: float) -> int:
-    return math.ceil((2 * k + 96) * math.log(2 / tolerance) / math.log(2 / 1e-3))
+def _largest_basis(k: int, tolerance: float) -> int:
+    """How many vectors the Krylov basis may have; the number that an error takes grows with its logarithm.
+
+    Most gradients take 64 to 96 vectors for k = 8 and 16 at tolerance 1e-3. Random matrices have no gaps: their error
+    stays near 1 whatever the limit, which then bounds the time (experiments/LOG.md).
+    """
+    return math.ceil((2.5 * k + 60) * math.log(2 / tolerance) / math.log(2 / 1e-3))
 
 
-def _block_width(k: int) -> int:
-    return 16 if k <= 32 else 32 if k <= 64 else 64
+def _gram_pays(shape: torch.Size, limit: int) -> bool:
+    """Whether forming the Gram matrix of the short side costs less than it saves in products with the long one."""
+    short, long = sorted(shape)
+    return limit * (long - short) > 0.2 * short * long  # 0.2: a wide product runs at twice the speed of narrow ones
+
+
+def _through_gram(
+    matrix: Float[Tensor, "out in"], k: int, limit: int, tolerance: float, generator: torch.Generator
+) -> SVD | None:
+    """From the Gram matrix H of the short side: products with it are cheap, and H² separates singular values faster.
+
+    Rounding of H drowns singular values below 1e-3 of the first; then the matrix itself is multiplied with.
+    """
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    length = torch.linalg.vector_norm(tall).clamp(min=torch.finfo(tall.dtype).tiny)
+    gram = _gram(tall / length)  # of length 1, its squares neither over- nor underflow
+    found = _block_krylov(gram, k, math.ceil(limit / math.sqrt(2)), tolerance, generator, width=8)
+    if found is None or found.S[-1] < 1e-3 * found.S[0]:
+        return _block_krylov(matrix, k, limit, tolerance, generator)
+    far, S, turn = torch.linalg.svd(tall @ found.U, full_matrices=False)
+    near = turn @ found.U.T
+    return _canonical(far, S, near, found.error) if tall is matrix else _canonical(near.T, S, far.T, found.error)
+
+
+def _gram(tall: Float[Tensor, "long short"]) -> Float[Tensor, "short short"]:
+    """AᵀA by strips of its lower triangle, 0.63 of the products at 1024 columns."""
+    size = tall.shape[1]
+    gram = tall.new_empty(size, size)
+    for start in range(0, size, 256):
+        rows, upto = slice(start, start + 256), start + 256
+        gram[rows, :upto] = tall[:, rows].T @ tall[:, :upto]
+        gram[:start, rows] = gram[rows, :start].T
+    return gram
 
 
 def _block_krylov(
-    matrix: Float[Tensor, "out in"], k: int, limit: int, tolerance: float, generator: torch.Generator
+    matrix: Float[Tensor, "out in"],
+    k: int,
+    limit: int,
+    tolerance: float,
+    generator: torch.Generator,
+    width: int = 16,  # at 12 and 8 the CPU's matrix product gains nothing, at 32 the basis grows faster than it learns
 ) -> SVD | None:
-    """None if the matrix has, up to rounding, a rank below the size of the basis."""
-    width = _block_width(k)
-    steps = limit // width
-    size = width * steps
-    right, left = matrix.new_empty(size, matrix.shape[1]), matrix.new_empty(size, matrix.shape[0])
-    projected = matrix.new_zeros(size, size)
+    """Singular vectors within the span of blocks, each the last one multiplied with the matrix and its transpose.
+
+    Bases are stacks of rows, the layout in which narrow products are fastest: right Aᵀ = projected left.
+
+    Returns:
+        None if the basis comes to hold the whole range, as that of a matrix of low rank, without reaching k.
+    """
+    steps = max(limit // width, -(-k // width) + 1)
+    right, left = (matrix.new_empty(steps * width, side) for side in reversed(matrix.shape))
+    projected = matrix.new_zeros(steps * width, steps * width)
     block = torch.randn(width, matrix.shape[0], generator=generator).to(matrix) @ matrix
-    for step in range(steps):
-        old, new = slice(step * width), slice(step * width, (step + 1) * width)
-        right[new], _, corner = _orthonormal(block, right[old])
-        left[new], projected[new, old], projected[new, new] = _orthonormal(right[new] @ matrix.T, left[old])
-        if step == 0:
-            scale = corner.diagonal().abs().max() * 0
-            scale = projected[new, new].diagonal().abs().max()
-        if projected[new, new].diagonal().abs().min() <= 1e2 * torch.finfo(matrix.dtype).eps * scale:
+    check = max(3 * k + width, 64)  # fewer vectors are hardly ever enough, and a look costs as much as a block
+    for end in range(width, steps * width + 1, width):
+        old, new = slice(end - width), slice(end - width, end)
+        right[new], _, _ = _orthonormal(block, right[old], passes=2)
+        # One side kept orthonormal to rounding keeps the other so: Simon and Zha 2000.
+        left[new], projected[new, old], projected[new, new] = _orthonormal(right[new] @ matrix.T, left[old], passes=1)
+        exhausted = _exhausted(projected[:end, :end], width)
+        size = old.stop if exhausted else end
+        if exhausted and size <= k + width:
             return None
-        m = new.stop
-        if step == steps - 1 or m >= 2 * k + 2 * width:
-            Zh, S, Yh = torch.linalg.svd(projected[:m, :m])
+        if exhausted or check <= end <= len(right) - 2 * width or end == len(right):
+            Zh, S, Yh = torch.linalg.svd(projected[:size, :size])
             error = _error(Zh, S, k, width)
-            if error <= tolerance:
+            if error <= tolerance or end == len(right):
                 break
+            if exhausted:
+                return None
+            check = end + width * int(math.log(error / tolerance, 30))  # one block divides the error by 30 at most
         block = left[new] @ matrix
-    return _canonical((Yh[:k] @ left[:m]).T, S[:k], Zh[:, :k].T @ right[:m], error)
+    return _canonical((Yh[:k] @ left[:size]).T, S[:k], Zh[:, :k].T @ right[:size], error)
 
 
-def _orthonormal(block, basis):
-    first = block @ basis.T
-    block = torch.addmm(block, first, basis, alpha=-1)
-    second = block @ basis.T
-    Q, R = torch.linalg.qr(block.addmm_(second, basis, alpha=-1).T)
-    return Q.T, first + second, R.T
+def _orthonormal(
+    block: Float[Tensor, "width side"], basis: Float[Tensor, "old side"], passes: int
+) -> tuple[Float[Tensor, "width side"], Float[Tensor, "width old"], Float[Tensor, "width width"]]:
+    """Q, C, R with block = C basis + R Q, the rows of Q orthonormal and orthogonal to the basis."""
+    shares = block.new_zeros(len(block), len(basis))
+    for _ in range(passes):
+        share = block @ basis.T
+        block = torch.addmm(block, share, basis, alpha=-1)
+        shares += share
+    Q, R = torch.linalg.qr(block.T)
+    return Q.T, shares, R.T
 
 
-def _error(Z, S, k, width) -> float:
-    return max(_error_at(Z, S, h, width) for h in {max(k // 2, 1), k})
+def _exhausted(projected: Float[Tensor, "size size"], width: int) -> bool:
+    """Whether the last block adds nothing but rounding to the range."""
+    added = projected.diagonal().abs()
+    return bool(added[-width:].min() <= 100 * torch.finfo(added.dtype).eps * added.max())
 
 
-def _error_at(Z, S, h, width) -> float:
-    d1 = torch.linalg.matrix_norm(Z[-width:, :h], 2)
-    d2 = torch.linalg.matrix_norm(Z[-2 * width :, :h], 2)
-    outer = d1 * d1 / d2
-    gap = (S[h - 1] - S[h]).clamp(min=torch.finfo(S.dtype).tiny)
-    rounding = torch.finfo(S.dtype).eps * S[0] / gap
-    K = Z[-width:] * (d1 / d2)
-    mix = (K[:, :h].T @ K[:, h:]) * S[h - 1] ** 2 / (S[:h, None] ** 2 - S[None, h:] ** 2).clamp(min=1e-30)
-    mixing = torch.linalg.matrix_norm(mix.nan_to_num(), 2)
-    return min(1.0, float(outer + mixing + rounding))
+def _error(Z: Float[Tensor, "size size"], S: Float[Tensor, "size"], k: int, width: int) -> float:
+    """Of the spans of the first k and of the first k / 2 vectors, which LoRA-GA gives to one factor each."""
+    return max(_error_of_span(Z, S, h, width) for h in {k, max(1, k // 2)})
+
+
+def _error_of_span(Z: Float[Tensor, "size size"], S: Float[Tensor, "size"], h: int, width: int) -> float:
+    """Estimated sine of the angle between the exact span and that of the basis combined by Z's first h columns.
+
+    The share of the last block in these vectors is what was missing before it. What is missing now is as much
+    smaller as that is than the share of the last two. It lies outside the basis, but also turns the h vectors
+    towards the others inside, the more the closer their singular values are, to first order in the perturbation of
+    the squared ones. Rounding does the same.
+    """
+    last, last_two = (Z[-blocks * width :, :h].norm() for blocks in (1, 2))
+    shrinking = last / last_two
+    missing = Z[-width:] * shrinking * S[h - 1]
+    gaps = (S[:h, None] ** 2 - S[h:] ** 2).clamp(min=torch.finfo(S.dtype).tiny)
+    turned = (missing[:, :h].T @ missing[:, h:] / gaps).norm()
+    rounding = torch.finfo(S.dtype).eps * S[0] / (S[h - 1] - S[h]) / math.sqrt(h)
+    total = float(last * shrinking + turned + rounding)
+    return total if total < 1 else 1.0
