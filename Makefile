@@ -24,9 +24,9 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Timings; they assert nothing.
+# Timings, each ratio beside its goal, into results/benchmarks; they assert nothing. FULL=1: 64 samples, whole grids.
 bench: .venv/installed
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+	$(BIN)/python tests/benchmarks $(if $(FULL),--full)
 
 # torch comes first and alone: an index without a CPU build would otherwise be asked for one by every package.
 .venv/installed: requirements.lock pyproject.toml

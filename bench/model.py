@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -118,7 +118,7 @@ class Model:
                 "local folder: model=local model.path=FOLDER"
             ) from error
         if torch.cuda.is_available():
-            model.cuda()
+            cast("nn.Module", model).to("cuda")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         revision = getattr(model.config, "_commit_hash", None) or UNKNOWN

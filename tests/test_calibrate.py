@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from bench.adapter import target_layers
 from bench.calibrate import Calibration, Wanted, calibrate, key
@@ -404,9 +405,11 @@ def test_checkpointing_computes_twice_and_changes_nothing(tiny_model, batch, fro
 def test_checkpointing_keeps_no_layers_input_from_the_forward_pass(tiny_model, batch):
     model, kept = tiny_model(), []
     layers = target_layers(model, ("down_proj",))
-    layers["model.layers.0.mlp.down_proj"].register_forward_pre_hook(lambda _m, args: kept.append(weakref.ref(args[0])))
+    layers["model.layers.0.mlp.down_proj"].register_forward_pre_hook(
+        lambda _m, args: kept.append(StorageWeakRef(args[0].untyped_storage()))
+    )
     at_the_end = []
-    model.lm_head.register_forward_hook(lambda *_: at_the_end.append(kept[0]() is not None))
+    model.lm_head.register_forward_hook(lambda *_: at_the_end.append(not kept[0].expired()))
     for checkpointing in (False, True):
         kept.clear()
         calibrate(model, layers, [batch(3, 7)], GRADIENT, checkpointing=checkpointing)

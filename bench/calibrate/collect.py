@@ -140,9 +140,12 @@ class Collector:
         if name not in self._sketches:
             k = self._width((output_gradient.shape[1], inputs.shape[1]))
             begun = GradientSketch.begin(inputs, output_gradient, k, rng.stream(0, f"sketch/{name}"))
-            parallel.from_first([begun.Omega, begun.Psi])
+            if parallel.size() > 1:
+                parallel.from_first([begun.Omega, begun.Psi])
+                begun.restart(inputs, output_gradient)
             self._sketches[name] = begun
-        self._sketches[name].add(inputs, output_gradient)
+        else:
+            self._sketches[name].add(inputs, output_gradient)
 
     def _total(self, kind: str, name: str) -> Tensor | None:
         """What there is of the total so far."""

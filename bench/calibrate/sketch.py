@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bench.svd import SVD, exact_svd
 
-OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted; Ψ has twice as many rows as Ω columns
+OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted
+ROWS_A_COLUMN = 1.5  # rows of Ψ for a column of Ω; at equal cost better than 2 or 1.25 (experiments/LOG.md)
 
 Tokens = Float[Tensor, "tokens side"]
 
@@ -40,7 +41,7 @@ class GradientSketch:
 
     @classmethod
     def begin(cls, inputs: Tokens, output_gradient: Tokens, k: int, generator: torch.Generator) -> GradientSketch:
-        """Chooses the test matrices from the first batch, which is not yet added.
+        """Chooses the test matrices from the first batch, and adds its share.
 
         Args:
             k: triplets wanted.
@@ -49,17 +50,24 @@ class GradientSketch:
         num_in, num_out = inputs.shape[1], output_gradient.shape[1]
         w = min(k + OVERSAMPLING, num_in, num_out)
         drawn = torch.randn(num_in, w, generator=generator).to(inputs)
-        left = torch.linalg.qr(output_gradient.T @ (inputs @ drawn)).Q
-        right = torch.linalg.qr(inputs.T @ (output_gradient @ left)).Q
-        left = torch.linalg.qr(output_gradient.T @ (inputs @ right)).Q
-        more = torch.randn(min(w, num_out - w), num_out, generator=generator).to(inputs) / num_out**0.5
-        Psi = torch.cat([left.T, more])
-        return cls(right, Psi, inputs.new_zeros(num_out, w), inputs.new_zeros(len(Psi), num_in))
+        left = torch.linalg.qr(_columns(inputs, output_gradient, drawn)).Q
+        right = torch.linalg.qr(_columns(output_gradient, inputs, left)).Q
+        Y = _columns(inputs, output_gradient, right)
+        num_more = min(round((ROWS_A_COLUMN - 1) * w), num_out - w)
+        more = torch.randn(num_more, num_out, generator=generator).to(inputs) / num_out**0.5
+        Psi = torch.cat([torch.linalg.qr(Y).Q.T, more])
+        return cls(right, Psi, Y, _columns(output_gradient, inputs, Psi.T).T)
+
+    def restart(self, inputs: Tokens, output_gradient: Tokens) -> None:
+        """Starts the sums anew, with this batch, after the test matrices have changed."""
+        self.Y.zero_()
+        self.Z.zero_()
+        self.add(inputs, output_gradient)
 
     def add(self, inputs: Tokens, output_gradient: Tokens) -> None:
         """Adds a batch's share."""
-        self.Y.addmm_(output_gradient.T, inputs @ self.Omega)
-        self.Z.addmm_(self.Psi @ output_gradient.T, inputs)
+        self.Y += _columns(inputs, output_gradient, self.Omega)
+        self.Z += _columns(output_gradient, inputs, self.Psi.T).T
 
     def svd(self, k: int, needed: int) -> SVD:
         """The first k triplets of the best approximation of G that the sketch holds.
@@ -81,3 +89,10 @@ class GradientSketch:
         largest = U.gather(0, U.abs().argmax(dim=0, keepdim=True))
         signs = torch.where(largest < 0, -1.0, 1.0).to(U)
         return SVD(U * signs, small.S[:k], small.Vh[:k] * signs.T, error)
+
+
+def _columns(
+    of: Float[Tensor, "tokens a"], onto: Float[Tensor, "tokens b"], columns: Float[Tensor, "a w"]
+) -> Float[Tensor, "b w"]:
+    """ontoᵀ (of columns), in the order of factors that narrow products are fastest in."""
+    return ((of @ columns).T @ onto).T

@@ -133,7 +133,8 @@ def visit_gradients(
         stack.callback(module.register_forward_pre_hook(before).remove)
         stack.callback(module.register_forward_hook(after).remove)
 
-    with evaluating(model), _checkpointed(model) if checkpointing else nullcontext(), ExitStack() as stack:
+    checkpointed = _checkpointed(model) if checkpointing else nullcontext()
+    with evaluating(model), _frozen(model), checkpointed, ExitStack() as stack:
         handle = model.get_input_embeddings().register_forward_hook(start_here)
         stack.callback(handle.remove)
         for name, module in modules.items():
@@ -143,6 +144,19 @@ def visit_gradients(
         turned, pairs.backward = now(), True
         torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded[0])
         return Pass(loss.item(), turned - began, now() - turned)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No weight asks for a gradient inside: the graph then keeps no activation that only a weight's would need."""
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in free:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in free:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""python tests/benchmarks [NAME ...]: timings of the suite against its peers, every ratio beside its goal.
+
+Writes OUT/NAME.json with all single values, hardware and versions; prints a table a benchmark. Without --full all of
+them take under three quarters of an hour on two cores. gpu needs a CUDA card, and runs unasked where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from process import ENVIRONMENT, ContenderError
+
+os.environ.update(ENVIRONMENT)  # before anything imports torch
+
+from repeat import Options, say
+
+NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "gpu")
+
+
+def main() -> int:
+    """Runs what is asked for; 1 if a benchmark failed. A goal that is missed is a result, not a failure."""
+    arguments = _arguments()
+    options = Options(arguments.full, arguments.repetitions, arguments.samples, arguments.out)
+    failed, began = [], time.perf_counter()
+    for name in arguments.names or NAMES:
+        try:
+            _run(name, options)
+        except (ContenderError, RuntimeError) as error:
+            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+    say(f"{(time.perf_counter() - began) / 60:.1f} minutes in all" + (f"; failed: {', '.join(failed)}" * bool(failed)))
+    return 1 if failed else 0
+
+
+def _run(name: str, options: Options) -> None:
+    began = time.perf_counter()
+    report = importlib.import_module(name).run(options)
+    if report is None:
+        return
+    path = report.write(options.out, time.perf_counter() - began)
+    print(f"{report.text()}\n{path}\n", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without")
+    parser.add_argument(
+        "--full", action="store_true", help="64 calibration samples; the whole grid, as the demo trains"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder of the JSON files")
+    parser.add_argument("--repetitions", type=int, help="of every contender, in turns; 3 or more by default")
+    parser.add_argument("--samples", type=int, help="calibration samples, in place of the benchmark's own number")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())
