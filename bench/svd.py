@@ -66,10 +66,15 @@ class SVDSettings:
 
 
 def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
-    """The full thin SVD."""
+    """The full thin SVD, as LAPACK has it but for the signs."""
+    return _canonical(*torch.linalg.svd(matrix, full_matrices=False))
+
+
+def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
+    """The same of the transpose where that is tall: LAPACK takes half as long, and rounds differently."""
     if matrix.shape[0] >= matrix.shape[1]:
-        return _canonical(*torch.linalg.svd(matrix, full_matrices=False))
-    V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)  # LAPACK takes half as long for a tall matrix
+        return exact_svd(matrix)
+    V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)
     return _canonical(Uh.T, S, V.T)
 
 
@@ -87,12 +92,13 @@ def leading_svd(matrix: Float[Tensor, "out in"], k: int, settings: SVDSettings, 
     """
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     _check(matrix, k)
-    limit = _largest_basis(k, settings.tolerance)
-    found = None
-    if settings.solver == "randomized" and 2 * limit <= min(matrix.shape):
+    if settings.solver == "exact":
+        return exact_svd(matrix).leading(k)
+    limit, found = _largest_basis(k, settings.tolerance), None
+    if 2 * limit <= min(matrix.shape):
         solve = _through_gram if _gram_pays(matrix.shape, limit) else _block_krylov
         found = solve(matrix, k, limit, settings.tolerance, generator)
-    return exact_svd(matrix).leading(k) if found is None else found
+    return tall_svd(matrix).leading(k) if found is None else found
 
 
 def _check(matrix: Float[Tensor, "out in"], k: int) -> None:

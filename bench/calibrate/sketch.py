@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.svd import SVD, exact_svd
+from bench.svd import SVD, tall_svd
 
 OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted
 ROWS_A_COLUMN = 1.5  # rows of Ψ for a column of Ω; at equal cost better than 2 or 1.25 (experiments/LOG.md)
@@ -81,8 +81,8 @@ class GradientSketch:
         Q = torch.linalg.qr(self.Y).Q
         # Least squares by QR: torch.linalg.lstsq's default driver does not repeat its last digits.
         left, upper = torch.linalg.qr(self.Psi @ Q)
-        small = exact_svd(torch.linalg.solve_triangular(upper, left.T @ self.Z, upper=True))
-        other = exact_svd(self.Z).Vh[:needed]
+        small = tall_svd(torch.linalg.solve_triangular(upper, left.T @ self.Z, upper=True))
+        other = tall_svd(self.Z).Vh[:needed]
         own = small.Vh[:needed]
         error = torch.linalg.matrix_norm(own - own @ other.T @ other, ord=2).item()
         U = Q @ small.U[:, :k]
