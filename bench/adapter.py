@@ -195,14 +195,13 @@ def fill(layer: AdaptedLayer, factors: Factors) -> None:
             parameters[part].copy_(getattr(factors, part))
     stored = layer.factors()
     assert stored is not None, f"{layer.name} has no adapter to fill"
-    if layer.shifted and not stored.vanishes():
+    if layer.shifted and not stored.vanishes(product := stored.product()):
         if layer.weight.dtype not in PLAIN_DTYPES:
             raise ValueError(
                 f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
                 "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
             )
-        residual = layer.weight.float() - layer.scaling * stored.product()
-        layer.weight.copy_(residual.to(layer.weight.dtype))
+        layer.weight.copy_(torch.sub(layer.weight.float(), product, alpha=layer.scaling))
     if MAGNITUDE in parameters:
         parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))
 

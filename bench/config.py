@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.cache import Cache
 from bench.measure import Measure
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod
+from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.model import Model
 from bench.score import Scoring
 from bench.svd import SVDSettings
@@ -140,7 +140,7 @@ class Run:
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
             identity["adapter"] = self.adapter
         if isinstance(self.method, SpectralMethod) and self.method.decomposes:
-            identity["svd"] = self.svd
+            identity["svd"] = self.svd.identity(sketches(self.method))
         return json.loads(json.dumps(identity, default=_plain))
 
     @functools.cached_property

@@ -8,13 +8,14 @@ the singular vectors of the projected matrix alone, is below the wanted one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass as config_dataclass
+from scipy.linalg import blas
 from torch import Tensor
 
 
@@ -59,6 +60,11 @@ class SVDSettings:
     rank: PositiveInt
     tolerance: PositiveFloat
     sketch_bound: PositiveFloat = 0.5
+
+    def identity(self, sketched: bool) -> dict[str, Any]:
+        """What of this can change a number."""
+        kept = asdict(self)
+        return kept if sketched else {key: value for key, value in kept.items() if key != "sketch_bound"}
 
     def width(self, matrix_shape: tuple[int, ...], needed: int) -> int:
         """How many triplets to keep of a matrix of which a method needs so many."""
@@ -149,14 +155,13 @@ def _through_gram(
 
 
 def _gram(tall: Float[Tensor, "long short"]) -> Float[Tensor, "short short"]:
-    """AᵀA by strips of its lower triangle, 0.63 of the products at 1024 columns."""
-    size = tall.shape[1]
-    gram = tall.new_empty(size, size)
-    for start in range(0, size, 256):
-        rows, upto = slice(start, start + 256), start + 256
-        gram[rows, :upto] = tall[:, rows].T @ tall[:, :upto]
-        gram[:start, rows] = gram[rows, :start].T
-    return gram
+    """AᵀA; on the CPU one triangle of it by BLAS's syrk, which torch does not offer, in half the time of a product."""
+    if tall.is_cuda:
+        return tall.T @ tall
+    syrk = blas.dsyrk if tall.dtype == torch.float64 else blas.ssyrk
+    by_column = tall.T.is_contiguous()
+    upper = torch.from_numpy(syrk(1.0, tall.numpy(), trans=1) if by_column else syrk(1.0, tall.T.numpy()))
+    return upper + upper.triu(1).T
 
 
 def _block_krylov(

@@ -71,7 +71,7 @@ class Wanted:
             "keeps": sorted(self.keeps),
             "decomposes": sorted(self.decomposes),
             "sketched": self.sketched and self.num_singular,  # its error is estimated for the triplets that are used
-            "svd": asdict(self.svd) | {"rank": width} if self.decomposes else None,
+            "svd": self.svd.identity(self.sketched) | {"rank": width} if self.decomposes else None,
         }
 
 

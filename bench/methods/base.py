@@ -121,10 +121,10 @@ class Factors:
         R = self.lora_R if self.lora_R is None else self.lora_R.to(device, torch.float32)
         return Factors(self.lora_A.to(device, torch.float32), self.lora_B.to(device, torch.float32), R)
 
-    def vanishes(self) -> bool:
-        """Whether the product is zero but for rounding, though neither factor need be."""
+    def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
+        """Whether the product, which a caller may have at hand, is zero but for rounding, though neither factor is."""
         rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
-        return bool(self.product().norm() <= 4 * rounding)
+        return bool((self.product() if product is None else product).norm() <= 4 * rounding)
 
     def right(self) -> Float[Tensor, "r in"]:
         """A or R A: what B is multiplied with."""

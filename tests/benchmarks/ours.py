@@ -125,7 +125,7 @@ def _svds(method: str, r: int, name: str, weights: dict[str, Tensor], gradients:
         "gradient": lambda: gradients[name],
         "gradient_sign": lambda: torch.sign(gradients[name]),
     }
-    what = wanted(method, r)
+    what = wanted(method, r, "svd.rank=1")  # as many triplets as the rank needs, as the peers compute
     return {"svds": {of: decompose(matrices[of](), of, name, what) for of in what.decomposes}}
 
 
