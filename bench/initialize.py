@@ -118,13 +118,7 @@ def initialize(
     """
     model = loaded.model
     linear = adapter.target_layers(model, target_modules)
-    if isinstance(method, AdapterMethod):
-        adapter.check_rank(linear, rank)
-    look = _Look(Calibration(), learning_rates)
-    if isinstance(method, DemandingMethod):
-        scaling = scaling_value(method.scaling, rank)
-        for name, module in linear.items():
-            method.check(look(name, module, rank.r, scaling))
+    _check_rank(linear, method, rank, _Look(Calibration(), learning_rates))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sample = {key: tensor[:CHECKED_SAMPLES] for key, tensor in task.calibration[0].items()}
     before = _logits(model, sample)
@@ -161,6 +155,16 @@ class _Look:
         weight = adapter.float_weight(module)
         seen = self.calibration.of(name, weight.device)
         return Layer(name=name, weight=weight, r=r, scaling=scaling, learning_rates=self.learning_rates, **seen)
+
+
+def _check_rank(linear: dict[str, nn.Linear], method: Method, rank: Rank, look: _Look) -> None:
+    """Refuses a rank that a layer or the method cannot have, before any data is read."""
+    if isinstance(method, AdapterMethod):
+        adapter.check_rank(linear, rank)
+    if isinstance(method, DemandingMethod):
+        scaling = scaling_value(method.scaling, rank)
+        for name, module in linear.items():
+            method.check(look(name, module, rank.r, scaling))
 
 
 def _adapt(

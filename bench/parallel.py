@@ -44,7 +44,9 @@ def mine(parts: Sequence[T]) -> list[T]:
 def total(tensor: Tensor) -> Tensor:
     """The sum over all processes, in place."""
     if size() > 1:
-        dist.all_reduce(tensor)
+        shared = tensor.to(_meeting_place(tensor))
+        dist.all_reduce(shared)
+        tensor.copy_(shared)
     return tensor
 
 
@@ -52,7 +54,14 @@ def from_first(tensors: Iterable[Tensor]) -> None:
     """Gives every process the first one's values, in place."""
     if size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            shared = tensor.to(_meeting_place(tensor)).contiguous()
+            dist.broadcast(shared, src=0)
+            tensor.copy_(shared)
+
+
+def _meeting_place(tensor: Tensor) -> torch.device:
+    """Where the processes can exchange a tensor: NCCL does so on GPUs only."""
+    return torch.device("cuda") if dist.get_backend() == "nccl" else tensor.device
 
 
 def told_by_first(value: T) -> T:

@@ -142,8 +142,9 @@ def test_a_model_whose_loss_is_not_finite_is_refused(tiny_model, batch):
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="loss on the calibration samples is nan"):
-        calibrate(model, target_layers(model, ("q_proj",)), [batch(2, 5)], GRADIENT)
+    for asked in (GRADIENT, wanted("gradient"), sketch_wanted(), Wanted(frozenset({"input_covariance"}))):
+        with pytest.raises(ValueError, match="loss on the calibration samples is nan"):
+            calibrate(model, target_layers(model, ("q_proj",)), [batch(2, 5)], asked)
 
 
 def test_a_weight_gradient_is_the_sum_over_tokens_of_output_gradient_times_input():

@@ -96,7 +96,8 @@ def visit_gradients(
 ) -> Pass:
     """One forward and backward pass; `consume(name, input, output gradient)` is called layer by layer, last first.
 
-    No parameter's gradient is formed or changed. Every module is left in the mode it was in.
+    No parameter's gradient is formed or changed. Every module is left in the mode it was in. A loss that is not finite
+    is not differentiated.
 
     Args:
         modules: the layers to visit, by name.
@@ -142,7 +143,8 @@ def visit_gradients(
         began = now()
         loss = model(**batch).loss
         turned, pairs.backward = now(), True
-        torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded[0])
+        if loss.isfinite():
+            torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded[0])
         return Pass(loss.item(), turned - began, now() - turned)
 
 
