@@ -165,6 +165,24 @@ class Guard(Callback):
         distinct = {run.run_id: run for run in _planned}
         done = sum(RunFolder(run.results_dir, run.study, run.run_id).done for run in distinct.values())
         print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before", flush=True)
+        if hint := _hint(list(distinct.values())):
+            print(hint, flush=True)
+
+
+def _hint(runs: list[Run]) -> str | None:
+    """What would spare a sweep calibrations: ranks that need different numbers of triplets do not share one."""
+    from bench.methods.base import SpectralMethod
+
+    widths: dict[str, set[int]] = {}
+    for run in runs:
+        if isinstance(run.method, SpectralMethod) and run.method.decomposes:
+            needed = run.method.num_singular(run.rank.r)
+            widths.setdefault(run.method_name, set()).add(max(run.svd.rank, needed))
+    apart = sorted(name for name, found in widths.items() if len(found) > 1)
+    if not apart:
+        return None
+    widest = max(max(widths[name]) for name in apart)
+    return f"{', '.join(apart)}: some ranks need calibrations of their own; svd.rank={widest} lets all share one"
 
 
 def finish() -> int:

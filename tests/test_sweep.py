@@ -100,3 +100,14 @@ def test_an_experiment_that_sweeps_is_refused_as_a_single_run(tmp_path):
     done = command("+experiments=mine", cwd=tmp_path)
     assert done.returncode == 2
     assert "this experiment sweeps method: add -m" in done.stderr
+
+
+def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_do(compose_run):
+    def hint(ranks, *overrides):
+        methods = ("hu", "lora_ga", "lora_sb")
+        return sweep._hint([compose_run(f"method={m}", f"rank={r}", *overrides) for m in methods for r in ranks])
+
+    apart = "lora_ga, lora_sb: some ranks need calibrations of their own; svd.rank=128 lets all share one"
+    assert hint(["r8", "r64"]) == apart
+    assert hint(["r8", "r64"], "svd.rank=128") is None
+    assert hint(["r4", "r8", "r16"]) is None
