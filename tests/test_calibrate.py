@@ -4,17 +4,20 @@ import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from bench.adapter import target_layers
-from bench.calibrate import Calibration, Wanted, calibrate, key
+from bench.cache import Cache, entries
+from bench.calibrate import Calibration, Wanted, calibrate, key, shared
 from bench.calibrate.collect import Collector, split
 from bench.calibrate.sums import InScratchFiles, choose_place
 from bench.calibrate.visit import visit_gradients, weight_gradient
 from bench.methods.base import Rank
+from bench.model import UNKNOWN, LoadedModel
 from bench.svd import SVDSettings, exact_svd
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -449,6 +452,8 @@ def test_a_sketch_forms_no_gradient_and_finds_its_leading_directions(tiny_model,
     monkeypatch.setattr("bench.calibrate.collect.weight_gradient", refuse)
     found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0))
     assert found.exact_layers == []
+    wider = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0, rank=7))
+    assert {len(svd.S) for svd in wider.svds["gradient"].values()} == {7}
     for name in layers:
         one, other = found.svds["gradient"][name], expected.svds["gradient"][name]
         torch.testing.assert_close(one.S, other.S, rtol=1e-2, atol=0)
@@ -547,3 +552,14 @@ def test_what_a_method_wants(compose_method):
     assert (official.keeps, official.decomposes) == ({"gradient"}, frozenset())
     assert Wanted.by(compose_method("lora_one", "method.gradient=sketch"), rank, svd).sketched
     assert Wanted.by(compose_method("lora_xs", "method.basis=random"), rank, svd).decomposes == frozenset()
+
+
+@pytest.mark.parametrize(("revision", "kept"), [("abc", 1), (UNKNOWN, 0)])
+def test_weights_of_unknown_origin_are_calibrated_each_time(tiny_model, batch, tmp_path, revision, kept):
+    model = tiny_model()
+    task = SimpleNamespace(calibration=[batch(2, 5)], calibration_ids=[0, 1], calibration_checkpointing=False)
+    cache, loaded = Cache(enabled=True, dir=tmp_path, max_gb=1), LoadedModel(model, None, revision)
+    layers = target_layers(model, ("q_proj",))
+    reads = [shared(loaded, layers, task, wanted("gradient"), cache)[1] for _ in range(2)]
+    assert reads == [False, bool(kept)]
+    assert len(entries(tmp_path)) == kept
