@@ -93,6 +93,17 @@ def test_a_folder_that_cannot_be_written_costs_the_computation_only(tmp_path):
     assert torch.equal(tensors["a"], entry()[0]["a"])
 
 
+def test_an_entry_that_cannot_be_written_whole_leaves_nothing_half_written(cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.warns(UserWarning, match="No space left on device.*going on without it"):
+        (tensors, _), _ = cache.fetch("key", "title", Counted(entry()))
+    assert torch.equal(tensors["a"], entry()[0]["a"])
+    assert [path.name for path in cache.folder.iterdir()] == ["key.lock"]
+
+
 def test_a_failed_computation_leaves_nothing(cache):
     def fail():
         raise KeyError("x")

@@ -42,6 +42,22 @@ def test_two_processes_find_what_one_finds(results, samples):
             assert (two[name] - expected).norm() <= 1e-5 * expected.norm(), name
 
 
+@pytest.mark.parametrize("samples", [0, 1], ids=["batches", "one batch"])
+def test_two_processes_sketch_one_gradient(results, samples):
+    two, alone = results[0][samples], results[2][samples]
+    sketched = [name for name in two if name.startswith("lora_ga sketched/model")]
+    assert len(sketched) == 28
+    for name in sketched:  # as wide as the layers: nothing is lost but rounding
+        expected = alone[name.replace(" sketched", "")]
+        assert (two[name] - expected).norm() <= 1e-2 * expected.norm(), name
+
+
+def test_each_part_is_computed_by_one_process_and_handed_to_the_other(results):
+    (*_, first, by_first), (*_, second, by_second), _ = results
+    assert (first, second) == (["a", "c"], ["b"])
+    assert by_first == by_second == {"a": "a by 0", "b": "b by 1", "c": "c by 0"}
+
+
 def test_alone_every_function_is_what_it_would_be_without_the_module():
     tensor = torch.arange(3.0)
     assert (parallel.size(), parallel.rank(), parallel.mine([1, 2, 3])) == (1, 0, [1, 2, 3])

@@ -5,7 +5,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from bench import adapter
+from bench import adapter, parallel
 from bench.calibrate import Wanted, calibrate
 from bench.methods.base import Rank
 from bench.methods.eva import EVA
@@ -61,5 +61,7 @@ def process(rank, folder):
     torch.set_num_threads(1)
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=120))
-    torch.save([found(uneven_batches()), found([random_batch(3, 7)])], folder / f"{rank}.pt")
+    computed = []
+    handed = parallel.shared_out(["a", "b", "c"], lambda name: computed.append(name) or f"{name} by {rank}")
+    torch.save([found(uneven_batches()), found([random_batch(3, 7)]), computed, handed], folder / f"{rank}.pt")
     dist.destroy_process_group()
