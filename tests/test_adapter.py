@@ -374,3 +374,10 @@ def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_o
     adapter.fill(adapted[0], Factors(A, torch.zeros(32, 4)))
     with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj is quantised \(torch\.int8\).* such as hu"):
         adapter.fill(adapted[0], Factors(A, B))
+
+
+def test_layers_of_one_shape_start_from_different_draws(tiny_model, batch):
+    _, adapted, *_ = started(tiny_model(), batch, Hu())
+    factors = {layer.name: layer.factors().lora_A for layer in adapted}
+    first, second = (factors[f"model.layers.{index}.self_attn.q_proj"] for index in (0, 1))
+    assert not torch.equal(first, second)

@@ -88,6 +88,27 @@ def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(
         assert one["lora_A_norm"] == pytest.approx(other["lora_A_norm"], rel=1e-5)
 
 
+def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, monkeypatch, tmp_path, capsys):
+    from bench.job import execute
+
+    worked = []
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    cfg = compose_run("method=hu", f"results_dir={tmp_path / 'results'}")
+
+    def run(given, folder, log):
+        log({"step": 1}, [])
+        folder.weights_path.write_text("weights")
+        worked.append(given.run_id)
+        if len(worked) == 2:
+            raise ValueError("as in the first process")
+
+    execute(cfg, run, "[1/1]")
+    execute(cfg, run, "[1/1]")
+    assert worked == [cfg.run_id] * 2
+    assert not (tmp_path / "results").exists()
+    assert capsys.readouterr().err == "process 1: ValueError: as in the first process\n"
+
+
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(monkeypatch):
     from bench.train import loop
 
