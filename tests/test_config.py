@@ -128,3 +128,21 @@ def test_first_learning_rate_is_the_first_nonzero_value_of_the_schedule(compose_
 def test_warmup_counted_in_calibration_batches_is_longer_by_the_ratio_of_batch_sizes(compose_run):
     train = compose_run("train.learning_rate=1e-2", "train.warmup_steps=10", "train.batch_size=16").train
     assert train.first_learning_rate(examples_a_batch=4) == pytest.approx(1e-3 / 4)
+
+
+def test_the_solver_counts_for_a_method_that_decomposes_and_for_no_other(compose_run):
+    def changes(setting, *chosen):
+        return compose_run(*chosen).run_id != compose_run(*chosen, setting).run_id
+
+    for setting in ("svd.solver=exact", "svd.rank=64", "svd.tolerance=1e-4"):
+        assert changes(setting, "method=lora_ga")
+        assert changes(setting, "method=lora_xs")
+        assert not changes(setting, "method=hu")
+        assert not changes(setting, "method=lora_xs", "method.basis=random")
+    assert changes("svd.sketch_bound=0.9", "method=lora_ga", "method.gradient=sketch")
+    assert not changes("svd.sketch_bound=0.9", "method=lora_ga")
+
+
+def test_where_and_whether_calibrations_are_kept_changes_no_identity(compose_run):
+    for setting in ("cache.enabled=false", "cache.dir=elsewhere", "cache.max_gb=1"):
+        assert compose_run("method=lora_ga", setting).run_id == compose_run("method=lora_ga").run_id
