@@ -119,7 +119,7 @@ def _warn(message: str) -> None:
 def _write(path: Path, title: str, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
     from safetensors.torch import save
 
-    metadata = {"format": "pt", "title": title, "facts": json.dumps(facts), "sha256": _sha256(tensors)}
+    metadata = {"format": "pt", "title": title, "facts": json.dumps(facts), "sha256": tensors_sha256(tensors)}
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -138,7 +138,7 @@ def _read(path: Path) -> Entry | None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        whole = metadata["sha256"] == _sha256(tensors)
+        whole = metadata["sha256"] == tensors_sha256(tensors)
         facts = json.loads(metadata["facts"])
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         whole = False
@@ -150,11 +150,12 @@ def _read(path: Path) -> Entry | None:
     return tensors, facts
 
 
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, types, shapes and every bit."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

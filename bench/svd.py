@@ -73,7 +73,7 @@ class SVDSettings:
 
 def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
     """The full thin SVD, as LAPACK has it but for the signs."""
-    return _canonical(*torch.linalg.svd(matrix, full_matrices=False))
+    return canonical(*torch.linalg.svd(matrix, full_matrices=False))
 
 
 def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
@@ -81,7 +81,7 @@ def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
     if matrix.shape[0] >= matrix.shape[1]:
         return exact_svd(matrix)
     V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)
-    return _canonical(Uh.T, S, V.T)
+    return canonical(Uh.T, S, V.T)
 
 
 @torch.no_grad()
@@ -114,8 +114,11 @@ def _check(matrix: Float[Tensor, "out in"], k: int) -> None:
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)} with entries that are not finite has no SVD")
 
 
-def _canonical(U: Float[Tensor, "out k"], S: Float[Tensor, "k"], Vh: Float[Tensor, "k in"], error: float = 0.0) -> SVD:
-    """LAPACK's signs are arbitrary, but LoRA-GA pairs left and right vectors of different indices."""
+def canonical(U: Float[Tensor, "out k"], S: Float[Tensor, "k"], Vh: Float[Tensor, "k in"], error: float = 0.0) -> SVD:
+    """The same triplets with the signs that SVD states.
+
+    LAPACK's are arbitrary, but LoRA-GA pairs left and right vectors of different indices.
+    """
     largest = U.gather(0, U.abs().argmax(dim=0, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0).to(U.dtype)
     return SVD(U * signs, S, Vh * signs.T, error)
@@ -151,7 +154,7 @@ def _through_gram(
         return _block_krylov(matrix, k, limit, tolerance, generator)
     far, S, turn = torch.linalg.svd(tall @ found.U, full_matrices=False)
     near = turn @ found.U.T
-    return _canonical(far, S, near, found.error) if tall is matrix else _canonical(near.T, S, far.T, found.error)
+    return canonical(far, S, near, found.error) if tall is matrix else canonical(near.T, S, far.T, found.error)
 
 
 def _gram(tall: Float[Tensor, "long short"]) -> Float[Tensor, "short short"]:
@@ -202,7 +205,7 @@ def _block_krylov(
                 return None
             check = end + width * int(math.log(error / tolerance, 30))  # one block divides the error by 30 at most
         block = left[new] @ matrix
-    return _canonical((Yh[:k] @ left[:size]).T, S[:k], Zh[:, :k].T @ right[:size], error)
+    return canonical((Yh[:k] @ left[:size]).T, S[:k], Zh[:, :k].T @ right[:size], error)
 
 
 def _orthonormal(

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.svd import SVD, tall_svd
+from bench.svd import SVD, canonical, tall_svd
 
 OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted
 ROWS_A_COLUMN = 1.5  # rows of Ψ for a column of Ω; at equal cost better than 2 or 1.25 (experiments/LOG.md)
@@ -85,10 +85,7 @@ class GradientSketch:
         other = tall_svd(self.Z).Vh[:needed]
         own = small.Vh[:needed]
         error = torch.linalg.matrix_norm(own - own @ other.T @ other, ord=2).item()
-        U = Q @ small.U[:, :k]
-        largest = U.gather(0, U.abs().argmax(dim=0, keepdim=True))
-        signs = torch.where(largest < 0, -1.0, 1.0).to(U)
-        return SVD(U * signs, small.S[:k], small.Vh[:k] * signs.T, error)
+        return canonical(Q @ small.U[:, :k], small.S[:k], small.Vh[:k], error)
 
 
 def _columns(

@@ -1,4 +1,6 @@
-"""Every call of the benchmarks into the suite; whoever changes the suite's insides has this file to adapt.
+"""Every call of the benchmarks into the suite, but for the search of target layers in shape.py.
+
+Whoever changes the suite's insides has this file to adapt.
 
 A gradient contender returns Calibrated. What of its wall time went into factorisations and into the cache is told
 apart, so that the gradient itself can be held against a plain one.

@@ -68,10 +68,8 @@ LLAMA_TINY = Shape(64, 176, 2, 4, 2, 16, 256, num_tokens=32, batch_size=4)
 LLAMA_21M = Shape(512, 1408, 7, 8, 4, 64, 512)
 
 
-def target_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The layers to adapt, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in TARGET_MODULES
-    }
+def target_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The layers to adapt, by name, as the suite finds them."""
+    from bench import adapter
+
+    return adapter.target_layers(model, TARGET_MODULES)
