@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
@@ -87,14 +87,36 @@ def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
     return plain.detach().float()
 
 
-def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The linear layers whose last name is among `target_modules`, in the model's order.
+def heads(model: nn.Module) -> dict[str, nn.Module]:
+    """The classification head of an encoder, which trains in every method: modules beside the pretrained model, by name.
+
+    A model without one, such as a language model, has none.
+    """
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not type(plain).__name__.endswith("ForSequenceClassification"):
+        return {}
+    beside = ((name, child) for name, child in plain.named_children() if name != plain.base_model_prefix)
+    return {name: child for name, child in beside if next(child.parameters(), None) is not None}
+
+
+def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
+    """The linear layers whose name is, or ends in, one of `target_modules`, in the model's order; never the head.
+
+    None: every linear layer but the output embeddings, the head and the pooler before it.
 
     Raises:
         ValueError: nothing matches.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = {name: module for name, module in linear.items() if name.rpartition(".")[2] in target_modules}
+    head = tuple(heads(model))
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.partition(".")[0] not in head
+    }
+    if target_modules is None:
+        output = model.get_output_embeddings()
+        return {name: m for name, m in linear.items() if m is not output and "pooler" not in name.split(".")}
+    found = {name: m for name, m in linear.items() if any(f".{name}".endswith(f".{end}") for end in target_modules)}
     if not found:
         choices = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(
@@ -126,7 +148,7 @@ def add(
     options: AdapterOptions | None = None,
     ranks: dict[str, int] | None = None,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
-    """Adds what the method trains and freezes the rest; float32 masters for every trainable tensor.
+    """Adds what the method trains and freezes the rest, but for a head; float32 masters for every trainable tensor.
 
     Args:
         layers: the target layers by name, as target_layers returns them.
@@ -140,6 +162,7 @@ def add(
         train_all = "weight" in method.trains
         model.requires_grad_(train_all)
         model = model.float() if train_all else model
+        _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
     options = options or AdapterOptions()
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
@@ -157,7 +180,14 @@ def add(
         for part, parameter in layer.parameters().items():
             parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
             parameter.requires_grad_(part in layer.trains)
+    _free_heads(wrapped, method)
     return cast(PreTrainedModel, wrapped), adapted  # a PeftModel passes on what it does not have itself
+
+
+def _free_heads(model: nn.Module, method: Method) -> None:
+    """The head is new, so whatever trains anything trains it."""
+    for head in heads(model).values():
+        head.requires_grad_(bool(method.trains))
 
 
 def _peft_config(
@@ -209,7 +239,7 @@ def fill(layer: AdaptedLayer, factors: Factors) -> None:
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
     """Writes what the run trained, as safetensors.
 
-    An adapter: its factors, those it started from (a shifted base is W - s B0 A0) and, as metadata, its scaling.
+    An adapter: its factors, those it started from (a shifted base is W - s B0 A0), a head and, as metadata, its scaling.
     Full fine-tuning: all weights. The pretrained model: an empty file.
     """
     tensors: dict[str, Tensor] = {}
@@ -218,11 +248,19 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
             tensors[f"{layer.name}.{part}"] = parameter.detach().cpu().contiguous()
             if part in FACTORS:
                 tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
-    if not tensors:
+    if tensors:
+        tensors |= {name: p.detach().cpu().contiguous() for name, p in _head_parameters(model).items()}
+    else:
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
         tensors = {name: tensor.contiguous() for name, tensor in trained.items()}
     scaling = next((layer.scaling for layer in layers if layer.parameters()), 1.0)
     save_file(tensors, path, metadata={"format": "pt", "scaling": repr(scaling)})
+
+
+def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By the names that they have in the pretrained model."""
+    found = heads(model).items()
+    return {f"{head}.{name}": parameter for head, module in found for name, parameter in module.named_parameters()}
 
 
 @dataclass(frozen=True)
@@ -283,7 +321,10 @@ def load(
     if adapters and adapters[0].scaling != saved.scaling:
         raise ValueError(f"trained at scaling {saved.scaling}, not {adapters[0].scaling}: method or rank differs")
     expected = {f"{layer.name}.{part}": value for layer in adapters for part, value in layer.parameters().items()}
-    expected = expected or {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if expected:
+        expected |= _head_parameters(model)
+    else:
+        expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if saved.trained.keys() != expected.keys():
         differing = sorted(saved.trained.keys() ^ expected.keys())
         raise ValueError(f"these weights are not what {method.label} trains in this model: {', '.join(differing[:3])}")

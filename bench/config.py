@@ -78,6 +78,7 @@ class Run:
         if run.trains and run.train.learning_rate is None:
             raise ConfigError(f"method={run.method_name} needs a learning rate: train.learning_rate=1e-3")
         run._check_options()
+        run._check_model()
         return run
 
     def _check_options(self) -> None:
@@ -92,6 +93,24 @@ class Run:
             raise ConfigError(
                 f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
                 f"lora_B, and {self.method_name} trains {', '.join(sorted(trains)) or 'nothing'}"
+            )
+
+    def _check_model(self) -> None:
+        """Refuses a task that the model's kind has no form for, code to be run unasked, and a half-precision head."""
+        try:
+            kind = self.model.found_kind
+            self.task.check(kind)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        runs_code = [name for name in self.task.score if self.task.datasets[name].runs_code]
+        if runs_code and not self.score.confirm_run_unsafe_code:
+            raise ConfigError(
+                f"{', '.join(runs_code)} runs code that a model wrote: say score.confirm_run_unsafe_code=true, in a sandbox"
+            )
+        if kind == "encoder" and self.model.dtype != "float32":
+            raise ConfigError(
+                f"model.dtype={self.model.dtype}: an encoder's head is trained in float32 on what the encoder gives it; "
+                "take model.dtype=float32, with train.precision=bf16 for speed"
             )
 
     @property
@@ -120,22 +139,21 @@ class Run:
 
         No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank where no adapter
         is added, calibration where no statistics are required, the svd key where nothing is decomposed, rank, seed and
-        training where nothing is trained.
+        training where nothing is trained; there the seed counts that draws an encoder's head.
         """
-        task = self.task.identity()
+        task = self.task.identity(self.trains, self.score.split)
         if not self.method.requires:
             task = {key: value for key, value in task.items() if not key.startswith("calibration")}
         identity: dict[str, Any] = {
             "method": _method_identity(self.method),
             "task": task,
             "model": self.model.identity(),
-            "score": self.score,
+            "score": self.score.identity(),
         }
         if self.trains:
             identity |= {"seed": self.seed, "train": self.train, "measure": self.measure}
-        else:
-            used = ("name", "definitions", "hub", "num_fewshot", "selection_samples", "content")
-            identity["task"] = {key: task[key] for key in used}
+        elif self.model.found_kind == "encoder":
+            identity["seed"] = self.seed
         if isinstance(self.method, AdapterMethod):
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
             identity["adapter"] = self.adapter

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from bench.methods.base import Factors
 
 
+# PEFT's names for the kinds of model.
+TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}
+
+
 @dataclass(frozen=True)
 class Restored:
     """A run's model as it stood after training, in float32 masters, ready to be used or trained on."""
@@ -58,7 +62,7 @@ def restore(folder: Path) -> Restored:
     from bench import adapter
 
     cfg, trained_from = finished_run(folder), read_record(folder).model["revision"]
-    loaded = cfg.model.load()
+    loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
     if loaded.revision != trained_from:
         raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")
     layers = adapter.target_layers(loaded.model, cfg.model.target_modules)
@@ -86,6 +90,7 @@ def write_adapter(folder: Path, to: Path) -> None:
     from torch import nn
 
     from bench.adapter import ADAPTER, Saved
+    from bench.adapter import heads as adapter_heads
 
     cfg, saved = finished_run(folder), Saved.read(folder / WEIGHTS)
     parts = {name: _plain(saved, name, shifted=cfg.method.keeps_function) for name in saved.names}
@@ -94,6 +99,8 @@ def write_adapter(folder: Path, to: Path) -> None:
     ranks = {name: len(tensors["lora_A"]) for name, tensors in parts.items()}
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
+    skeleton = cfg.model.skeleton(cfg.task.num_labels)
+    heads = adapter_heads(skeleton)
     config = LoraConfig(
         r=r,
         lora_alpha=saved.scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
@@ -101,15 +108,20 @@ def write_adapter(folder: Path, to: Path) -> None:
         alpha_pattern={name: saved.scaling * rank for name, rank in other.items()},
         target_modules=list(ranks),
         use_dora=cfg.adapter.use_dora,
-        task_type="CAUSAL_LM",
+        task_type=TASK_TYPES[cfg.model.found_kind],
+        modules_to_save=list(heads) or None,
         revision=cfg.model.revision,
         base_model_name_or_path=cfg.model.path if cfg.model.source == "hub" else str(cfg.model.folder),
     )
-    model: Any = get_peft_model(cfg.model.skeleton(), config, low_cpu_mem_usage=True)
+    model: Any = get_peft_model(skeleton, config, low_cpu_mem_usage=True)
+    plain = model.base_model.model
     for name, tensors in parts.items():
-        module = model.base_model.model.get_submodule(name)
+        module = plain.get_submodule(name)
         for part, tensor in tensors.items():
             getattr(module, part)[ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
+    for name in heads:
+        trained = {key.removeprefix(f"{name}."): t for key, t in saved.trained.items() if key.startswith(f"{name}.")}
+        plain.get_submodule(name).modules_to_save[ADAPTER].load_state_dict(trained, assign=True)
     model.save_pretrained(str(to), save_embedding_layers=False)
 
 

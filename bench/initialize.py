@@ -30,6 +30,7 @@ from bench.model import LoadedModel, evaluating
 from bench.phases import Phases
 from bench.svd import SVDSettings
 from bench.tasks import PreparedTask
+from bench.tasks.examples import IGNORED
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ class Initialization:
         layers: its adapted layers.
         factors: what each adapter started from, by layer name.
         reports: norms and drift, a layer each.
-        num_trainable: trainable parameters.
-        num_parameters: parameters of the pretrained model.
+        num_trainable: trainable parameters, those of a head not counted.
+        num_head: parameters of a classification head, which trains in every method alike.
+        num_parameters: parameters of the pretrained model, without a head.
         calibration: its loss, cost and errors; None where the method needs none.
         calibration_read: whether it was read from the cache instead of being computed.
         calibration_ids: the training examples that calibration saw; empty without data.
-        logit_change: the largest absolute change of a logit on the first calibration samples, pretrained to adapted.
+        logit_change: the largest absolute change of a logit on the first calibration samples, pretrained to adapted; 0
+            where nothing is trained.
     """
 
     model: PreTrainedModel
@@ -70,6 +73,7 @@ class Initialization:
     factors: dict[str, Factors]
     reports: list[LayerReport]
     num_trainable: int
+    num_head: int
     num_parameters: int
     calibration: Calibration | None
     calibration_read: bool
@@ -93,7 +97,7 @@ def initialize(
     method: Method,
     rank: Rank,
     options: AdapterOptions,
-    target_modules: tuple[str, ...],
+    target_modules: tuple[str, ...] | None,
     task: PreparedTask,
     learning_rates: LearningRates,
     svd: SVDSettings,
@@ -105,7 +109,7 @@ def initialize(
 
     Args:
         loaded: the pretrained model; must not be used by itself afterwards.
-        target_modules: last names of the layers to adapt.
+        target_modules: names of the layers to adapt, as `adapter.target_layers` takes them.
         task: its calibration batches, and which training examples they are.
         learning_rates: of the coming schedule.
         svd: how matrices are decomposed.
@@ -119,8 +123,9 @@ def initialize(
     model = loaded.model
     linear = adapter.target_layers(model, target_modules)
     _check_rank(linear, method, rank, _Look(Calibration(), learning_rates))
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    sample = {key: tensor[:CHECKED_SAMPLES] for key, tensor in task.calibration[0].items()}
+    num_head = sum(parameter.numel() for head in adapter.heads(model).values() for parameter in head.parameters())
+    num_parameters = sum(parameter.numel() for parameter in model.parameters()) - num_head
+    sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
     before = _logits(model, sample)
     wanted = Wanted.by(method, rank, svd)
     with phases.measure("calibrate"):
@@ -135,7 +140,9 @@ def initialize(
         layers=layers,
         factors={name: found for name, found in factors.items() if found is not None},
         reports=reports,
-        num_trainable=sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
+        num_trainable=sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        - (num_head if method.trains else 0),
+        num_head=num_head,
         num_parameters=num_parameters,
         calibration=calibration if wanted != Wanted() else None,
         calibration_read=read,
@@ -221,17 +228,25 @@ def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> Laye
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
+def _logits(model: nn.Module, batch: Batch) -> Tensor | None:
+    """Of every token of a language model, of every token to generate, or of every class; None without a batch."""
+    if not batch:
+        return None
     with evaluating(model):
         device = next(model.parameters()).device
-        seen = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-        logits = model(**seen).logits.float()
-    return logits[seen["attention_mask"].bool()]
+        given = {name: tensor.to(device) for name, tensor in batch.items()}
+        logits = model(**given).logits.float()
+    if logits.dim() == 2:  # a row a text
+        return logits
+    seq2seq = model.config.is_encoder_decoder  # type: ignore[union-attr]
+    return logits[given["labels"] != IGNORED if seq2seq else given["attention_mask"].bool()]
 
 
-def _check_function(model: nn.Module, batch: Batch, before: Tensor, method: Method) -> float:
+def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, method: Method) -> float:
     """The largest change of a logit; refuses one that a function-preserving method must not make."""
     after = _logits(model, batch)
+    if before is None or after is None:
+        return 0.0
     change, size = (after - before).abs().max().item(), before.abs().max().item()
     dtype = next(model.parameters()).dtype
     if not math.isfinite(change) or (method.keeps_function and change > LOGIT_TOLERANCE[dtype] * size):

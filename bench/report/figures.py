@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -19,7 +20,9 @@ from matplotlib.figure import Figure
 
 from bench.record import ALIGNMENT, ALL_LAYERS, CURVE, read_rows
 from bench.report.load import Cell, Study
-from bench.report.tables import estimates, trainable_parameters
+from bench.report.metrics import base_name
+from bench.report.scores import Column, Found, collect
+from bench.report.tables import num_head, trainable_parameters
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), then Tol's muted one (https://sronpersonalpages.nl/~pault),
 # distinguishable with any colour vision as far as so many can be; a method keeps its colour in every figure of every
@@ -67,6 +70,7 @@ MARKERS = {
 }
 OTHER_MARKER = (6, 1, 0)
 LINES = ("-", "--", "-.", ":")
+PANELS_ABREAST = 4
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -94,14 +98,14 @@ def write_figures(study: Study, folder: Path) -> list[Path]:
         ("alignment", alignment),
         ("score", score_against_parameters),
     )
-    panels = _panels(study)
+    parts = study.parts
     for name, draw in drawings:
-        for panel, cells in panels.items():
+        for place, part in parts.items():
             with plt.rc_context(STYLE):  # type: ignore[arg-type]
-                figure = draw(cells)
+                figure = draw(part.cells)
                 if figure is None:
                     continue
-                stem = "-".join([name, *panel]) if len(panels) > 1 else name
+                stem = "-".join([name, *place]).replace("/", "-") if len(parts) > 1 else name
                 figure.savefig(folder / f"{stem}.png")
                 figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
                 plt.close(figure)
@@ -120,9 +124,11 @@ def convergence(cells: list[Cell]) -> Figure | None:
         smooth = [curve["loss"].rolling(5, min_periods=1, center=True).mean() for curve in curves]
         _band(left, cell, line, smooth)
         _band(right, cell, line, [curve["held_out_loss"].dropna() for curve in curves], marker=True)
-    left.set(xlabel="step", ylabel="training loss (nats per token)", yscale="log", title="Training, mean of 5 steps")
-    right.set(xlabel="step", ylabel="held-out loss (nats per token)", yscale="log", title="Held-out")
-    return _finish(figure, right, cells)
+    # A classifier's is per example, a regression's is a squared error.
+    unit = "" if cells[0].runs[0].model.get("kind") == "encoder" else " (nats per token)"
+    left.set(xlabel="step", ylabel=f"training loss{unit}", yscale="log", title="Training, mean of 5 steps")
+    right.set(xlabel="step", ylabel=f"held-out loss{unit}", yscale="log", title="Held-out")
+    return _finish(figure, cells)
 
 
 def alignment(cells: list[Cell]) -> Figure | None:
@@ -150,57 +156,81 @@ def alignment(cells: list[Cell]) -> Figure | None:
         right.plot([], [], ":", color="#7f7f7f", label="cos(G, G′)")  # for the legend
     left.set(xlabel="step", ylabel="cosine with the full gradient", ylim=(0, 1.05), title="Induced gradient")
     right.set(xlabel="step", ylabel="share of ‖G‖² within reach", ylim=(0, 1.05), title="Captured energy")
-    return _finish(figure, right, cells)
+    return _finish(figure, cells)
 
 
 def score_against_parameters(cells: list[Cell]) -> Figure | None:
-    """Each task's first metric against the trainable parameters, with 95 % intervals; untrained as a line."""
-    tasks: dict[str, str] = {}
-    for cell in cells:
-        for task, metric in estimates(cell):
-            tasks.setdefault(task, metric)
+    """Each task's first metric against the trainable parameters, with 95 % intervals; untrained as a line.
+
+    The thin dashed line is the majority class.
+    """
+    if not any(run.scores for cell in cells for run in cell.runs):
+        return None
+    scores = collect(cells)
+    columns = scores.first_metrics
+    abreast = min(len(columns), PANELS_ABREAST)
+    rows = -(-len(columns) // PANELS_ABREAST)
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(max(5.2, 3.4 * len(tasks) + 1.2), 3.4), layout="constrained", squeeze=False
+        rows, abreast, figsize=(max(5.2, 3.4 * abreast + 1.2), 3.4 * rows), layout="constrained", squeeze=False
     )
-    for axis, (task, metric) in zip(axes[0], tasks.items(), strict=True):
-        counts = Counter(trainable_parameters(cell) for cell in cells)
-        shared: dict[int, int] = {}
-        for cell in cells:
-            found = estimates(cell).get((task, metric))
-            if found is None:
-                continue
-            parameters = trainable_parameters(cell)
-            style = {"color": colour(cell.method), "label": cell.title}
-            if not parameters:
-                axis.axhline(100 * found.mean, linestyle=":", **style)
-                continue
-            error = None
-            if found.low is not None and found.high is not None:
-                error = 100 * np.array([[found.mean - found.low], [found.high - found.mean]])
-            marker = MARKERS.get(cell.method, OTHER_MARKER)
-            # Equal counts stand side by side, not one over the other, however many they are.
-            shared[parameters] = shared.get(parameters, -1) + 1
-            aside = min(1.12, 1.6 ** (1 / counts[parameters])) ** shared[parameters]
-            axis.errorbar(
-                parameters * aside,
-                100 * found.mean,
-                yerr=error,
-                marker=marker,
-                linestyle="",
-                capsize=3,
-                **style,
-            )
-        axis.set(xscale="log", xlabel="trainable parameters", ylabel=f"{metric.partition(',')[0]} (%)", title=task)
-    return _finish(figure, axes[0][-1], cells)
+    for axis in axes.flat[len(columns) :]:
+        axis.remove()
+    for axis, column in zip(axes.flat, columns, strict=False):
+        _score_panel(axis, column, [(c, f[column]) for c, f in zip(cells, scores.found, strict=True) if column in f])
+        apart = " without the head" if any(map(num_head, cells)) else ""
+        unit = f" ({column.scale.unit})" if column.scale.unit else ""
+        axis.set(
+            xscale="log",
+            xlabel=f"trainable parameters{apart}",
+            ylabel=f"{base_name(column.metric)}{unit}",
+            title=column.dataset,
+        )
+        _readable_ticks(axis, {n for n in map(trainable_parameters, cells) if n})
+    return _finish(figure, cells)
 
 
-def _panels(study: Study) -> dict[tuple[str, ...], list[Cell]]:
-    """Cells by task and model: losses of different tasks do not share an axis."""
-    panels: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in study.cells:
-        config = cell.runs[0].config
-        panels.setdefault((config["task"]["name"], config["model"]["name"]), []).append(cell)
-    return panels
+def _score_panel(axis: Axes, column: Column, reached: list[tuple[Cell, Found]]) -> None:
+    """One task's panel."""
+    factor = column.scale.factor
+    counts = Counter(trainable_parameters(cell) for cell, _ in reached)
+    shared: dict[int, int] = {}
+    for cell, found in reached:
+        estimate, parameters = found.estimate, trainable_parameters(cell)
+        style: dict[str, Any] = {"color": colour(cell.method), "label": cell.title}
+        if not parameters:
+            axis.axhline(factor * estimate.mean, linestyle=":", **style)
+            continue
+        error = None
+        if estimate.low is not None and estimate.high is not None:
+            error = factor * np.array([[estimate.mean - estimate.low], [estimate.high - estimate.mean]])
+        # Equal counts stand side by side, not one over the other, however many they are.
+        shared[parameters] = shared.get(parameters, -1) + 1
+        aside = min(1.12, 1.6 ** (1 / counts[parameters])) ** shared[parameters]
+        axis.errorbar(
+            parameters * aside,
+            factor * estimate.mean,
+            yerr=error,
+            marker=MARKERS.get(cell.method, OTHER_MARKER),
+            linestyle="",
+            capsize=3,
+            **style,
+        )
+    label = "majority class"
+    for majority in dict.fromkeys(found.majority for _, found in reached if found.majority is not None):
+        axis.axhline(factor * majority, linestyle="--", linewidth=0.7, color="#000000", zorder=1, label=label)
+        label = ""
+
+
+def _readable_ticks(axis: Axes, counts: set[int]) -> None:
+    """Within one power of ten, where matplotlib's own labels overlap, the ticks are the counts themselves."""
+    if not counts or (span := 1.6 * max(counts) / min(counts)) >= 10:
+        return
+    kept: list[int] = []
+    for count in sorted(counts):
+        if not kept or count > kept[-1] * span**0.25:
+            kept.append(count)
+    axis.set_xticks(kept, [f"{count:,}" for count in kept])
+    axis.minorticks_off()
 
 
 def _lines(cells: list[Cell]) -> list[tuple[Cell, str]]:
@@ -222,11 +252,14 @@ def _band(axis: Axes, cell: Cell, line: str, series: list[pd.Series], marker: bo
         axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=shade, alpha=0.15, linewidth=0)
 
 
-def _finish(figure: Figure, axis: Axes, cells: list[Cell]) -> Figure:
+def _finish(figure: Figure, cells: list[Cell]) -> Figure:
     """One legend beside the panels, and what was run above them."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    config, seeds = cells[0].runs[0].config, max(len(cell.runs) for cell in cells)
+    named: dict[str, Any] = {}
+    for axis in reversed(figure.axes):  # the last panel's lines have the markers
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    figure.legend(list(named.values()), list(named), loc="outside right center")
+    (task, model), seeds = cells[0].place, max(len(cell.runs) for cell in cells)
     plural = "seeds" if seeds > 1 else "seed"
-    figure.suptitle(f"{config['task']['name']}, {config['model']['name']}, {seeds} {plural}", fontsize=10)
+    figure.suptitle(f"{task}, {model}, {seeds} {plural}", fontsize=10)
     return figure

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class Cell:
     Attributes:
         method: the name the command line knows.
         label: the method as its paper prints it.
-        axes: the settings in which the study's cells differ, None where a method ignores one.
+        axes: the settings, beside task and model, in which the study's cells differ; None where a method ignores one.
     """
 
     method: str
@@ -27,6 +28,16 @@ class Cell:
     axes: dict[str, Any]
     runs: list[Record]
     folders: list[Path]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The names of task and model."""
+        return _place(self.runs[0])
+
+    @property
+    def trained(self) -> bool:
+        """Whether the method trains anything."""
+        return bool(self.runs[0].training)
 
     @property
     def title(self) -> str:
@@ -44,6 +55,12 @@ class Study:
     cells: list[Cell]
     failed: list[Record] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> dict[tuple[str, str], Study]:
+        """The study by names of task and model, in their order: what one table or figure can hold."""
+        places = sorted({cell.place for cell in self.cells})
+        return {place: replace(self, cells=[c for c in self.cells if c.place == place]) for place in places}
 
 
 class ReportError(ValueError):
@@ -110,8 +127,12 @@ def _cells(found: list[tuple[Path, Record]]) -> list[Cell]:
     for path, record in found:
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
         groups[json.dumps(identity, sort_keys=True)].append((path, record))
-    flat = {key: _flatten(json.loads(key)) for key in groups}
-    axes = _axes(flat, {key: members[0][1].config["method"]["name"] for key, members in groups.items()})
+    flat = {
+        key: _flatten(json.loads(key))
+        | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config["method"]["name"]}
+        for key, members in groups.items()
+    }
+    axes = _axes(flat)
     cells = []
     for key, members in groups.items():
         members.sort(key=lambda member: member[1].config["seed"])
@@ -122,30 +143,45 @@ def _cells(found: list[tuple[Path, Record]]) -> list[Cell]:
     return sorted(cells, key=_rank)
 
 
+def _place(record: Record) -> tuple[str, str]:
+    return record.config["task"]["name"], record.config["model"]["name"]
+
+
 def _rank(cell: Cell) -> tuple:
     known = METHOD_ORDER.index(cell.method) if cell.method in METHOD_ORDER else len(METHOD_ORDER)
     return known, cell.method, [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
+_PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, none of which is called so
+
+
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted names, each one printable value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            flat[prefix + key] = ",".join(map(str, value))
+        elif isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
+            flat[prefix + key] = value[:8]  # a hash, of which nobody reads more
         else:
-            flat[prefix + key] = value if not isinstance(value, list) else ",".join(map(str, value))
+            flat[prefix + key] = value
     return flat
 
 
-def _axes(flat: dict[str, dict[str, Any]], methods: dict[str, str]) -> list[str]:
-    """The settings that differ between cells to which they apply, without those that another one implies."""
-    keys = sorted({key for values in flat.values() for key in values}, key=lambda key: (not key.endswith(".name"), key))
-    axes: list[str] = []
-    for key in keys:
+def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
+    """The settings that differ between cells to which they apply, without those that another one implies.
+
+    Task and model head the tables, and what they imply (their data, their files) is no axis.
+    """
+    keys = {key for values in flat.values() for key in values} - {_PLACE, _METHOD}
+    axes = [_PLACE]
+    for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key)):
         by_method: dict[str, set] = defaultdict(set)
-        for cell, settings in flat.items():
+        for settings in flat.values():
             if key in settings:
-                by_method[methods[cell]].add(settings[key])
+                by_method[settings[_METHOD]].add(settings[key])
         # A method's own fields and its learning rate set cells apart only within the method.
         own = key.startswith("method.") or key == "train.learning_rate"
         differs = any(len(values) > 1 for values in by_method.values())
@@ -153,7 +189,7 @@ def _axes(flat: dict[str, dict[str, Any]], methods: dict[str, str]) -> list[str]
             differs = len(set().union(*by_method.values())) > 1
         if differs and not any(_implies(flat, axis, key) for axis in axes):
             axes.append(key)
-    return axes
+    return axes[1:]
 
 
 def _implies(flat: dict[str, dict[str, Any]], axis: str, key: str) -> bool:

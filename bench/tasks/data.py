@@ -1,122 +1,282 @@
-"""Rows of a task's splits: generated (embedded tier), from a local folder, or from the Hugging Face Hub."""
+"""Rows of a dataset's splits: generated (embedded tier), from a local folder, or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-Rows = list[dict[str, Any]]
-SELECTION_SEED = 20260103  # the carved selection split is the same for every run and every method
+from bench.tasks.examples import Classification
+
+Row = dict[str, Any]
+Rows = list[Row]
+STRICT = ConfigDict(extra="forbid")
+# Carved splits are the same for every run and every method.
+SELECTION_SEED, TEST_SEED, SAMPLE_SEED = 20260103, 20260104, 20260105
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class HubDataset:
-    """A dataset on the Hub: repository, configuration and revision, and the splits it is read from."""
+    """A dataset on the Hub: repository, revision, and a configuration, or several whose rows follow one another."""
 
     path: str
-    subset: str | None
+    subset: str | tuple[str, ...] | None
     revision: str
-    train_split: str
-    test_split: str
+
+    @property
+    def url(self) -> str:
+        """Where a reader finds it."""
+        return f"https://huggingface.co/datasets/{self.path}"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Splits:
+    """The split that is trained on, and the one that papers report; None where the dataset has none."""
+
+    train: str | None
+    test: str | None
+
+
+@plain_dataclass(frozen=True)
+class LoadedRows:
+    """The splits that were asked for, and which of them are shorter than the official ones, in words."""
+
+    by_split: dict[str, Rows]
+    incomplete: list[str] = field(default_factory=list)
+
+
+@plain_dataclass(frozen=True)
+class Carving:
+    """How many rows of train go where.
+
+    Attributes:
+        selection: rows for choosing learning rates and held-out loss, and of a test split where there is none.
+        train: rows trained on; None for all that are left.
+        sampling: whether those are the first ones or drawn by a fixed seed.
+    """
+
+    selection: int
+    train: int | None = None
+    sampling: Literal["first", "random"] = "first"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Dataset:
+    """conf/dataset/*.yaml.
+
+    Attributes:
+        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the generator's name.
+        fields: what a row must have.
+        definitions: template -> lm-eval task definition.
+        hub: where the data is published; None for the embedded tier.
+        rows: official number of rows of each split.
+        classification: how an encoder sees a row; None: it cannot.
+        runs_code: whether scoring runs code that the model wrote.
+    """
+
+    folder: str
+    fields: tuple[str, ...]
+    definitions: dict[str, str]
+    hub: HubDataset | None
+    splits: Splits
+    rows: dict[str, NonNegativeInt]
+    classification: Classification | None
+    runs_code: bool = False
+
+    def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
+        """What identifies each split used: a hash of its rows or file, or the Hub's repository and revision.
+
+        Args:
+            uses: of train and test.
+
+        Raises:
+            ValueError: a file is missing.
+        """
+        if self.hub is None:
+            from bench.embedded.items import splits
+
+            return {use: _embedded_sha256(self.folder) for use in uses if splits(self.folder)}
+        if data_root is None:
+            identified = f"{self.hub.path}/{self.hub.subset}@{self.hub.revision}"
+            return dict.fromkeys(sorted(uses), identified)
+        paths = {use: self._file(data_root, self._source(use)) for use in sorted(uses)}
+        return {use: file_sha256(path) for use, path in paths.items()}
+
+    def load(self, data_root: Path | None, uses: Collection[str], carving: Carving) -> LoadedRows:
+        """The rows of train, selection and test, as far as they are used.
+
+        Args:
+            data_root: a local folder to read instead of the Hub.
+            uses: of train, selection and test.
+
+        Raises:
+            ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.
+        """
+        if self.hub is None:
+            from bench.embedded.items import splits
+
+            found = splits(self.folder)
+            train = _first(found["train"], carving) if "train" in uses else found["train"]
+            return LoadedRows({k: v for k, v in (found | {"train": train}).items() if k in uses})
+        carved = {"train", "selection"} | ({"test"} if self.splits.test is None else set())
+        rows: dict[str, Rows] = {}
+        incomplete = []
+        if carved & set(uses):
+            train, remark = self._read(data_root, "train")
+            rows = carve(train, carving, with_test=self.splits.test is None, name=self.folder)
+            incomplete += remark
+        if "test" in uses and self.splits.test is not None:
+            rows["test"], remark = self._read(data_root, "test")
+            incomplete += remark
+        return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
+
+    def _source(self, use: str) -> str:
+        """The name of the split that rows for a use come from."""
+        name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
+        if name is None:
+            raise ValueError(f"{self.folder} has no train split; it can be scored, not trained on")
+        return name
+
+    def _file(self, data_root: Path, split: str) -> Path:
+        path = data_root / self.folder / f"{split}.jsonl"
+        if not path.is_file():
+            there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
+            raise ValueError(f"{self.folder} has no {split} split: {path} does not exist ({there}); {self._whence}")
+        return path
+
+    @property
+    def _whence(self) -> str:
+        assert self.hub is not None, "the embedded tier has no files"
+        subset = f" ({self.hub.subset})" if isinstance(self.hub.subset, str) else ""
+        return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
+
+    def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
+        """The rows of a split, checked, and in words that there are too few of them."""
+        split = self._source(use)
+        if data_root is None:
+            where, rows = f"{self.folder} {split}", self._from_hub(split)
+        else:
+            path = self._file(data_root, split)
+            where, rows = str(path), read_jsonl(path)
+        if not rows:
+            raise ValueError(f"{where} is empty; {self._whence}")
+        for number, row in enumerate(rows, 1):
+            if missing := [name for name in self.fields if name not in row]:
+                raise ValueError(
+                    f"{where}: row {number} has no {' and no '.join(missing)}, but {', '.join(sorted(row))}; expected "
+                    f"are {', '.join(self.fields)}, as {self._whence}"
+                )
+        official = self.rows.get(split, 0)
+        if len(rows) >= official:
+            return rows, []
+        remark = f"{self.folder} {split}: {len(rows)} of {official} rows"
+        warnings.warn(f"incomplete: {remark}; {self._whence}", stacklevel=4)
+        return rows, [remark]
+
+    def _from_hub(self, split: str) -> Rows:
+        import datasets
+
+        hub = self.hub
+        assert hub is not None
+        subsets = hub.subset if isinstance(hub.subset, tuple) else (hub.subset,)
+        try:
+            loaded = [datasets.load_dataset(hub.path, name, revision=hub.revision, split=split) for name in subsets]
+        except (ConnectionError, OSError) as error:
+            raise ValueError(
+                f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
+                "give a local folder with data.root=FOLDER, holding NAME/SPLIT.jsonl"
+            ) from error
+        return [row for part in loaded for row in part]
 
 
 def read_jsonl(path: Path) -> Rows:
     """The objects of a JSON-lines file.
 
     Raises:
-        ValueError: the file does not exist, or a line is not a JSON object.
+        ValueError: a line is not a JSON object.
     """
     rows = []
-    with _existing(path).open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}:{number} is not a JSON object, but {str(row)[:40]}")
+            rows.append(row)
     return rows
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
-        raise ValueError(f"{path} does not exist ({there}); data.root must hold NAME/SPLIT.jsonl")
-    return path
+def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str, Rows]:
+    """Train, selection and, where the dataset has none, test: disjoint, drawn by fixed seeds, in file order.
 
-
-def _hub_rows(dataset: HubDataset) -> dict[str, Rows]:
-    import datasets
-
-    try:
-        loaded = {
-            split: datasets.load_dataset(dataset.path, dataset.subset, revision=dataset.revision, split=name)
-            for split, name in (("train", dataset.train_split), ("test", dataset.test_split))
-        }
-    except (ConnectionError, OSError) as error:
-        raise ValueError(
-            f"cannot load {dataset.path} from the Hub ({type(error).__name__}); "
-            "give a local folder with data.root=FOLDER, holding NAME/SPLIT.jsonl"
-        ) from error
-    return {split: list(rows) for split, rows in loaded.items()}
-
-
-def carve_selection(rows: dict[str, Rows], num_samples: int) -> dict[str, Rows]:
-    """Moves `num_samples` rows of train, drawn by a fixed seed, into a split named selection."""
-    train = rows["train"]
-    if num_samples >= len(train):
-        raise ValueError(f"task.selection_samples={num_samples} leaves nothing of {len(train)} training rows")
-    drawn = set(random.Random(SELECTION_SEED).sample(range(len(train)), num_samples))
-    selection = [train[index] for index in sorted(drawn)]
-    return rows | {"train": [row for i, row in enumerate(train) if i not in drawn], "selection": selection}
-
-
-def load_rows(name: str, hub: HubDataset | None, data_root: Path | None, selection_samples: int) -> dict[str, Rows]:
-    """The rows of train, selection and test.
-
-    Args:
-        name: the embedded task, or the folder below data_root.
-        hub: where the data is published; None for the embedded tier.
-        data_root: a local folder to read instead of the Hub.
-        selection_samples: how many training rows become the selection split; the embedded tier has its own.
+    Where only some rows are trained on, the others are carved first, so that the first so many remain whole.
 
     Raises:
-        ValueError: a file is missing or broken, or the Hub cannot be reached.
+        ValueError: nothing is left to train on.
     """
-    if hub is None:
-        from bench.embedded.items import splits
+    asked = _sampled(range(len(train)), carving)
+    rows: dict[str, Rows] = {}
+    left = set(range(len(train)))
+    seeds = {"selection": SELECTION_SEED} | ({"test": TEST_SEED} if with_test else {})
+    for split, seed in seeds.items():
+        spare = sorted(left - asked) if len(asked) < len(train) else []
+        pool = spare if len(spare) >= carving.selection else sorted(left)
+        if carving.selection >= len(left):
+            raise ValueError(
+                f"task.selection_samples={carving.selection} leaves nothing of {len(train)} training rows of {name}; "
+                "take fewer"
+            )
+        drawn = set(random.Random(seed).sample(pool, carving.selection))
+        rows[split] = [train[index] for index in sorted(drawn)]
+        left -= drawn
+    return rows | {"train": [train[index] for index in sorted(left & asked)]}
 
-        return splits(name)
-    if data_root is None:
-        return carve_selection(_hub_rows(hub), selection_samples)
-    rows = {split: read_jsonl(data_root / name / f"{split}.jsonl") for split in ("train", "test")}
-    return carve_selection(rows, selection_samples)
+
+def _sampled(population: Collection[int], carving: Carving) -> set[int]:
+    if carving.train is None or carving.train >= len(population):
+        return set(population)
+    if carving.sampling == "first":
+        return set(sorted(population)[: carving.train])
+    return set(random.Random(SAMPLE_SEED).sample(sorted(population), carving.train))
 
 
-def content_id(name: str, hub: HubDataset | None, data_root: Path | None) -> str:
-    """What identifies the data: a hash of the rows or files, or the Hub's repository and revision.
-
-    Raises:
-        ValueError: a file is missing.
-    """
-    if hub is None:
-        from bench.embedded.items import splits
-
-        return rows_sha256(splits(name))
-    if data_root is None:
-        return f"{hub.path}/{hub.subset}@{hub.revision}"
-    digest = hashlib.sha256()
-    for split in ("train", "test"):
-        digest.update(_existing(data_root / name / f"{split}.jsonl").read_bytes())
-    return digest.hexdigest()
+def _first(rows: Rows, carving: Carving) -> Rows:
+    """The rows of a train split that is already apart from the others."""
+    return [rows[index] for index in sorted(_sampled(range(len(rows)), carving))]
 
 
 def rows_sha256(rows: Mapping[str, Any]) -> str:
     """A hash of every field of every row of every split, of one definition or of several by name."""
     text = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """A hash of a file's bytes, read once a process while size and time of change are the same."""
+    stat = path.stat()
+    return _file_sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _file_sha256(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def _embedded_sha256(name: str) -> str:
+    from bench.embedded.items import splits
+
+    return rows_sha256(splits(name))

@@ -2,58 +2,142 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval.tasks
+import pyarrow
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm-eval's include: and !function
 
 from bench.tasks.data import Rows
+from bench.tasks.examples import Classification
 
 OWN = Path(__file__).parent / "definitions"
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 
 
 class InMemoryTask(ConfigurableTask):
-    """An lm-eval task whose dataset is given instead of downloaded."""
+    """An lm-eval task whose dataset is given instead of downloaded.
 
-    def __init__(self, config: dict[str, Any], rows: dict[str, Rows]) -> None:
+    Attributes:
+        classification: how an encoder sees a row; None: it cannot.
+    """
+
+    def __init__(self, config: dict[str, Any], rows: Mapping[str, Rows], classification: Classification | None) -> None:
         self._rows = rows
+        self.classification = classification
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """lm-eval calls this from __init__."""
-        self.dataset = datasets.DatasetDict(
-            {split: datasets.Dataset.from_list(rows) for split, rows in self._rows.items()}
-        )
+        self.dataset = datasets.DatasetDict({split: _table(rows, split) for split, rows in self._rows.items()})
+
+    def docs(self, rows: Rows, split: str) -> datasets.Dataset:
+        """Rows as this task's templates see them."""
+        table = _table(rows, split)
+        process = self.config.process_docs
+        return process(table) if callable(process) else table
 
 
-def load_definition(path: str, rows: dict[str, Rows], score_split: str, num_fewshot: int) -> InMemoryTask:
+def _table(rows: Rows, split: str) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_list(rows)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise ValueError(f"the rows of {split} do not agree in the types of their fields: {error}") from None
+
+
+@contextmanager
+def quiet(*libraries: str) -> Iterator[None]:
+    """Without the remarks of lm-eval, and of other libraries, on settings that are meant as they are."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lm_eval", *libraries))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def read_definition(path: str) -> dict[str, Any]:
+    """What an lm-eval YAML says, with what it includes.
+
+    Args:
+        path: a file of bench/tasks/definitions or, relative to lm_eval/tasks, of lm-eval itself; `include` in a file of
+            this project's likewise.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not (OWN / path).is_file():
+        if not (BUILT_IN / path).is_file():
+            raise ValueError(f"no task definition {path!r} in {OWN} or in lm_eval/tasks")
+        return load_yaml(BUILT_IN / path, resolve_func=True)
+    config = load_yaml(OWN / path, resolve_func=True, recursive=False)
+    included = config.pop("include", None)
+    return (read_definition(included) if included else {}) | config
+
+
+def load_definition(
+    name: str,
+    path: str,
+    rows: Mapping[str, Rows],
+    score_split: str,
+    num_fewshot: int = 0,
+    classification: Classification | None = None,
+) -> InMemoryTask:
     """An lm-eval task.
 
     Args:
-        path: a YAML file of bench/tasks/definitions or, relative to lm_eval/tasks, of lm-eval itself.
+        name: what its scores are called.
+        path: as `read_definition` takes it.
         rows: the splits; few-shot examples come from train.
-        score_split: the split to score, test or selection.
+        score_split: the split to score.
         num_fewshot: how many solved examples precede a prompt.
+        classification: how an encoder sees a row.
     """
-    file = OWN / path if (OWN / path).is_file() else BUILT_IN / path
-    if not file.is_file():
-        raise ValueError(f"no task definition {path!r} in {OWN} or in lm_eval/tasks")
-    config = load_yaml(file, resolve_func=True)
-    config |= {"training_split": "train", "test_split": score_split, "num_fewshot": num_fewshot}
+    config = read_definition(path)
+    config |= {"task": name, "test_split": score_split, "num_fewshot": num_fewshot}
+    config["training_split"] = "train" if "train" in rows else None
     config["validation_split"] = None
     config["fewshot_split"] = "train" if num_fewshot else None
-    task = InMemoryTask(config, rows)
+    if not num_fewshot:
+        config.pop("fewshot_config", None)
+    with quiet():
+        task = InMemoryTask(config, rows, classification)
     task.set_fewshot_seed(1234)  # lm-eval's default; simple_evaluate sets it, evaluate does not
     return task
 
 
 def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str, str]:
-    """The text a model is given and the text it should go on with, exactly as lm-eval scores them 0-shot."""
-    prompt, target = task.doc_to_text(doc), task.doc_to_target(doc)
-    if task.config.doc_to_choice is not None and isinstance(target, int):
-        target = task.doc_to_choice(doc)[target]
-    return prompt, f"{task.config.target_delimiter}{target}"
+    """The text a model is given and the text it should go on with, exactly as lm-eval scores them 0-shot.
+
+    Raises:
+        ValueError: the label is none of the choices.
+    """
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return "", task.doc_to_target(doc)
+    prompt, target = task.fewshot_context(doc, num_fewshot=0), task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(doc)
+        if task.multiple_input:  # the choices are prompts, and the text is the index of the right one
+            prompt = _chosen(prompt, task.doc_to_text(doc), task, doc)
+        elif isinstance(target, int):
+            target = _chosen(choices, target, task, doc)
+        elif target not in choices:
+            raise ValueError(f"{task.config.task}: the answer {target!r} is none of the choices {choices}")
+    return prompt, target if task.OUTPUT_TYPE == "loglikelihood" else f"{task.config.target_delimiter}{target}"
+
+
+def _chosen(choices: Any, index: int, task: ConfigurableTask, doc: dict[str, Any]) -> str:
+    if not 0 <= index < len(choices):
+        raise ValueError(
+            f"{task.config.task}: label {index} is out of range, there are {len(choices)} choices (unlabelled rows, "
+            f"often -1, cannot be used): {str(doc)[:120]}"
+        )
+    return choices[index]

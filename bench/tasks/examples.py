@@ -1,12 +1,14 @@
-"""Prompts and targets as tokens: what the loss sees, and what it does not."""
+"""Prompts and targets as tokens, for each kind of model: what the loss sees, and what it does not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass as plain_dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
@@ -15,12 +17,56 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Example:
-    """One training example; the labels of the prompt are IGNORED."""
+    """One training example.
+
+    Attributes:
+        labels: of a causal model one a token, those of the prompt IGNORED; of a sequence-to-sequence model the target's
+            tokens; of an encoder the class, or the number to predict.
+        token_type_ids: which of two texts a token belongs to, where the tokenizer says so.
+        truncated: whether tokens were cut off.
+    """
 
     input_ids: list[int]
-    labels: list[int]
+    labels: list[int] | int | float
+    token_type_ids: list[int] | None = None
+    truncated: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """What the model reads and writes: the prompt and, where it is apart from it, the target."""
+        apart = isinstance(self.labels, list) and self.labels[0] != IGNORED  # a causal model's first label is
+        return len(self.input_ids) + (len(self.labels) if apart and isinstance(self.labels, list) else 0)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Classification:
+    """How an encoder with a classification head sees a row.
+
+    Attributes:
+        texts: the fields it reads, one or two.
+        num_labels: classes, numbered from 0 in the field `label`; 1 is regression of its value.
+    """
+
+    texts: tuple[str, ...]
+    num_labels: PositiveInt
+
+    def label(self, row: dict[str, Any]) -> int | float:
+        """The class of a row, or the number to predict.
+
+        Raises:
+            ValueError: the label is no class of these.
+        """
+        if self.num_labels == 1:
+            return float(row["label"])
+        label = int(row["label"])
+        if not 0 <= label < self.num_labels:
+            raise ValueError(
+                f"label {row['label']} is out of range: there are {self.num_labels} classes, from 0 (unlabelled rows, "
+                "often -1, cannot be used)"
+            )
+        return label
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -30,29 +76,88 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Example:
-    """Tokens of the prompt, then of the target, then EOS; the loss counts target and EOS.
+    """For a causal model: tokens of the prompt, then of the target, then EOS; the loss counts target and EOS.
 
-    Prompt and target are encoded apart, because a generating model is given the prompt's tokens alone.
+    Prompt and target are encoded as one text, as lm-eval does to score an answer, unless that would join the two in a
+    token: a generating model is given the prompt's tokens alone.
     """
     start = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     prompt_ids = start + tokenizer(prompt, add_special_tokens=False).input_ids
+    ids = start + tokenizer(prompt + target, add_special_tokens=False).input_ids
+    if ids[: len(prompt_ids)] != prompt_ids:
+        ids = prompt_ids + tokenizer(target, add_special_tokens=False).input_ids
+    ids.append(tokenizer.eos_token_id)
+    return Example(ids, [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :])
+
+
+def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, max_length: int) -> Example:
+    """For a sequence-to-sequence model: the prompt for its encoder, the target and EOS as labels, each cut to length.
+
+    Spaces between the two belong to the target, as lm-eval has it.
+    """
+    target = prompt[len(prompt.rstrip()) :] + target
+    prompt = prompt.rstrip()
+    prompt_ids = tokenizer(prompt).input_ids
     target_ids = [*tokenizer(target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    return Example(prompt_ids + target_ids, [IGNORED] * len(prompt_ids) + target_ids)
+    cut = len(prompt_ids) > max_length or len(target_ids) > max_length
+    if len(prompt_ids) > max_length:
+        prompt_ids = tokenizer(prompt, truncation=True, max_length=max_length).input_ids
+    return Example(prompt_ids, target_ids[:max_length], truncated=cut)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Example]:
+    """For language modelling: a text in windows of at most `max_length` tokens, all counted, as lm-eval rolls them.
+
+    The first window starts from the tokenizer's BOS, or EOS where it has none; each other one from the token before.
+    """
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    windows = get_rolling_token_windows(tokens, prefix, max_length - 1, context_len=1)  # a window and what it predicts
+    examples = []
+    for context, continuation in map(make_disjoint_window, windows):
+        examples.append(Example(context + continuation, [IGNORED] * len(context) + continuation))
+    return examples
+
+
+def classify(
+    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], classification: Classification, max_length: int
+) -> Example:
+    """For an encoder: one or two texts with the tokenizer's special tokens, cut to length, and the row's label."""
+    texts = [row[field] for field in classification.texts]
+    whole = tokenizer(*texts)
+    cut = len(whole.input_ids) > max_length
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length) if cut else whole
+    return Example(encoded.input_ids, classification.label(row), encoded.get("token_type_ids"), cut)
 
 
 def num_learned(labels: torch.Tensor) -> torch.Tensor:
-    """Label tokens of each row that a causal model's loss counts: (batch, tokens) -> (batch,)."""
-    return (labels[:, 1:] != IGNORED).sum(dim=1)
+    """What of each row the loss counts: (batch, tokens) -> (batch,) label tokens, (batch,) -> ones.
+
+    The first label of a causal model's row is IGNORED, as nothing predicts the first token.
+    """
+    return torch.ones_like(labels, dtype=torch.long) if labels.dim() == 1 else (labels != IGNORED).sum(dim=1)
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A batch padded on the right: input_ids, attention_mask and labels, each (batch, tokens)."""
+    """A batch padded on the right: input_ids and attention_mask (batch, tokens), and labels.
+
+    Labels are (batch, tokens), (batch, target tokens) or (batch,), by the kind of model; token_type_ids (batch,
+    tokens) come with them where there are such.
+    """
 
     def padded(sequences: list[list[int]], value: int) -> torch.Tensor:
         return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
 
-    return {
+    batch = {
         "input_ids": padded([e.input_ids for e in examples], pad_token_id),
         "attention_mask": padded([[1] * len(e.input_ids) for e in examples], 0),
-        "labels": padded([e.labels for e in examples], IGNORED),
     }
+    types = [e.token_type_ids for e in examples if e.token_type_ids is not None]
+    if types:
+        batch["token_type_ids"] = padded(types, 0)
+    labels = [e.labels for e in examples]
+    sequences = [label for label in labels if isinstance(label, list)]
+    batch["labels"] = padded(sequences, IGNORED) if sequences else torch.tensor(labels)
+    return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
 from pathlib import Path
@@ -12,12 +13,13 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench import rng
-from bench.tasks.data import HubDataset, Rows, content_id, load_rows, rows_sha256
-from bench.tasks.examples import Example, collate, encode
+from bench.limits import max_tokens
+from bench.tasks.data import Carving, Dataset, rows_sha256
+from bench.tasks.examples import Example, collate
+from bench.tasks.source import Source, of_dataset
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from bench.model import Kind, LoadedModel
     from bench.tasks.definition import InMemoryTask
 
 ScoreSplit = Literal["test", "selection"]
@@ -25,7 +27,7 @@ ScoreSplit = Literal["test", "selection"]
 
 @plain_dataclass(frozen=True)
 class PreparedTask:
-    """A task made ready for one model and one seed.
+    """A task made ready for one model and one seed; without training examples where nothing is trained.
 
     Attributes:
         train: the training examples, in file order; the order of training is drawn in bench.train.
@@ -37,8 +39,11 @@ class PreparedTask:
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
         pad_token_id: what fills a batch.
-        num_dropped: training examples left out because they exceed the task's max_length.
-        sha256: hash of all rows.
+        num_dropped: training examples left out because they exceed the limit.
+        num_truncated: training examples cut to the limit.
+        contaminated: how many items of each scored split occur in the training examples.
+        incomplete: splits that are shorter than the official ones, in words.
+        sha256: of all rows used.
     """
 
     train: list[Example]
@@ -50,6 +55,9 @@ class PreparedTask:
     evaluations: dict[str, InMemoryTask]
     pad_token_id: int
     num_dropped: int
+    num_truncated: int
+    contaminated: dict[str, int]
+    incomplete: list[str]
     sha256: str
 
 
@@ -59,10 +67,15 @@ class Task:
 
     Attributes:
         name: what the tables call it.
-        definitions: data name -> lm-eval task definition; trained on together, scored one by one.
-        hub: where the data is published; None for the embedded tier.
+        datasets: what it is made of, by name.
+        train: the datasets that are trained on together.
+        score: the datasets that are scored one by one.
+        template: which of the datasets' definitions, and so which prompt, in training and in scoring.
+        train_samples: rows of each dataset to train on; None for all.
+        train_sampling: the first so many rows, or a random choice by a fixed seed.
         data_root: a local folder to read instead of the Hub.
-        max_length: training examples of more tokens are left out, and counted.
+        max_length: training examples of more tokens are left out, or cut for models that read the prompt with an
+            encoder; counted either way. The model's own limit holds, too.
         num_fewshot: solved examples before each prompt in scoring; 0 makes scoring and training prompts equal.
         selection_samples: rows of train set apart, by a fixed seed, for choosing learning rates and held-out loss.
         held_out_samples: of those, how many the held-out loss is computed on.
@@ -74,8 +87,12 @@ class Task:
     """
 
     name: str
-    definitions: dict[str, str]
-    hub: HubDataset | None
+    datasets: dict[str, Dataset]
+    train: tuple[str, ...]
+    score: tuple[str, ...]
+    template: str
+    train_samples: PositiveInt | None
+    train_sampling: Literal["first", "random"]
     data_root: Path | None
     max_length: PositiveInt
     num_fewshot: NonNegativeInt
@@ -87,90 +104,184 @@ class Task:
     calibration_checkpointing: bool
     probe_samples: PositiveInt
 
-    def identity(self) -> dict[str, Any]:
-        """What of this can change a run's numbers: not where the data lies, but what it holds."""
-        content = {name: content_id(name, self.hub, self.data_root) for name in self.definitions}
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data_root"}
-        return settings | {"content": content}
+    def __post_init__(self) -> None:
+        for name in (*self.train, *self.score):
+            if name not in self.datasets:
+                raise ValueError(f"no dataset {name!r}; this task has {', '.join(self.datasets)}")
+            if self.template not in (choices := self.datasets[name].definitions):
+                raise ValueError(
+                    f"task.template={self.template} is none of {name}, which has {', '.join(choices)}; take one of "
+                    "those, or leave the dataset out of task.train or task.score"
+                )
+        if not self.train:
+            raise ValueError(f"task.train is empty; choose from {', '.join(self.datasets)}")
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, seed: int, score_split: ScoreSplit) -> PreparedTask:
+    def check(self, kind: Kind) -> None:
+        """Refuses a kind of model that this task has no form for.
+
+        Raises:
+            ValueError: an encoder, and the task is not one classification or regression.
+        """
+        if kind != "encoder":
+            return
+        used = dict.fromkeys((*self.train, *self.score))
+        without = [name for name in used if self.datasets[name].classification is None]
+        if without:
+            raise ValueError(
+                f"task={self.name} does not fit an encoder, which classifies: {', '.join(without)} has no "
+                "classification; take a causal or sequence-to-sequence model, or a task of task=glue/..."
+            )
+        if len(self.train) > 1 or len({self.num_labels} | {self._num_labels(name) for name in self.score}) > 1:
+            raise ValueError(
+                f"task={self.name} does not fit an encoder, which has one classification head: it trains on "
+                f"{', '.join(self.train)} and is scored on {', '.join(self.score)}; choose one with task.train=[NAME] "
+                "task.score=[NAME]"
+            )
+
+    @property
+    def num_labels(self) -> int | None:
+        """Outputs that a classification head has in this task; None where it is no classification."""
+        return self._num_labels(self.train[0])
+
+    def _num_labels(self, name: str) -> int | None:
+        classification = self.datasets[name].classification
+        return None if classification is None else classification.num_labels
+
+    def _uses(self, trains: bool, score_split: ScoreSplit) -> dict[str, set[str]]:
+        """Which splits of which dataset a run reads."""
+        uses: dict[str, set[str]] = {}
+        for name in self.train if trains else ():
+            uses.setdefault(name, set()).update(("train", "selection"))
+        for name in self.score:
+            uses.setdefault(name, set()).add(score_split)
+            if self.num_fewshot:
+                uses[name].add("train")
+        return uses
+
+    def identity(self, trains: bool, score_split: ScoreSplit) -> dict[str, Any]:
+        """What of this can change a run's numbers: not where the data lies, but what it holds.
+
+        Raises:
+            ValueError: a file of data.root is missing.
+        """
+        apart = ("datasets", "data_root", "train") if trains else _OF_TRAINING
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
+        content = {}
+        for name, uses in self._uses(trains, score_split).items():
+            dataset = self.datasets[name]
+            definition = {"definition": dataset.definitions[self.template]}
+            content[name] = definition | {"content": dataset.content(self.data_root, uses)}
+        return settings | ({"train": self.train} if trains else {}) | {"datasets": content}
+
+    def prepare(self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True) -> PreparedTask:
         """Loads, encodes and draws.
 
         Args:
+            loaded: what the examples are for.
             seed: the run's; calibration, unless it has a seed of its own, and probe draw from streams of their own.
             score_split: the split that lm-eval scores.
+            trains: whether anything is trained; if not, the training split is not read.
 
         Raises:
-            ValueError: data cannot be had, or too few training examples are short enough.
+            ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
         """
-        from bench.tasks.definition import load_definition
-
-        train: list[Example] = []
-        selection: list[list[Example]] = []
-        rows_by_name, evaluations, num_dropped = {}, {}, 0
-        for name, definition in self.definitions.items():
-            rows = load_rows(name, self.hub, self.data_root, self.selection_samples)
-            rows_by_name[name] = rows
-            evaluations[name] = load_definition(definition, rows, score_split, self.num_fewshot)
-            kept: dict[str, list[Example]] = {}
-            for split in ("train", "selection"):
-                encoded = _encode_rows(tokenizer, evaluations[name], definition, rows[split])
-                kept[split] = [example for example in encoded if len(example.input_ids) <= self.max_length]
-            num_dropped += len(rows["train"]) - len(kept["train"])
-            train += kept["train"]
-            selection.append(kept["selection"])
-        if not train:
+        self.check(loaded.kind)
+        carving = Carving(self.selection_samples, self.train_samples, self.train_sampling)
+        sources = {
+            name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
+            for name, uses in self._uses(trains, score_split).items()
+        }
+        evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot) for name in self.score}
+        learned = self._encode(loaded, sources) if trains else _Learned([], [], 0, 0)
+        if trains and not learned.train:
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
-        # Definitions take turns, so that a short held-out set holds all of them.
-        held_out = [example for turn in zip(*selection, strict=False) for example in turn]
-        if len(train) < self.calibration_samples:
-            raise ValueError(
-                f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(train)} training "
-                f"examples of at most task.max_length={self.max_length} tokens; ask for fewer"
-            )
-        drawn_by = seed if self.calibration_seed is None else self.calibration_seed
-        calibration_ids = _draw(len(train), self.calibration_samples, rng.stream(drawn_by, "calibration"))
-        probe_ids = _draw(len(held_out), 2 * self.probe_samples, rng.stream(seed, "probe"))
-        pad = tokenizer.pad_token_id
-        batches = [
-            collate([train[i] for i in calibration_ids[start : start + self.calibration_batch_size]], pad)
-            for start in range(0, len(calibration_ids), self.calibration_batch_size)
-        ]
+        ids, probe_ids = self._draw(learned, seed) if trains else ([], [])
+        pad = loaded.tokenizer.pad_token_id
         return PreparedTask(
-            train=train,
-            held_out=held_out[: self.held_out_samples],
-            calibration=batches,
-            calibration_ids=calibration_ids,
+            train=learned.train,
+            held_out=learned.held_out[: self.held_out_samples],
+            calibration=[
+                collate([learned.train[i] for i in ids[start : start + self.calibration_batch_size]], pad)
+                for start in range(0, len(ids), self.calibration_batch_size)
+            ],
+            calibration_ids=ids,
             calibration_checkpointing=self.calibration_checkpointing,
-            probe=collate([held_out[i] for i in probe_ids], pad),
+            probe=collate([learned.held_out[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
             pad_token_id=pad,
-            num_dropped=num_dropped,
-            sha256=rows_sha256(rows_by_name),
+            num_dropped=learned.num_dropped,
+            num_truncated=learned.num_truncated,
+            contaminated=self._contaminated(sources, score_split) if trains else {},
+            incomplete=[remark for source in sources.values() for remark in source.incomplete],
+            sha256=rows_sha256({name: source.sha256 for name, source in sources.items()}),
         )
 
+    def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> _Learned:
+        """Training and held-out examples, and how many were left out and cut."""
+        limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
+        train: list[Example] = []
+        selection: list[list[Example]] = []
+        num_dropped = num_truncated = 0
+        for name in self.train:
+            encoded = sources[name].encoded(loaded.tokenizer, loaded.kind, limit)
+            kept = {split: [e for e in found if len(e.input_ids) <= limit] for split, found in encoded.items()}
+            num_dropped += len(encoded["train"]) - len(kept["train"])
+            num_truncated += sum(example.truncated for example in kept["train"])
+            train += kept["train"]
+            selection.append(kept["selection"])
+        for number, what in ((num_dropped, "left out"), (num_truncated, "cut")):
+            if number:
+                total = len(train) + num_dropped
+                warnings.warn(
+                    f"{number} of {total} training examples of {self.name} have more than {limit} tokens and are "
+                    f"{what} (task.max_length={self.max_length})",
+                    stacklevel=3,
+                )
+        # Datasets take turns, so that a short held-out set holds all of them.
+        held_out = [example for turn in zip(*selection, strict=False) for example in turn]
+        return _Learned(train, held_out, num_dropped, num_truncated)
 
-# What this process has encoded: the cells of a sweep share tokenizer and rows, and examples cannot change.
-_encoded: dict[str, list[Example]] = {}
-MOST_ENCODED = 500_000  # examples; the oldest make room
+    def _draw(self, learned: _Learned, seed: int) -> tuple[list[int], list[int]]:
+        """Which training examples calibrate, and which held-out ones are probed."""
+        if len(learned.train) < self.calibration_samples:
+            raise ValueError(
+                f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(learned.train)} "
+                f"training examples of at most task.max_length={self.max_length} tokens; ask for fewer"
+            )
+        drawn_by = seed if self.calibration_seed is None else self.calibration_seed
+        calibration = _drawn(len(learned.train), self.calibration_samples, rng.stream(drawn_by, "calibration"))
+        return calibration, _drawn(len(learned.held_out), 2 * self.probe_samples, rng.stream(seed, "probe"))
+
+    def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
+        """How many scored items occur in what is trained on."""
+        found = {}
+        for name in self.score:
+            others = tuple(sources[trained] for trained in self.train)
+            found[name] = sources[name].contaminated_by(others, score_split)
+            if found[name]:
+                warnings.warn(
+                    f"contamination: {found[name]} items of {name} ({score_split}) occur in the training examples",
+                    stacklevel=3,
+                )
+        return found
 
 
-def _encode_rows(tokenizer: PreTrainedTokenizerBase, task: InMemoryTask, definition: str, rows: Rows) -> list[Example]:
-    """Every row as an example, in order; made once a process for one tokenizer, definition and rows."""
-    from bench.tasks.definition import prompt_and_target
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    key = rows_sha256({"tokenizer": backend.to_str(), "definition": definition, "rows": rows}) if backend else None
-    if key in _encoded:
-        return _encoded[key]
-    examples = [encode(tokenizer, *prompt_and_target(task, row)) for row in rows]
-    if key is not None:
-        _encoded[key] = examples
-    while len(_encoded) > 1 and sum(map(len, _encoded.values())) > MOST_ENCODED:
-        del _encoded[next(iter(_encoded))]
-    return examples
+_OF_TRAINING = tuple(
+    "datasets data_root train train_samples train_sampling max_length held_out_samples probe_samples "
+    "calibration_samples calibration_batch_size calibration_seed calibration_checkpointing".split()
+)
 
 
-def _draw(population: int, num_samples: int, generator: torch.Generator) -> list[int]:
+@plain_dataclass(frozen=True)
+class _Learned:
+    """What training reads."""
+
+    train: list[Example]
+    held_out: list[Example]
+    num_dropped: int
+    num_truncated: int
+
+
+def _drawn(population: int, num_samples: int, generator: torch.Generator) -> list[int]:
     """`num_samples` different indices below `population`, or all of them where there are fewer."""
     return torch.randperm(population, generator=generator)[:num_samples].tolist()

@@ -54,7 +54,7 @@ def train(
 
     a_step = settings.batch_size * settings.gradient_accumulation_steps
     drawn = [task.train[index] for index in order(len(task.train), settings.max_steps * a_step, seed)]
-    tokens = [len(example.input_ids) for example in drawn]
+    tokens = [example.num_tokens for example in drawn]
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     journal = Journal(tokens_a_step, probe, log)
     with tempfile.TemporaryDirectory() as scratch:  # the Trainer wants a folder; nothing is kept there

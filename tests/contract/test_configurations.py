@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import sweep
 from bench.methods.base import AdapterMethod, Method
 
 ROOT = Path(__file__).parents[2]
-GROUPS = {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")}
-CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
+CHOICES = [(group, choice) for group in sweep.GROUPS for choice in sweep.choices(ROOT / "conf" / group)]
 EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml")
 )
@@ -16,8 +16,12 @@ METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")
 NAMED = ("method", "rank", "task", "model")
 
 
+ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encoder" in p.read_text()}
+
+
 def overrides_for(group, choice):
     extra = ["model.path=bench/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
+    extra += ["task=glue/sst2"] if group == "model" and choice in ENCODERS else []
     return [f"{group}={choice}", "data.root=null", *extra]
 
 
@@ -30,7 +34,7 @@ def test_every_choice_composes_into_a_valid_run(compose_run, monkeypatch, group,
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in NAMED])
 def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
-    assert compose(*overrides_for(group, choice))[group]["name"] == choice
+    assert compose(*overrides_for(group, choice))[group]["name"] == choice.rpartition("/")[2]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,7 @@ def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
 )
 def test_every_file_heads_with_the_command_that_uses_it(path):
     head = path.read_text().splitlines()[:2]
-    assert path.name == "config.yaml" or any(line.startswith("# python -m bench.run") for line in head)
+    assert path.name in ("config.yaml", "_base.yaml") or any(line.startswith("# python -m bench.run") for line in head)
 
 
 @pytest.mark.parametrize("method", METHODS)

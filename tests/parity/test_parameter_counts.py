@@ -1,15 +1,105 @@
-"""The papers' parameter counts come out of the configurations alone, on the meta device."""
+"""Published parameter counts, of models and of what methods train, come out of the configurations alone."""
+
+import dataclasses
+import functools
+import re
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from bench import adapter
 from bench.listing import num_trainable
 from bench.methods.base import Rank
 from bench.methods.hu import Hu
 from bench.methods.lora_sb import LoRASB
+from bench.model import Model
+from bench.sweep import CONF
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
+NUM_LABELS = 2
+
+# Of an encoder with its pooler and without a head, of every other model with its language head.
+PUBLISHED = {
+    "bert_base": 109_482_240,  # 110 M in Devlin et al. 2019, Section 3
+    "roberta_base": 124_645_632,  # 125 M in fairseq's table of RoBERTa models
+    "roberta_large": 355_359_744,  # 355 M in Liu et al. 2019, Section 5
+    "minilm": 22_713_216,  # 22.7 M on the Hub
+    "t5_base": 222_903_552,  # about 220 M in Raffel et al. 2020, Section 3.1.1
+    "bart_large": 406_291_456,  # 400 M in fairseq's table of BART models
+    "tiny_llama": 803_968,  # 0.8 M in its own file
+    "smollm2_135m": 134_515_008,  # 135 M on the Hub
+    "qwen2_5_0_5b": 494_032_768,  # 0.49 B on its model card
+    "tinyllama_1_1b": 1_100_048_384,  # 1.1 B in Zhang et al. 2024
+    "llama3_2_1b": 1_235_814_400,  # 1.23 B on its model card
+    "llama3_2_3b": 3_212_749_824,  # 3.21 B on its model card
+    "llama2_7b": 6_738_415_616,  # 6.74 B on the Hub
+    "mistral_7b": 7_241_732_096,  # 7.24 B on the Hub
+    "gemma2_9b": 9_241_705_984,  # 9.24 B on the Hub
+}
+USERS_OWN = {"local"}  # there is no such model until the user names a folder
+
+FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+NAMED = sorted(set(FILES) - USERS_OWN)
+
+
+def values(name):
+    return OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+
+
+@functools.cache
+def read(name):
+    model = Model(**values(name))
+    if model.source == "package":
+        pytest.importorskip(model.path.partition("/")[0])
+    return model
+
+
+def skeleton(name):
+    return read(name).skeleton(num_labels=NUM_LABELS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_models_file_says_everything_and_under_its_own_name(name):
+    given = values(name)
+    stated = {field.name for field in dataclasses.fields(Model)} - {"architecture"}
+    assert set(given) - {"architecture"} == stated
+    assert given["name"] == name
+    assert ("architecture" in given) == (given["source"] == "hub")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if values(name)["source"] == "hub"])
+def test_a_model_of_the_hub_is_one_commit(name):
+    assert re.fullmatch("[0-9a-f]{40}", read(name).revision)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_model_has_as_many_parameters_as_published(name):
+    assert name in PUBLISHED, (
+        f"conf/model/{name}.yaml is new: add its published number of parameters here, with a source"
+    )
+    model = skeleton(name)
+    # BERT's head is the labels' layer alone; RoBERTa's has one more, in the pooler's place and of the pooler's size.
+    labels = NUM_LABELS * (model.config.hidden_size + 1) if read(name).kind == "encoder" else 0
+    assert model.num_parameters() - labels == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_target_module_is_there_and_no_head_among_them(name):
+    model = skeleton(name)
+    for target in read(name).target_modules:
+        layers = adapter.target_layers(model, (target,))
+        assert layers, f"{target} matches nothing"
+        assert not any(layer is model.get_output_embeddings() for layer in layers.values())
+        assert not any(path.partition(".")[0] in adapter.heads(model) for path in layers)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_model_has_the_attention_that_its_file_chooses(name):
+    model = skeleton(name)
+    with torch.device("meta"):
+        rebuilt = type(model)._from_config(model.config, attn_implementation=read(name).attention)
+    assert rebuilt.config._attn_implementation == read(name).attention
 
 
 @pytest.mark.parametrize(
@@ -40,50 +130,29 @@ def test_lora_sb_and_lora_xs_train_r_squared_numbers_a_layer_whatever_its_size(c
         assert count == LLAMA_TARGETS * layers * rank**2
 
 
-@pytest.mark.parametrize(
-    ("model", "parameters"),
-    [
-        ("mistral_7b", 7_241_732_096),
-        ("llama2_7b", 6_738_415_616),
-        ("llama3_2_3b", 3_212_749_824),
-        ("gemma2_9b", 9_241_705_984),
-        ("smollm2_135m", 134_515_008),
-    ],
-)
-def test_an_architecture_has_as_many_parameters_as_its_model_card_says(compose_run, model, parameters):
-    assert num_trainable(compose_run(f"model={model}", "method=full_ft")) == parameters
+@pytest.mark.parametrize("model", ["mistral_7b", "smollm2_135m"])
+def test_full_fine_tuning_trains_all_that_is_published(compose_run, model):
+    assert num_trainable(compose_run(f"model={model}", "method=full_ft")) == PUBLISHED[model]
 
 
-def counted(model, method, rank, targets):
+def in_adapters(name, method, rank):
+    """How many numbers the method trains in the layers that the model's file names: papers leave the head out."""
+    model = skeleton(name)
+    layers = adapter.target_layers(model, read(name).target_modules)
     with torch.device("meta"):
-        wrapped, _ = adapter.add(model, method, rank, adapter.target_layers(model, targets))
-    return sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+        wrapped, _ = adapter.add(model, method, rank, layers)
+    trained = {path: parameter for path, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    return sum(parameter.numel() for path, parameter in trained.items() if "lora_" in path)
 
 
 def test_t5_base_with_all_linear_layers_at_r8_is_lora_gas_3_24_million():
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(d_model=768, d_ff=3072, d_kv=64, num_layers=12, num_heads=12)
-    with torch.device("meta"):
-        model = T5ForConditionalGeneration(config)
-    assert counted(model, Hu(), Rank("r8", 8, 16), ("q", "k", "v", "o", "wi", "wo")) == 3_244_032
+    assert in_adapters("t5_base", Hu(), Rank("r8", 8, 16)) == 3_244_032
 
 
 @pytest.mark.parametrize(
     ("method", "r", "published"), [(Hu(), 8, 2_162_688), (LoRASB(), 24, 55_296)], ids=["lora", "lora_sb"]
 )
 def test_roberta_large_with_lora_sbs_four_modules_a_layer_is_its_tables(method, r, published):
-    from transformers import RobertaConfig, RobertaModel
-
-    config = RobertaConfig(
-        vocab_size=50265, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
-    )
-    with torch.device("meta"):
-        model = RobertaModel(config, add_pooling_layer=False)
-    # query, value, attention.output.dense and output.dense, but not intermediate.dense
-    layers = adapter.target_layers(model, ("query", "value", "dense"))
-    chosen = {name: layer for name, layer in layers.items() if "intermediate" not in name}
-    assert len(chosen) == 24 * 4
-    with torch.device("meta"):
-        wrapped, _ = adapter.add(model, method, Rank(f"r{r}", r, 2 * r), chosen)
-    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == published
+    layers = adapter.target_layers(skeleton("roberta_large"), read("roberta_large").target_modules)
+    assert len(layers) == 24 * 4  # query, value, attention.output.dense and output.dense, but not intermediate.dense
+    assert in_adapters("roberta_large", method, Rank(f"r{r}", r, 2 * r)) == published

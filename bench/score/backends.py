@@ -1,0 +1,136 @@
+"""Which of lm-eval's language models serves which kind of model."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from bench.limits import max_tokens
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from torch import nn
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.model import Kind
+    from bench.tasks.definition import InMemoryTask
+
+Backend = Literal["hf", "vllm"]
+
+# Of the GPU's memory; vLLM's default of 0.9 leaves too little for what this process goes on holding.
+VLLM_MEMORY_SHARE = 0.85
+
+
+@contextmanager
+def language_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    evaluations: Mapping[str, InMemoryTask],
+    backend: Backend,
+    batch_size: int,
+) -> Iterator[LM]:
+    """What lm-eval asks, for as long as it asks."""
+    limit = max_tokens(model.config, tokenizer)
+    if backend == "vllm":
+        with _vllm(model, tokenizer, batch_size, limit) as lm:
+            yield lm
+    elif kind == "encoder":
+        from bench.score.encoder import EncoderLM
+
+        forms = {name: task.classification for name, task in evaluations.items() if task.classification is not None}
+        yield EncoderLM(model, tokenizer, forms, batch_size, limit)
+    elif kind == "seq2seq":
+        from bench.score.seq2seq import Seq2SeqLM
+
+        yield Seq2SeqLM(
+            pretrained=model, backend="seq2seq", tokenizer=tokenizer, batch_size=batch_size, max_length=limit
+        )
+    else:
+        from lm_eval.models.huggingface import HFLM
+
+        from bench.tasks.examples import adds_bos
+
+        yield HFLM(
+            pretrained=model,
+            backend="causal",
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=limit,
+            add_bos_token=adds_bos(tokenizer),
+        )
+
+
+def vllm_class() -> type[Any]:
+    """lm-eval's class for vLLM.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise ValueError("score.backend=vllm needs vllm (pip install vllm) and a GPU")
+    from lm_eval.models.vllm_causallms import VLLM
+
+    return VLLM
+
+
+@contextmanager
+def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int) -> Iterator[LM]:
+    """vLLM with the merged weights; the model itself waits in the computer's memory and comes back as it was."""
+    from bench.tasks.examples import adds_bos
+
+    module, device = cast("nn.Module", model), model.device
+    module.to("cpu")
+    _free_memory()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save_merged(model, tokenizer, Path(folder))
+            lm = vllm_class()(
+                pretrained=folder,
+                dtype=str(model.dtype).removeprefix("torch."),
+                max_model_len=limit,
+                seed=0,  # of sampling, which greedy decoding does not do
+                gpu_memory_utilization=VLLM_MEMORY_SHARE,
+                batch_size=batch_size,
+                add_bos_token=adds_bos(tokenizer),
+            )
+            yield lm
+            vars(lm).clear()  # the caller holds on to it, and its engine to the GPU's memory
+    finally:
+        _free_memory()
+        module.to(device)
+
+
+def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes weights with all adapters merged, as save_pretrained does, and the tokenizer.
+
+    Merging happens in a deep copy: taking an adapter out of a weight again would leave it changed by rounding.
+    """
+    merged: Any = copy.deepcopy(model)
+    if hasattr(merged, "merge_and_unload"):
+        merged = merged.merge_and_unload()
+    merged.generation_config = plain_generation_config(merged.generation_config)
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def plain_generation_config(config: GenerationConfig) -> GenerationConfig:
+    """Only which tokens begin, end and pad: nothing of sampling, beams, penalties and forced tokens."""
+    from transformers import GenerationConfig
+
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return GenerationConfig(**{name: getattr(config, name) for name in kept})
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

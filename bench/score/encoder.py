@@ -1,0 +1,91 @@
+"""An encoder with a classification head, as a language model of lm-eval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from lm_eval.api.model import LM
+from torch import Tensor
+from tqdm import tqdm
+
+from bench.tasks.examples import Example, classify, collate
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.tasks.examples import Classification
+
+Key = tuple[str, int]  # task and number of a document
+
+
+class EncoderLM(LM):
+    """The log-likelihood of a task's choice is the log-probability of the class of that number.
+
+    The prompt that lm-eval wrote is not read: the text fields of the row are, and each row once, however many choices
+    it has. The one output of a regression is returned as generated text.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        classifications: Mapping[str, Classification],
+        batch_size: int,
+        max_length: int,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._tokenizer = tokenizer
+        self._classifications = classifications
+        self._batch_size = batch_size
+        self._max_length = max_length
+        self.truncated: Counter[str] = Counter()  # rows cut, by task
+
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """The log-probability of each request's class, and whether it is the likeliest."""
+        found = {key: logits.log_softmax(dim=-1) for key, logits in self._logits(requests, disable_tqdm).items()}
+        answers = ((found[_key(request)], request.idx) for request in requests)
+        return [(values[idx].item(), int(values.argmax()) == idx) for values, idx in answers]
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The output of a regression, as text."""
+        found = self._logits(requests, disable_tqdm)
+        return [str(found[_key(request)].item()) for request in requests]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Nothing that an encoder can do.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an encoder gives no likelihood of a text; score a causal model on this task")
+
+    @torch.no_grad()
+    def _logits(self, requests: Sequence[Instance], disable_tqdm: bool) -> dict[Key, Tensor]:
+        """Logits (num_labels,) of each document, float32 and on the CPU."""
+        examples = {_key(request): self._encoded(request) for request in {_key(r): r for r in requests}.values()}
+        # The longest first: memory that does not suffice shows at once, and rows of a batch are of about one length.
+        keys = sorted(examples, key=lambda key: -len(examples[key].input_ids))
+        found: dict[Key, Tensor] = {}
+        with tqdm(total=len(keys), disable=disable_tqdm, desc="Classifying") as bar:
+            for start in range(0, len(keys), self._batch_size):
+                chosen = keys[start : start + self._batch_size]
+                batch = collate([examples[key] for key in chosen], self._tokenizer.pad_token_id)
+                inputs = {name: values.to(self._model.device) for name, values in batch.items() if name != "labels"}
+                logits = self._model(**inputs).logits.float().cpu()
+                found |= dict(zip(chosen, logits, strict=True))
+                bar.update(len(chosen))
+        self.truncated.update(task for (task, _), example in examples.items() if example.truncated)
+        return found
+
+    def _encoded(self, request: Instance) -> Example:
+        classification = self._classifications[str(request.task_name)]
+        return classify(self._tokenizer, request.doc, classification, self._max_length)
+
+
+def _key(request: Instance) -> Key:
+    return str(request.task_name), int(request.doc_id)

@@ -1,0 +1,117 @@
+"""What is refused before anything is scored, and what is cut while it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.limits import max_tokens
+from bench.score.backends import vllm_class
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.model import Kind
+    from bench.score.settings import Scoring
+    from bench.tasks.definition import InMemoryTask
+
+DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's, of a definition that says nothing
+
+
+def check(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    evaluations: Mapping[str, InMemoryTask],
+    settings: Scoring,
+) -> None:
+    """Refuses what scoring could not do; worth asking before training.
+
+    Raises:
+        ValueError: vLLM with another than a causal model, or not installed; a task that runs a model's code without
+            leave, has no form for an encoder, or generates more than the model can hold.
+    """
+    if settings.backend == "vllm":
+        if kind != "causal":
+            raise ValueError(f"score.backend=vllm serves causal models only, and this one is {kind}; take hf")
+        vllm_class()
+    limit = max_tokens(model.config, tokenizer)
+    for name, task in evaluations.items():
+        if getattr(task, "UNSAFE_CODE", False) and not settings.confirm_run_unsafe_code:
+            raise ValueError(
+                f"{name} runs code that a model wrote: say score.confirm_run_unsafe_code=true, in a sandbox"
+            )
+        if kind == "encoder":
+            _check_classification(name, task)
+        elif kind == "causal" and task.OUTPUT_TYPE == "generate_until":
+            asked = max_gen_toks(task.config.generation_kwargs)
+            if asked >= limit:
+                raise ValueError(
+                    f"{name} generates up to {asked} tokens, which leaves no room for a prompt in the {limit} that the "
+                    "model takes; score another model on it"
+                )
+
+
+def _check_classification(name: str, task: InMemoryTask) -> None:
+    form = task.classification
+    if form is None:
+        raise ValueError(f"task {name} has no classification form; an encoder cannot be scored on it")
+    expected = "generate_until" if form.num_labels == 1 else "multiple_choice"
+    if expected != task.OUTPUT_TYPE:
+        raise ValueError(
+            f"task {name} has {form.num_labels} labels, for which an encoder needs a definition with "
+            f"output_type={expected}, not {task.OUTPUT_TYPE}; choose another template"
+        )
+    choices = task.config.doc_to_choice
+    if form.num_labels > 1 and not (isinstance(choices, list) and len(choices) == form.num_labels):
+        raise ValueError(
+            f"task {name} has {form.num_labels} labels, but the choices of its definition are {choices}; an encoder "
+            "needs as many, the same for every row and in the order of the labels"
+        )
+
+
+def max_gen_toks(generation_kwargs: Mapping[str, Any] | None) -> int:
+    """How many tokens a definition lets a model generate."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return int(normalize_gen_kwargs(dict(generation_kwargs or {}), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"])
+
+
+def count_truncated(samples: Mapping[str, list[dict[str, Any]]], lm: Any, kind: Kind, backend: str) -> dict[str, int]:
+    """Items of each task that are longer than the model's limit, so that lm-eval cuts the beginning of the prompt.
+
+    Args:
+        samples: lm-eval's, with the arguments of all requests.
+        lm: what answered them.
+    """
+    if kind == "encoder":
+        return {task: lm.truncated[task] for task in samples}
+    found = {}
+    for task, items in samples.items():
+        arguments = {item["doc_id"]: item["arguments"] for item in items}  # several filters have one item each
+        found[task] = sum(any(_is_cut(asked, lm, kind, backend) for asked in own) for own in arguments.values())
+    return found
+
+
+def _is_cut(arguments: tuple[Any, ...], lm: Any, kind: Kind, backend: str) -> bool:
+    if len(arguments) == 1:  # a text to be read in windows
+        return False
+    prompt, wanted = arguments
+    if kind == "seq2seq":
+        return len(lm.tok_encode(prompt)) > lm.max_length
+    if isinstance(wanted, str):  # a choice, whose last token is predicted but not read; vLLM reads it, and writes one
+        room = lm.max_length + (-1 if backend == "vllm" else 1)
+        return len(lm.tok_encode(prompt + wanted)) > room
+    return len(lm.tok_encode(prompt)) > lm.max_length - max_gen_toks(wanted)
+
+
+def warn_truncated(truncated: Mapping[str, int], num_items: Mapping[str, int], limit: int) -> None:
+    """One line a task."""
+    for task, number in truncated.items():
+        if number:
+            warnings.warn(
+                f"{number} of {num_items[task]} scored items of {task} are longer than the {limit} tokens that the "
+                "model takes, and were cut",
+                stacklevel=3,
+            )

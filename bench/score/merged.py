@@ -1,0 +1,89 @@
+"""Whether a model with merged adapters, which is what users deploy, answers as the one that was scored."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from bench.score.results import outcomes
+from bench.score.stage import evaluate
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.model import Kind
+    from bench.score.settings import Outcome, Scored, Scoring
+    from bench.tasks.definition import InMemoryTask
+
+# Likelihoods and regressions are never equal to the last digit. Merging rounds a weight once, by 2^-9 in bfloat16.
+TOLERANCE = 0.01
+
+
+def check_merged(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    evaluations: Mapping[str, InMemoryTask],
+    settings: Scoring,
+    scored: Scored,
+) -> dict[str, int] | None:
+    """Merges the adapters, scores the first items of each task again, and warns of answers that have changed.
+
+    The adapters are merged in place, into the base weights: save what is to be kept of the model before. An item
+    differs if its generated text, its likeliest choice or the value of a metric does; a likelihood or a regression may
+    move by TOLERANCE of itself.
+
+    Args:
+        scored: what `score` returned for the same model, unmerged.
+
+    Returns:
+        num_items and num_differing; None where there is no adapter, settings.merged_samples is 0, or vLLM has scored
+        the merged weights in the first place.
+    """
+    from peft.tuners.lora.layer import LoraLayer
+
+    adapters = [module for module in cast("nn.Module", model).modules() if isinstance(module, LoraLayer)]
+    if not adapters or not settings.merged_samples or settings.backend == "vllm":
+        return None
+    for adapter in adapters:
+        cast(Any, adapter).merge()
+    limit = min(settings.merged_samples, settings.limit or settings.merged_samples)
+    found = evaluate(model, tokenizer, kind, evaluations, settings, limit, scored.batch_size, bootstrap_draws=0)
+    unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
+    items, differing = set(), set()
+    for outcome in outcomes(found.results):
+        generates = kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
+        items.add((outcome.task, outcome.doc_id))
+        if not _agree(unmerged[outcome.task, outcome.filter, outcome.doc_id], outcome, generates):
+            differing.add((outcome.task, outcome.doc_id))
+    if differing:
+        warnings.warn(
+            f"{len(differing)} of {len(items)} items are answered otherwise once the adapters are merged into the "
+            f"{model.dtype} weights: merging rounds them, or goes wrong",
+            stacklevel=2,
+        )
+    return {"num_items": len(items), "num_differing": len(differing)}
+
+
+def _agree(unmerged: Outcome, merged: Outcome, generates: bool) -> bool:
+    """Whether two outcomes of one item are the same answer."""
+    if generates and unmerged.response != merged.response:
+        return False
+    return unmerged.choice == merged.choice and _equal(unmerged.metrics, merged.metrics)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Values of metrics: numbers that are no integers up to TOLERANCE, everything else exactly."""
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple | np.ndarray):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, Real) and isinstance(other, Real) and not isinstance(one, Integral):
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(one == other)

@@ -1,0 +1,94 @@
+"""What can be said about scoring, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from bench.tasks import ScoreSplit
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Scoring:
+    """The `score` key of the configuration.
+
+    Attributes:
+        split: test, or selection for choosing a learning rate.
+        limit: score the first so many items of each task only; None for all.
+        batch_size: prompts at a time, at most; fixed, because it can move scores. Halved, with a warning, where memory
+            does not suffice; the record has the size that was used.
+        backend: hf (transformers), or vllm for causal models, which is given the merged weights.
+        merged_samples: items of each task that are scored once more after the adapters were merged; 0: none.
+        confirm_run_unsafe_code: tasks may run code that the model wrote.
+    """
+
+    split: ScoreSplit
+    limit: PositiveInt | None
+    batch_size: PositiveInt
+    backend: Literal["hf", "vllm"]
+    merged_samples: NonNegativeInt
+    confirm_run_unsafe_code: bool
+
+    def identity(self) -> dict[str, Any]:
+        """What of this can change a score."""
+        return {name: getattr(self, name) for name in ("split", "limit", "batch_size", "backend")}
+
+
+@plain_dataclass(frozen=True)
+class Score:
+    """One number.
+
+    Attributes:
+        metric: with lm-eval's filter where it has one, as in "exact_match,strict-match".
+        stderr: None if unknown.
+        num_examples: items scored.
+        higher_is_better: as the task's definition says.
+        majority: the majority-class baseline, which is what the metric would be if all of these items were answered
+            with the most frequent of their gold classes; None where answers are no fixed classes, or the metric is
+            none of acc, f1 and mcc.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    num_examples: int
+    higher_is_better: bool
+    majority: float | None
+
+
+@plain_dataclass(frozen=True)
+class Outcome:
+    """One item under one filter: what was asked (by hash), wanted and answered, and the metrics' values for it.
+
+    Attributes:
+        response: the generated text, or the log-likelihoods of all choices.
+        choice: index of the likeliest choice; None where the model generates or only reads.
+    """
+
+    task: str
+    filter: str
+    doc_id: int
+    doc_hash: str
+    target: str
+    response: str
+    metrics: dict[str, Any]
+    choice: int | None
+
+
+@plain_dataclass(frozen=True)
+class Scored:
+    """What scoring found.
+
+    Attributes:
+        batch_size: prompts at a time that fitted into memory.
+        truncated: items of each task that were longer than the model's limit, so that a part was cut off.
+    """
+
+    scores: list[Score]
+    outcomes: list[Outcome]
+    batch_size: int
+    truncated: dict[str, int]

@@ -1,0 +1,151 @@
+"""One dataset under one template: its rows, read once a process, as examples, as an lm-eval task and as texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.tasks import contamination
+from bench.tasks.data import Carving, Dataset, Row, Rows, rows_sha256
+from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bench.model import Kind
+    from bench.tasks.definition import InMemoryTask
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of a dataset, and what the template makes of them.
+
+    Attributes:
+        definition: the lm-eval task definition.
+        rows: by split.
+        incomplete: splits that are shorter than the official ones, in words.
+        sha256: of the rows.
+    """
+
+    name: str
+    dataset: Dataset
+    definition: str
+    rows: dict[str, Rows]
+    incomplete: list[str]
+    sha256: str
+    _encoded: dict[tuple, dict[str, list[Example]]] = field(default_factory=dict)
+    _texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def evaluation(self, score_split: str, num_fewshot: int) -> InMemoryTask:
+        """The lm-eval task over a split."""
+        from bench.tasks.definition import load_definition
+
+        if self.dataset.runs_code:  # its metric tries itself out when it is imported
+            os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+        rows = {split: self.rows[split] for split in (score_split, "train") if split == score_split or num_fewshot}
+        return load_definition(self.name, self.definition, rows, score_split, num_fewshot, self.dataset.classification)
+
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
+        """The examples of train and selection, in order; made once a process for one tokenizer."""
+        key = (_fingerprint(tokenizer), kind, limit)
+        if None in key:
+            return self._encode(tokenizer, kind, limit)
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(tokenizer, kind, limit)
+        return self._encoded[key]
+
+    def _encode(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
+        return {split: self._encode_split(split, tokenizer, kind, limit) for split in ("train", "selection")}
+
+    def _encode_split(self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> list[Example]:
+        if kind == "encoder":
+            classification = self.dataset.classification
+            assert classification is not None, "checked by Task.check"
+            return [classify(tokenizer, row, classification, limit) for row in self.rows[split]]
+        pairs = self._pairs(split)
+        if not all(prompt for prompt, _ in pairs):
+            if kind != "causal":
+                raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
+            return [example for _, text in pairs for example in encode_text(tokenizer, text, limit)]
+        if kind == "seq2seq":
+            return [encode_seq2seq(tokenizer, prompt, target, limit) for prompt, target in pairs]
+        return [encode(tokenizer, prompt, target) for prompt, target in pairs]
+
+    def _pairs(self, split: str) -> list[tuple[str, str]]:
+        """Prompt and target of every row of a split."""
+        from bench.tasks.definition import prompt_and_target
+
+        if split not in self._texts:
+            task = self.evaluation(split, 0)
+            self._texts[split] = [prompt_and_target(task, doc) for doc in task.eval_docs]
+        return self._texts[split]
+
+    def contaminated_by(self, others: Sequence[Source], score_split: str) -> int:
+        """How many items of a split occur, normalised, in the training rows of others."""
+        key = ("contamination", score_split, *(other.sha256 for other in others), self.sha256)
+        if key not in _counted:
+            train = [text for other in others for text in other._read("train")]
+            _counted[key] = len(contamination.contaminated(self._asked(score_split), train))
+        return _counted[key]
+
+    def _asked(self, split: str) -> list[str]:
+        """What each item asks: the texts to classify, or the prompt."""
+        if self.dataset.classification is not None:
+            return [self._classified(row) for row in self.rows[split]]
+        return [prompt or target for prompt, target in self._pairs(split)]
+
+    def _read(self, split: str) -> list[str]:
+        """What each training row says."""
+        if self.dataset.classification is not None:
+            return [self._classified(row) for row in self.rows[split]]
+        return [prompt + target for prompt, target in self._pairs(split)]
+
+    def _classified(self, row: Row) -> str:
+        assert self.dataset.classification is not None
+        return " ".join(row[name] for name in self.dataset.classification.texts)
+
+
+# What this process has read: the cells of a sweep share rows and examples, which cannot change.
+_sources: dict[str, Source] = {}
+_counted: dict[tuple, int] = {}
+MOST_SOURCES = 32  # the oldest make room
+
+
+def of_dataset(
+    name: str, dataset: Dataset, template: str, data_root: Path | None, uses: frozenset[str], carving: Carving
+) -> Source:
+    """Reads a dataset, once a process while its files are the same.
+
+    Raises:
+        ValueError: as `Dataset.load`.
+    """
+    published = {"train", *uses} if uses & {"train", "selection"} else uses
+    content = dataset.content(data_root, published - {"selection"} if dataset.splits.test else {"train"})
+    key = _sha256([name, asdict(dataset), template, content, sorted(uses), asdict(carving)])
+    if key not in _sources:
+        loaded = dataset.load(data_root, uses, carving)
+        definition = dataset.definitions[template]
+        _sources[key] = Source(
+            name, dataset, definition, loaded.by_split, loaded.incomplete, rows_sha256(loaded.by_split)
+        )
+        while len(_sources) > MOST_SOURCES:
+            del _sources[next(iter(_sources))]
+    return _sources[key]
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What its encodings depend on; None where it does not tell."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which are those of the last call
+    return _sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])
+
+
+def _sha256(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,189 @@
+import json
+import warnings
+
+import pytest
+
+from bench.tasks.contamination import contaminated
+from bench.tasks.data import Carving, Dataset, HubDataset, Splits, carve, read_jsonl
+from bench.tasks.examples import Classification
+
+HUB = HubDataset("nobody/words", None, "main")
+
+
+def dataset(train="train", test="validation", rows=None, hub=HUB, classification=None):
+    fields, definitions = ("sentence", "label"), {"default": "glue/sst2/default.yaml"}
+    return Dataset("words", fields, definitions, hub, Splits(train, test), rows or {}, classification)
+
+
+def write(root, split, rows, folder="words"):
+    (root / folder).mkdir(exist_ok=True)
+    path = root / folder / f"{split}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows_of(number, word="word"):
+    return [{"sentence": f"{word} {i}", "label": i % 2} for i in range(number)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path, "train", rows_of(20))
+    write(tmp_path, "validation", rows_of(5, "other"))
+    return tmp_path
+
+
+def test_train_selection_and_the_reported_split_are_read_apart(root):
+    found = dataset().load(root, {"train", "selection", "test"}, Carving(selection=4)).by_split
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 16, "selection": 4, "test": 5}
+    sentences = [row["sentence"] for rows in found.values() for row in rows]
+    assert len(set(sentences)) == 25
+
+
+def test_a_run_that_trains_nothing_needs_no_training_split(root):
+    (root / "words" / "train.jsonl").unlink()
+    found = dataset().load(root, {"test"}, Carving(selection=4)).by_split
+    assert list(found) == ["test"]
+    assert dataset().content(root, {"test"}).keys() == {"test"}
+
+
+def test_a_missing_split_is_named_with_where_to_get_it(root):
+    (root / "words" / "train.jsonl").unlink()
+    message = r"words has no train split: .*train\.jsonl does not exist .*huggingface\.co/datasets/nobody/words"
+    with pytest.raises(ValueError, match=message):
+        dataset().load(root, {"train"}, Carving(selection=4))
+    with pytest.raises(ValueError, match=message):
+        dataset().content(root, {"train", "test"})
+
+
+def test_an_incomplete_split_is_named_and_used(root):
+    official = {"train": 30, "validation": 5}
+    with pytest.warns(UserWarning, match=r"incomplete: words train: 20 of 30 rows; it is published at https"):
+        found = dataset(rows=official).load(root, {"train", "test"}, Carving(selection=4))
+    assert found.incomplete == ["words train: 20 of 30 rows"]
+    assert len(found.by_split["train"]) == 16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not dataset(rows={"train": 20}).load(root, {"train", "test"}, Carving(selection=4)).incomplete
+
+
+def test_a_wrong_field_name_is_named_with_what_was_expected(root):
+    rows = [*rows_of(2), {"text": "x", "label": 0}]
+    write(root, "validation", rows)
+    with pytest.raises(ValueError, match=r"row 3 has no sentence, but label, text; expected are sentence, label"):
+        dataset().load(root, {"test"}, Carving(selection=4))
+
+
+def test_an_empty_split_is_refused(root):
+    write(root, "validation", [])
+    with pytest.raises(ValueError, match=r"validation\.jsonl is empty; it is published at"):
+        dataset().load(root, {"test"}, Carving(selection=4))
+
+
+@pytest.mark.parametrize(("line", "message"), [('{"a": \n', "is not JSON"), ("[1]\n", "is not a JSON object")])
+def test_a_torn_line_is_named(tmp_path, line, message):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n' + line)
+    with pytest.raises(ValueError, match=rf"x\.jsonl:2 {message}"):
+        read_jsonl(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("label", [-1, 2, 7])
+def test_a_label_out_of_range_is_refused(label):
+    with pytest.raises(ValueError, match=rf"label {label} is out of range: there are 2 classes"):
+        Classification(("sentence",), 2).label({"label": label})
+
+
+def test_one_label_is_regression():
+    assert Classification(("sentence",), 1).label({"label": 3.8}) == 3.8
+
+
+def test_a_carved_split_is_fixed_disjoint_and_complete():
+    train = [{"id": i} for i in range(50)]
+    carved = carve(train, Carving(selection=10), with_test=True, name="words")
+    assert carved == carve(train, Carving(selection=10), with_test=True, name="words")
+    assert {split: len(rows) for split, rows in carved.items()} == {"selection": 10, "test": 10, "train": 30}
+    assert sorted(row["id"] for rows in carved.values() for row in rows) == list(range(50))
+
+
+def test_the_first_so_many_rows_remain_whole_and_selection_comes_from_the_others():
+    train = [{"id": i} for i in range(50)]
+    carved = carve(train, Carving(selection=10, train=30), with_test=False, name="words")
+    assert [row["id"] for row in carved["train"]] == list(range(30))
+    assert all(row["id"] >= 30 for row in carved["selection"])
+
+
+def test_sampled_rows_are_another_choice_that_is_always_the_same():
+    train = [{"id": i} for i in range(50)]
+    carving = Carving(selection=10, train=30, sampling="random")
+    drawn = [row["id"] for row in carve(train, carving, with_test=False, name="words")["train"]]
+    assert drawn == [row["id"] for row in carve(train, carving, with_test=False, name="words")["train"]]
+    assert len(set(drawn)) == 30
+    assert drawn != list(range(30))
+
+
+def test_where_few_rows_are_left_over_selection_is_taken_from_those_trained_on():
+    carved = carve([{"id": i} for i in range(50)], Carving(selection=10, train=45), with_test=False, name="words")
+    assert len(carved["selection"]) == 10
+    assert not {row["id"] for row in carved["train"]} & {row["id"] for row in carved["selection"]}
+
+
+def test_a_selection_split_larger_than_train_is_refused():
+    with pytest.raises(ValueError, match="selection_samples=3 leaves nothing of 3 training rows of words"):
+        carve([{}] * 3, Carving(selection=3), with_test=False, name="words")
+
+
+def test_without_a_reported_split_one_is_carved(root):
+    found = dataset(test=None).load(root, {"train", "test"}, Carving(selection=4)).by_split
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 12, "test": 4}
+
+
+def test_a_dataset_that_is_only_scored_cannot_be_trained_on(root):
+    with pytest.raises(ValueError, match="words has no train split; it can be scored, not trained on"):
+        dataset(train=None).load(root, {"train"}, Carving(selection=4))
+
+
+def test_the_content_of_a_local_folder_is_its_bytes_whatever_it_is_called(root, tmp_path_factory):
+    import shutil
+
+    other = tmp_path_factory.mktemp("elsewhere") / "moved"
+    shutil.copytree(root, other)
+    assert dataset().content(root, {"train", "test"}) == dataset().content(other, {"train", "test"})
+    write(other, "train", rows_of(21))
+    assert dataset().content(root, {"train"}) != dataset().content(other, {"train"})
+
+
+def test_several_subsets_of_the_hub_follow_one_another(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(path, subset, revision, split):
+        asked.append((path, subset, revision, split))
+        return datasets.Dataset.from_list([{"sentence": subset, "label": 1}] * 2)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = HubDataset("nobody/words", ("a", "b"), "abc")
+    found = dataset(hub=hub).load(None, {"test"}, Carving(selection=1)).by_split["test"]
+    assert [row["sentence"] for row in found] == ["a", "a", "b", "b"]
+    assert asked == [("nobody/words", "a", "abc", "validation"), ("nobody/words", "b", "abc", "validation")]
+
+
+LONG = "What is the name of the only man on the moon?"
+
+
+@pytest.mark.parametrize(
+    ("tested", "trained", "found"),
+    [
+        (LONG, "So: what IS the name of the only man, on the moon... Answer: Bob", True),
+        (LONG, "What is the name of the only man on the sun?", False),
+        (LONG, "name of the only man on the moon?", False),
+        ("It works.", "it works", True),
+        ("It works.", "And it works well, they say, in all the weathers of the world", False),
+    ],
+)
+def test_an_item_is_contaminated_if_its_words_occur_in_a_training_text(tested, trained, found):
+    assert contaminated(["something else entirely", tested], ["noise", trained]) == ([1] if found else [])
+
+
+def test_each_item_is_counted_once_and_equal_items_each():
+    assert contaminated([LONG, LONG], [LONG, LONG]) == [0, 1]

@@ -1,0 +1,323 @@
+from pathlib import Path
+
+import pytest
+
+from bench.record import Record
+from bench.report.load import Cell, Study
+from bench.report.metrics import scale_of
+from bench.report.tables import numbers, summary, write_tables
+
+
+def score(value, task="sst2", metric="acc", stderr=0.001, majority=None, higher_is_better=True):
+    about = {"num_examples": 872, "higher_is_better": higher_is_better, "majority": majority}
+    return {"task": task, "metric": metric, "value": value, "stderr": stderr} | about
+
+
+def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None, axes=None):
+    """A cell whose runs have these scores; "Pretrained" is one that is not trained."""
+    trained = label != "Pretrained"
+    config = {"train": {"learning_rate": 0.01}, "task": {"name": task}, "model": {"name": model}}
+    records = [
+        Record(
+            run_id=f"{label}-{seed}",
+            status="completed",
+            label=label,
+            config=config | {"seed": seed},
+            identity={},
+            environment={},
+            initialization={"num_trainable": 100 if trained else 0, "num_head": num_head},
+            training={"num_steps": 3, "held_out_loss": 1.5 + seed} if trained else {},
+            scores=scores,
+            data=data or {},
+            scoring=scoring or {},
+        )
+        for seed, scores in enumerate(runs)
+    ]
+    return Cell(label.lower(), label, axes or {}, records, [])
+
+
+def study(*cells):
+    return Study("study", Path("study"), list(cells))
+
+
+def markdown(tmp_path, *cells):
+    return write_tables(study(*cells), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "heading", "text"),
+    [
+        ("acc_norm", 0.5, "t acc_norm %", "50.0"),
+        ("pearson", -0.5, "t pearson %", "-50.0"),
+        ("word_perplexity", 1234.5, "t word_perplexity", "1,234.50"),
+        ("word_perplexity", float("inf"), "t word_perplexity", "inf"),
+        ("bits_per_byte", 0.75, "t bits_per_byte", "0.750"),
+        ("mcc", None, "t mcc %", "nan"),
+    ],
+)
+def test_a_metric_is_printed_in_its_own_unit(metric, value, heading, text):
+    table = summary(study(cell("LoRA", [score(value, "t", metric, stderr=None)])))
+    assert table[heading][0] == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high"),
+    [
+        ("acc", 0.0, 1.0),
+        ("mcc", -1.0, 1.0),
+        ("spearman", -1.0, 1.0),
+        ("perplexity,none", 0.0, float("inf")),
+        ("bits_per_byte", 0.0, float("inf")),
+    ],
+)
+def test_an_interval_ends_where_the_metric_does(metric, low, high):
+    frame = numbers(study(cell("LoRA", [score(0.5, metric=metric, stderr=100.0)])))
+    assert frame["low"][0] == low
+    assert frame["high"][0] == (high if high < 2 else pytest.approx(196.5, abs=0.1))
+
+
+def test_the_best_perplexity_is_the_lowest():
+    def of(value):
+        return [score(value, "wiki", "word_perplexity", 0.01, higher_is_better=False)]
+
+    table = summary(study(cell("A", of(9.0)), cell("B", of(7.0)), cell("C", of(8.0))))
+    assert [text.startswith("**") for text in table["wiki word_perplexity"]] == [False, True, False]
+
+
+def test_an_undefined_score_is_neither_best_nor_in_the_way_of_the_best():
+    table = summary(study(*(cell(n, [score(v)]) for n, v in (("A", float("nan")), ("B", 0.9), ("C", 0.5)))))
+    assert [text.startswith("**") for text in table["sst2 acc %"]] == [False, True, False]
+
+
+def test_methods_that_score_alike_but_for_rounding_have_no_best():
+    table = summary(study(cell("A", [score(0.1 + 0.2, stderr=0.0)]), cell("B", [score(0.3, stderr=0.0)])))
+    assert not any(text.startswith("**") for text in table["sst2 acc %"])
+
+
+def test_the_note_says_which_direction_is_bold(tmp_path):
+    perplexity = score(7.0, "wiki", "word_perplexity", higher_is_better=False)
+    assert "Bold: the highest mean," in markdown(tmp_path, cell("A", [score(0.5)]))
+    assert "Bold: the lowest mean," in markdown(tmp_path, cell("A", [perplexity]))
+    both = markdown(tmp_path, cell("A", [score(0.5), perplexity]))
+    assert "Bold: the best (of word perplexity the lowest, else the highest) mean," in both
+
+
+def test_a_trained_method_that_is_not_above_the_majority_class_has_a_dagger(tmp_path):
+    stuck, above = [score(0.1 + 0.2, majority=0.3, stderr=0.0)], [[score(0.9 + n / 100, majority=0.3)] for n in (0, 1)]
+    touching = [score(0.31, majority=0.3, stderr=0.02)]
+    cells = [cell("Pretrained", [score(0.1, majority=0.3)]), cell("A", stuck), cell("B", touching), cell("C", *above)]
+    table = summary(study(*cells))
+    assert [text.endswith(" †") for text in table["sst2 acc %"]] == [False, True, True, False]
+    text = markdown(tmp_path, *cells)
+    assert "Majority class: sst2 acc 30.0 %. †: trained, and" in text
+    assert numbers(study(*cells))["above_majority"].tolist() == [False, False, False, True]
+
+
+def test_the_best_may_still_be_no_better_than_the_majority_class(tmp_path):
+    cells = [cell("A", [score(0.4, majority=0.5)]), cell("B", [score(0.3, majority=0.5)])]
+    assert summary(study(*cells))["sst2 acc %"][0] == "**40.0 [39.8, 40.2]** †"
+    write_tables(study(*cells), tmp_path)
+    assert r"\textbf{40.0 [39.8, 40.2]} \textdagger{} &" in (tmp_path / "results.tex").read_text()
+
+
+def test_a_number_without_an_interval_is_held_against_the_majority_class_itself():
+    def of(value):
+        return [score(value, metric="mcc", stderr=None, majority=0.0)]
+
+    table = summary(study(cell("A", of(0.0)), cell("B", of(0.2)), cell("C", of(None))))
+    assert list(table["sst2 mcc %"]) == ["0.0 †", "20.0", "nan †"]
+
+
+def test_the_dagger_is_explained_only_where_there_is_one(tmp_path):
+    text = markdown(tmp_path, cell("A", [score(0.9, majority=0.5)]))
+    assert "Majority class: sst2 acc 50.0 %.\n" in text
+    assert "†" not in text
+
+
+def test_without_a_majority_class_nothing_is_said_of_it(tmp_path):
+    text = markdown(tmp_path, cell("A", [score(0.0)]))
+    assert "†" not in text
+    assert "ajority" not in text
+
+
+def test_the_head_has_a_column_where_there_is_one(tmp_path):
+    with_head = cell("A", [score(0.5)], num_head=1538)
+    table = summary(study(cell("Pretrained", [score(0.5)], num_head=1538), with_head))
+    assert list(table.columns)[-4:] == ["trainable", "head", "init s", "train s"]
+    assert (table["trainable"][1], table["head"][1]) == ("100", "1,538")
+    assert numbers(study(with_head))["head_parameters"][0] == 1538
+    assert "Head: parameters" in markdown(tmp_path, with_head)
+    without = cell("A", [score(0.5)])
+    assert "head" not in summary(study(without))
+    assert "Head:" not in markdown(tmp_path, without)
+
+
+def test_three_tasks_of_one_unit_have_an_average_of_their_first_metrics(tmp_path):
+    def run(shift):
+        return [
+            score(x + shift, task, m) for task, x in zip("abc", (0.2, 0.4, 0.6), strict=True) for m in ("acc", "f1")
+        ]
+
+    cells = [cell("A", run(0.0), run(0.1), run(0.2)), cell("B", run(0.05))]
+    table = summary(study(*cells))
+    # mean 0.5, standard deviation 0.1, n 3: half width 4.3027 / sqrt(3) / 10 = 0.2484
+    assert list(table["average %"]) == ["50.0 [25.2, 74.8]", "45.0"]
+    assert "Average: mean of the first metric of each task; its interval is over seeds only." in markdown(
+        tmp_path, *cells
+    )
+    two = [one for one in run(0.0) if one["task"] != "c"]
+    assert "average %" not in summary(study(cell("A", two)))
+
+
+def test_an_average_leaves_other_units_out_and_names_its_tasks(tmp_path):
+    shares = [score(0.3, name) for name in ("a", "b", "c")]
+    wiki = score(9.0, "wiki", "word_perplexity", higher_is_better=False)
+    table = summary(study(cell("A", [wiki, *shares]), cell("B", [wiki, *shares[:2]])))
+    assert list(table["average %"]) == ["30.0", "–"]
+    assert "first metric of a, b, c;" in markdown(tmp_path, cell("A", [wiki, *shares]))
+    errors = score(0.3, "speech", "wer", higher_is_better=False)
+    assert "average %" not in summary(study(cell("A", [wiki, errors, *shares[:2]])))
+
+
+def test_an_average_with_a_correlation_can_be_below_zero():
+    runs = [[score(x, "cola", "mcc"), score(0.0, "a"), score(0.0, "b")] for x in (-0.9, 0.9)]
+    assert summary(study(cell("A", *runs)))["average %"][0] == "0.0 [-33.3, 100.0]"
+
+
+def test_a_wide_table_shows_the_first_metric_of_each_task_and_the_csv_all(tmp_path):
+    tasks = [f"task{number}" for number in range(5)]
+    scores = [score(0.5, task, metric, majority=0.4) for task in tasks for metric in ("acc", "acc_norm")]
+    table = summary(study(cell("A", scores)))
+    assert [name for name in table if name.startswith("task")] == [f"{task} acc %" for task in tasks]
+    text = markdown(tmp_path, cell("A", scores))
+    assert "The first metric of each task; all 10 metrics are in results.csv." in text
+    assert "acc_norm" not in text
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 11
+    eight = summary(study(cell("A", scores[:8])))
+    assert sum(name.startswith("task") for name in eight) == 8
+
+
+def test_headings_tell_metrics_and_filters_apart():
+    metrics = ("acc", "acc_norm", "exact_match,strict-match", "exact_match,flexible-extract", "f1,only")
+    table = summary(study(cell("A", [score(0.5, "t", metric) for metric in metrics])))
+    assert [name for name in table if name.startswith("t ")] == [
+        "t acc %",
+        "t acc_norm %",
+        "t exact_match (strict-match) %",
+        "t exact_match (flexible-extract) %",
+        "t f1 %",
+    ]
+    table = summary(study(cell("A", [score(0.5, "t", metric) for metric in ("em", "em,last-number")])))
+    assert [name for name in table if name.startswith("t ")] == ["t em %", "t em (last-number) %"]
+
+
+def test_a_shown_filter_keeps_its_name_where_the_other_is_not_shown():
+    names = ("exact_match,strict-match", "exact_match,flexible-extract")
+    scores = [score(0.5, f"t{number}", name) for number in range(5) for name in names]
+    assert "t0 exact_match (strict-match) %" in summary(study(cell("A", scores)))
+
+
+def test_each_task_and_model_has_a_table_of_its_own(tmp_path):
+    cells = [
+        cell("A", [score(0.5, task)], task=task, model=model, axes={"rank.r": rank})
+        for task, model, rank in (("sst2", "m2", 4), ("mrpc", "m1", None), ("sst2", "m1", 4), ("sst2", "m1", 16))
+    ]
+    text = markdown(tmp_path, *cells)
+    assert [line for line in text.splitlines() if line.startswith("##")] == [
+        "## mrpc, m1",
+        "## sst2, m1",
+        "## sst2, m2",
+    ]
+    mrpc, sst2, _ = text.split("## ")[1:]
+    assert "mrpc acc %" in mrpc
+    assert "rank.r" not in mrpc  # nothing there has a rank
+    assert "mrpc" not in sst2
+    assert sst2.count("| A ") == 2
+    assert text.count("Mean [95 % interval]") == 1
+    frame = numbers(study(*cells))
+    assert list(zip(frame["task"], frame["model"], frame["dataset"], strict=True)) == [
+        ("mrpc", "m1", "mrpc"),
+        ("sst2", "m1", "sst2"),
+        ("sst2", "m1", "sst2"),
+        ("sst2", "m2", "sst2"),
+    ]
+    latex = (tmp_path / "results.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == 3
+    assert "% sst2, m2\n" in latex
+
+
+def test_contaminated_items_are_counted_by_task_and_method(tmp_path):
+    scores = [score(0.5, "a"), score(0.5, "b")]
+    text = markdown(
+        tmp_path,
+        cell("Pretrained", scores, data={"contaminated": {}}),
+        cell("A", scores, scores, data={"contaminated": {"a": 12, "b": 0}}),
+        cell("B", scores, data={"contaminated": {"a": 12, "b": 3}}),
+    )
+    assert "Contaminated, scored items that occur in the training set: a 12 (every method), b 3 (B).\n" in text
+
+
+def test_truncated_dropped_and_differing_items_are_counted(tmp_path):
+    text = markdown(
+        tmp_path,
+        cell("A", [score(0.5)], axes={"rank.r": 4}, data={"num_dropped": 7, "num_truncated": 0}),
+        cell(
+            "A", [score(0.5)], [score(0.5)],
+            axes={"rank.r": 8},
+            data={"num_dropped": 8, "num_truncated": 1234},
+            scoring={"truncated": {"sst2": 5}, "merged": {"num_items": 872, "num_differing": 2}},
+        ),
+    )  # fmt: skip
+    assert "Truncated, scored items longer than the model takes: sst2 5 (A, r 8).\n" in text
+    assert "Training examples left out as too long: 7 (A, r 4), 8 (A, r 8).\n" in text
+    assert "Training examples cut to the limit: 1,234 (A, r 8).\n" in text
+    assert "change with the adapter merged into the weights: A, r 8 4 of 1,744.\n" in text
+
+
+def test_what_was_not_trained_has_no_say_in_how_many_training_examples_were_left_out(tmp_path):
+    trained = [cell(name, [score(0.5)], data={"num_dropped": 7}) for name in "AB"]
+    text = markdown(tmp_path, cell("Pretrained", [score(0.5)], data={"num_dropped": 0}), *trained)
+    assert "Training examples left out as too long: 7 (every method).\n" in text
+
+
+def test_incomplete_data_is_named_once(tmp_path):
+    data = {"incomplete": ["glue_sst2 train: 100 of 67349 rows"]}
+    text = markdown(tmp_path, cell("A", [score(0.5)], data=data), cell("B", [score(0.5)], data=data))
+    assert text.count("Incomplete data: glue_sst2 train: 100 of 67349 rows.") == 1
+
+
+def test_where_there_is_nothing_to_say_the_note_stands_alone_under_the_table(tmp_path):
+    clean = {"contaminated": {"sst2": 0}, "num_dropped": 0, "num_truncated": 0, "incomplete": []}
+    whole = {"truncated": {"sst2": 0}, "merged": {"num_items": 872, "num_differing": 0}}
+    text = markdown(tmp_path, cell("A", [score(0.5)], data=clean, scoring=whole))
+    assert len(text.split("\n\n")) == 2
+
+
+def test_without_scores_the_table_shows_the_held_out_loss(tmp_path):
+    cells = [cell("Pretrained", []), cell("A", [], [])]
+    table = summary(study(*cells))
+    assert list(table["held-out loss"]) == ["–", "2.000 [0.000, 8.353]"]
+    assert "Held-out loss in nats." in markdown(tmp_path, *cells)
+    frame = numbers(study(*cells))
+    assert (frame["metric"][0], frame["mean"][0], len(frame)) == ("held_out_loss", 2.0, 1)
+    assert "held-out loss" not in summary(study(cell("A", [score(0.5)])))
+
+
+def test_counts_stay_whole_numbers_in_the_csv_beside_missing_ones(tmp_path):
+    markdown(tmp_path, cell("A", [], task="corpus"), cell("A", [score(0.5)], task="sst2"))
+    assert ",items,1,872," in (tmp_path / "results.csv").read_text()
+
+
+def test_a_run_scored_and_one_that_is_not_do_not_mix_scores_and_losses():
+    table = summary(study(cell("A", [score(0.5)]), cell("B", [])))
+    assert table["sst2 acc %"][1] == "–"
+    assert "held-out loss" not in table
+
+
+def test_the_scale_of_a_metric_does_not_depend_on_its_filter():
+    assert scale_of("mcc,some-filter") == scale_of("mcc") != scale_of("acc")
+
+
+def test_latex_escapes_what_it_would_read_as_a_command(tmp_path):
+    markdown(tmp_path, cell("A & B_#1", [score(0.5)]))
+    assert r"A \& B\_\#1 &" in (tmp_path / "results.tex").read_text()
