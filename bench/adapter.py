@@ -88,9 +88,9 @@ def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """The classification head of an encoder, which trains in every method: modules beside the pretrained model, by name.
+    """The classification head of an encoder, which trains in every method: its modules by name.
 
-    A model without one, such as a language model, has none.
+    They are those beside the pretrained model; a language model has none.
     """
     plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not type(plain).__name__.endswith("ForSequenceClassification"):
@@ -239,7 +239,7 @@ def fill(layer: AdaptedLayer, factors: Factors) -> None:
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
     """Writes what the run trained, as safetensors.
 
-    An adapter: its factors, those it started from (a shifted base is W - s B0 A0), a head and, as metadata, its scaling.
+    An adapter: its factors, those it started from (a shifted base is W - s B0 A0), a head; as metadata, its scaling.
     Full fine-tuning: all weights. The pretrained model: an empty file.
     """
     tensors: dict[str, Tensor] = {}

@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Data:
-    """The `data` key: a local folder of NAME/SPLIT.jsonl, read instead of the Hub by tasks with public data."""
+    """The `data` key: a local folder of FOLDER/SPLIT.jsonl, read instead of the Hub by tasks with public data."""
 
     root: Path | None
 
@@ -105,12 +105,13 @@ class Run:
         runs_code = [name for name in self.task.score if self.task.datasets[name].runs_code]
         if runs_code and not self.score.confirm_run_unsafe_code:
             raise ConfigError(
-                f"{', '.join(runs_code)} runs code that a model wrote: say score.confirm_run_unsafe_code=true, in a sandbox"
+                f"{', '.join(runs_code)} runs code that a model wrote: say score.confirm_run_unsafe_code=true, and do "
+                "so in a sandbox"
             )
         if kind == "encoder" and self.model.dtype != "float32":
             raise ConfigError(
-                f"model.dtype={self.model.dtype}: an encoder's head is trained in float32 on what the encoder gives it; "
-                "take model.dtype=float32, with train.precision=bf16 for speed"
+                f"model.dtype={self.model.dtype}: an encoder's head is trained in float32, and so must be what the "
+                "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
             )
 
     @property

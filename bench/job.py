@@ -30,6 +30,8 @@ offline: list[Path] = []
 def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: str) -> None:
     """Does one run, unless it is done; says in a line how it went.
 
+    A pretrained model that another study has scored is not scored again: the run is copied.
+
     Args:
         cfg: the cell.
         run: the spine.
@@ -37,13 +39,13 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
     """
     parallel.start()
     folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
-    done = parallel.told_by_first(folder.done)
+    done = parallel.told_by_first(_found(cfg, folder) if parallel.rank() == 0 else None)
     if parallel.rank() > 0:
         if not done:
             _help(cfg, run)
         return
     if done:
-        print(f"{position} {cfg.run_id}: done before")
+        print(f"{position} {cfg.run_id}: {done}")
         return
     print(f"{position} {cfg.run_id}", flush=True)
     began = time.perf_counter()
@@ -71,6 +73,14 @@ def execute(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result], position: s
         offline.append(tracker.sync_path)
     if written.status == COMPLETED:
         print(f"{position} {cfg.run_id}: {_summary(written)}, {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def _found(cfg: Run, folder: RunFolder) -> str | None:
+    """In words, that the run need not be done; None if it must be."""
+    if folder.done:
+        return "done before"
+    other = None if cfg.trains else folder.copy_of_another_study(cfg.results_dir)
+    return other and f"scored before, in {other.parent}"
 
 
 def _help(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result]) -> None:

@@ -49,8 +49,8 @@ class Record:
         config: the run's full configuration.
         identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
         environment: code revision, versions, hardware, and `fingerprint`, a hash of what makes numbers comparable.
-        model, data: name, revision or hash, and size of what was used; of the data also what was left out, cut, or found
-            in both training and test.
+        model, data: name, revision or hash, and size of what was used; of the data also what was left out, cut, or
+            found in both training and test.
         phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score.
         initialization: trainable parameters, logit change at step 0, calibration samples, and a report a layer.
         training: steps, tokens, seconds, final losses; empty where nothing is trained.
@@ -126,6 +126,16 @@ class RunFolder:
             return read_record(self.path).status == COMPLETED
         except CorruptRecordError:
             return False
+
+    def copy_of_another_study(self, results_dir: Path) -> Path | None:
+        """Takes over the same run, done on the same stack in another study below results_dir; returns its folder."""
+        for found in sorted(results_dir.rglob(f"{self.path.name}/{RECORD}")):
+            other = RunFolder(found.parent.parent.parent, found.parent.parent.name, found.parent.name)
+            if other.done and read_record(other.path).environment["fingerprint"] == fingerprint():
+                shutil.rmtree(self.path, ignore_errors=True)
+                shutil.copytree(other.path, self.path)
+                return other.path
+        return None
 
     def __enter__(self) -> RunFolder:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,10 +105,9 @@ def validated(config: DictConfig) -> Run:
     """The typed run of a composed configuration; what cannot be run is refused in one line."""
     from bench.config import Run
 
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        refuse(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
     try:
+        if missing := OmegaConf.missing_keys(config):
+            refuse(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
         values: Any = OmegaConf.to_container(config, resolve=True)
         values["study"] = values["study"] or _experiment() or "adhoc"
         run = Run.from_config(values)

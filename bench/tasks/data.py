@@ -194,7 +194,7 @@ class Dataset:
         except (ConnectionError, OSError) as error:
             raise ValueError(
                 f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
-                "give a local folder with data.root=FOLDER, holding NAME/SPLIT.jsonl"
+                "give a local folder with data.root=FOLDER, holding FOLDER/SPLIT.jsonl"
             ) from error
         return [row for part in loaded for row in part]
 

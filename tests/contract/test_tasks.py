@@ -139,8 +139,8 @@ def test_every_classification_reads_declared_texts_and_knows_the_labels(name):
     for row in ROWS[name]:
         assert all(isinstance(row[text], str) for text in form.texts)
         assert form.label(row) == row["label"]
-    if form.num_labels > 1:
-        assert len(task.config.doc_to_choice) == form.num_labels
+    generates = task.OUTPUT_TYPE == "generate_until"
+    assert form.num_labels == (1 if generates else len(task.config.doc_to_choice))
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -295,14 +295,25 @@ def test_metamath_asks_in_the_very_prompts_of_gsm8k_and_math():
     assert asked["metamath", "alpaca"][0] == WRAPPED.format(ROWS["gsm8k"][0]["question"])
 
 
+@pytest.mark.parametrize(("name", "field"), [("gsm8k", "answer"), ("hendrycks_math", "solution")])
+@pytest.mark.parametrize(("template", "delimiter"), [("default", " "), ("alpaca", "")])
+def test_worked_solutions_are_learnt_whole(template, delimiter, name, field):
+    learnt = [target for _, target in rendered(name, template, ROWS[name])]
+    assert learnt == [delimiter + row[field] for row in ROWS[name]]
+
+
 @pytest.mark.parametrize(("template", "delimiter"), [("default", " "), ("alpaca", "")])
 def test_metamath_is_learnt_whole_and_scored_by_its_final_answer(template, delimiter):
     task = load("metamath", template)
     for doc, wrong in zip(task.eval_docs, ("8", "\\frac{1}{3}"), strict=True):
         assert prompt_and_target(task, doc)[1] == delimiter + doc["response"]
-        assert scores(task, doc, doc["response"] + " \n")["final-answer"]["exact_match"] == 1
-        assert scores(task, doc, f"The answer is: {wrong}")["final-answer"]["exact_match"] == 0
-        assert scores(task, doc, "I do not know")["final-answer"]["exact_match"] == 0
+        for answer, value in (
+            (doc["response"] + " \n", 1),
+            (f"The answer is: {wrong}\nNo.\n{doc['response']}", 1),
+            (f"{doc['response']}\nNo.\nThe answer is: {wrong}", 0),
+            ("I do not know", 0),
+        ):
+            assert scores(task, doc, answer) == {"final-answer": {"exact_match": value}}
 
 
 # STS-B
@@ -415,6 +426,14 @@ def test_answers_are_numbered_by_position_whatever_their_letters_and_however_man
     assert [target[-7:] for _, target in (four, three, five)] == ["answer2", "answer3", "answer5"]
     assert "Answer3: carbon dioxide\n\nAnswer format: answer1/answer2/answer3\n\n###" in three[0]
     assert "Answer5: Mercury\n\nAnswer format: answer1/answer2/answer3/answer4/answer5\n\n###" in five[0]
+
+
+@pytest.mark.parametrize("name", LLM_ADAPTERS)
+def test_what_is_learnt_in_the_protocol_of_llm_adapters_scores_in_full(name):
+    task = load(name, "llm_adapters")
+    for doc in task.eval_docs:
+        _, target = prompt_and_target(task, doc)
+        assert scores(task, doc, target) == {"first-answer": {"exact_match": 1}}
 
 
 @pytest.mark.parametrize("name", LLM_ADAPTERS)

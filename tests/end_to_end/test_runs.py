@@ -230,3 +230,25 @@ def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
     other, _ = run_cell("method=lora_ga", "seed=1")
     ids = [record.initialization["calibration_ids"] for record in (one, two, other)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_run, tmp_path, capsys, monkeypatch):
+    from bench import record
+    from bench.job import execute
+    from bench.run import run
+
+    def cell(study, *more):
+        cfg = compose_run(
+            "method=none", "track=none", "score.limit=4", f"results_dir={tmp_path}", f"study={study}", *more
+        )
+        execute(cfg, run, "[1/1]")
+        return capsys.readouterr().out, tmp_path / study / cfg.run_id
+
+    first, folder = cell("one")
+    assert "exact_match" in first
+    again, copied = cell("paper/two")
+    assert f"scored before, in {tmp_path / 'one'}" in again
+    assert (copied / "record.json").read_bytes() == (folder / "record.json").read_bytes()
+    assert "exact_match" in cell("three", "score.limit=5")[0]
+    monkeypatch.setattr(record, "fingerprint", lambda: "another")
+    assert "exact_match" in cell("four")[0]
