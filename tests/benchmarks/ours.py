@@ -230,7 +230,7 @@ def training_data(scratch: Path, *overrides: str) -> TrainingData:
     cfg = composed(*overrides)
     with silence():
         loaded = cfg.model.load()
-        task = cfg.task.prepare(loaded.tokenizer, cfg.seed, cfg.score.split)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split)
     settings = cfg.train
     num_draws = settings.max_steps * settings.batch_size * settings.gradient_accumulation_steps
     return TrainingData(
