@@ -80,7 +80,7 @@ def _found(cfg: Run, folder: RunFolder) -> str | None:
     if folder.done:
         return "done before"
     other = None if cfg.trains else folder.copy_of_another_study(cfg.results_dir)
-    return other and f"scored before, in {other.parent}"
+    return f"scored before, in {other.parent}" if other else None
 
 
 def _help(cfg: Run, run: Callable[[Run, RunFolder, Sink], Result]) -> None:

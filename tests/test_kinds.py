@@ -213,3 +213,20 @@ def test_a_visit_reaches_layers_that_only_the_decoders_tokens_feed(name):
     layers = adapter.target_layers(model, None)
     visit_gradients(model, layers, batch_of(name), lambda layer, *_: seen.append(layer))
     assert set(seen) == set(layers)
+
+
+def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
+    from bench.calibrate.cached import key
+
+    batches = [batch_of("bert")]
+    wanted = Wanted(frozenset({"gradient"}))
+
+    def key_of(seed):
+        model = tiny_bert()
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.classifier.weight)
+        layers = adapter.target_layers(model, ("query",))
+        return key("abc", model, layers, batches, wanted, False, "here")
+
+    assert key_of(0) == key_of(0)
+    assert key_of(0) != key_of(1)

@@ -371,3 +371,56 @@ def test_the_models_own_limit_cuts_what_the_task_would_allow(tmp_path, compose_r
         prepared = task.prepare(loaded, 0, "test")
     assert prepared.num_truncated > 0
     assert max(len(example.input_ids) for example in prepared.train) == 6
+
+
+def test_a_tasks_identity_is_what_is_used_and_not_where_it_lies(compose_run, gsm8k_folder, tmp_path_factory):
+    import shutil
+
+    moved = tmp_path_factory.mktemp("elsewhere") / "data"
+    shutil.copytree(gsm8k_folder, moved)
+
+    def run_id(root, *more):
+        return compose_run("task=gsm8k", f"data.root={root}", *more).run_id
+
+    assert run_id(gsm8k_folder) == run_id(moved)
+    others = ("task.template=alpaca", "task.train_samples=7", "task.num_fewshot=1", "task.max_length=50")
+    ids = [run_id(moved), *(run_id(moved, other) for other in others)]
+    assert len(set(ids)) == len(ids)
+    with (moved / "gsm8k" / "test.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "?", "answer": "#### 1"}) + "\n")
+    assert run_id(moved) != ids[0]
+
+
+def test_what_is_scored_again_or_allowed_does_not_enter_the_identity(compose_run):
+    plain = compose_run().run_id
+    assert plain == compose_run("score.merged_samples=0", "score.confirm_run_unsafe_code=true").run_id
+    assert len({plain, compose_run("score.backend=vllm").run_id, compose_run("score.batch_size=3").run_id}) == 3
+
+
+def test_code_is_not_run_unasked(compose_run):
+    humaneval = ("task=code_feedback", "task.score=[humaneval]")
+    refused(compose_run, r"humaneval runs code that a model wrote: say score\.confirm_run_unsafe_code=true", *humaneval)
+    assert compose_run(*humaneval, "score.confirm_run_unsafe_code=true").run_id
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_trained(run_cell, monkeypatch):
+    import bench.train
+
+    monkeypatch.setattr(bench.train, "train", lambda *_: pytest.fail("was trained first"))
+    record, _ = run_cell("method=hu", "score.backend=vllm")
+    assert record.status == "failed"
+    assert "needs vllm" in record.error["message"]
+
+
+def test_a_record_tells_what_happened_to_the_data(run_cell):
+    with pytest.warns(UserWarning, match="more than 60 tokens and are left out"):
+        record, _ = run_cell("method=hu", "task.max_length=60")
+    assert record.data["num_dropped"] == 4000 - record.data["num_train"] > 0
+    assert record.data["contaminated"] == {"gsm_tiny": 0}
+    assert record.data["incomplete"] == []
+    assert record.scoring == {
+        "backend": "hf",
+        "batch_size": 64,
+        "truncated": {"gsm_tiny": 0},
+        "merged": {"num_items": 4, "num_differing": 0},
+    }
