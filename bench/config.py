@@ -215,5 +215,6 @@ def _one_line(error: ValidationError, prefix: str = "") -> str:
                 if problem["type"] == "value_error"
                 else problem["msg"].lower()
             )
-            lines.append(f"{key}={problem['input']!r}: {message}")
+            whole = isinstance(problem["input"], dict)  # which says less than the message, at length
+            lines.append(message if whole else f"{key}={problem['input']!r}: {message}")
     return "; ".join(lines)

@@ -319,7 +319,7 @@ ACCEPTABILITY = ("task=glue_tiny", "task.train=[acceptability_tiny]", "task.scor
 
 
 def test_a_dataset_or_template_that_is_not_there_is_refused_with_those_that_are(compose_run):
-    refused(compose_run, "no dataset 'nosuch'; this task has gsm_tiny", "task.score=[nosuch]")
+    refused(compose_run, "^no dataset 'nosuch'; this task has gsm_tiny", "task.score=[nosuch]")
     refused(compose_run, "task.template=alpaca is none of gsm_tiny, which has default", "task.template=alpaca")
     refused(compose_run, "task.train is empty; choose from gsm_tiny", "task.train=[]")
 
