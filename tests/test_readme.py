@@ -141,3 +141,15 @@ def test_the_costs_it_states_are_those_that_were_measured():
     for what, (_, _, peer, ratio, goal) in stated.items():
         assert float(ratio) == pytest.approx(rows[what]["ratio"], abs=0.005)
         assert (peer, goal) == (rows[what]["peer_name"], rows[what]["goal"])
+
+
+def test_the_dataset_and_task_it_shows_make_a_run(compose):
+    from bench.config import Run
+
+    dataset, task = re.findall(r"```yaml\n(# conf/.+?)```", README.partition("## Add a task")[2], flags=re.DOTALL)
+    shown = yaml.safe_load(task)
+    shown.pop("defaults")
+    values = compose()
+    shared = yaml.safe_load((CONF / "task" / "_base.yaml").read_text()) | {"data_root": None}
+    values["task"] = shared | shown | {"datasets": {"my_data": yaml.safe_load(dataset)}}
+    assert Run.from_config(values).run_id.startswith("hu-r8-my_task-tiny_llama-s0-")
