@@ -1,4 +1,5 @@
 import json
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 EMBEDDED = ("gsm_tiny", "commonsense_tiny", "glue_tiny")
 
 
+Encoded = namedtuple("Encoded", "input_ids")
 TINY_LLAMA = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
 
 
@@ -424,3 +426,12 @@ def test_a_record_tells_what_happened_to_the_data(run_cell):
         "truncated": {"gsm_tiny": 0},
         "merged": {"num_items": 4, "num_differing": 0},
     }
+
+
+def test_spaces_between_prompt_and_target_belong_to_the_target(monkeypatch):
+    tokenizer, asked = word_tokenizer("seq2seq"), []
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda _self, text, **_: asked.append(text) or Encoded(input_ids=[5])
+    )
+    encode_seq2seq(tokenizer, "the cat \n", "eats", 64)
+    assert asked == ["the cat", " \neats"]

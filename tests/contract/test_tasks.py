@@ -472,9 +472,12 @@ def test_a_response_that_looks_like_a_list_is_text_and_one_that_is_empty_is_left
     assert [target for _, target in made] == [ROWS["code_feedback"][0]["answer"]]
 
 
-@pytest.mark.parametrize("name", ["alpaca", "code_feedback"])
-def test_instructions_are_scored_by_the_perplexity_of_the_response(name):
-    task = load(name)
-    assert task.process_results(task.eval_docs[0], [(-3.5, False)]) == {"perplexity": -3.5}
-    assert task.higher_is_better() == {"perplexity": False}
-    assert task.aggregation()["perplexity"]([-2.0, -4.0]) == pytest.approx(20.085536923187668)  # e^3
+@pytest.mark.parametrize(("name", "field"), [("alpaca", "output"), ("code_feedback", "answer")])
+def test_instructions_are_scored_by_the_perplexity_of_the_responses_words_and_bytes(name, field):
+    task = load(name, "default")
+    doc = dict(task.eval_docs[0]) | {field: "two é"}
+    found = task.process_results(doc, [(-3.5, False)])
+    assert found == {"word_perplexity": (-3.5, 2), "byte_perplexity": (-3.5, 6), "bits_per_byte": (-3.5, 6)}
+    assert set(task.higher_is_better().values()) == {False}
+    long = [(-3000.0, 1000), (-1000.0, 1000)]  # of a good model too, the likelihood of a whole text is next to nothing
+    assert task.aggregation()["byte_perplexity"](long) == pytest.approx(7.38905609893065)  # e^2
