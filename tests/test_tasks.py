@@ -435,3 +435,16 @@ def test_spaces_between_prompt_and_target_belong_to_the_target(monkeypatch):
     )
     encode_seq2seq(tokenizer, "the cat \n", "eats", 64)
     assert asked == ["the cat", " \neats"]
+
+
+def test_examples_of_one_limit_or_kind_are_not_served_to_another(compose_run):
+    tokenizer = word_tokenizer("seq2seq")
+    encoder = LoadedModel(tiny_bert(), word_tokenizer(), "x", "encoder")
+    with pytest.warns(UserWarning, match="are cut"):
+        cut = compose_run(*ACCEPTABILITY, "task.max_length=4").task.prepare(encoder, 0, "test")
+    whole = compose_run(*ACCEPTABILITY).task.prepare(encoder, 0, "test")
+    assert (cut.num_truncated > 0, whole.num_truncated) == (True, 0)
+    task = compose_run("task=commonsense_tiny").task
+    apart = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "seq2seq"), 0, "test").train[0]
+    joined = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "causal"), 0, "test").train[0]
+    assert joined.labels[0] == IGNORED != apart.labels[0]
