@@ -448,3 +448,11 @@ def test_examples_of_one_limit_or_kind_are_not_served_to_another(compose_run):
     apart = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "seq2seq"), 0, "test").train[0]
     joined = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "causal"), 0, "test").train[0]
     assert joined.labels[0] == IGNORED != apart.labels[0]
+
+
+def test_solved_examples_come_from_train_also_where_nothing_is_trained(compose_run, loaded, gsm8k_folder):
+    cfg = compose_run("task=gsm8k", "method=none", "task.num_fewshot=2", f"data.root={gsm8k_folder}")
+    evaluation = cfg.task.prepare(loaded, 0, "test", trains=False).evaluations["gsm8k"]
+    prompt = evaluation.fewshot_context(evaluation.eval_docs[0], num_fewshot=2)
+    assert prompt.count("Question: train") == 2
+    assert prompt.endswith("Question: test 0?\nAnswer:")
