@@ -456,3 +456,12 @@ def test_solved_examples_come_from_train_also_where_nothing_is_trained(compose_r
     prompt = evaluation.fewshot_context(evaluation.eval_docs[0], num_fewshot=2)
     assert prompt.count("Question: train") == 2
     assert prompt.endswith("Question: test 0?\nAnswer:")
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path):
+    model = tiny_bert().bert
+    model.config.save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be loaded: .*safetensors"):
+        model_at(tmp_path).load(2)

@@ -61,6 +61,9 @@ def test_a_head_trains_in_every_method_and_is_counted_apart(run_model):
     records = {method: run_model("encoder", method)[0].initialization for method in METHODS}
     assert {found["num_head"] for found in records.values()} == {head}
     assert records["lora_xs"]["num_trainable"] == 12 * 4 * 4
+    pretrained = sum(parameter.numel() for parameter in tiny_bert().bert.parameters())
+    assert run_model("encoder", "full_ft")[0].model["num_parameters"] == pretrained
+    assert records["full_ft"]["num_trainable"] == pretrained
     assert run_model("t5", "hu")[0].initialization["num_head"] == 0
 
 
