@@ -252,3 +252,13 @@ def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_
     assert "exact_match" in cell("three", "score.limit=5")[0]
     monkeypatch.setattr(record, "fingerprint", lambda: "another")
     assert "exact_match" in cell("four")[0]
+
+
+def test_a_trained_run_of_another_study_is_done_again(compose_run, tmp_path, capsys):
+    from bench.job import execute
+    from bench.run import run
+
+    short = ("train.max_steps=1", "train.batch_size=2", "task.calibration_samples=2", "measure=none", "score.limit=2")
+    for study in ("one", "two"):
+        execute(compose_run(*short, "track=none", f"results_dir={tmp_path}", f"study={study}"), run, "[1/1]")
+        assert "held-out loss" in capsys.readouterr().out
