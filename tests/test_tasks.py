@@ -463,5 +463,17 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path):
     model.config.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="cannot be loaded: .*safetensors"):
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors"):
         model_at(tmp_path).load(2)
+
+
+def test_unlabelled_rows_are_not_scored(compose_run, loaded, tmp_path):
+    rows = {"piqa": {"goal": "g", "sol1": "a", "sol2": "b"}, "glue_sst2": {"sentence": "good"}}
+    for folder, row in rows.items():
+        (tmp_path / folder).mkdir()
+        written = [json.dumps(row | {"label": label}) + "\n" for label in (0, 1, -1)]
+        (tmp_path / folder / "validation.jsonl").write_text("".join(written))
+    for name in ("commonsense/piqa", "glue/sst2"):
+        task = compose_run(f"task={name}", "method=none", f"data.root={tmp_path}").task
+        with pytest.raises(ValueError, match="label -1 is out of range"), pytest.warns(UserWarning, match="incomplete"):
+            task.prepare(loaded, 0, "test", trains=False)

@@ -108,8 +108,13 @@ def load_definition(
     config["fewshot_split"] = "train" if num_fewshot else None
     if not num_fewshot:
         config.pop("fewshot_config", None)
-    with quiet():
-        task = InMemoryTask(config, rows, classification)
+    try:
+        with quiet():
+            task = InMemoryTask(config, rows, classification)
+    except IndexError as error:  # lm-eval looks the first answer up among the choices
+        raise ValueError(
+            f"{name}: the label is out of range of the choices: {str(rows[score_split][0])[:120]}"
+        ) from error
     task.set_fewshot_seed(1234)  # lm-eval's default; simple_evaluate sets it, evaluate does not
     return task
 

@@ -50,6 +50,18 @@ class Source:
         rows = {split: self.rows[split] for split in (score_split, "train") if split == score_split or num_fewshot}
         return load_definition(self.name, self.definition, rows, score_split, num_fewshot, self.dataset.classification)
 
+    def check_labels(self, split: str) -> None:
+        """Refuses rows to be scored whose answer is none of the choices, which lm-eval would count as wrong.
+
+        Raises:
+            ValueError: with the label, the range and the row.
+        """
+        if self.dataset.classification is None:
+            self._pairs(split)
+            return
+        for row in self.rows[split]:
+            self.dataset.classification.label(row)
+
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
         """The examples of train and selection, in order; made once a process for one tokenizer."""
         key = (_fingerprint(tokenizer), kind, limit)

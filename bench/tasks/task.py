@@ -191,6 +191,8 @@ class Task:
             name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
             for name, uses in self._uses(trains, score_split).items()
         }
+        for name in self.score:
+            sources[name].check_labels(score_split)
         evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot) for name in self.score}
         learned = self._encode(loaded, sources) if trains else _Learned([], [], 0, 0)
         if trains and not learned.train:

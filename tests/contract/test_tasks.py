@@ -481,3 +481,26 @@ def test_instructions_are_scored_by_the_perplexity_of_the_responses_words_and_by
     assert set(task.higher_is_better().values()) == {False}
     long = [(-3000.0, 1000), (-1000.0, 1000)]  # of a good model too, the likelihood of a whole text is next to nothing
     assert task.aggregation()["byte_perplexity"](long) == pytest.approx(7.38905609893065)  # e^2
+
+
+@pytest.mark.parametrize(("answer", "filled"), [("1", "Ann"), ("2", "Bea")])
+def test_where_the_choices_are_prompts_training_sees_the_right_one(answer, filled):
+    row = {"sentence": "Ann thanked Bea because _ was kind.", "option1": "Ann", "option2": "Bea", "answer": answer}
+    task = load_definition("winogrande", DATASETS["winogrande"].definitions["default"], {"test": [row]}, "test")
+    doc = task.eval_docs[0]
+    assert prompt_and_target(task, doc) == (f"Ann thanked Bea because {filled}", " was kind.")
+    requests = task.construct_requests(doc, task.fewshot_context(doc, num_fewshot=0), metadata=("x", 0, 1))
+    assert prompt_and_target(task, doc) == requests[int(answer) - 1].args
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_that_is_none_of_the_choices_is_refused(label):
+    rows = [ROWS["piqa"][0], ROWS["piqa"][0] | {"label": label}]
+    task = load("piqa", rows=rows)
+    with pytest.raises(ValueError, match=rf"piqa: label {label} is out of range, there are 2 choices"):
+        prompt_and_target(task, task.eval_docs[1])
+
+
+def test_a_first_row_whose_label_is_none_of_the_choices_is_refused():
+    with pytest.raises(ValueError, match=r"piqa: the label is out of range of the choices: .*'label': 2"):
+        load("piqa", rows=[ROWS["piqa"][0] | {"label": 2}])
