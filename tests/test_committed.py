@@ -47,3 +47,19 @@ def test_a_committed_table_follows_from_its_records(study, tmp_path):
     write_tables(load_study(ROOT / "results", study), tmp_path)
     for name in ("results.md", "results.csv", "results.tex"):
         assert (tmp_path / name).read_bytes() == (folder / "tables" / name).read_bytes()
+
+
+def paths_of(value):
+    """Every absolute path in a configuration."""
+    if isinstance(value, dict | list):
+        return [path for one in (value.values() if isinstance(value, dict) else value) for path in paths_of(one)]
+    return [value] if isinstance(value, str) and Path(value).is_absolute() else []
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_no_committed_record_names_a_folder_of_one_machine(study):
+    folder = ROOT / "results" / study
+    skip_own_runs(folder)
+    found = [json.loads(path.read_text())["config"] for path in folder.glob("*/record.json")]
+    assert found
+    assert paths_of(found) == []
