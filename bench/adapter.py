@@ -99,6 +99,16 @@ def heads(model: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in beside if next(child.parameters(), None) is not None}
 
 
+def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int, int]:
+    """Parameters of a model without its head, and of the head; or of those only that are trained."""
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable)
+
+    head = sum(map(count, heads(model).values()))
+    return count(model) - head, head
+
+
 def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
     """The linear layers whose name is, or ends in, one of `target_modules`, in the model's order; never the head.
 

@@ -123,8 +123,7 @@ def initialize(
     model = loaded.model
     linear = adapter.target_layers(model, target_modules)
     _check_rank(linear, method, rank, _Look(Calibration(), learning_rates))
-    num_head = sum(parameter.numel() for head in adapter.heads(model).values() for parameter in head.parameters())
-    num_parameters = sum(parameter.numel() for parameter in model.parameters()) - num_head
+    num_parameters, num_head = adapter.count_parameters(model)
     sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
     before = _logits(model, sample)
     wanted = Wanted.by(method, rank, svd)
@@ -140,8 +139,7 @@ def initialize(
         layers=layers,
         factors={name: found for name, found in factors.items() if found is not None},
         reports=reports,
-        num_trainable=sum(p.numel() for p in trained.parameters() if p.requires_grad)
-        - (num_head if method.trains else 0),
+        num_trainable=adapter.count_parameters(trained, trainable=True)[0],
         num_head=num_head,
         num_parameters=num_parameters,
         calibration=calibration if wanted != Wanted() else None,

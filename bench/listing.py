@@ -38,8 +38,7 @@ def num_trainable(run: Run) -> int:
         adapter.check_rank(layers, run.rank)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
-    head = sum(p.numel() for module in adapter.heads(trained).values() for p in module.parameters() if p.requires_grad)
-    return sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad) - head
+    return adapter.count_parameters(trained, trainable=True)[0]
 
 
 def paper(run: Run) -> str:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench import rng
+from bench.hashes import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -270,16 +271,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def folder_sha256(folder: Path) -> str:
     """A hash of a model folder's configuration, tokenizer and weights, whatever the folder is called."""
     kept = (".safetensors", ".json", ".bin", ".model", ".txt")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in kept and path.name != "recipe.json"]
-    return _files_sha256(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@functools.cache
-def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Read once a process: a sweep asks for the same gigabytes in every cell. Size and time of change are the key."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in kept and path.name != "recipe.json")
     digest = hashlib.sha256()
-    for path, _size, _changed in files:
+    for path in files:
         digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()

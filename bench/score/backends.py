@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,11 +82,13 @@ def vllm_class() -> type[Any]:
 @contextmanager
 def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int) -> Iterator[LM]:
     """vLLM with the merged weights; the model itself waits in the computer's memory and comes back as it was."""
+    from accelerate.utils.memory import clear_device_cache
+
     from bench.tasks.examples import adds_bos
 
     module, device = cast("nn.Module", model), model.device
     module.to("cpu")
-    _free_memory()
+    clear_device_cache(garbage_collection=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
             save_merged(model, tokenizer, Path(folder))
@@ -103,7 +104,7 @@ def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size
             yield lm
             vars(lm).clear()  # the caller holds on to it, and its engine to the GPU's memory
     finally:
-        _free_memory()
+        clear_device_cache(garbage_collection=True)
         module.to(device)
 
 
@@ -126,11 +127,3 @@ def plain_generation_config(config: GenerationConfig) -> GenerationConfig:
 
     kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     return GenerationConfig(**{name: getattr(config, name) for name in kept})
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

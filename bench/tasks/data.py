@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import random
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
+from bench.hashes import file_sha256, values_sha256
 from bench.tasks.examples import Classification
 
 Row = dict[str, Any]
@@ -257,26 +257,8 @@ def _first(rows: Rows, carving: Carving) -> Rows:
     return [rows[index] for index in sorted(_sampled(range(len(rows)), carving))]
 
 
-def rows_sha256(rows: Mapping[str, Any]) -> str:
-    """A hash of every field of every row of every split, of one definition or of several by name."""
-    text = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """A hash of a file's bytes, read once a process while size and time of change are the same."""
-    stat = path.stat()
-    return _file_sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _file_sha256(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @functools.cache
 def _embedded_sha256(name: str) -> str:
     from bench.embedded.items import splits
 
-    return rows_sha256(splits(name))
+    return values_sha256(splits(name))

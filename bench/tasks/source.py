@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.hashes import values_sha256
 from bench.tasks import contamination
-from bench.tasks.data import Carving, Dataset, Row, Rows, rows_sha256
+from bench.tasks.data import Carving, Dataset, Row, Rows
 from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
 
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ def of_dataset(
     """
     published = {"train", *uses} if uses & {"train", "selection"} else uses
     content = dataset.content(data_root, published - {"selection"} if dataset.splits.test else {"train"})
-    key = _sha256([name, asdict(dataset), template, content, sorted(uses), asdict(carving)])
+    key = values_sha256([name, asdict(dataset), template, content, sorted(uses), asdict(carving)])
     if key not in _sources:
         loaded = dataset.load(data_root, uses, carving)
         definition = dataset.definitions[template]
         _sources[key] = Source(
-            name, dataset, definition, loaded.by_split, loaded.incomplete, rows_sha256(loaded.by_split)
+            name, dataset, definition, loaded.by_split, loaded.incomplete, values_sha256(loaded.by_split)
         )
         while len(_sources) > MOST_SOURCES:
             del _sources[next(iter(_sources))]
@@ -156,8 +156,4 @@ def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if backend is None:
         return None
     state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which are those of the last call
-    return _sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])
-
-
-def _sha256(values: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return values_sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])

@@ -13,8 +13,9 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench import rng
+from bench.hashes import values_sha256
 from bench.limits import max_tokens
-from bench.tasks.data import Carving, Dataset, rows_sha256
+from bench.tasks.data import Carving, Dataset
 from bench.tasks.examples import Example, collate
 from bench.tasks.source import Source, of_dataset
 
@@ -215,7 +216,7 @@ class Task:
             num_truncated=learned.num_truncated,
             contaminated=self._contaminated(sources, score_split) if trains else {},
             incomplete=[remark for source in sources.values() for remark in source.incomplete],
-            sha256=rows_sha256({name: source.sha256 for name, source in sources.items()}),
+            sha256=values_sha256({name: source.sha256 for name, source in sources.items()}),
         )
 
     def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> _Learned:
