@@ -1,9 +1,8 @@
-"""PEFT holds the adapters; this module adds, reaches, fills, saves and loads them, for all methods alike."""
+"""PEFT holds the adapters; this module adds, reaches and fills them, for all methods alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,8 +10,6 @@ from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -244,102 +241,3 @@ def fill(layer: AdaptedLayer, factors: Factors) -> None:
         layer.weight.copy_(torch.sub(layer.weight.float(), product, alpha=layer.scaling))
     if MAGNITUDE in parameters:
         parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))
-
-
-def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
-    """Writes what the run trained, as safetensors.
-
-    An adapter: its factors, those it started from (a shifted base is W - s B0 A0), a head; as metadata, its scaling.
-    Full fine-tuning: all weights. The pretrained model: an empty file.
-    """
-    tensors: dict[str, Tensor] = {}
-    for layer in layers:
-        for part, parameter in layer.parameters().items():
-            tensors[f"{layer.name}.{part}"] = parameter.detach().cpu().contiguous()
-            if part in FACTORS:
-                tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
-    if tensors:
-        tensors |= {name: p.detach().cpu().contiguous() for name, p in _head_parameters(model).items()}
-    else:
-        trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-        tensors = {name: tensor.contiguous() for name, tensor in trained.items()}
-    scaling = next((layer.scaling for layer in layers if layer.parameters()), 1.0)
-    save_file(tensors, path, metadata={"format": "pt", "scaling": repr(scaling)})
-
-
-def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """By the names that they have in the pretrained model."""
-    found = heads(model).items()
-    return {f"{head}.{name}": parameter for head, module in found for name, parameter in module.named_parameters()}
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What `save` wrote: the scaling, and every tensor under its name."""
-
-    scaling: float
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, path: Path) -> Saved:
-        """The content of a file."""
-        with safe_open(path, "pt") as file:
-            scaling = float(file.metadata()["scaling"])
-        return cls(scaling, load_file(path))
-
-    @property
-    def names(self) -> list[str]:
-        """The layers that have an adapter."""
-        return [key.removesuffix(".lora_A") for key in self.trained if key.endswith(".lora_A")]
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """Everything but the factors that adapters started from."""
-        return {key: tensor for key, tensor in self.tensors.items() if ".initial." not in key}
-
-    def parts(self, name: str) -> dict[str, Tensor]:
-        """A layer's factors and magnitudes as they stood at the end."""
-        parts = {part: self.tensors.get(f"{name}.{part}") for part in (*FACTORS, MAGNITUDE)}
-        return {part: tensor for part, tensor in parts.items() if tensor is not None}
-
-    def initial(self, name: str) -> Factors:
-        """The factors that a layer started from."""
-        return Factors(*(cast(Tensor, self.tensors.get(f"{name}.initial.{part}")) for part in FACTORS))
-
-
-@torch.no_grad()
-def load(
-    saved: Saved,
-    model: PreTrainedModel,
-    method: Method,
-    rank: Rank,
-    layers: dict[str, nn.Linear],
-    options: AdapterOptions | None = None,
-) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
-    """Turns the pretrained model, in place, into the one that was saved: R, magnitudes and shifted base included.
-
-    Returns:
-        As `add`, and the factors that each adapter started from.
-
-    Raises:
-        ValueError: the weights are not of this method and rank.
-    """
-    ranks = {name: len(saved.parts(name).get("lora_A", ())) for name in layers}
-    model, adapted = add(model, method, rank, layers, options, ranks if any(ranks.values()) else None)
-    adapters = [layer for layer in adapted if layer.parameters()]
-    initial = {name: saved.initial(name) for name in saved.names}
-    if adapters and adapters[0].scaling != saved.scaling:
-        raise ValueError(f"trained at scaling {saved.scaling}, not {adapters[0].scaling}: method or rank differs")
-    expected = {f"{layer.name}.{part}": value for layer in adapters for part, value in layer.parameters().items()}
-    if expected:
-        expected |= _head_parameters(model)
-    else:
-        expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if saved.trained.keys() != expected.keys():
-        differing = sorted(saved.trained.keys() ^ expected.keys())
-        raise ValueError(f"these weights are not what {method.label} trains in this model: {', '.join(differing[:3])}")
-    for layer in adapters:
-        fill(layer, initial[layer.name])
-    for name, parameter in expected.items():
-        parameter.copy_(saved.tensors[name])
-    return model, adapted, initial

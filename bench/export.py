@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.adapter import AdaptedLayer, Saved
+    from bench.adapter import AdaptedLayer
     from bench.methods.base import Factors
+    from bench.weights import Saved
 
 
 # PEFT's names for the kinds of model.
@@ -59,15 +60,15 @@ def restore(folder: Path) -> Restored:
     Raises:
         ValueError: no finished run, or the pretrained model is no longer the one that was trained.
     """
-    from bench import adapter
+    from bench import adapter, weights
 
     cfg, trained_from = finished_run(folder), read_record(folder).model["revision"]
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
     if loaded.revision != trained_from:
         raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")
     layers = adapter.target_layers(loaded.model, cfg.model.target_modules)
-    saved = adapter.Saved.read(folder / WEIGHTS)
-    model, adapted, initial = adapter.load(saved, loaded.model, cfg.method, cfg.rank, layers, cfg.adapter)
+    saved = weights.Saved.read(folder / WEIGHTS)
+    model, adapted, initial = weights.load(saved, loaded.model, cfg.method, cfg.rank, layers, cfg.adapter)
     return Restored(model, loaded.tokenizer, adapted, initial)
 
 
@@ -89,8 +90,8 @@ def write_adapter(folder: Path, to: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from torch import nn
 
-    from bench.adapter import ADAPTER, Saved
-    from bench.adapter import heads as adapter_heads
+    from bench import adapter
+    from bench.weights import Saved
 
     cfg, saved = finished_run(folder), Saved.read(folder / WEIGHTS)
     parts = {name: _plain(saved, name, shifted=cfg.method.keeps_function) for name in saved.names}
@@ -100,7 +101,7 @@ def write_adapter(folder: Path, to: Path) -> None:
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
     skeleton = cfg.model.skeleton(cfg.task.num_labels)
-    heads = adapter_heads(skeleton)
+    heads = adapter.heads(skeleton)
     config = LoraConfig(
         r=r,
         lora_alpha=saved.scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
@@ -118,10 +119,10 @@ def write_adapter(folder: Path, to: Path) -> None:
     for name, tensors in parts.items():
         module = plain.get_submodule(name)
         for part, tensor in tensors.items():
-            getattr(module, part)[ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
+            getattr(module, part)[adapter.ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
     for name in heads:
         trained = {key.removeprefix(f"{name}."): t for key, t in saved.trained.items() if key.startswith(f"{name}.")}
-        plain.get_submodule(name).modules_to_save[ADAPTER].load_state_dict(trained, assign=True)
+        plain.get_submodule(name).modules_to_save[adapter.ADAPTER].load_state_dict(trained, assign=True)
     model.save_pretrained(str(to), save_embedding_layers=False)
 
 

@@ -26,7 +26,7 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
         folder: takes the weights.
         log: takes each row of the curve, and the alignment rows of the same step, as they are made.
     """
-    from bench import adapter, rng
+    from bench import rng, weights
     from bench.initialize import initialize
     from bench.measure import AlignmentProbe
     from bench.phases import Phases
@@ -51,7 +51,7 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
         phases.set_apart("measure", probe.seconds, within="train")
     with phases.measure("score"):
         scored = score(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
-    adapter.save(start.model, start.layers, start.factors, folder.weights_path)
+    weights.save(start.model, start.layers, start.factors, folder.weights_path)
     merged = check_merged(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score, scored)
     return Result(loaded, task, start, training, phases, scored, merged)
 

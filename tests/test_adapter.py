@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bench import adapter
+from bench import adapter, weights
 from bench.methods.base import AdapterOptions, Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
@@ -33,9 +33,9 @@ def method(request, compose_method):
 def started(model, batch, method, options=None):
     """Adapts a model as a run does; returns it, its layers, their first factors and the pretrained weights."""
     layers = adapter.target_layers(model, PROJECTIONS)
-    weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    pretrained = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     begun = start(model, method, RANK, PROJECTIONS, [batch(4, 6)], options)
-    return begun.model, [layer for layer in begun.layers if layer.parameters()], begun.factors, weights
+    return begun.model, [layer for layer in begun.layers if layer.parameters()], begun.factors, pretrained
 
 
 def logits(model, batch):
@@ -69,10 +69,10 @@ def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit(tiny_mod
 
 
 def test_the_effective_weight_is_w_or_w_plus_the_adapter(tiny_model, batch, method):
-    _, adapted, factors, weights = started(tiny_model(), batch, method)
+    _, adapted, factors, pretrained = started(tiny_model(), batch, method)
     for layer in adapted:
         effective = layer.weight + layer.scaling * layer.factors().product()
-        expected = weights[layer.name]
+        expected = pretrained[layer.name]
         if not method.keeps_function:
             expected = expected + layer.scaling * factors[layer.name].product()
         torch.testing.assert_close(effective.detach(), expected, rtol=1e-5, atol=1e-6)
@@ -122,9 +122,9 @@ def test_merging_changes_no_logit(tiny_model, batch, method):
 
 
 def test_what_is_saved_rebuilds_the_effective_weight(tiny_model, batch, method, tmp_path):
-    wrapped, adapted, factors, weights = started(tiny_model(), batch, method)
+    wrapped, adapted, factors, pretrained = started(tiny_model(), batch, method)
     train_steps(wrapped, batch(3, 6))
-    adapter.save(wrapped, adapted, factors, tmp_path / "adapter.safetensors")
+    weights.save(wrapped, adapted, factors, tmp_path / "adapter.safetensors")
     saved = load_file(tmp_path / "adapter.safetensors")
     for layer in adapted:
 
@@ -132,7 +132,7 @@ def test_what_is_saved_rebuilds_the_effective_weight(tiny_model, batch, method, 
             A, B = saved[f"{prefix}.lora_A"], saved[f"{prefix}.lora_B"]
             return B @ saved[f"{prefix}.lora_R"] @ A if f"{prefix}.lora_R" in saved else B @ A
 
-        rebuilt = weights[layer.name] + layer.scaling * product(layer.name)
+        rebuilt = pretrained[layer.name] + layer.scaling * product(layer.name)
         if method.keeps_function:
             rebuilt = rebuilt - layer.scaling * product(f"{layer.name}.initial")
         effective = layer.weight + layer.scaling * layer.factors().product()
@@ -143,7 +143,7 @@ def test_full_fine_tuning_saves_every_weight_and_the_pretrained_model_none(tiny_
     for method, count in ((FullFT(), len(list(tiny_model().parameters()))), (NoTraining(), 0)):
         model = tiny_model()
         wrapped, adapted = adapter.add(model, method, RANK, adapter.target_layers(model, PROJECTIONS))
-        adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
+        weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
         assert len(load_file(tmp_path / "x.safetensors")) == count
 
 
@@ -158,12 +158,12 @@ def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_ad
     tiny_model, batch, method
 ):
     before = logits(tiny_model().to(torch.bfloat16), batch(2, 6)).float()
-    wrapped, adapted, factors, weights = started(tiny_model().to(torch.bfloat16), batch, method)
+    wrapped, adapted, factors, pretrained = started(tiny_model().to(torch.bfloat16), batch, method)
     for layer in adapted:
         assert layer.weight.dtype == torch.bfloat16
         assert {parameter.dtype for parameter in layer.parameters().values()} == {torch.float32}
-        exact = weights[layer.name].float() - layer.scaling * factors[layer.name].product().float()
-        expected = exact.to(torch.bfloat16) if method.keeps_function else weights[layer.name]
+        exact = pretrained[layer.name].float() - layer.scaling * factors[layer.name].product().float()
+        expected = exact.to(torch.bfloat16) if method.keeps_function else pretrained[layer.name]
         torch.testing.assert_close(layer.weight.detach(), expected)
     if method.keeps_function:
         change = (logits(wrapped, batch(2, 6)).float() - before).abs().max()
@@ -263,7 +263,7 @@ def test_full_fine_tuning_saves_the_weights_as_they_stand(tiny_model, batch, tmp
     model = tiny_model()
     wrapped, adapted = adapter.add(model, FullFT(), RANK, adapter.target_layers(model, PROJECTIONS))
     train_steps(wrapped, batch(3, 6))
-    adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
     saved, initial = load_file(tmp_path / "x.safetensors"), dict(tiny_model().named_parameters())
     for name, parameter in model.named_parameters():
         assert torch.equal(saved[name], parameter)
@@ -272,7 +272,7 @@ def test_full_fine_tuning_saves_the_weights_as_they_stand(tiny_model, batch, tmp
 
 def test_the_saved_file_names_its_scaling(tiny_model, batch, tmp_path):
     wrapped, adapted, factors, _ = started(tiny_model(), batch, LoRAGA())
-    adapter.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert float(file.metadata()["scaling"]) == adapted[0].scaling
 
@@ -303,11 +303,11 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
         pytest.skip("DoRA has no matrix between A and B")
     wrapped, adapted, factors, _ = started(tiny_model(), batch, method, options)
     train_steps(wrapped, batch(3, 6))
-    adapter.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
     fresh = tiny_model()
     layers = adapter.target_layers(fresh, PROJECTIONS)
-    again, _, initial = adapter.load(
-        adapter.Saved.read(tmp_path / "x.safetensors"), fresh, method, RANK, layers, options
+    again, _, initial = weights.load(
+        weights.Saved.read(tmp_path / "x.safetensors"), fresh, method, RANK, layers, options
     )
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
     train_steps(again, batch(3, 6))  # training goes on from there as it would have
@@ -321,21 +321,21 @@ def test_full_fine_tuning_loads_without_loss(tiny_model, batch, tmp_path):
     model = tiny_model()
     wrapped, adapted = adapter.add(model, FullFT(), RANK, adapter.target_layers(model, PROJECTIONS))
     train_steps(wrapped, batch(3, 6))
-    adapter.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
     fresh = tiny_model()
     layers = adapter.target_layers(fresh, PROJECTIONS)
-    again, *_ = adapter.load(adapter.Saved.read(tmp_path / "x.safetensors"), fresh, FullFT(), RANK, layers)
+    again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), fresh, FullFT(), RANK, layers)
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
 
 
 def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, tmp_path):
     wrapped, adapted, factors, _ = started(tiny_model(), batch, LoRASB())
-    adapter.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
 
     def load(method, rank=RANK):
         fresh = tiny_model()
-        saved, layers = adapter.Saved.read(tmp_path / "x.safetensors"), adapter.target_layers(fresh, PROJECTIONS)
-        return adapter.load(saved, fresh, method, rank, layers)
+        saved, layers = weights.Saved.read(tmp_path / "x.safetensors"), adapter.target_layers(fresh, PROJECTIONS)
+        return weights.load(saved, fresh, method, rank, layers)
 
     with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0: method or rank differs"):
         load(Hu())
@@ -360,8 +360,8 @@ def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
 
 def test_a_start_whose_product_is_zero_leaves_every_weight_bit_identical(tiny_model, batch):
     for method in (Hu(), Reversed(), Orthogonal()):
-        _, adapted, _, weights = started(tiny_model(), batch, method)
-        assert all(torch.equal(layer.weight, weights[layer.name]) for layer in adapted)
+        _, adapted, _, pretrained = started(tiny_model(), batch, method)
+        assert all(torch.equal(layer.weight, pretrained[layer.name]) for layer in adapted)
 
 
 def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_otherwise(tiny_model):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import adapter
+from bench import adapter, weights
 from bench.calibrate import Wanted, calibrate
 from bench.calibrate.visit import visit_gradients
 from bench.measure import AlignmentProbe, Measure
@@ -132,9 +132,9 @@ def test_a_saved_head_comes_back_with_the_adapter(method, tmp_path):
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    adapter.save(wrapped, adapted, initial, tmp_path / "x.safetensors")
+    weights.save(wrapped, adapted, initial, tmp_path / "x.safetensors")
     again, layers = prepared()
-    again, *_ = adapter.load(adapter.Saved.read(tmp_path / "x.safetensors"), again, method, RANK, layers)
+    again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), again, method, RANK, layers)
     batch = batch_of("roberta")
     with torch.no_grad():
         assert torch.equal(again.eval()(**batch).logits, wrapped.eval()(**batch).logits)
