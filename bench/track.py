@@ -1,7 +1,13 @@
-"""The Weights & Biases mirror of a run; the files in the run's folder are the record."""
+"""The Weights & Biases mirror of a run; the files in the run's folder are the record.
+
+Nothing that W&B does can stop a run, and nothing that names a machine, a user or a folder goes there.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +18,20 @@ from pydantic.dataclasses import dataclass
 from bench.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:
+    import wandb
+
     from bench.measure import Row as AlignmentRow
+
+Mode = Literal["offline", "online"]
+
+# What W&B may make a run wait for, in seconds; its own limits are 90 and none.
+INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 300.0
+LONGEST_TAG = 64  # W&B refuses a longer one
+STEP = "train/step"
+# Of the configuration: where this machine keeps things, and how the run is tracked.
+_LOCAL = ("results_dir", "cache", "data", "track")
+
+_given_up = False  # once W&B could not be started, the other runs of this process do not wait for it
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -23,30 +42,75 @@ class Track:
     project: str
 
 
+def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
+    """Begins a W&B run whose files lie in folder/wandb.
+
+    Args:
+        mode: as in `Track`.
+        folder: made where there is none.
+        described: project, group, job_type, name and the like, as wandb.init takes them.
+    """
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        mode=mode,
+        dir=str(folder),
+        reinit="finish_previous",  # a run that failed in this process must not take the next one's rows
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_TIMEOUT,
+            finish_timeout=FINISH_TIMEOUT,
+            finish_timeout_raises=True,
+            # What would name the machine, its user, its folders or what else is installed there.
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
+            disable_git=True,
+            save_code=False,
+            host="",
+        ),
+        **described,
+    )
+
+
+def upload_path(run: wandb.Run) -> Path:
+    """The folder of an offline run, which `wandb sync` takes."""
+    return Path(run.dir).parent
+
+
 class Tracker:
-    """Logs one run to Weights & Biases as it goes: the configuration, the curve, global alignment, the scores."""
+    """Logs one run to Weights & Biases as it goes: the configuration, the curve, global alignment, the scores.
+
+    Runs of a study are a group, and their axes are tags. An error of W&B is a warning, and the run goes on without.
+    """
 
     def __init__(self, settings: Track, folder: Path, run_id: str, study: str, config: dict[str, Any]) -> None:
-        self._run = None
+        global _given_up  # noqa: PLW0603
+        self._run: wandb.Run | None = None
         self._completed = False
         self.sync_path: Path | None = None
-        if settings.mode == "none":
+        if settings.mode == "none" or _given_up:
             return
-        import wandb
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            mode=settings.mode,
-            project=settings.project,
-            name=run_id,
-            group=study,
-            config=config,
-            dir=str(folder),
-            reinit="finish_previous",  # a run that failed in this process must not take the next one's rows
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
-        )
+        try:
+            self._run = start(
+                settings.mode,
+                folder,
+                project=settings.project,
+                name=run_id,
+                group=study,
+                job_type="train" if _trains(config) else "score",
+                tags=tags(config),
+                config=shared_config(config),
+            )
+            _define_axes(self._run)
+        except Exception as error:  # wandb's own, the service's, the folder's: none of them is the run's
+            self._run, _given_up = None, True
+            _warn("cannot be started; this run and the next ones of this command go on without", error)
+            return
         if settings.mode == "offline":
-            self.sync_path = Path(self._run.dir).parent
+            self.sync_path = upload_path(self._run)
 
     def __enter__(self) -> Tracker:
         return self
@@ -54,28 +118,90 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=0 if kind is None and self._completed else 1)
+        exit_code = 0 if kind is None and self._completed else 1
+        self._do(lambda run: run.finish(exit_code=exit_code))
 
     def log(self, row: dict[str, Any], alignment: list[AlignmentRow]) -> None:
         """One step: its row of the curve and, where measured, the alignment over all layers together."""
-        if self._run is None:
-            return
-        values = {f"train/{key}": value for key, value in row.items() if key != "step"}
+        values = {f"train/{key}": value for key, value in row.items()}
         for measured in alignment:
             if measured.layer == ALL_LAYERS and measured.value is not None:
                 values[f"alignment/{measured.measure}"] = measured.value
         step = row["step"] if row else alignment[0].step
-        self._run.log(values, step=step)
+        self._do(lambda run: run.log(values | {STEP: step}, step=step))
 
     def finish(self, record: Record) -> None:
-        """The scores and what initialisation reports, in the run's summary."""
+        """What the run came to, in the run's summary."""
         self._completed = record.status == COMPLETED
+        self._do(lambda run: run.summary.update(summary(record)))
+
+    def _do(self, call: Callable[[wandb.Run], Any]) -> None:
         if self._run is None:
             return
-        for score in record.scores:
-            name = f"score/{score['task']}/{score['metric']}"
-            self._run.summary.update({name: score["value"], f"{name}/stderr": score["stderr"]})
-        kept = ("num_trainable", "logit_change", "calibration")
-        self._run.summary.update({f"initialization/{key}": record.initialization.get(key) for key in kept})
-        self._run.summary["status"] = record.status
+        try:
+            call(self._run)
+        except Exception as error:  # as above
+            self._run = None
+            _warn("does not answer; this run goes on without", error)
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The numbers of a run that a table of runs can be sorted by."""
+    values: dict[str, Any] = {"status": record.status}
+    for score in record.scores:
+        name = f"score/{score['task']}/{score['metric']}"
+        values |= {name: score["value"], f"{name}/stderr": score["stderr"]}
+    kept = ("num_trainable", "num_head", "logit_change", "calibration")
+    values |= {f"initialization/{key}": record.initialization.get(key) for key in kept}
+    values |= {f"final/{key}": value for key, value in record.training.items()}
+    values |= {f"seconds/{name}": phase["seconds"] for name, phase in record.phases.items()}
+    if record.error is not None:  # its message may name a folder
+        values |= {f"error/{key}": record.error.get(key) for key in ("type", "step")}
+    return values
+
+
+def tags(config: dict[str, Any]) -> list[str]:
+    """The axes of a run, those that apply to it: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
+    method = _method(config)
+    named = ["method"] + ["rank"] * hasattr(method, "factors") + ["task", "model"]
+    found = [config[group]["name"] for group in named]
+    if _trains(config):
+        found += [f"seed {config['seed']}", f"lr {config['train']['learning_rate']:g}"]
+    return [tag[:LONGEST_TAG] for tag in dict.fromkeys(found)]
+
+
+def shared_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what is of this machine only; of an absolute path, the last part."""
+    return {key: _without_folders(value) for key, value in config.items() if key not in _LOCAL}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _method(config: dict[str, Any]) -> Any:
+    return pkgutil.resolve_name(config["method"]["_target_"])
+
+
+def _trains(config: dict[str, Any]) -> bool:
+    return bool(_method(config).trains)
+
+
+def _define_axes(run: wandb.Run) -> None:
+    """Curves against the training step; tokens and seconds are there to be chosen instead, and draw no chart."""
+    run.define_metric(STEP, hidden=True)
+    run.define_metric("train/*", step_metric=STEP)
+    run.define_metric("alignment/*", step_metric=STEP)
+    for name in ("tokens", "seconds"):
+        run.define_metric(f"train/{name}", step_metric=STEP, hidden=True)
+    for name in ("loss", "held_out_loss"):
+        run.define_metric(f"train/{name}", step_metric=STEP, summary="min,last")
+
+
+def _warn(what: str, error: Exception) -> None:
+    text = (str(error).splitlines() or [""])[0]
+    warnings.warn(f"W&B {what} ({type(error).__name__}: {text}); the record is kept", stacklevel=2)

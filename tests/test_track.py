@@ -1,53 +1,188 @@
 import json
 import subprocess
 import sys
+import warnings
+
+import pytest
+import wandb
 
 from bench.measure import Row
 from bench.record import COMPLETED, FAILED, Record
-from bench.track import Track, Tracker
+from bench.track import Track, Tracker, tags
 
 SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0.1, "num_examples": 4}
+KEY = "0123456789abcdef" * 2 + "01234567"
+
+
+def a_config(method="hu.Hu", name="hu", learning_rate=0.01, **others):
+    return {
+        "seed": 3,
+        "method": {"name": name, "_target_": f"bench.methods.{method}"},
+        "rank": {"name": "r8"},
+        "task": {"name": "gsm_tiny"},
+        "model": {"name": "tiny_llama", "path": "tiny_llama"},
+        "train": {"learning_rate": learning_rate},
+        **others,
+    }
 
 
 def a_record(status=COMPLETED):
     record = Record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
-    record.initialization = {"num_trainable": 12, "logit_change": 0.5, "calibration": None}
+    record.initialization = {"num_trainable": 12, "num_head": 0, "logit_change": 0.5, "calibration": None}
+    record.training = {"loss": 1.0, "held_out_loss": 2.5}
+    record.phases = {"train": {"seconds": 4.5, "peak_bytes": 7}}
     return record
 
 
-def tracked(folder, status=COMPLETED):
-    with Tracker(Track("offline", "p"), folder, "hu-1", "study", {"seed": 3}) as tracker:
+def tracked(folder, status=COMPLETED, config=None, record=None):
+    with Tracker(Track("offline", "p"), folder, "hu-1", "study", config or a_config()) as tracker:
         tracker.log({}, [Row(0, "all", "cosine", 0.5), Row(0, "layers.0.q_proj", "cosine", 0.1)])
-        for step in (1, 2):
-            tracker.log({"step": step, "loss": 3.0 - step, "learning_rate": 0.1}, [])
-        tracker.finish(a_record(status))
+        for step, held_out_loss in ((1, 2.0), (2, 2.5)):
+            row = {"step": step, "loss": 3.0 - step, "held_out_loss": held_out_loss, "tokens": 10 * step}
+            tracker.log(row, [Row(step, "all", "cosine", None)])
+        tracker.finish(record or a_record(status))
     return tracker.sync_path
 
 
 def inspected(folder, *arguments):
-    """The offline run as W&B's own reader sees it."""
+    """The offline run as W&B's own reader sees it: a record a line, or with --summary one object."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *arguments, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    return done.stdout
 
 
-def test_an_offline_run_holds_the_curve_the_alignment_the_scores_and_the_configuration(tmp_path):
-    text = json.dumps(inspected(tracked(tmp_path)))
-    rows = [row for row in inspected(tracked(tmp_path)) if row.get("type") == "history"]
-    losses = [float(value) for row in rows for key, value in _items(row) if key == "train/loss"]
-    cosines = [float(value) for row in rows for key, value in _items(row) if key == "alignment/cosine"]
-    assert losses == [2.0, 1.0]
-    assert cosines == [0.5]
-    assert "score/gsm_tiny/exact_match" in text
-    assert "initialization/num_trainable" in text
-    assert '"seed"' in text or "seed" in text
+def of_type(folder, kind):
+    rows = [json.loads(line) for line in inspected(folder).splitlines() if line.strip()]
+    return [row[kind] for row in rows if row.get("type") == kind]
 
 
-def _items(row):
-    for value in row.values():
-        if isinstance(value, dict):
-            yield from value.items()
-            yield from _items(value)
+def whole(folder):
+    return json.loads(inspected(folder, "--summary"))
+
+
+def test_an_offline_run_holds_the_curve_and_the_alignment_of_all_layers_by_step(tmp_path):
+    rows = [row["item"] for row in of_type(tracked(tmp_path), "history")]
+    kept = ("train/step", "train/loss", "train/tokens", "alignment/cosine")
+    assert [{key: row[key] for key in kept if key in row} for row in rows] == [
+        {"train/step": 0, "alignment/cosine": 0.5},
+        {"train/step": 1, "train/loss": 2.0, "train/tokens": 10},
+        {"train/step": 2, "train/loss": 1.0, "train/tokens": 20},
+    ]
+
+
+def test_a_run_carries_its_study_as_group_and_its_axes_as_tags_and_configuration(tmp_path):
+    folder = tracked(tmp_path)
+    (run,) = of_type(folder, "run")
+    assert (run["run_group"], run["job_type"]) == ("study", "train")
+    assert run["tags"] == ["hu", "r8", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]
+    config = whole(folder)["config"]
+    assert (config["seed"], config["rank"]["name"], config["train"]["learning_rate"]) == (3, "r8", 0.01)
+
+
+def test_an_untrained_run_is_a_score_and_has_no_axis_that_it_ignores(tmp_path):
+    config = a_config("none.NoTraining", "none", None)
+    (run,) = of_type(tracked(tmp_path, config=config), "run")
+    assert run["job_type"] == "score"
+    assert run["tags"] == ["none", "gsm_tiny", "tiny_llama"]
+
+
+def test_full_fine_tuning_has_no_rank_among_its_tags():
+    assert tags(a_config("full_ft.FullFT", "full_ft", 2e-5)) == [
+        "full_ft", "gsm_tiny", "tiny_llama", "seed 3", "lr 2e-05",
+    ]  # fmt: skip
+
+
+def test_a_tag_is_no_longer_than_wandb_takes():
+    assert max(map(len, tags(a_config(name="m" * 100)))) == 64
+
+
+def test_curves_and_alignment_are_drawn_against_the_training_step(tmp_path):
+    metrics = {m.get("name") or m["glob_name"]: m for m in of_type(tracked(tmp_path), "metric")}
+    for name in ("train/*", "alignment/*", "train/held_out_loss", "train/tokens"):
+        assert metrics[name]["step_metric"] == "train/step"
+    hidden = {name for name, metric in metrics.items() if metric["options"].get("hidden")}
+    assert hidden == {"train/step", "train/tokens", "train/seconds"}
+
+
+def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp_path):
+    summary = whole(tracked(tmp_path))["summary"]
+    expected = {
+        "status": COMPLETED,
+        "score/gsm_tiny/exact_match": 0.25,
+        "score/gsm_tiny/exact_match/stderr": 0.1,
+        "initialization/num_trainable": 12,
+        "final/loss": 1.0,
+        "final/held_out_loss": 2.5,
+        "seconds/train": 4.5,
+        "train/held_out_loss": {"min": 2.0, "last": 2.5},
+    }
+    assert {key: summary[key] for key in expected} == expected
+
+
+def test_a_failed_run_says_which_error_and_not_its_text(tmp_path):
+    record = a_record(FAILED)
+    record.error = {"type": "DivergedError", "message": "in /home/someone", "step": 7, "traceback": "/home/someone"}
+    folder = tracked(tmp_path, record=record)
+    summary = whole(folder)["summary"]
+    assert (summary["status"], summary["error/type"], summary["error/step"]) == (FAILED, "DivergedError", 7)
+    assert "/home/someone" not in inspected(folder)
+    assert whole(folder)["exit_code"] == 1
+
+
+def test_no_folder_no_key_and_no_host_is_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_HOST", "a-host-of-mine")
+    monkeypatch.setenv("WANDB_USERNAME", "a-user-of-mine")
+    local = {"results_dir": "/home/someone/results", "cache": {"dir": "/home/someone"}, "data": {"root": "data/mine"}}
+    config = a_config(
+        **local, model={"name": "local", "path": "/home/someone/llama"}, task={"name": "t", "x": ["/a/b"]}
+    )
+    folder = tracked(tmp_path, config=config)
+    (sent,) = folder.glob("*.wandb")
+    found = [
+        text
+        for text in ("/home/someone", "data/mine", "/a/b", str(tmp_path), KEY, "a-host-of-mine", "a-user-of-mine")
+        if text.encode() in sent.read_bytes()
+    ]
+    assert found == []
+    assert not list(folder.glob("files/*"))
+    assert whole(folder)["config"]["model"]["path"] == "llama"
+
+
+def test_wandb_that_cannot_be_started_is_one_warning_and_no_second_wait(tmp_path, monkeypatch):
+    tried = []
+
+    def init(**_):
+        tried.append(1)
+        raise wandb.errors.CommError("no answer\nfor 30 s")
+
+    monkeypatch.setattr("bench.track._given_up", False)
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.warns(UserWarning, match=r"cannot be started.*CommError: no answer\); the record is kept$") as caught:
+        assert tracked(tmp_path) is None
+        assert tracked(tmp_path) is None
+    assert len(tried) == len(caught) == 1
+
+
+def test_wandb_that_stops_answering_is_one_warning_and_does_not_stop_the_run(tmp_path, monkeypatch):
+    def log(*_, **__):
+        raise BrokenPipeError("the service is gone")
+
+    monkeypatch.setattr(wandb.Run, "log", log)
+    with pytest.warns(UserWarning, match="does not answer.*BrokenPipeError") as caught:
+        tracked(tmp_path)
+    assert len(caught) == 1
+
+
+def test_a_wait_for_wandb_has_an_end(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("bench.track._given_up", False)
+    monkeypatch.setattr(wandb, "init", lambda **given: (seen.update(given), 1 / 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tracked(tmp_path)
+    assert 0 < seen["settings"].init_timeout <= 60
+    assert 0 < seen["settings"].finish_timeout <= 600
 
 
 def test_two_runs_in_one_process_do_not_mix(tmp_path):
