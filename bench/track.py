@@ -87,7 +87,7 @@ class Tracker:
     """
 
     def __init__(self, settings: Track, folder: Path, run_id: str, study: str, config: dict[str, Any]) -> None:
-        global _given_up  # noqa: PLW0603
+        global _given_up
         self._run: wandb.Run | None = None
         self._completed = False
         self.sync_path: Path | None = None
