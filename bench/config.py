@@ -157,7 +157,7 @@ class Run:
             identity["seed"] = self.seed
         if isinstance(self.method, AdapterMethod):
             identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
-            identity["adapter"] = self.adapter
+            identity["adapter"] = self.adapter.identity()
         if isinstance(self.method, SpectralMethod) and self.method.decomposes:
             identity["svd"] = self.svd.identity(sketches(self.method))
         return json.loads(json.dumps(identity, default=_plain))

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-_PACKAGE = Path(__file__).resolve().parent
-# A checkout has conf/ and experiments/ beside the package, a wheel inside it.
-ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
-GROUP = "experiments"
-
-
-def folder() -> Path | None:
-    """experiments/ of the working directory, else the suite's own; None where there is neither."""
-    return next((path for path in (Path.cwd() / GROUP, ROOT / GROUP) if path.is_dir()), None)
+from bench.folders import EXPERIMENTS as GROUP
+from bench.folders import experiments_folder
 
 
 class ExperimentsSource(FileConfigSource):
@@ -53,7 +44,7 @@ class ExperimentsSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Hydra calls this once a command."""
-        if (found := folder()) is not None:
+        if (found := experiments_folder()) is not None:
             search_path.append("lora-init-bench", f"{GROUP}://{found.parent}")
 
 

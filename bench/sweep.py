@@ -6,8 +6,10 @@ single run; each of these is an error here. A whole sweep is validated before it
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,30 +23,47 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import experiments
+from bench import experiments, stages
+from bench.folders import ROOT, experiments_folder
+from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 
 if TYPE_CHECKING:
     from bench.config import Run
 
-CONF = experiments.ROOT / "conf"
+CONF = ROOT / "conf"
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track")
 KEYS = (*GROUPS, "seed", "study", "results_dir", "adapter", "svd", "cache", "data", "score", "hydra")
 
-_planned: list[Run] = []
+_planned: list[Run] = []  # of this process: what its sweep does
+_waiting: list[PlannedRun] = []  # runs of later stages, whose learning rates are not known yet
 
 
 experiments.register()
+stages.register()
 
 
-def _by_method(table: DictConfig, *, _root_: DictConfig) -> Any:
-    """${by_method:{hu: 1e-3, full_ft: 5e-5}}: what an experiment pairs with the method, such as its learning rate."""
-    method = _root_.method.name
-    if method not in table:
-        raise ValueError(f"by_method has nothing for method={method}; it has {', '.join(map(str, table))}")
-    return table[method]
+def _by(group: str) -> Callable[..., Any]:
+    """${by_method:{hu: 1e-3, full_ft: 5e-5}}: what an experiment pairs with a choice, such as a learning rate."""
+
+    def chosen(table: DictConfig, *, _root_: DictConfig) -> Any:
+        name = _root_[group].name
+        if name not in table:
+            raise ValueError(f"by_{group} has nothing for {group}={name}; it has {', '.join(map(str, table))}")
+        return table[name]
+
+    return chosen
 
 
-OmegaConf.register_new_resolver("by_method", _by_method, replace=True)
+for _group in ("method", "rank", "task", "model"):
+    OmegaConf.register_new_resolver(f"by_{_group}", _by(_group), replace=True)
+
+
+def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
+    """${scaling:alpha_over_r} in conf/method: adapter.scaling, the same for all methods, or else the paper's."""
+    return _root_.adapter.scaling or of_the_paper
+
+
+OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
 
 
 def refuse(message: str) -> NoReturn:
@@ -90,7 +109,7 @@ def _check_choices(group: str, values: list[str]) -> None:
 
 
 def _check_experiments(text: str, values: list[str], added: bool) -> None:
-    folder = experiments.folder()
+    folder = experiments_folder()
     if folder is None:
         refuse(f"{text}: there is no folder experiments/ here ({Path.cwd()}) or beside the package")
     known = choices(folder)
@@ -101,20 +120,32 @@ def _check_experiments(text: str, values: list[str], added: bool) -> None:
         refuse(f"{text}: an experiment is added, not replaced: +{text}")
 
 
-def validated(config: DictConfig) -> Run:
-    """The typed run of a composed configuration; what cannot be run is refused in one line."""
+def build(config: DictConfig) -> Run:
+    """The typed run of a composed configuration.
+
+    Raises:
+        ValueError: it cannot be run; the message is one line.
+    """
     from bench.config import Run
 
+    if missing := OmegaConf.missing_keys(config):
+        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
     try:
-        if missing := OmegaConf.missing_keys(config):
-            refuse(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
         values: Any = OmegaConf.to_container(config, resolve=True)
         values["study"] = values["study"] or _experiment() or "adhoc"
         run = Run.from_config(values)
         _ = run.run_id  # reads the model's folder
     except (ValueError, OmegaConfBaseException) as error:
-        refuse(str(error).splitlines()[0])
+        raise ValueError(str(error).splitlines()[0]) from None
     return run
+
+
+def validated(config: DictConfig) -> Run:
+    """The same; what cannot be run is refused."""
+    try:
+        return build(config)
+    except ValueError as error:
+        refuse(str(error))
 
 
 def check_folder(run: Run) -> None:
@@ -137,7 +168,82 @@ def position() -> str:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return "[1/1]"
-    return f"[{hydra.job.num + 1}/{len(_planned)}]" if _planned else f"[{hydra.job.num + 1}]"
+    total = len(_planned) + len(_waiting)
+    return f"[{hydra.job.num + 1}/{max(total, hydra.job.num + 1)}]" if total else f"[{hydra.job.num + 1}]"
+
+
+def composer(config: DictConfig) -> Callable[[Sequence[str]], Run]:
+    """From a cell's overrides to its run, composed once.
+
+    Args:
+        config: of the sweep, with its hydra node.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    known: dict[tuple[str, ...], Run] = {}
+
+    def compose(overrides: Sequence[str]) -> Run:
+        key = tuple(overrides)
+        if key not in known:
+            try:
+                composed = loader.load_sweep_config(config, list(overrides))
+            except HydraException as error:
+                raise ValueError(" ".join(str(error).split())) from None
+            HydraConfig.instance().set_config(composed)
+            without_hydra = composed.copy()
+            OmegaConf.set_readonly(without_hydra, False)
+            OmegaConf.set_struct(without_hydra, False)
+            del without_hydra["hydra"]
+            known[key] = build(without_hydra)
+        return known[key]
+
+    return compose
+
+
+def expansion(config: DictConfig, arguments: Sequence[str]) -> stages.Expansion:
+    """The cells of an experiment with stages."""
+    try:
+        definition = stages.Definition.from_config(config.hydra.sweeper)
+    except (ValueError, TypeError) as error:
+        refuse(str(error))
+    return stages.Expansion(definition, arguments, composer(config))
+
+
+def batches(config: DictConfig, arguments: Sequence[str]) -> Iterator[list[list[str]]]:
+    """What a sweep in stages launches, a stage at a time; the study's plan is kept up with it."""
+    expanded = expansion(config, arguments)
+    return stages.batches(expanded, lambda: _plan_stages(expanded))
+
+
+def _plan_stages(expanded: stages.Expansion) -> None:
+    """Expands every stage asked for, refuses what cannot be run, and writes the study's plan."""
+    planned = [entry for stage in expanded.definition.asked for entry in _refusing(expanded.planned(stage))]
+    _planned[:] = [run for one, _, run in planned if run is not None and one.run_id is not None]
+    _waiting[:] = [one for one, _, _ in planned if one.run_id is None]
+    _write_plans([(one, run) for one, _, run in planned if run is not None], tuple(expanded.definition.stages))
+
+
+def _refusing(planned: Iterator[Any]) -> Iterator[Any]:
+    try:
+        for one, cell, run in planned:
+            if one.refused:
+                refuse(one.refused)
+            yield one, cell, run
+    except ValueError as error:
+        refuse(str(error))
+
+
+def _write_plans(planned: Sequence[tuple[PlannedRun, Run]], names: tuple[str, ...]) -> None:
+    """Into each study of the sweep (nearly always one), beside what was planned there before."""
+    studies: dict[Path, list[PlannedRun]] = defaultdict(list)
+    for one, run in planned:
+        check_folder(run)
+        studies[run.results_dir / run.study].append(one)
+    for folder, runs in studies.items():
+        newer = StudyPlan(_experiment(), names, tuple(runs))
+        older = None
+        with contextlib.suppress(ValueError):  # a torn plan is renewed
+            older = read_plan(folder)
+        write_plan(folder, older.joined(newer) if older else newer)
 
 
 class Guard(Callback):
@@ -157,27 +263,32 @@ class Guard(Callback):
             if isinstance(value, ListConfig):
                 written = ",".join(map(str, value))
                 refuse(f"hydra.sweeper.params.{key} is a list, which Hydra does not sweep; write {key}: {written}")
-        loader = GlobalHydra.instance().config_loader()
-        arguments = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        (cells,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        for cell in cells:
-            try:
-                composed = loader.load_sweep_config(config, list(cell))
-            except HydraException as error:
-                refuse(" ".join(str(error).split()))
-            HydraConfig.instance().set_config(composed)
-            with_hydra = composed.copy()
-            OmegaConf.set_readonly(with_hydra, False)
-            OmegaConf.set_struct(with_hydra, False)
-            del with_hydra["hydra"]
-            _planned.append(validated(with_hydra))
-        check_folder(_planned[0])
+        arguments = list(config.hydra.overrides.task)
+        if stages.is_staged(config.hydra.sweeper):
+            _plan_stages(expansion(config, arguments))
+        else:
+            _plan_cells(config, [f"{key}={value}" for key, value in params.items()] + arguments)
         distinct = {run.run_id: run for run in _planned}
         done = sum(RunFolder(run.results_dir, run.study, run.run_id).done for run in distinct.values())
-        print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before", flush=True)
+        later = f", {len(_waiting)} wait for learning rates" if _waiting else ""
+        print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before{later}", flush=True)
         if hint := _hint(list(distinct.values())):
             print(hint, flush=True)
+
+
+def _plan_cells(config: DictConfig, arguments: list[str]) -> None:
+    """A sweep without stages: the product of all axes."""
+    loader, compose = GlobalHydra.instance().config_loader(), composer(config)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    (cells,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    for cell in cells:
+        try:
+            _planned.append(compose(cell))
+        except ValueError as error:
+            refuse(str(error))
+    check_folder(_planned[0])
+    planned = [PlannedRun(RUN, *stages.described(cell), run.run_id) for cell, run in zip(cells, _planned, strict=True)]
+    _write_plans(list(zip(planned, _planned, strict=True)), (RUN,))
 
 
 def _hint(runs: list[Run]) -> str | None:

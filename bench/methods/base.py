@@ -40,10 +40,16 @@ class AdapterOptions:
     Attributes:
         use_dora: trains direction and row norms of W apart (DoRA, Liu et al. 2024, arXiv:2402.09353).
         loraplus_lr_ratio: learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354); None: equal.
+        scaling: one rule for s in all methods that train A or B, through conf/method; None: each its paper's.
     """
 
     use_dora: bool = False
     loraplus_lr_ratio: PositiveFloat | None = None
+    scaling: ScalingRule | None = None
+
+    def identity(self) -> dict[str, object]:
+        """What of this can change numbers and stands nowhere else: the rule for s is the method's `scaling`."""
+        return {"use_dora": self.use_dora, "loraplus_lr_ratio": self.loraplus_lr_ratio}
 
 
 @dataclass(frozen=True)

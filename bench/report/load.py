@@ -6,11 +6,15 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import rates
+from bench.folders import experiments_folder
 from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, read_record
+from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, read_plan
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Cell:
     Attributes:
         method: the name the command line knows.
         label: the method as its paper prints it.
-        axes: the settings, beside task and model, in which the study's cells differ; None where a method ignores one.
+        axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
+        group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
     """
 
     method: str
@@ -28,6 +33,12 @@ class Cell:
     axes: dict[str, Any]
     runs: list[Record]
     folders: list[Path]
+    group: tuple[str, ...] = ()
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The peak of the schedule; None for what is not trained."""
+        return self.runs[0].config["train"]["learning_rate"] if self.trained else None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -46,21 +57,56 @@ class Cell:
         return ", ".join([self.label, *shown])
 
 
+Member = tuple[Path, Record]
+
+
 @dataclass(frozen=True)
 class Study:
-    """Everything a report is made from; `failed` and `unreadable` are named in it, not counted."""
+    """Everything a report is made from; `failed` and `unreadable` are named in it, not counted.
+
+    Attributes:
+        cells: of one stage.
+        plan: what the study's sweeps have planned; None for single runs.
+        members: every record that was read, failed ones too.
+    """
 
     name: str
     folder: Path
     cells: list[Cell]
     failed: list[Record] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    plan: StudyPlan | None = None
+    stage: str = RUN
+    members: list[Member] = field(default_factory=list)
 
     @property
     def parts(self) -> dict[tuple[str, str], Study]:
         """The study by names of task and model, in their order: what one table or figure can hold."""
         places = sorted({cell.place for cell in self.cells})
         return {place: replace(self, cells=[c for c in self.cells if c.place == place]) for place in places}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """In the order in which they are run."""
+        return self.plan.stages if self.plan else (RUN,)
+
+    def at(self, stage: str) -> Study:
+        """The same study with the cells of another stage; none where nothing of it has completed."""
+        members = _of_stage(self.members, self.plan, stage)
+        completed = [member for member in members if member[1].status == COMPLETED]
+        failed = [record for _, record in members if record.status != COMPLETED]
+        return replace(self, cells=_cells(completed, self.plan, stage), failed=failed, stage=stage)
+
+    @property
+    def selection(self) -> tuple[rates.Selection, ...]:
+        """What was found at each learning rate in the selection stage, a group each, in the methods' order."""
+        groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+        known = _groups(self.plan, SELECT)
+        for _, record in _of_stage(self.members, self.plan, SELECT) if SELECT in self.stages else []:
+            if record.config["train"]["learning_rate"] is not None:
+                groups[known[record.run_id]].append(record)
+        found = [rates.select(group, records) for group, records in groups.items()]
+        return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
 
 
 class ReportError(ValueError):
@@ -85,9 +131,8 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """
     folder = results_dir / name
     if not folder.is_dir():
-        known = sorted({str(p.parent.parent.relative_to(results_dir)) for p in results_dir.rglob(RECORD)})
-        raise ReportError(f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}")
-    found: list[tuple[Path, Record]] = []
+        raise ReportError(_no_study(results_dir, name))
+    found: list[Member] = []
     unreadable = []
     for path in sorted(folder.glob(f"*/{RECORD}")):
         try:
@@ -95,13 +140,54 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
         except CorruptRecordError as error:
             unreadable.append(path.parent.name)
             print(f"warning: left out, not a readable record: {error}", file=sys.stderr)
-    completed = [(path, record) for path, record in found if record.status == COMPLETED]
+    plan = _plan(folder)
+    completed = [record for _, record in found if record.status == COMPLETED]
     if not completed:
-        raise ReportError(f"no completed run in {folder}")
+        made_by = f"; {_command(plan.experiment or name)} makes them" if plan else ""
+        raise ReportError(f"no completed run in {folder}{made_by}")
     if not mix:
-        _refuse_mixture(folder, [record for _, record in completed])
-    failed = [record for _, record in found if record.status != COMPLETED]
-    return Study(name, folder, _cells(completed), failed, unreadable)
+        _refuse_mixture(folder, completed)
+    study = Study(name, folder, [], [], unreadable, plan, members=found)
+    return study.at(_main_stage(study.stages))
+
+
+def _command(experiment: str) -> str:
+    return f"python -m bench.run -m +experiments={experiment}"
+
+
+def _no_study(results_dir: Path, name: str) -> str:
+    """Why there is nothing to report, and what would change that."""
+    experiments = experiments_folder()
+    if experiments is not None and (experiments / f"{name}.yaml").is_file():
+        return f"no records of {name} in {results_dir}; {_command(name)} makes them"
+    known = sorted({str(p.parent.parent.relative_to(results_dir)) for p in results_dir.rglob(RECORD)})
+    return f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}"
+
+
+def _plan(folder: Path) -> StudyPlan | None:
+    try:
+        return read_plan(folder)
+    except CorruptPlanError as error:
+        raise ReportError(str(error)) from None
+
+
+def _main_stage(stages: tuple[str, ...]) -> str:
+    """What the study's table is of: tuned rates if there are such, else the last stage that is no selection."""
+    scored = [stage for stage in stages if stage != SELECT]
+    return "tuned" if "tuned" in scored else (scored or stages)[-1]
+
+
+def _groups(plan: StudyPlan | None, stage: str) -> dict[str, tuple[str, ...]]:
+    """The group of each run of a stage, by run id."""
+    return {run.run_id: run.group for run in plan.of(stage) if run.run_id} if plan else {}
+
+
+def _of_stage(members: Iterable[Member], plan: StudyPlan | None, stage: str) -> list[Member]:
+    """The records of a stage; all of them where there are no stages."""
+    if plan is None or plan.stages == (RUN,):
+        return list(members)
+    known = _groups(plan, stage)
+    return [member for member in members if member[1].run_id in known]
 
 
 def _refuse_mixture(folder: Path, records: list[Record]) -> None:
@@ -122,8 +208,9 @@ def _refuse_mixture(folder: Path, records: list[Record]) -> None:
         )
 
 
-def _cells(found: list[tuple[Path, Record]]) -> list[Cell]:
-    groups: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
+def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell]:
+    known = _groups(plan, stage)
+    groups: dict[str, list[Member]] = defaultdict(list)
     for path, record in found:
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
         groups[json.dumps(identity, sort_keys=True)].append((path, record))
@@ -139,7 +226,10 @@ def _cells(found: list[tuple[Path, Record]]) -> list[Cell]:
         first = members[0][1]
         values = {axis: flat[key].get(axis) for axis in axes}
         paths, runs = zip(*members, strict=True)
-        cells.append(Cell(first.config["method"]["name"], first.label, values, list(runs), list(paths)))
+        method = first.config["method"]["name"]
+        own = (f"method={method}", *(f"{axis}={value}" for axis, value in values.items() if value is not None))
+        group = known.get(first.run_id, own)
+        cells.append(Cell(method, first.label, values, list(runs), list(paths), group))
     return sorted(cells, key=_rank)
 
 
@@ -147,9 +237,12 @@ def _place(record: Record) -> tuple[str, str]:
     return record.config["task"]["name"], record.config["model"]["name"]
 
 
+def _order(method: str) -> tuple[int, str]:
+    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method
+
+
 def _rank(cell: Cell) -> tuple:
-    known = METHOD_ORDER.index(cell.method) if cell.method in METHOD_ORDER else len(METHOD_ORDER)
-    return known, cell.method, [(str(type(value)), value is not None and value) for value in cell.axes.values()]
+    return *_order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
 _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, none of which is called so

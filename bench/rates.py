@@ -1,0 +1,143 @@
+"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the selection split.
+
+A choice sees the records of the selection stage only. It is made for each group (method, rank, task, model) alone,
+from a grid of the same size for every method: the rate with the best mean over seeds, of equal ones the smaller; a
+rate that one seed did not survive is out. The whole curve stays in the records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from bench.record import COMPLETED, Record
+
+# Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
+SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
+# Means of equal scores differ in the last bit with their number; far below one item of any test set.
+ROUNDING = 1e-9
+HELD_OUT_LOSS = "held_out_loss"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One learning rate: a value for each seed that completed, and how many did not."""
+
+    learning_rate: float
+    values: tuple[float, ...]
+    failed: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Over seeds; None where a seed failed or a value is not finite."""
+        if self.failed or not self.values or not all(map(math.isfinite, self.values)):
+            return None
+        return fmean(self.values)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The learning rates of one group, ascending, and which was best.
+
+    Attributes:
+        metric: what `values` are: a metric's name, "mean of 3 first metrics", or held_out_loss.
+    """
+
+    group: tuple[str, ...]
+    method: str
+    label: str
+    points: tuple[Point, ...]
+    metric: str
+    higher_is_better: bool
+
+    @property
+    def best(self) -> Point | None:
+        """The point with the best mean, of equal ones that of the smaller rate; None where all failed."""
+        sign = 1 if self.higher_is_better else -1
+        found: Point | None = None
+        for point in self.points:
+            if point.mean is None:
+                continue
+            if found is None or sign * point.mean > sign * found.mean + ROUNDING:  # type: ignore[operator]
+                found = point
+        return found
+
+    @property
+    def at_edge(self) -> Literal["lower", "upper"] | None:
+        """Whether the best rate is the smallest or largest tried: then a better one may lie beyond."""
+        best = self.best
+        if best is None:
+            return None
+        if best is self.points[0]:
+            return "lower"
+        return "upper" if best is self.points[-1] else None
+
+
+def on_grid(centre: float, steps: int, per_decade: int = 2) -> float:
+    """The rate `steps` places from a centre in the 1-3-10 series (2 a decade) or the 1-2-5 series (3).
+
+    Raises:
+        ValueError: the centre is not in the series.
+    """
+    series = SERIES[per_decade]
+    decade = math.floor(math.log10(centre) + ROUNDING)
+    mantissa = centre / 10.0**decade
+    place = next((i for i, m in enumerate(series) if math.isclose(m, mantissa, rel_tol=1e-6)), None)
+    if place is None:
+        raise ValueError(f"{centre:g} is not in the series {'-'.join(map(str, (*series, 10)))} of a grid's centre")
+    decades, index = divmod(place + steps, len(series))
+    return float(f"{series[index]}e{decade + decades}")
+
+
+def grid(centre: float, points: int, per_decade: int = 2) -> tuple[float, ...]:
+    """An odd number of rates, the centre in their middle, ascending."""
+    if points < 1 or points % 2 == 0:
+        raise ValueError(f"points={points}: a grid has an odd number of points, its centre in the middle")
+    half = points // 2
+    return tuple(on_grid(centre, step, per_decade) for step in range(-half, half + 1))
+
+
+def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
+    """The curve of one group from its records of the selection stage, failed ones included.
+
+    Raises:
+        ValueError: the first metrics of the scored datasets do not agree which way is better.
+    """
+    by_rate: dict[float, list[Record]] = defaultdict(list)
+    for record in records:
+        by_rate[record.config["train"]["learning_rate"]].append(record)
+    completed = [record for record in records if record.status == COMPLETED]
+    metric, higher = _metric(completed)
+    points = []
+    for rate in sorted(by_rate):
+        runs = sorted(by_rate[rate], key=lambda record: record.config["seed"])
+        values = tuple(_value(run) for run in runs if run.status == COMPLETED)
+        points.append(Point(rate, values, sum(run.status != COMPLETED for run in runs)))
+    first = records[0]
+    return Selection(group, first.config["method"]["name"], first.label, tuple(points), metric, higher)
+
+
+def _first_metrics(record: Record) -> list[dict]:
+    """The first score of each dataset."""
+    return list({score["task"]: score for score in reversed(record.scores)}.values())[::-1]
+
+
+def _metric(records: Iterable[Record]) -> tuple[str, bool]:
+    scores = next((_first_metrics(record) for record in records if record.scores), [])
+    if not scores:
+        return HELD_OUT_LOSS, False
+    directions = {score["higher_is_better"] for score in scores}
+    if len(directions) > 1:
+        names = ", ".join(f"{score['task']} {score['metric']}" for score in scores)
+        raise ValueError(f"no learning rate can be chosen by metrics of both directions: {names}")
+    name = scores[0]["metric"] if len(scores) == 1 else f"mean of {len(scores)} first metrics"
+    return name, directions.pop()
+
+
+def _value(record: Record) -> float:
+    values = [score["value"] for score in _first_metrics(record)] or [record.training.get(HELD_OUT_LOSS)]
+    return math.nan if any(value is None for value in values) else fmean(values)

@@ -1,0 +1,365 @@
+"""Sweeps in stages: learning rates are chosen on the selection split, then the test split is scored at the chosen ones.
+
+An experiment's hydra.sweeper has `params`, common to all stages (what makes a row of the study's table), `rates` (where
+each method's grid of learning rates lies), and `stages`, in order; conf/protocol/standard.yaml explains them. A stage
+starts when the one before has ended, with any launcher, because its learning rates are read from that one's records.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from bench.rates import Selection, grid, on_grid, select
+from bench.record import CorruptRecordError, Record, read_record
+from bench.study import RATE_KEY, PlannedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.config import Run
+
+RATE = "rate"  # in a stage: how its learning rates are found
+RULES = ("grid", "tuned", "shared", "published")
+_PRIVATE = ("results_dir", "cache", "hydra", "experiments")  # of no meaning to who runs a cell again
+
+
+@dataclass(frozen=True)
+class Rates:
+    """hydra.sweeper.rates: a grid of `points` rates around each method's centre, and the rates of the other rules.
+
+    Attributes:
+        centre: the middle of a method's grid, in the 1-3-10 series (per_decade 2) or the 1-2-5 series (3).
+        shared: a learning rate for all methods, or the method whose tuned rate all take.
+        published: a method's rate in the paper.
+    """
+
+    centre: Mapping[str, float]
+    points: int = 5
+    per_decade: int = 2
+    shared: str | float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """hydra.sweeper of an experiment with stages.
+
+    Attributes:
+        only: for a method, the values of other common axes with which it takes part.
+        run: the stages to be run now; None: all.
+        extend: points that may be added beyond each end of a grid whose best rate lies there.
+    """
+
+    params: Mapping[str, str]
+    stages: Mapping[str, Mapping[str, Any]]
+    rates: Rates
+    only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    run: str | None = None
+    extend: int = 0
+
+    @classmethod
+    def from_config(cls, sweeper: DictConfig) -> Definition:
+        """Reads the sweeper's part of a composed configuration.
+
+        Raises:
+            ValueError: a stage without a known rule, or `run` names a stage that there is not.
+        """
+        values: Any = OmegaConf.to_container(sweeper, resolve=True)
+        stages = {name: stage for name, stage in values["stages"].items() if stage is not None}
+        for name, stage in stages.items():
+            if stage.get(RATE) not in RULES:
+                raise ValueError(f"hydra.sweeper.stages.{name}.rate={stage.get(RATE)}; choose from {', '.join(RULES)}")
+        asked = _words(values.get("run"))
+        if unknown := [name for name in asked if name not in stages]:
+            raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
+        return cls(
+            values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run"),
+            values.get("extend") or 0,
+        )  # fmt: skip
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The stages to be run now."""
+        return tuple(name for name in self.stages if self.run is None or name in _words(self.run))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a stage before it is composed; `learning_rate` is None where it is not known yet, or not needed."""
+
+    stage: str
+    group: tuple[str, ...]
+    overrides: tuple[str, ...]
+    learning_rate: float | None
+    waits: bool = False
+
+    @property
+    def all_overrides(self) -> tuple[str, ...]:
+        """With the learning rate, as Hydra takes them."""
+        rate = () if self.learning_rate is None else (f"{RATE_KEY}{self.learning_rate:g}",)
+        return (*self.overrides, *rate)
+
+
+class Expansion:
+    """The cells of an experiment, stage by stage.
+
+    Args:
+        arguments: the command line's overrides; one of a common axis replaces the experiment's, any other holds in
+            every stage.
+        compose: all overrides of a cell -> its validated Run.
+    """
+
+    def __init__(self, definition: Definition, arguments: Sequence[str], compose: Callable[[Sequence[str]], Run]):
+        self.definition = definition
+        self._compose = compose
+        self._parser = OverridesParser.create()
+        self._base, given = _parted(arguments)
+        self._common = {key: given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
+        self._given = given
+        self._selections: dict[tuple[str, ...], Selection | None] = {}
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The rows of the table: the product of the common axes, without what `only` leaves out."""
+        return [tuple(group) for group in self._product(list(self._common.values())) if self._takes_part(group)]
+
+    def cells(self, stage: str) -> Iterator[Cell]:
+        """The cells of one stage; a grid's with the points added to it before."""
+        settings = dict(self.definition.stages[stage])
+        rule = settings.pop(RATE)
+        given = {key: _text(key, value) for key, value in settings.items()} | self._given
+        for group in self.groups():
+            rates: Sequence[float | None] = self._rates(rule, group)
+            waits = rule in ("tuned", "shared") and list(rates) == [None] and self._is_trained(group)
+            for own in self._product(list(given.values())):
+                for rate in rates:
+                    yield Cell(stage, group, (*self._base, *group, *own), rate, waits)
+
+    def planned(self, stage: str) -> Iterator[tuple[PlannedRun, Cell, Run | None]]:
+        """The distinct runs of a stage, validated; the run is None where it is refused.
+
+        A cell that waits is validated at its grid's centre.
+        """
+        seen = set()
+        for cell in self.cells(stage):
+            shown = _shown(cell.all_overrides)
+            rate = self._centre(cell.group) if cell.waits else None
+            try:
+                run = self._compose((*cell.all_overrides, *([f"{RATE_KEY}{rate:g}"] if rate else [])))
+            except ValueError as error:
+                yield PlannedRun(stage, cell.group, shown, None, str(error)), cell, None
+                continue
+            if cell.waits or run.run_id not in seen:
+                seen.add(run.run_id)
+                yield PlannedRun(stage, cell.group, shown, None if cell.waits else run.run_id), cell, run
+
+    def selection(self, group: tuple[str, ...]) -> Selection | None:
+        """What the records of the grid's stage say of a group; None as long as one is missing."""
+        if group not in self._selections or self._selections[group] is None:
+            self._selections[group] = self._read(group)
+        return self._selections[group]
+
+    def forget(self) -> None:
+        """Lets go of what was read: records have come."""
+        self._selections.clear()
+
+    def beyond(self, group: tuple[str, ...]) -> float | None:
+        """The next rate beyond the end of the grid at which the best one lies; None if none is due."""
+        found = self.selection(group)
+        if found is None or found.at_edge is None:
+            return None
+        added = len(found.points) - self.definition.rates.points
+        step = 1 if found.at_edge == "upper" else -1
+        edge = found.points[-1 if step > 0 else 0].learning_rate
+        if added >= self.definition.extend:
+            return None
+        return on_grid(edge, step, self.definition.rates.per_decade)
+
+    def grid_cells(self, group: tuple[str, ...], rate: float) -> list[Cell]:
+        """The cells of the grid's stage at one more rate."""
+        stage = self._grid_stage()
+        settings = {key: value for key, value in self.definition.stages[stage].items() if key != RATE}
+        given = {key: _text(key, value) for key, value in settings.items()} | self._given
+        return [Cell(stage, group, (*self._base, *group, *own), rate) for own in self._product(list(given.values()))]
+
+    def _read(self, group: tuple[str, ...]) -> Selection | None:
+        if self._centre(group) is None:
+            return None
+        rates, per_decade = list(self._grid(group)), self.definition.rates.per_decade
+        records = [record for rate in rates for record in self._records(group, rate)]
+        if len(records) < sum(len(self.grid_cells(group, rate)) for rate in rates):
+            return None
+        for edge, step in ((rates[0], -1), (rates[-1], 1)):  # what was added before
+            for place in count(1):
+                found = self._records(group, on_grid(edge, step * place, per_decade))
+                records += found
+                if not found:
+                    break
+        return select(group, records)
+
+    def _records(self, group: tuple[str, ...], rate: float) -> list[Record]:
+        found = {}
+        for cell in self.grid_cells(group, rate):
+            run = self._compose(cell.all_overrides)
+            try:
+                found[run.run_id] = read_record(run.results_dir / run.study / run.run_id)
+            except CorruptRecordError:
+                continue
+        return list(found.values())
+
+    def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
+        """The learning rates of a group under a rule; [None] where there is none, or none yet."""
+        if rule == "grid":
+            return self._grid_and_added(group) if self._is_trained(group) else []
+        if not self._is_trained(group):
+            return [None]
+        if rule == "published":
+            return [self._of(self.definition.rates.published, "published", group)]
+        shared = self.definition.rates.shared
+        if rule == "shared" and shared is None:
+            raise ValueError("hydra.sweeper.rates.shared is missing: a number, or a method whose tuned rate all take")
+        if rule == "shared" and not isinstance(shared, str):
+            return [shared]
+        chosen = self.selection(group if rule == "tuned" else self._as_method(group, str(shared)))
+        return [chosen.best.learning_rate if chosen and chosen.best else None]
+
+    def _grid_and_added(self, group: tuple[str, ...]) -> list[float]:
+        found = self.selection(group)
+        return [point.learning_rate for point in found.points] if found else list(self._grid(group))
+
+    def _grid(self, group: tuple[str, ...]) -> tuple[float, ...]:
+        rates = self.definition.rates
+        return grid(self._of(rates.centre, "centre", group), rates.points, rates.per_decade)
+
+    def _grid_stage(self) -> str:
+        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == "grid")
+
+    def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
+        """The same row of another method; of another rank where it does not take part with this one."""
+        groups = [other for other in self.groups() if _method(other) == method]
+        wanted = set(group) - {f"method={_method(group)}"}
+        near = max(groups, key=lambda other: len(wanted & set(other)), default=None)
+        if near is None:
+            raise ValueError(f"hydra.sweeper.rates.shared={method}: it is no method of this sweep")
+        return near
+
+    def _is_trained(self, group: tuple[str, ...]) -> bool:
+        return _method(group) != "none"
+
+    def _centre(self, group: tuple[str, ...]) -> float | None:
+        return self.definition.rates.centre.get(_method(group))
+
+    def _of(self, table: Mapping[str, float], name: str, group: tuple[str, ...]) -> float:
+        if _method(group) not in table:
+            raise ValueError(f"hydra.sweeper.rates.{name} has nothing for method={_method(group)}")
+        return table[_method(group)]
+
+    def _takes_part(self, group: Sequence[str]) -> bool:
+        wanted = self.definition.only.get(_method(group), {})
+        given = dict(text.split("=", 1) for text in group)
+        return all(given.get(axis) in _words(values) for axis, values in wanted.items() if axis in given)
+
+    def _product(self, texts: list[str]) -> list[list[str]]:
+        (cells,) = BasicSweeper.split_arguments(self._parser.parse_overrides(texts), max_batch_size=None)
+        return cells
+
+
+def register() -> None:
+    """Makes Hydra know the sweeper, as hydra/sweeper=staged; its settings are in conf/protocol."""
+    folder = str(Path(__file__).parent / "plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)  # a part of the namespace hydra_plugins, from which Hydra takes sweepers
+    from hydra_plugins.lora_init_bench import StagedSweeper
+
+    Plugins.instance().register(StagedSweeper)
+    target = f"{StagedSweeper.__module__}.{StagedSweeper.__name__}"
+    node = {"_target_": target, "params": {}, "max_batch_size": None}
+    ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=node, provider="lora-init-bench")
+
+
+def is_staged(sweeper: DictConfig) -> bool:
+    """Whether an experiment has stages."""
+    return sweeper.get("stages") is not None
+
+
+def batches(expansion: Expansion, plan: Callable[[], None]) -> Iterator[list[list[str]]]:
+    """The overrides of each stage's cells, when their turn has come.
+
+    Args:
+        plan: called whenever learning rates have become known, so that the study's plan can be written.
+    """
+    for stage in expansion.definition.asked:
+        expansion.forget()
+        plan()
+        planned = list(expansion.planned(stage))
+        for _, cell, _run in planned:
+            if cell.waits:
+                print(f"{stage}: {' '.join(cell.group)} has no learning rate yet: its grid is not complete, or no rate "
+                      "of it survived", file=sys.stderr)  # fmt: skip
+        if ready := [list(cell.all_overrides) for _, cell, run in planned if run is not None and not cell.waits]:
+            yield ready
+        if expansion.definition.stages[stage][RATE] == "grid" and expansion.definition.extend:
+            yield from _extensions(expansion)
+    expansion.forget()
+    plan()
+
+
+def _extensions(expansion: Expansion) -> Iterator[list[list[str]]]:
+    """Points beyond the ends of grids, until no best one lies at an end or as many as allowed were added."""
+    while True:
+        expansion.forget()
+        added = [
+            list(cell.all_overrides)
+            for group in expansion.groups()
+            if (rate := expansion.beyond(group)) is not None
+            for cell in expansion.grid_cells(group, rate)
+        ]
+        if not added:
+            return
+        yield added
+
+
+def described(cell: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Group and overrides of a cell of a sweep without stages."""
+    shown = _shown(cell)
+    return tuple(text for text in shown if not text.startswith("seed=")), shown
+
+
+def _parted(arguments: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What stays as it is (the experiment, deletions), and the overrides of keys."""
+    base, given = [], {}
+    for text in arguments:
+        key = text.partition("=")[0]
+        if text.startswith(("+", "~")) or key.startswith("hydra"):
+            base.append(text)
+        else:
+            given[key] = text
+    return tuple(base), given
+
+
+def _text(key: str, value: Any) -> str:
+    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _words(text: Any) -> list[str]:
+    return [] if text is None else [word.strip() for word in str(text).split(",")]
+
+
+def _method(group: Sequence[str]) -> str:
+    return next((text.removeprefix("method=") for text in group if text.startswith("method=")), "")
+
+
+def _shown(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What another machine needs to run a cell again."""
+    kept = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in _PRIVATE]
+    return tuple("data.root=FOLDER" if text.startswith("data.root=") else text for text in kept)
