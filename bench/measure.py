@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -109,15 +111,18 @@ class AlignmentProbe:
             }
             for key, value in products.items():
                 sums[key] += value
-            measured = _gradient_measures(products) | self._weight_measures(layer, factors)
+            features = {} if factors is None else _feature_norms(_tokens(inputs, mask), layer, factors)
+            for key, value in features.items():
+                norms[key].append(value)
+            measured = _gradient_measures(products) | self._weight_measures(layer, factors) | features
             rows.extend(Row(step, name, measure, _finite(value)) for measure, value in measured.items())
 
         batch = {name: tensor.to(model.device) for name, tensor in self.batch.items()}
+        mask, norms = batch.get("attention_mask"), defaultdict[str, list[float]](list)
         with rng.preserved():
             visit_gradients(model, {layer.name: layer.module for layer in self.layers}, batch, consume)
-        rows.extend(
-            Row(step, ALL_LAYERS, measure, _finite(value)) for measure, value in _gradient_measures(sums).items()
-        )
+        together = _gradient_measures(sums) | {name: fmean(values) for name, values in norms.items()}
+        rows.extend(Row(step, ALL_LAYERS, measure, _finite(value)) for measure, value in together.items())
         self.rows.extend(rows)
         self.seconds += time.perf_counter() - start
         return rows
@@ -149,6 +154,22 @@ class AlignmentProbe:
             return self._pretrained[layer.name]
         base = layer.weight.detach().float()
         return base + layer.scaling * self.initial[layer.name].product() if layer.shifted else base
+
+
+def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """The layer's inputs, (tokens, in) float32, without padding where the mask is of the same sequence."""
+    known = mask is not None and mask.shape == inputs.shape[:-1]
+    return inputs[mask.bool()].float() if known else inputs.flatten(0, -2).float()  # type: ignore[union-attr]
+
+
+def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, float | None]:
+    """Means over tokens of ‖x‖, of Z_A = A x (R A x where R is trained) and of Z_B = s B Z_A.
+
+    Hayou et al. 2024 (arXiv:2406.08447, section 3) follow the two norms with width and learning rate.
+    """
+    Z_A = x @ factors.right().T
+    Z_B = layer.scaling * Z_A @ factors.lora_B.T
+    return {f"{name}_norm": Z.norm(dim=-1).mean().item() for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
 
 
 def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:

@@ -258,3 +258,27 @@ def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_mo
     within_reach = sum(values(rows, "captured_energy")[n] * gradients[n].square().sum().item() for n in others)
     total = sum(gradient.square().sum().item() for gradient in gradients.values())
     assert values(rows, "captured_energy")["all"] == pytest.approx(within_reach / total, rel=1e-4)
+
+
+def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Reversed())
+    probe.batch["attention_mask"] = torch.ones_like(probe.batch["input_ids"])
+    probe.batch["attention_mask"][0, :3] = 0
+    layer, seen = probe.layers[0], {}
+    with torch.no_grad():
+        layer.parameters()["lora_A"].normal_(generator=torch.Generator().manual_seed(1))
+    hook = layer.module.register_forward_pre_hook(lambda _module, args: seen.update(x=args[0].detach()))
+    rows = probe.measure(wrapped, 0)
+    hook.remove()
+    x = seen["x"][probe.batch["attention_mask"].bool()]
+    Z_A = x @ layer.factors().lora_A.T
+    wanted = {"X_norm": x, "Z_A_norm": Z_A, "Z_B_norm": layer.scaling * Z_A @ layer.factors().lora_B.T}
+    for measure, Z in wanted.items():
+        found = values(rows, measure)
+        assert found[layer.name] == pytest.approx(Z.norm(dim=1).mean().item(), rel=1e-5)
+        assert found["all"] == pytest.approx(np.mean([value for name, value in found.items() if name != "all"]))
+
+
+def test_what_has_no_factors_has_no_feature_norms(tiny_model, batch):
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), FullFT())
+    assert not values(probe.measure(wrapped, 0), "Z_A_norm")
