@@ -1,0 +1,324 @@
+"""What can be asked of a study's records: pure functions from a study and two of its groups to an answer.
+
+A group is what a claim names, such as {"method": "lora_sb", "rank": "r8"}: it stands for the cells whose group in the
+study's plan has those overrides. What no group of the study sets is not asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+from scipy import stats
+
+from bench.rates import Selection
+from bench.record import CURVE, Record, read_rows
+from bench.report.load import Cell, ReportError, Study
+from bench.report.metrics import SHARE, Scale
+from bench.report.scores import Column, Sample, average, collect
+from bench.report.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
+from bench.study import group_text
+
+Group = Mapping[str, str]
+YES, NO, NOT_SETTLED = "yes", "no", "not settled"
+UNBOUNDED = Scale(low=-math.inf, high=math.inf)
+POWER = 0.8  # of the minimum detectable effect
+
+
+class NotRunError(ReportError):
+    """The study has no run that the question needs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An answer to one question.
+
+    Attributes:
+        text: yes, no, or not settled.
+        details: what was found, in a line.
+        estimate: in `unit`; None where there is none, as where a target was not reached.
+        low, high: the 95 % interval, or what a grid of learning rates resolves.
+        n: seeds, or widths.
+    """
+
+    text: str
+    details: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    n: int
+
+
+def higher_score(
+    study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
+) -> Finding:
+    """Does a score higher than b? The paired difference, its interval over seeds and the items that both answered.
+
+    Args:
+        stage: None is the study's main stage.
+        task: one dataset; None is the mean of the first metrics of all, or without scores the held-out loss.
+        margin: how far a may fall behind, in the difference's unit; 0 asks for better, more asks for as good.
+    """
+    of_a, of_b = _cells(study, stage, a, b)
+    sample_a, columns = _sample(of_a, task)
+    sample_b, same = _sample(of_b, task)
+    seeds = sorted(set(sample_a.seeds) & set(sample_b.seeds))
+    if not seeds or columns != same:
+        raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no score under one seed")
+    points = all(column.scale.unit == SHARE.unit for column in columns)
+    factor, unit = (100.0, "points") if points else (1.0, "")
+    sign = 1 if columns[0].higher_is_better else -1
+    values, stderr, means = _difference(sample_a, sample_b, seeds)
+    found = estimate([sign * factor * value for value in values], stderr and factor * stderr, UNBOUNDED)
+    text = _side(found.low, found.high, -margin) if len(seeds) > 1 else NOT_SETTLED
+    details = f"{_name(of_a)} {factor * means[0]:.4g}, {_name(of_b)} {factor * means[1]:.4g}"
+    if margin:
+        details += f"; as good within {margin:g} {unit}".rstrip()
+    if len(seeds) == 1:
+        details += "; one seed: an interval over items alone settles nothing"
+    elif text == NOT_SETTLED:
+        smallest = factor * _detectable(values, stderr)
+        details += f"; {len(seeds)} seeds find a difference of {smallest:.3g} {unit}".rstrip()
+    return Finding(text, details, found.mean, found.low, found.high, unit, found.n)
+
+
+def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Finding:
+    """Is a's best learning rate larger than b's? Both are known to a step of the grid.
+
+    Args:
+        within: a rate still trains if its score falls behind the best by at most so many per cent of it.
+    """
+    of_a, of_b = _selection(study, a), _selection(study, b)
+    ratio, step = _best(of_a) / _best(of_b), max(_step(of_a), _step(of_b))
+    low, high = ratio / step, ratio * step
+    text = _side(low, high, 1.0)
+    if text == YES and (of_a.at_edge == "lower" or of_b.at_edge == "upper"):
+        text = NOT_SETTLED
+    if text == NO and (of_a.at_edge == "upper" or of_b.at_edge == "lower"):
+        text = NOT_SETTLED
+    largest = [f"{_largest(selection, within):g}" for selection in (of_a, of_b)]
+    details = (
+        f"best {_rate(of_a)} ({of_a.label}) against {_rate(of_b)} ({of_b.label}), {ratio:.3g} times, a step of the "
+        f"grid is {step:.3g} times; largest within {within:g} % of the best score: {largest[0]} against {largest[1]}"
+    )
+    seeds = min(len(selection.best.values) for selection in (of_a, of_b) if selection.best)
+    return Finding(text, details, ratio, low, high, "times", seeds)
+
+
+def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Finding:
+    """In what share of b's steps does a reach b's final held-out loss, each at its own learning rate?
+
+    The loss is measured every few steps; between two measurements it is taken as linear.
+    """
+    of_a, of_b = _cells(study, stage, a, b)
+    runs_a, runs_b = _by_seed(of_a), _by_seed(of_b)
+    steps: list[float] = []
+    seconds: list[float] = []
+    asked = 0
+    for seed in sorted(runs_a.keys() & runs_b.keys()):
+        curve_a, curve_b = _held_out(runs_a[seed][1]), _held_out(runs_b[seed][1])
+        if not curve_a or not curve_b or not math.isfinite(curve_b[-1][1]):
+            continue
+        asked += 1
+        if (reached := reaching(curve_a, curve_b[-1][1])) is None:
+            continue
+        steps.append(reached[0] / curve_b[-1][0])
+        whole_b = curve_b[-1][2] + _init_seconds(runs_b[seed][0])
+        seconds.append((reached[1] + _init_seconds(runs_a[seed][0])) / whole_b)
+    if not asked:
+        raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the held-out loss under one seed")
+    target = f"the final held-out loss of {_name(of_b)}"
+    if len(steps) < asked:
+        details = f"{_name(of_a)} does not reach {target} in {asked - len(steps)} of {asked} seeds"
+        return Finding(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
+    found, clock = estimate(steps, None, UNBOUNDED), estimate(seconds, None, UNBOUNDED)
+    text = {YES: NO, NO: YES}.get(side := _side(found.low, found.high, 1.0), side)
+    details = f"{_name(of_a)} reaches {target} after {_share(found)} of its steps"
+    details += f" and {_share(clock)} of its seconds, initialisation included"
+    return Finding(text, details, found.mean, found.low, found.high, "of the steps", found.n)
+
+
+def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -> Finding:
+    """Does b's best learning rate fall faster with width than a's? Slopes of log rate against log width.
+
+    Args:
+        widths: of each model, by its name.
+
+    The interval is what the grid resolves: each best rate may lie half a step away.
+    """
+    slopes, doubts, shown = [], [], []
+    for group in (a, b):
+        found = [_selection(study, {**group, "model": model}) for model in widths]
+        x, y = [math.log10(width) for width in widths.values()], [math.log10(_best(one)) for one in found]
+        slopes.append(float(stats.linregress(x, y).slope))
+        spread = sum((value - fmean(x)) ** 2 for value in x)
+        halves = [math.log10(_step(one)) / 2 for one in found]
+        doubts.append(sum(abs(value - fmean(x)) / spread * half for value, half in zip(x, halves, strict=True)))
+        rates = ", ".join(_rate(one) for one in found)
+        shown.append(f"{found[0].label} {slopes[-1]:.2f} ± {doubts[-1]:.2f} (best rates {rates})")
+    difference, doubt = slopes[0] - slopes[1], sum(doubts)
+    details = f"slope by width {', '.join(map(str, widths.values()))}: {shown[0]}; {shown[1]}"
+    low, high = difference - doubt, difference + doubt
+    return Finding(_side(low, high, 0.0), details, difference, low, high, "in slope", len(widths))
+
+
+def fewer_parameters(
+    study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
+) -> Finding:
+    """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?"""
+    counts = [
+        round(fmean(run.initialization["num_trainable"] for run in cell.runs)) for cell in _cells(study, stage, a, b)
+    ]
+    found = higher_score(study, a, b, stage, task, margin)
+    times = f"{counts[0]:,} against {counts[1]:,} trainable parameters, {counts[1] / counts[0]:.3g} times fewer"
+    text = found.text if counts[0] < counts[1] else NO
+    return replace(found, text=text, details=f"{found.details}; {times}")
+
+
+KINDS: dict[str, Callable[..., Finding]] = {
+    function.__name__: function
+    for function in (higher_score, larger_rate, fewer_steps, rate_by_width, fewer_parameters)
+}
+
+
+def reaching(curve: Sequence[tuple[float, float, float]], target: float) -> tuple[float, float] | None:
+    """Step and seconds at which a curve of (step, loss, seconds) first comes down to a loss; None if it never does.
+
+    Linear between two measurements; at the first one, that one.
+    """
+    for index, (step, loss, seconds) in enumerate(curve):
+        if loss <= target:
+            if index == 0:
+                return step, seconds
+            before_step, before_loss, before_seconds = curve[index - 1]
+            share = (before_loss - target) / (before_loss - loss)
+            return before_step + share * (step - before_step), before_seconds + share * (seconds - before_seconds)
+    return None
+
+
+def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
+    """Which groups have the wanted overrides, as far as any group of the study sets them."""
+    swept = {override.partition("=")[0] for group in groups for override in group}
+    needed = {f"{key}={value}" for key, value in wanted.items() if key in swept}
+    return [index for index, group in enumerate(groups) if needed <= set(group)]
+
+
+def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
+    found = _matching(groups, wanted)
+    text = " ".join(f"{key}={value}" for key, value in wanted.items())
+    if not found:
+        raise NotRunError(f"no completed run of {text} in {where}")
+    if len(found) > 1:
+        named = "; ".join(sorted(group_text(groups[index]) for index in found))
+        raise ReportError(f"{text} fits several groups of {where}: {named}; name what sets them apart")
+    return found[0]
+
+
+def _cells(study: Study, stage: str | None, *wanted: Group) -> list[Cell]:
+    if stage is not None and stage not in study.stages:
+        raise NotRunError(f"{study.name} has no stage {stage!r}; there are: {', '.join(study.stages)}")
+    cells = study.cells if stage in (None, study.stage) else study.at(str(stage)).cells
+    groups = [cell.group for cell in cells]
+    return [cells[_one(groups, group, f"{study.name}, stage {stage or study.stage}")] for group in wanted]
+
+
+def _selection(study: Study, wanted: Group) -> Selection:
+    found = [selection for selection in study.selection if selection.best is not None]
+    return found[_one([selection.group for selection in found], wanted, f"the selection of {study.name}")]
+
+
+def _sample(cell: Cell, task: str | None) -> tuple[Sample, list[Column]]:
+    """One value a seed, the mean over the first metrics, and what it is of."""
+    scores = collect([cell])
+    columns = [column for column in scores.first_metrics if task in (None, column.dataset)]
+    sample = average(scores.found[0], columns) if columns else None
+    if sample is None:
+        raise NotRunError(f"{_name(cell)} has no score{f' of {task}' if task else ''} in every run")
+    if len({column.higher_is_better for column in columns}) > 1:
+        raise ReportError(f"{_name(cell)}: scores of both directions have no mean; name one task")
+    return sample, columns
+
+
+def _difference(a: Sample, b: Sample, seeds: Sequence[int]) -> tuple[list[float], float | None, tuple[float, float]]:
+    """a - b for each seed, its standard error over items if both answered the same ones, and the two means."""
+    in_a, in_b = [a.seeds.index(seed) for seed in seeds], [b.seeds.index(seed) for seed in seeds]
+    stderr = None
+    if a.draws is not None and b.draws is not None and a.items == b.items:
+        stderr = spread((a.draws[:, in_a] - b.draws[:, in_b]).mean(axis=1))
+    means = float(a.values[in_a].mean()), float(b.values[in_b].mean())
+    return [float(value) for value in a.values[in_a] - b.values[in_b]], stderr, means
+
+
+def _side(low: float | None, high: float | None, threshold: float) -> str:
+    """On which side of a threshold an interval lies."""
+    if low is None or high is None:
+        return NOT_SETTLED
+    if low > threshold + ROUNDING:
+        return YES
+    return NO if high < threshold - ROUNDING else NOT_SETTLED
+
+
+def _detectable(differences: Sequence[float], stderr: float | None) -> float:
+    """The smallest true difference that a paired t test of as many seeds, on such items, finds with a power of 80 %."""
+    from statsmodels.stats.power import TTestPower
+
+    n = len(differences)
+    effect = TTestPower().solve_power(nobs=n, alpha=1 - CONFIDENCE, power=POWER)
+    return float(effect) * math.hypot(stdev(differences), math.sqrt(n) * (stderr or 0.0))
+
+
+def _by_seed(cell: Cell) -> dict[int, tuple[Record, Path]]:
+    return {run.config["seed"]: (run, folder) for run, folder in zip(cell.runs, cell.folders, strict=True)}
+
+
+def _held_out(folder: Path) -> list[tuple[float, float, float]]:
+    """Step, held-out loss and seconds in training, where the loss was measured."""
+    rows = read_rows(folder / CURVE)
+    return [(r["step"], r["held_out_loss"], r["seconds"]) for r in rows if r.get("held_out_loss") is not None]
+
+
+def _init_seconds(run: Record) -> float:
+    calibration = run.initialization.get("calibration") or {}
+    return calibration.get("total_seconds", 0.0) + run.phases.get("initialise", {}).get("seconds", 0.0)
+
+
+def _best(selection: Selection) -> float:
+    assert selection.best is not None, "left out by _selection"
+    return selection.best.learning_rate
+
+
+def _rate(selection: Selection) -> str:
+    edge = f", {selection.at_edge} edge of the grid" if selection.at_edge else ""
+    return f"{_best(selection):g}{edge}"
+
+
+def _step(selection: Selection) -> float:
+    """The ratio of neighbours on the grid, the larger one beside the best rate."""
+    rates = [point.learning_rate for point in selection.points]
+    at = rates.index(_best(selection))
+    ratios = [rates[i + 1] / rates[i] for i in (at - 1, at) if 0 <= i < len(rates) - 1]
+    return max(ratios, default=1.0)
+
+
+def _largest(selection: Selection, within: float) -> float:
+    """The largest rate whose score is within so many per cent of the best."""
+    best = selection.best
+    assert best is not None, "left out by _selection"
+    assert best.mean is not None, "the best has one"
+    allowed = abs(best.mean) * within / 100 + ROUNDING
+    return max(p.learning_rate for p in selection.points if p.mean is not None and abs(p.mean - best.mean) <= allowed)
+
+
+def _name(cell: Cell) -> str:
+    rank = next((override for override in cell.group if override.startswith("rank=")), "")
+    return f"{cell.label} {rank.removeprefix('rank=')}".rstrip()
+
+
+def _share(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.mean:.0%}"
+    return f"{found.mean:.0%} [{found.low:.0%}, {found.high:.0%}]"

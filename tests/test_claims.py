@@ -1,0 +1,343 @@
+import csv
+import json
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from bench.folders import ROOT
+from bench.record import Record
+from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
+from bench.report.load import ReportError, load_study
+from bench.report.questions import (
+    NO,
+    NOT_SETTLED,
+    YES,
+    NotRunError,
+    fewer_parameters,
+    fewer_steps,
+    higher_score,
+    larger_rate,
+    rate_by_width,
+    reaching,
+)
+from bench.study import PlannedRun, StudyPlan, write_plan
+
+CLAIMS = ROOT / "experiments" / "claims.yaml"
+HU, REVERSED = {"method": "hu"}, {"method": "reversed"}
+
+
+class Maker:
+    """Records of one study in results/p/s, and its plan."""
+
+    def __init__(self, root):
+        self.root, self.runs = root, []
+
+    def run(self, method, value=None, seed=0, stage="tuned", rate=0.01, group=(), **about):
+        """Held-out losses are (step, loss); a second of training a step, and about["init"] seconds before it."""
+        model, status = about.get("model", "m"), about.get("status", "completed")
+        run_id = "-".join([method, stage, str(rate), model, *group, str(seed)])
+        config = {
+            "method": {"name": method},
+            "seed": seed,
+            "train": {"learning_rate": rate},
+            "task": {"name": "t"},
+            "model": {"name": model},
+            "stage": stage,
+            "group": list(group),
+        }
+        record = Record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
+        record.initialization = {"num_trainable": about.get("num_trainable", 100), "num_head": 0}
+        record.phases = {"initialise": {"seconds": about.get("init", 0.0)}}
+        record.training = {"num_steps": 4}
+        higher = about.get("higher_is_better", True)
+        scores = value if isinstance(value, dict) else {"t": value}
+        record.scores = [
+            {"task": task, "metric": about.get("metric", "acc"), "value": one, "stderr": None, "num_examples": None}
+            | {"higher_is_better": higher, "majority": None}
+            for task, one in scores.items()
+            if one is not None
+        ]
+        folder = self.root / "p/s" / run_id
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(asdict(record)))
+        curve = [{"step": step, "seconds": step, "held_out_loss": loss} for step, loss in about.get("losses", ())]
+        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
+
+    def select(self, method, best, rates=(0.001, 0.003, 0.01, 0.03, 0.1), **about):
+        """Scores of 0.5 at the best rate, 0.49 below and 0.1 above it."""
+        for rate in rates:
+            value = 0.5 if rate == best else 0.49 if rate < best else 0.1
+            self.run(method, value, seed=100, stage="select", rate=rate, **about)
+
+    def study(self):
+        stages = tuple(dict.fromkeys(run.stage for run in self.runs))
+        write_plan(self.root / "p/s", StudyPlan("p/s", stages, tuple(self.runs)))
+        return load_study(self.root, "p/s")
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Maker(tmp_path)
+
+
+def pairs(made, ours, theirs, **about):
+    for seed, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        made.run("hu", one, seed, **about)
+        made.run("reversed", other, seed, **about)
+    return made.study()
+
+
+def test_the_difference_is_paired_by_seed(made):
+    # differences 1, 2, 3 points although the seeds lie 40 points apart: 2 ± t(0.975, 2) 4.3027 / sqrt(3) = 2 ± 2.4842
+    found = higher_score(pairs(made, (0.11, 0.52, 0.93), (0.10, 0.50, 0.90)), HU, REVERSED)
+    assert (found.estimate, found.n, found.unit) == (pytest.approx(2.0), 3, "points")
+    assert found.high - found.estimate == pytest.approx(2.4842, abs=1e-3)
+    assert found.text == NOT_SETTLED
+    assert "3 seeds find a difference of 3.26 points" in found.details  # power 80 % at 3.264 standard deviations
+
+
+@pytest.mark.parametrize(("shift", "text"), [(0.2, YES), (-0.2, NO)])
+def test_an_interval_on_one_side_is_an_answer(made, shift, text):
+    found = higher_score(pairs(made, (0.5 + shift, 0.501 + shift, 0.502 + shift), (0.5, 0.5, 0.5)), HU, REVERSED)
+    assert found.text == text
+
+
+def test_of_a_metric_that_is_better_lower_the_lower_is_the_higher_score(made):
+    study = pairs(made, (1.0, 1.1, 1.2), (2.0, 2.1, 2.3), metric="perplexity", higher_is_better=False)
+    found = higher_score(study, HU, REVERSED)
+    assert (found.text, found.estimate, found.unit) == (YES, pytest.approx(3.1 / 3), "")
+
+
+def test_one_seed_settles_nothing(made):
+    found = higher_score(pairs(made, (0.9,), (0.1,)), HU, REVERSED)
+    assert (found.text, found.low, found.n) == (NOT_SETTLED, None, 1)
+    assert "one seed" in found.details
+
+
+def test_only_seeds_of_both_are_compared(made):
+    made.run("reversed", 0.0, seed=7)
+    assert higher_score(pairs(made, (0.5, 0.5), (0.4, 0.4)), HU, REVERSED).n == 2
+
+
+def test_several_tasks_count_by_their_mean_and_one_can_be_asked_for(made):
+    study = pairs(made, [{"x": 0.5, "y": 0.9}] * 2, [{"x": 0.5, "y": 0.5}] * 2)
+    assert higher_score(study, HU, REVERSED).estimate == pytest.approx(20)
+    assert higher_score(study, HU, REVERSED, task="y").estimate == pytest.approx(40)
+
+
+def test_as_good_within_a_margin_is_another_question_than_better(made):
+    study = pairs(made, (0.497, 0.498, 0.499), (0.5, 0.501, 0.502))
+    assert higher_score(study, HU, REVERSED).text == NO
+    assert higher_score(study, HU, REVERSED, margin=1.0).text == YES
+
+
+def test_a_stage_can_be_asked_for(made):
+    for stage, value in (("tuned", 0.9), ("shared", 0.1)):
+        for seed in (0, 1):
+            made.run("hu", value, seed, stage=stage)
+            made.run("reversed", 0.5, seed, stage=stage)
+    assert higher_score(made.study(), HU, REVERSED).text == YES
+    assert higher_score(made.study(), HU, REVERSED, stage="shared").text == NO
+    with pytest.raises(NotRunError, match="no stage 'published'; there are: tuned, shared"):
+        higher_score(made.study(), HU, REVERSED, stage="published")
+
+
+def test_a_group_is_found_by_its_overrides_and_a_rank_that_is_not_swept_is_not_asked_for(made):
+    for seed in (0, 1):
+        made.run("lora_sb", 0.4, seed, group=("rank=r8",))
+        made.run("lora_sb", 0.8, seed, group=("rank=r16",))
+        made.run("hu", 0.6, seed, group=("rank=r8",))
+    study = made.study()
+    assert higher_score(study, {"method": "lora_sb", "rank": "r16"}, HU | {"rank": "r8"}).text == YES
+    with pytest.raises(ReportError, match="fits several groups"):
+        higher_score(study, {"method": "lora_sb"}, HU)
+    with pytest.raises(NotRunError, match="no completed run of method=hu rank=r16 in p/s, stage tuned"):
+        higher_score(study, HU | {"rank": "r16"}, HU | {"rank": "r8"})
+    unswept = Maker(made.root / "other")
+    assert higher_score(pairs(unswept, (0.5, 0.5), (0.4, 0.4)), HU | {"rank": "r8"}, REVERSED).text == YES
+
+
+@pytest.mark.parametrize(
+    ("best_a", "best_b", "text"),
+    [(0.03, 0.003, YES), (0.003, 0.03, NO), (0.03, 0.01, NOT_SETTLED), (0.01, 0.01, NOT_SETTLED)],
+)
+def test_a_rate_is_larger_only_beyond_the_grids_step(made, best_a, best_b, text):
+    made.select("hu", best_a)
+    made.select("reversed", best_b)
+    found = larger_rate(made.study(), HU, REVERSED)
+    assert (found.text, found.estimate) == (text, pytest.approx(best_a / best_b))
+
+
+def test_a_best_rate_at_an_edge_beyond_which_the_answer_may_turn_settles_nothing(made):
+    made.select("hu", 0.1)
+    made.select("reversed", 0.01, rates=(0.001, 0.003, 0.01))
+    found = larger_rate(made.study(), HU, REVERSED)
+    assert found.text == NOT_SETTLED
+    assert "0.01, upper edge of the grid" in found.details
+
+
+def test_the_largest_rate_that_still_trains_is_named(made):
+    for rate, value in ((0.01, 0.5), (0.03, 0.48), (0.1, 0.4)):
+        made.run("hu", value, stage="select", rate=rate)
+        made.run("reversed", value if rate < 0.03 else 0.0, stage="select", rate=rate)
+    assert "largest within 5 % of the best score: 0.03 against 0.01" in larger_rate(made.study(), HU, REVERSED).details
+    assert "0.1 against 0.01" in larger_rate(made.study(), HU, REVERSED, within=20).details
+
+
+def test_between_two_measurements_the_loss_is_linear():
+    curve = [(10, 3.0, 1.0), (20, 1.0, 3.0), (30, 2.0, 4.0)]
+    assert reaching(curve, 1.5) == (17.5, 2.5)
+    assert reaching(curve, 3.5) == (10, 1.0)
+    assert reaching(curve, 0.5) is None
+
+
+def test_steps_to_the_others_final_loss_are_a_share_of_its_steps(made):
+    # 1.5 lies halfway between steps 1 and 2: 1.5 of 4 steps; 1.5 s and 2.5 s before them of 4 s
+    for seed in (0, 1):
+        made.run("lora_ga", 0.5, seed, losses=[(1, 2.0), (2, 1.0), (4, 0.5)], init=2.5)
+        made.run("hu", 0.5, seed, losses=[(1, 3.0), (2, 2.0), (4, 1.5)])
+    found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
+    assert (found.text, found.estimate, found.n) == (YES, pytest.approx(0.375), 2)
+    assert "38% [38%, 38%] of its steps and 100% [100%, 100%] of its seconds" in found.details
+
+
+def test_a_loss_that_is_not_reached_is_said_and_has_no_mean(made):
+    for seed, last in enumerate((0.5, 2.0)):
+        made.run("lora_ga", 0.5, seed, losses=[(2, 3.0), (4, last)])
+        made.run("hu", 0.5, seed, losses=[(2, 3.0), (4, 1.5)])
+    found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
+    assert (found.text, found.estimate) == (NOT_SETTLED, None)
+    assert "does not reach the final held-out loss of HU in 1 of 2 seeds" in found.details
+    assert fewer_steps(made.study(), HU, HU).estimate == 1.0
+
+
+def test_the_slope_by_width_is_of_the_logarithms(made):
+    # Half decades; hu falls by one for each decade of width, slope -1/2, reversed by two, slope -1. A best rate may lie
+    # a quarter of a decade away at either end of two decades: each slope is known to 1/4, their difference to 1/2.
+    grid = [10 ** (-place / 2) for place in range(-1, 7)]
+    for place, model in enumerate(("w10", "w100", "w1000")):
+        for method, best in (("hu", grid[1 + place]), ("reversed", grid[1 + 2 * place])):
+            made.select(method, best, grid, model=model, group=(f"model={model}",))
+    found = rate_by_width(made.study(), HU, REVERSED, {"w10": 10, "w100": 100, "w1000": 1000})
+    assert (found.text, found.n) == (NOT_SETTLED, 3)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
+    assert found.details.startswith("slope by width 10, 100, 1000: HU -0.50 ± 0.25")
+
+
+def test_fewer_parameters_answers_by_the_score_and_counts(made):
+    for seed in (0, 1):
+        made.run("lora_sb", 0.6, seed, num_trainable=100)
+        made.run("hu", 0.5, seed, num_trainable=4200)
+    found = fewer_parameters(made.study(), {"method": "lora_sb"}, HU)
+    assert (found.text, found.estimate) == (YES, pytest.approx(10))
+    assert "100 against 4,200 trainable parameters, 42 times fewer" in found.details
+    assert fewer_parameters(made.study(), HU, {"method": "lora_sb"}).text == NO
+
+
+def claims_of(tmp_path, text):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    return path
+
+
+ONE = """
+- {id: one, paper: P, claim: C, source: abstract, study: p/s,
+   kind: higher_score, a: {method: hu}, b: {method: reversed}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: higher_score", "kind: better", "claim one: unknown kind 'better'; known: higher_score, larger_rate"),
+        ("source: abstract, ", "", "claim 1 .one.: no source"),
+        ("a: {method: hu}, ", "", "claim one: missing a required argument: 'a'"),
+        (
+            "a: {method: hu}",
+            "a: {method: hu}, width: 3",
+            "'width'; higher_score takes a, b, stage, task, margin",
+        ),
+        ("a: {method: hu}", "a: hu", "a is 'hu', not overrides"),
+        ("- {", "{", "not a list of claims"),
+        ("- {", "- {{", "claims.yaml: "),
+    ],
+)
+def test_a_bad_claim_is_named(tmp_path, old, new, message):
+    with pytest.raises(ReportError, match=message) as raised:
+        read_claims(claims_of(tmp_path, ONE.replace(old, new)))
+    assert "\n" not in str(raised.value)
+
+
+def test_two_claims_of_one_id_are_refused(tmp_path):
+    with pytest.raises(ReportError, match="id 'one' is given twice"):
+        read_claims(claims_of(tmp_path, ONE + ONE))
+
+
+def test_a_study_without_records_is_not_run_yet_and_the_command_says_how(tmp_path):
+    (claim,) = read_claims(claims_of(tmp_path, ONE))
+    found = answer(claim, tmp_path / "results")
+    assert (found.text, found.command) == (NOT_RUN, "python -m bench.run -m +experiments=p/s")
+    assert "| **not run yet** |" in claims_table([found])
+
+
+def test_a_study_that_lacks_one_method_is_not_run_yet_either(made, tmp_path):
+    (claim,) = read_claims(claims_of(tmp_path, ONE))
+    made.run("hu", 0.5)
+    made.study()
+    found = answer(claim, tmp_path)
+    assert (found.text, found.details) == (NOT_RUN, "no completed run of method=reversed in p/s, stage tuned")
+
+
+def test_a_study_that_cannot_be_reported_is_no_answer(made, tmp_path):
+    (claim,) = read_claims(claims_of(tmp_path, ONE))
+    made.run("hu", status="failed")
+    assert answer(claim, tmp_path).text == "no answer"
+
+
+def test_the_table_has_a_row_a_claim_and_is_the_same_each_time(made, tmp_path):
+    claims = read_claims(claims_of(tmp_path, ONE + ONE.replace("id: one", "id: two").replace("p/s", "p/other")))
+    pairs(made, (0.7, 0.71, 0.72), (0.5, 0.5, 0.5))
+    written = []
+    for _ in range(2):
+        markdown = write_claims([answer(claim, tmp_path) for claim in claims], tmp_path)
+        written.append((markdown, (tmp_path / "claims.md").read_bytes(), (tmp_path / "claims.csv").read_bytes()))
+    assert written[0] == written[1]
+    assert "| **yes**: HU 71, REVERSED 50 |" in written[0][0]
+    assert "| +21 [+18.5, +23.5] points |" in written[0][0]
+    rows = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
+    assert [(row["id"], row["answer"], row["n"]) for row in rows] == [("one", "yes", "3"), ("two", NOT_RUN, "")]
+
+
+def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_an_embedded_study():
+    claims = read_claims(CLAIMS)
+    assert {claim.study.partition("/")[0] for claim in claims} == {"lora_sb", "lora_ga", "impact_of_init", "asymmetry"}
+    for claim in claims:
+        assert "arXiv:" in claim.paper
+        assert claim.study.endswith("_tiny")
+
+
+def test_the_widths_of_the_claims_are_those_of_the_embedded_models():
+    for claim in read_claims(CLAIMS):
+        for model, width in claim.arguments.get("widths", {}).items():
+            config = json.loads((ROOT / "bench" / "embedded" / model / "config.json").read_text())
+            assert config["hidden_size"] == width
+
+
+def test_the_command_prints_and_writes_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["claims", "--results-dir", "results"])
+    main()
+    printed = capsys.readouterr().out
+    assert printed.count("**not run yet**") == len(read_claims(CLAIMS))
+    assert (tmp_path / "results" / "claims.md").read_text() in printed
+
+
+def test_the_command_names_a_bad_file_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["claims"])
+    (tmp_path / "experiments").mkdir()
+    claims_of(tmp_path / "experiments", "a: 1")
+    with pytest.raises(SystemExit, match="^error: .*claims.yaml: not a list of claims"):
+        main()
