@@ -4,6 +4,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
+import yaml
 
 from bench.folders import ROOT
 from bench.record import Record
@@ -209,7 +210,7 @@ def test_a_loss_that_is_not_reached_is_said_and_has_no_mean(made):
         made.run("hu", 0.5, seed, losses=[(2, 3.0), (4, 1.5)])
     found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
     assert (found.text, found.estimate) == (NOT_SETTLED, None)
-    assert "does not reach the final held-out loss of HU in 1 of 2 seeds" in found.details
+    assert "does not reach the final held-out loss of HU in 1 of 2 seeds; where it does, after 80%" in found.details
     assert fewer_steps(made.study(), HU, HU).estimate == 1.0
 
 
@@ -339,5 +340,15 @@ def test_the_command_names_a_bad_file_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["claims"])
     (tmp_path / "experiments").mkdir()
     claims_of(tmp_path / "experiments", "a: 1")
-    with pytest.raises(SystemExit, match="^error: .*claims.yaml: not a list of claims"):
+    with pytest.raises(SystemExit, match=r"^error: .*claims.yaml: not a list of claims"):
         main()
+
+
+def test_every_claim_asks_for_rows_that_its_study_sweeps():
+    for claim in read_claims(CLAIMS):
+        content = yaml.safe_load((ROOT / "experiments" / f"{claim.study}.yaml").read_text())
+        params = content["hydra"]["sweeper"]["params"]
+        for group in (claim.arguments["a"], claim.arguments["b"]):
+            for key, value in group.items():
+                assert key not in params or value in params[key].split(","), claim.id
+        assert set(claim.arguments.get("widths", {})) <= set(params.get("model", "").split(","))

@@ -126,8 +126,8 @@ def test_no_difference_is_printed_where_the_metric_differs_and_the_note_says_so(
     write_run(scores=[score("cola", 0.5, "mcc")])
     (table,) = paper_table(the_study())
     assert table.rows[0].entries[0].difference is None
-    assert any("cola: the paper's is acc, ours mcc" in note for note in table.notes)
-    assert "50.0" in write_paper_tables(the_study(), Path("tables"))
+    assert any("cola acc in the paper, mcc here" in note for note in table.notes)
+    assert "(1) mcc / 69.35 / – |" in write_paper_tables(the_study(), Path("tables"))
 
 
 def test_the_papers_metric_is_found_behind_others_and_with_a_filter(experiments):

@@ -178,7 +178,7 @@ def _average(number: Number | None, found: dict[str, tuple[Column, Found] | None
         return Entry(number, None, SHARE)
     ours = sample_estimate(sample, average_scale(columns))
     if not all(_same(column, metrics[str(column.dataset)]) for column in columns):
-        return Entry(number, ours, SHARE, "over other metrics")
+        return Entry(number, ours, SHARE, "other metrics")
     return _compared(number, ours, SHARE)
 
 
@@ -221,7 +221,7 @@ def _notes(table: PaperTable, study: Study | None, ambiguous: list[str]) -> list
         notes.append(f"Left blank, no source found for all or some tasks: {'; '.join(blank)}.")
     others: dict[str, None] = {}
     for (task, metric), *entries in zip(table.columns, *(row.entries for row in table.rows), strict=True):
-        others |= {f"{task}: the paper's is {metric}, ours {entry.metric}": None for entry in entries if entry.metric}
+        others |= {f"{task} {metric} in the paper, {entry.metric} here": None for entry in entries if entry.metric}
     if others:
         notes.append(f"Another metric, so no difference: {'; '.join(others)}.")
     elsewhere = sorted({cell.place[1] for cell in study.cells} - {table.model}) if study else []
@@ -271,7 +271,7 @@ def _text(entry: Entry, alone: bool) -> str:
     if entry.ours is not None:
         low, high = entry.ours.low, entry.ours.high
         interval = "" if low is None or high is None else f" [{entry.scale.text(low)}, {entry.scale.text(high)}]"
-        ours = f"{entry.scale.text(entry.ours.mean)}{interval} ({entry.ours.n})"
+        ours = f"{entry.scale.text(entry.ours.mean)}{interval} ({entry.ours.n}) {entry.metric or ''}".rstrip()
     difference = DASH if entry.difference is None else f"{entry.difference:+.2f}"
     return DASH if {ours, printed} == {DASH} else f"{ours} / {printed} / {difference}"
 

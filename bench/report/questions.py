@@ -134,6 +134,7 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> F
     target = f"the final held-out loss of {_name(of_b)}"
     if len(steps) < asked:
         details = f"{_name(of_a)} does not reach {target} in {asked - len(steps)} of {asked} seeds"
+        details += f"; where it does, after {fmean(steps):.0%} of its steps" if steps else ""
         return Finding(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
     found, clock = estimate(steps, None, UNBOUNDED), estimate(seconds, None, UNBOUNDED)
     text = {YES: NO, NO: YES}.get(side := _side(found.low, found.high, 1.0), side)
