@@ -95,11 +95,15 @@ def read_record(folder: Path) -> Record:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of curve.jsonl, alignment.jsonl or outcomes.jsonl.gz; none where the file does not exist.
 
+    Where there is curve.jsonl.gz instead (bench.compact), it is read.
+
     Raises:
         CorruptRecordError: the file is torn.
     """
     if not path.is_file():
-        return []
+        path = path.with_name(f"{path.name}.gz")
+        if not path.is_file():
+            return []
     try:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]

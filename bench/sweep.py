@@ -250,9 +250,10 @@ class Guard(Callback):
     """Looks at a run or a whole sweep before it starts, and at its records when it has ended."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """A single run; an experiment's sweep would be ignored by Hydra without a word."""
-        if config.hydra.sweeper.params:
-            refuse(f"this experiment sweeps {', '.join(config.hydra.sweeper.params)}: add -m")
+        """A single run; an experiment's sweep over what is not given would be ignored by Hydra without a word."""
+        given = {text.partition("=")[0] for text in config.hydra.overrides.task}
+        if swept := [key for key in config.hydra.sweeper.params or {} if key not in given]:
+            refuse(f"this experiment sweeps {', '.join(swept)}: add -m")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""

@@ -92,6 +92,8 @@ def expand(monkeypatch):
 
     def expanded(*overrides):
         monkeypatch.setattr(sweep, "_planned", [])
+        monkeypatch.setattr(sweep, "_waiting", [])
+        monkeypatch.setattr(sweep, "write_plan", lambda folder, plan: None)
         monkeypatch.setattr("bench.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)

@@ -35,7 +35,7 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sweep.experiments, "folder", lambda: None)
+    monkeypatch.setattr(sweep, "experiments_folder", lambda: None)
     with pytest.raises(SystemExit):
         sweep.check_arguments(["+experiments=demo"])
     assert "there is no folder experiments/" in capsys.readouterr().err

@@ -1,0 +1,63 @@
+"""The command line `python -m bench.compact STUDY`: makes a finished study small enough to be kept in a repository.
+
+Curves and alignment are compressed, weights and W&B's files deleted, and so are the items' outcomes of the runs that
+served only to choose a learning rate, whose scores stay. Reports of the study are the same before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import sys
+from pathlib import Path
+
+from bench.record import ALIGNMENT, CURVE, OUTCOMES, RECORD, WEIGHTS
+from bench.study import SELECT, read_plan
+
+
+def compact(folder: Path) -> tuple[int, int]:
+    """Compacts the runs of a study's folder; returns its bytes before and after.
+
+    Raises:
+        ValueError: the folder holds no run, or its plan cannot be read.
+    """
+    runs = sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
+    if not runs:
+        raise ValueError(f"{folder} holds no run")
+    before = _size(folder)
+    plan = read_plan(folder)
+    scored = {run.run_id for run in plan.runs if run.stage != SELECT} if plan else set()
+    chosen = {run.run_id for run in plan.of(SELECT)} - scored if plan else set()
+    for run in runs:
+        (run / WEIGHTS).unlink(missing_ok=True)
+        if run.name in chosen:
+            (run / OUTCOMES).unlink(missing_ok=True)
+        for name in (CURVE, ALIGNMENT):
+            if (run / name).is_file():
+                # mtime 0: equal rows make equal bytes
+                (run / f"{name}.gz").write_bytes(gzip.compress((run / name).read_bytes(), 9, mtime=0))
+                (run / name).unlink()
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    return before, _size(folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    """Compacts one study and says what it came to."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compact", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", help="the folder below the results folder, such as demo")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
+    arguments = parser.parse_args()
+    try:
+        before, after = compact(arguments.results_dir / arguments.study)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.study}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB; its weights are gone")
+
+
+if __name__ == "__main__":
+    main()

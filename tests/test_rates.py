@@ -1,0 +1,94 @@
+import math
+
+import pytest
+
+from bench.rates import Point, Selection, grid, on_grid, select
+from bench.record import Record
+
+
+def a_record(rate, seed, value=None, status="completed", higher=True, scores=None, loss=1.0):
+    config = {"method": {"name": "hu"}, "seed": seed, "train": {"learning_rate": rate}}
+    record = Record(f"r{rate}-{seed}", status, "LoRA", config, {}, {})
+    one = {"task": "t", "metric": "acc", "value": value, "higher_is_better": higher}
+    record.scores = scores if scores is not None else ([] if value is None else [one])
+    record.training = {"held_out_loss": loss}
+    return record
+
+
+def selection(*points, higher=True):
+    return Selection(("method=hu",), "hu", "LoRA", tuple(Point(*point) for point in points), "acc", higher)
+
+
+def test_a_grid_lies_evenly_around_its_centre():
+    assert grid(1e-2, 5) == (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    assert grid(3e-3, 3) == (1e-3, 3e-3, 1e-2)
+    assert grid(2e-3, 5, per_decade=3) == (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    assert on_grid(1.0, 1) == 3.0
+    assert on_grid(1e-4, -1, per_decade=1) == 1e-5
+
+
+def test_a_centre_off_the_series_and_an_even_grid_are_refused():
+    with pytest.raises(ValueError, match=r"0\.002 is not in the series 1-3-10"):
+        grid(2e-3, 5)
+    with pytest.raises(ValueError, match="points=4: a grid has an odd number"):
+        grid(1e-3, 4)
+
+
+def test_the_best_rate_has_the_best_mean():
+    assert selection((1e-3, (0.2, 0.4)), (1e-2, (0.5, 0.3))).best.learning_rate == 1e-2
+    assert selection((1e-3, (0.2,)), (1e-2, (0.5,)), higher=False).best.learning_rate == 1e-3
+
+
+def test_of_equal_rates_the_smaller_is_the_best_also_where_means_differ_by_rounding():
+    assert selection((1e-3, (0.1, 0.2, 0.3)), (1e-2, (0.3, 0.2, 0.1))).best.learning_rate == 1e-3
+    assert selection((1e-3, (0.3,)), (1e-2, (0.1 + 0.2,))).best.learning_rate == 1e-3
+
+
+def test_a_rate_that_one_seed_did_not_survive_is_out():
+    found = selection((1e-3, (0.2,)), (1e-2, (0.9,), 1), (1e-1, (math.nan,)))
+    assert found.best.learning_rate == 1e-3
+    assert selection((1e-2, (), 2)).best is None
+    assert selection((1e-2, (), 2)).at_edge is None
+
+
+def test_the_edges_of_a_grid_are_told():
+    assert selection((1e-3, (0.9,)), (1e-2, (0.5,))).at_edge == "lower"
+    assert selection((1e-3, (0.1,)), (1e-2, (0.5,))).at_edge == "upper"
+    assert selection((1e-3, (0.1,)), (1e-2, (0.5,)), (1e-1, (0.2,))).at_edge is None
+
+
+def test_records_become_a_curve_whatever_their_order():
+    records = [a_record(1e-2, 101, 0.4), a_record(1e-3, 100, 0.1), a_record(1e-2, 100, 0.2), a_record(1e-3, 101, 0.3)]
+    found = select(("method=hu",), records)
+    assert found == select(("method=hu",), records[::-1])
+    assert [(point.learning_rate, point.values) for point in found.points] == [(1e-3, (0.1, 0.3)), (1e-2, (0.2, 0.4))]
+    assert (found.method, found.label, found.metric, found.higher_is_better) == ("hu", "LoRA", "acc", True)
+
+
+def test_a_failed_run_counts_against_its_rate():
+    found = select((), [a_record(1e-2, 100, 0.4), a_record(1e-2, 101, status="failed")])
+    assert (found.points[0].values, found.points[0].failed) == ((0.4,), 1)
+
+
+def test_several_datasets_are_judged_by_the_mean_of_their_first_metrics():
+    scores = [
+        {"task": task, "metric": metric, "value": value, "higher_is_better": True}
+        for task, metric, value in (("a", "acc", 0.2), ("a", "f1", 1.0), ("b", "mcc", 0.6))
+    ]
+    found = select((), [a_record(1e-2, 100, scores=scores)])
+    assert found.points[0].values == (pytest.approx(0.4),)
+    assert found.metric == "mean of 2 first metrics"
+
+
+def test_what_scores_nothing_is_judged_by_its_held_out_loss():
+    found = select((), [a_record(1e-2, 100, loss=0.5), a_record(1e-1, 100, loss=0.7)])
+    assert (found.metric, found.higher_is_better, found.best.learning_rate) == ("held_out_loss", False, 1e-2)
+
+
+def test_metrics_of_both_directions_cannot_choose():
+    scores = [
+        {"task": "a", "metric": "acc", "value": 0.2, "higher_is_better": True},
+        {"task": "b", "metric": "perplexity", "value": 3.0, "higher_is_better": False},
+    ]
+    with pytest.raises(ValueError, match="metrics of both directions: a acc, b perplexity"):
+        select((), [a_record(1e-2, 100, scores=scores)])

@@ -1,0 +1,76 @@
+import gzip
+import json
+
+import pytest
+
+from bench.compact import compact
+from bench.record import read_rows
+from bench.study import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
+
+
+def planned(stage, *overrides, run_id="x"):
+    return PlannedRun(stage, ("method=hu",), overrides, run_id)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    plan = StudyPlan("lora_ga/t", ("select", "tuned"), (planned("select", "method=hu"), planned("tuned", run_id=None)))
+    write_plan(tmp_path / "new", plan)
+    assert read_plan(tmp_path / "new") == plan
+
+
+def test_without_a_plan_there_is_none_and_a_torn_one_is_an_error(tmp_path):
+    assert read_plan(tmp_path) is None
+    (tmp_path / "study.json").write_text('{"experiment": null, "stages": ["run"], "runs": [{"stage"')
+    with pytest.raises(CorruptPlanError, match=r"study\.json: JSONDecodeError.*start the sweep again"):
+        read_plan(tmp_path)
+
+
+def test_the_command_runs_one_cell_of_the_experiment():
+    plan = StudyPlan("lora_ga/t", ("run",), (planned("run", "method=hu", "seed=1"),))
+    assert plan.command(plan.runs[0]) == ("python -m bench.run +experiments=lora_ga/t method=hu seed=1 hydra.mode=RUN")
+    alone = StudyPlan(None, ("run",), plan.runs)
+    assert alone.command(plan.runs[0]) == "python -m bench.run method=hu seed=1"
+
+
+def test_a_newer_plan_keeps_what_it_does_not_plan_itself():
+    older = StudyPlan("e", ("select", "tuned"), (planned("select", "seed=1"), planned("tuned", "seed=1", run_id="old")))
+    newer = StudyPlan("e", ("select", "tuned"), (planned("tuned", "seed=2", run_id="new"),))
+    assert [run.run_id for run in older.joined(newer).runs] == ["x", "old", "new"]
+
+
+def test_a_rate_chosen_anew_replaces_the_run_at_the_old_one_but_a_grids_points_stay():
+    old = [planned(stage, "seed=1", "train.learning_rate=0.1", run_id="old") for stage in ("select", "tuned")]
+    new = [planned(stage, "seed=1", "train.learning_rate=0.3", run_id="new") for stage in ("select", "tuned")]
+    stages = ("select", "tuned")
+    joined = StudyPlan("e", stages, tuple(old)).joined(StudyPlan("e", stages, tuple(new)))
+    assert [(run.stage, run.run_id) for run in joined.runs] == [("select", "old"), ("select", "new"), ("tuned", "new")]
+
+
+def test_compacting_keeps_what_reports_read(tmp_path):
+    write_plan(
+        tmp_path, StudyPlan("e", ("select", "tuned"), (planned("select", run_id="s"), planned("tuned", run_id="t")))
+    )
+    rows = [{"step": step, "loss": 1.0 / step} for step in range(1, 50)]
+    for name in ("s", "t"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text("{}")
+        (tmp_path / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / name / "outcomes.jsonl.gz").write_bytes(gzip.compress(b'{"task": "t"}\n'))
+        (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 1000)
+    before, after = compact(tmp_path)
+    assert after < before / 2
+    assert read_rows(tmp_path / "s" / "curve.jsonl") == rows
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [
+        "curve.jsonl.gz",
+        "outcomes.jsonl.gz",
+        "record.json",
+    ]
+    assert not (tmp_path / "s" / "outcomes.jsonl.gz").exists()
+    packed = (tmp_path / "s" / "curve.jsonl.gz").read_bytes()
+    assert compact(tmp_path) == (after, after)
+    assert (tmp_path / "s" / "curve.jsonl.gz").read_bytes() == packed
+
+
+def test_there_must_be_a_study_to_compact(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        compact(tmp_path)
