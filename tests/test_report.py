@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import subprocess
@@ -5,14 +6,15 @@ import sys
 import zlib
 from dataclasses import asdict
 
+import pandas as pd
 import pytest
 
 from bench.record import Record
-from bench.report.figures import COLOURS, colour, convergence, score_against_parameters, write_figures
 from bench.report.load import ReportError, load_study
 from bench.report.metrics import CORRELATION, SHARE
 from bench.report.statistics import estimate
 from bench.report.tables import numbers, summary, write_tables
+from bench.study import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {
     "fingerprint": "f1",
@@ -28,29 +30,41 @@ def a_score(value=0.5, task="t", metric="acc", stderr=0.1, majority=None):
 
 def write_run(
     root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1",
-    task="t", model="m", scores=None, settings=None,
+    task="t", model="m", scores=None, settings=None, rate=0.01, right=None,
 ):  # fmt: skip
+    """Writes one run; `right` says of each item whether it is answered rightly, and makes the score."""
+    value = value if right is None else sum(right) / len(right)
     identity = {"method": {"_target_": method}, "task": {"name": task}, "model": {"content": model}, "seed": seed}
     identity |= settings or {}
     config = {
         "method": {"name": method},
         "seed": seed,
-        "train": {"learning_rate": 0.01},
+        "train": {"learning_rate": rate},
         "task": {"name": task},
         "model": {"name": model},
     }
     record = Record(
-        f"{method}-{seed}", status, method.upper(), config, identity, ENVIRONMENT | {"fingerprint": fingerprint}
+        f"{method}-{seed}-{rate:g}",
+        status,
+        method.upper(),
+        config,
+        identity,
+        ENVIRONMENT | {"fingerprint": fingerprint},
     )
     record.initialization = {"num_trainable": 0 if method == "none" else 1000, "num_head": 0}
     record.initialization["calibration"] = {"total_seconds": 1.0}
     record.training = {} if method == "none" else {"num_steps": 3, "held_out_loss": 1.0}
     record.phases = {"calibrate": {"seconds": 0.01}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
     record.scores = [a_score(value, stderr=stderr)] if scores is None else scores
-    digest = zlib.crc32(json.dumps([task, model, settings], sort_keys=True).encode())
+    digest = zlib.crc32(json.dumps([task, model, settings, rate], sort_keys=True).encode())
     folder = root / "study" / f"{method}-{seed}-{digest:08x}"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(asdict(record)))
+    if right is not None:
+        item = {"task": "t", "filter": "none"}
+        items = [item | {"doc_id": i, "doc_hash": f"h{i}", "metrics": {"acc": float(x)}} for i, x in enumerate(right)]
+        text = "".join(json.dumps(row) + "\n" for row in items)
+        (folder / "outcomes.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     if method != "none":
         rows = [{"step": step, "loss": 3.0 / step, "held_out_loss": 3.0 / step} for step in (1, 2, 3)]
         (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -118,11 +132,11 @@ def test_missing_is_a_dash(tmp_path):
     assert table["learning rate"][0] == "–"
 
 
-@pytest.mark.parametrize(("spread", "bold"), [(0.001, True), (0.2, False)])
-def test_best_is_bold_only_when_its_interval_leaves_the_runner_up_out(tmp_path, spread, bold):
+@pytest.mark.parametrize(("spread", "stderr", "bold"), [(0.001, 0.001, True), (0.2, 0.001, False), (0.001, 0.1, False)])
+def test_best_is_bold_only_when_seeds_and_items_leave_the_runner_up_out(tmp_path, spread, stderr, bold):
     for seed, shift in enumerate((-1, 0, 1)):
-        write_run(tmp_path, "hu", seed, 0.5 + shift * spread)
-        write_run(tmp_path, "lora_ga", seed, 0.6 + shift * spread)
+        write_run(tmp_path, "hu", seed, 0.5 + shift * spread, stderr)
+        write_run(tmp_path, "lora_ga", seed, 0.6 - shift * spread, stderr)
     table = summary(load_study(tmp_path, "study"))
     assert [text.startswith("**") for text in table["t acc %"]] == [False, bold]
 
@@ -150,67 +164,6 @@ def test_latex_is_escaped(tmp_path):
     text = (tmp_path / "tables" / "results.tex").read_text()
     assert r"LORA\_GA" in text
     assert r"t acc \%" in text
-
-
-def test_every_figure_is_written_as_png_and_pdf(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path, "hu", seed)
-    write_run(tmp_path, "none")
-    write_figures(load_study(tmp_path, "study"), tmp_path / "figures")
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("convergence", "alignment", "score") for kind in ("png", "pdf")
-    }
-
-
-def test_several_tasks_have_figures_of_their_own_and_unscored_ones_no_score_figure(tmp_path):
-    write_run(tmp_path, "hu", task="a", model="org/m", scores=[])
-    write_run(tmp_path, "hu", task="b", model="m")
-    names = {path.name for path in write_figures(load_study(tmp_path, "study"), tmp_path / "figures")}
-    both = {f"{figure}-{place}.png" for figure in ("convergence", "alignment") for place in ("a-org-m", "b-m")}
-    assert names == both | {"score-b-m.png"}
-
-
-def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority_class_as_a_thin_line(tmp_path):
-    scores = [a_score(0.9, "sst2", majority=0.5), a_score(0.8, "sst2", "f1"), a_score(7.5, "wiki", "word_perplexity")]
-    write_run(tmp_path, "hu", scores=scores + [a_score(0.5, f"t{number}") for number in range(4)])
-    figure = score_against_parameters(load_study(tmp_path, "study").cells)
-    sst2, wiki = figure.axes[:2]
-    assert [axis.get_title() for axis in figure.axes] == ["sst2", "wiki", "t0", "t1", "t2", "t3"]
-    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 0, 1, 1]
-    assert [axis.get_ylabel() for axis in (sst2, wiki)] == ["acc (%)", "word_perplexity"]
-    assert [list(line.get_ydata()) for line in sst2.lines if line.get_linestyle() == "--"] == [[50.0, 50.0]]
-    assert 7.5 in [line.get_ydata()[0] for line in wiki.lines]
-    assert "majority class" in [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-@pytest.mark.parametrize(("many", "ticks"), [(900, ["900"]), (1500, ["1,000", "1,500"])])
-def test_counts_of_parameters_within_one_power_of_ten_are_the_ticks_unless_they_would_overlap(tmp_path, many, ticks):
-    path = write_run(tmp_path, "hu") / "record.json"
-    path.write_text(path.read_text().replace('"num_trainable": 1000', f'"num_trainable": {many}'))
-    write_run(tmp_path, "lora_ga")
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ticks
-
-
-def test_the_legend_shows_the_markers_of_the_held_out_losses(tmp_path):
-    write_run(tmp_path, "hu")
-    figure = convergence(load_study(tmp_path, "study").cells)
-    assert [line.get_marker() for line in figure.legends[0].get_lines()] == ["o"]
-
-
-def test_the_loss_of_an_encoder_is_not_one_per_token(tmp_path):
-    path = write_run(tmp_path, "hu") / "record.json"
-    labels = []
-    for kind in ("causal", "encoder"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"kind": kind}}))
-        labels.append(convergence(load_study(tmp_path, "study").cells).axes[0].get_ylabel())
-    assert labels == ["training loss (nats per token)", "training loss"]
-
-
-def test_methods_have_different_colours_and_an_unknown_one_keeps_its_own():
-    assert len(set(COLOURS.values())) == len(COLOURS)
-    assert colour("mine") == colour("mine")
-    assert colour("mine") not in COLOURS.values()
 
 
 def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
@@ -263,7 +216,8 @@ def test_a_failed_run_is_named_and_not_counted(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "hu", 1, status="failed")
     text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
-    assert "Failed, not counted: `hu-1`" in text
+    assert "Failed, not counted: `hu-1-0.01`" in text
+    assert "Failed runs, not counted: HU 1." in text
     assert summary(load_study(tmp_path, "study"))["n"][0] == "1"
 
 
@@ -293,3 +247,148 @@ def test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line(tmp_pa
     refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
+
+
+def answers(num_right, num_items=100, start=0):
+    """A run that is right on consecutive items."""
+    return [start <= i < start + num_right for i in range(num_items)]
+
+
+def test_one_seed_says_that_its_interval_is_over_items_only(tmp_path):
+    write_run(tmp_path, "hu", right=answers(50))
+    write_run(tmp_path, "lora_ga", right=answers(60))
+    write_run(tmp_path, "lora_ga", 1, right=answers(61))
+    text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    assert "One seed: interval over items only (HU)." in text
+    frame = numbers(load_study(tmp_path, "study"))
+    assert list(frame["interval_over"]) == ["items", "seeds and items"]
+    # 0.5 * 0.5 / 100, which the bootstrap finds to 2 % or so
+    assert frame["items_stderr"][0] == pytest.approx(0.05, rel=0.1)
+
+
+def test_two_methods_of_one_seed_are_compared_by_mcnemar_on_the_same_items(tmp_path):
+    # hu alone is right on 2 items, lora_ga alone on 12: exact two-sided p = 2 P(X <= 2 | 14, 1/2) = 2 * 106 / 16384
+    write_run(tmp_path, "hu", right=answers(50))
+    write_run(tmp_path, "lora_ga", right=answers(60, start=2))
+    study = load_study(tmp_path, "study")
+    write_tables(study, tmp_path / "tables")
+    rows = pd.read_csv(tmp_path / "tables" / "comparisons.csv")
+    assert len(rows) == 1  # the best against the runner-up is also the one against LoRA
+    assert rows["p_items"][0] == rows["p_holm"][0] == pytest.approx(2 * 106 / 16384)
+    assert (rows["first"][0], rows["second"][0], rows["paired_items"][0]) == ("LORA_GA", "HU", 100)
+    assert rows["difference"][0] == pytest.approx(0.10)
+    assert summary(study)["t acc %"][1].startswith("**")
+    assert "1 of 1 comparison is clear after Holm's correction: LORA_GA − HU 10.0 [" in write_tables(study, tmp_path)
+
+
+def test_paired_items_tell_apart_what_intervals_alone_do_not(tmp_path):
+    write_run(tmp_path, "hu", right=answers(50))
+    write_run(tmp_path, "lora_ga", right=answers(60))  # right wherever hu is, and on ten more: p = 2 / 2^10
+    table = summary(load_study(tmp_path, "study"))["t acc %"]
+    assert table[1].startswith("**60.0 [")
+    low = float(table[1].partition("[")[2].partition(",")[0])
+    assert low < 59  # the runner-up's interval reaches there
+    assert float(table[0].partition(", ")[2].rstrip("]")) > low
+
+
+def test_items_that_differ_are_not_paired(tmp_path):
+    write_run(tmp_path, "hu", right=answers(50))
+    write_run(tmp_path, "lora_ga", right=answers(54, num_items=90))
+    write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    rows = pd.read_csv(tmp_path / "tables" / "comparisons.csv")
+    assert rows["paired_items"].isna().all()
+
+
+def test_luck_of_one_seed_is_no_difference_between_methods(tmp_path):
+    for seed, (one, other) in enumerate(((50, 52), (50, 52), (50, 96))):
+        write_run(tmp_path, "hu", seed, right=answers(one))
+        write_run(tmp_path, "lora_ga", seed, right=answers(other))
+    write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    row = pd.read_csv(tmp_path / "tables" / "comparisons.csv").iloc[0]
+    assert row["p_items"] < 0.001 < 0.05 < row["p_seeds"] == row["p"]
+    assert row["p_seeds_permutation"] == 0.25
+    assert not row["clear"]
+
+
+def test_a_table_names_the_smallest_difference_that_it_could_have_found(tmp_path):
+    for seed, shift in enumerate((-0.01, 0, 0.01)):
+        write_run(tmp_path, "hu", seed, 0.5 + shift, stderr=None)
+        write_run(tmp_path, "lora_ga", seed, 0.5 + shift, stderr=None)
+    text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    # standard deviation 0.01, d(n = 3, power 0.8) = 3.0709
+    assert "that 3 seeds each would find with power 0.8 at 5 %, one comparison alone: t acc 3.1 points." in text
+
+
+def test_the_stack_stands_under_the_table(tmp_path):
+    write_run(tmp_path, "hu")
+    text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    assert text.endswith("Made with torch 2, transformers 5 on c, 1 thread.\n")
+
+
+def test_all_tables_are_the_same_bytes_in_any_order_of_runs(tmp_path):
+    for order in ((0, 1, 2), (2, 0, 1)):
+        root = tmp_path / str(order[0])
+        for seed in order:
+            for method in ("hu", "lora_ga", "none")[:: 1 if order[0] else -1]:
+                write_run(root, method, seed, right=answers(50 + seed, start=len(method)))
+        write_tables(load_study(root, "study"), root / "tables")
+    names = {path.name for path in (tmp_path / "0" / "tables").iterdir()}
+    assert names == {f"{name}.{kind}" for name in ("results", "comparisons") for kind in ("md", "csv", "tex")}
+    for name in names:
+        assert (tmp_path / "0" / "tables" / name).read_bytes() == (tmp_path / "2" / "tables" / name).read_bytes()
+
+
+def staged(root):
+    """Two methods: three rates each on the selection split, tuned, and lora_ga also as published."""
+    runs = []
+
+    def run(stage, method, seed, rate, value, **about):
+        write_run(root, method, seed, value, 0.01, rate=rate, settings={"at": [stage, rate]}, **about)
+        runs.append(PlannedRun(stage, (f"method={method}",), (), f"{method}-{seed}-{rate:g}"))
+
+    for method, best in (("hu", 1), ("lora_ga", 2)):
+        for place, rate in enumerate((0.001, 0.003, 0.01)):
+            run("select", method, 100, rate, 0.5 - abs(place - best) / 10)
+        for seed in (0, 1):
+            run("tuned", method, seed, (0.001, 0.003, 0.01)[best], 0.6 + seed / 100)
+    run("published", "lora_ga", 0, 0.02, 0.4)
+    run("published", "lora_xs", 0, 0.05, 0.3)
+    run("published", "lora_xs", 1, 0.05, 0.3, status="failed")
+    write_plan(root / "study", StudyPlan("a/study", ("select", "tuned", "published"), tuple(runs)))
+    return load_study(root, "study")
+
+
+def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):
+    table = summary(staged(tmp_path)).set_index("method")
+    assert list(table.index) == ["HU", "LORA_GA", "LORA_XS"]
+    assert list(table["learning rate"]) == ["0.003", "0.01 (edge)", "–"]
+    assert list(table["n"]) == ["2", "2", "–"]
+    assert table["t acc %"]["LORA_XS"] == "–"
+    assert list(table["published: learning rate"]) == ["–", "0.02", "0.05"]
+    assert list(table["published: n"]) == ["–", "1", "1"]
+    assert [text[:4] for text in table["as published: t acc %"]] == ["–", "40.0", "30.0"]
+
+
+def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(tmp_path):
+    text = write_tables(staged(tmp_path), tmp_path / "tables")
+    assert "Learning rates: the best of 3 a row on the selection split" in text
+    assert "a better one may lie beyond: LORA_GA upper; `python -m bench.extend study` adds" in text
+    assert "Failed runs, not counted: LORA_XS 1." in text
+
+
+def test_the_whole_curve_over_learning_rates_has_a_table(tmp_path):
+    write_tables(staged(tmp_path), tmp_path / "tables")
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "tables" / "rates.md").read_text().splitlines()]
+    assert [[text.strip() for text in row] for row in (rows[0], *rows[2:])] == [
+        ["method", "metric", "0.001", "0.003", "0.01", "points", "n"],
+        ["HU", "acc", "40.0", "**50.0**", "40.0", "3", "1"],
+        ["LORA_GA", "acc", "30.0", "40.0", "**50.0** (edge)", "3", "1"],
+    ]
+    frame = pd.read_csv(tmp_path / "tables" / "rates.csv")
+    assert list(frame["best"]) == [False, True, False, False, False, True]
+    assert r"\textbf{50.0} (edge)" in (tmp_path / "tables" / "rates.tex").read_text()
+
+
+def test_the_csv_has_every_scored_stage(tmp_path):
+    write_tables(staged(tmp_path), tmp_path / "tables")
+    assert list(pd.read_csv(tmp_path / "tables" / "results.csv")["stage"]) == ["tuned"] * 2 + ["published"] * 2

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench.record import Record
@@ -107,15 +108,17 @@ def test_a_trained_method_that_is_not_above_the_majority_class_has_a_dagger(tmp_
     touching = [score(0.31, majority=0.3, stderr=0.02)]
     cells = [cell("Pretrained", [score(0.1, majority=0.3)]), cell("A", stuck), cell("B", touching), cell("C", *above)]
     table = summary(study(*cells))
-    assert [text.endswith(" †") for text in table["sst2 acc %"]] == [False, True, True, False]
+    assert list(table["method"]) == ["Pretrained", "Majority class", "A", "B", "C"]
+    assert [text.endswith(" †") for text in table["sst2 acc %"]] == [False, False, True, True, False]
+    assert list(table.loc[1, ["learning rate", "sst2 acc %", "n"]]) == ["–", "30.0", "–"]
     text = markdown(tmp_path, *cells)
-    assert "Majority class: sst2 acc 30.0 %. †: trained, and" in text
+    assert "†: trained, and" in text
     assert numbers(study(*cells))["above_majority"].tolist() == [False, False, False, True]
 
 
 def test_the_best_may_still_be_no_better_than_the_majority_class(tmp_path):
     cells = [cell("A", [score(0.4, majority=0.5)]), cell("B", [score(0.3, majority=0.5)])]
-    assert summary(study(*cells))["sst2 acc %"][0] == "**40.0 [39.8, 40.2]** †"
+    assert summary(study(*cells))["sst2 acc %"][1] == "**40.0 [39.8, 40.2]** †"
     write_tables(study(*cells), tmp_path)
     assert r"\textbf{40.0 [39.8, 40.2]} \textdagger{} &" in (tmp_path / "results.tex").read_text()
 
@@ -125,12 +128,12 @@ def test_a_number_without_an_interval_is_held_against_the_majority_class_itself(
         return [score(value, metric="mcc", stderr=None, majority=0.0)]
 
     table = summary(study(cell("A", of(0.0)), cell("B", of(0.2)), cell("C", of(None))))
-    assert list(table["sst2 mcc %"]) == ["0.0 †", "20.0", "nan †"]
+    assert list(table["sst2 mcc %"]) == ["0.0", "0.0 †", "20.0", "nan †"]
 
 
 def test_the_dagger_is_explained_only_where_there_is_one(tmp_path):
     text = markdown(tmp_path, cell("A", [score(0.9, majority=0.5)]))
-    assert "Majority class: sst2 acc 50.0 %.\n" in text
+    assert "| Majority class |" in text
     assert "†" not in text
 
 
@@ -160,11 +163,10 @@ def test_three_tasks_of_one_unit_have_an_average_of_their_first_metrics(tmp_path
 
     cells = [cell("A", run(0.0), run(0.1), run(0.2)), cell("B", run(0.05))]
     table = summary(study(*cells))
-    # mean 0.5, standard deviation 0.1, n 3: half width 4.3027 / sqrt(3) / 10 = 0.2484
-    assert list(table["average %"]) == ["50.0 [25.2, 74.8]", "45.0"]
-    assert "Average: mean of the first metric of each task; its interval is over seeds only." in markdown(
-        tmp_path, *cells
-    )
+    # mean 0.5, standard deviation 0.1, n 3: half width 4.3027 / sqrt(3) / 10 = 0.2484; items add nothing to a digit
+    # one seed: 1.96 * 0.001 / sqrt(3) over items = 0.0011
+    assert list(table["average %"]) == ["50.0 [25.2, 74.8]", "45.0 [44.9, 45.1]"]
+    assert "Average: mean of the first metric of each task. IQM:" in markdown(tmp_path, *cells)
     two = [one for one in run(0.0) if one["task"] != "c"]
     assert "average %" not in summary(study(cell("A", two)))
 
@@ -173,8 +175,8 @@ def test_an_average_leaves_other_units_out_and_names_its_tasks(tmp_path):
     shares = [score(0.3, name) for name in ("a", "b", "c")]
     wiki = score(9.0, "wiki", "word_perplexity", higher_is_better=False)
     table = summary(study(cell("A", [wiki, *shares]), cell("B", [wiki, *shares[:2]])))
-    assert list(table["average %"]) == ["30.0", "–"]
-    assert "first metric of a, b, c;" in markdown(tmp_path, cell("A", [wiki, *shares]))
+    assert list(table["average %"]) == ["30.0 [29.9, 30.1]", "–"]
+    assert "first metric of a, b, c. " in markdown(tmp_path, cell("A", [wiki, *shares]))
     errors = score(0.3, "speech", "wer", higher_is_better=False)
     assert "average %" not in summary(study(cell("A", [wiki, errors, *shares[:2]])))
 
@@ -192,7 +194,9 @@ def test_a_wide_table_shows_the_first_metric_of_each_task_and_the_csv_all(tmp_pa
     text = markdown(tmp_path, cell("A", scores))
     assert "The first metric of each task; all 10 metrics are in results.csv." in text
     assert "acc_norm" not in text
-    assert len((tmp_path / "results.csv").read_text().splitlines()) == 11
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert list(rows["dataset"]) == [task for task in tasks for _ in range(2)] + ["average"] * 2
+    assert list(rows["metric"][-2:]) == ["mean", "iqm"]
     eight = summary(study(cell("A", scores[:8])))
     assert sum(name.startswith("task") for name in eight) == 8
 
@@ -289,7 +293,7 @@ def test_incomplete_data_is_named_once(tmp_path):
 def test_where_there_is_nothing_to_say_the_note_stands_alone_under_the_table(tmp_path):
     clean = {"contaminated": {"sst2": 0}, "num_dropped": 0, "num_truncated": 0, "incomplete": []}
     whole = {"truncated": {"sst2": 0}, "merged": {"num_items": 872, "num_differing": 0}}
-    text = markdown(tmp_path, cell("A", [score(0.5)], data=clean, scoring=whole))
+    text = markdown(tmp_path, cell("A", [score(0.5)], [score(0.6)], data=clean, scoring=whole))
     assert len(text.split("\n\n")) == 2
 
 
@@ -305,7 +309,7 @@ def test_without_scores_the_table_shows_the_held_out_loss(tmp_path):
 
 def test_counts_stay_whole_numbers_in_the_csv_beside_missing_ones(tmp_path):
     markdown(tmp_path, cell("A", [], task="corpus"), cell("A", [score(0.5)], task="sst2"))
-    assert ",items,1,872," in (tmp_path / "results.csv").read_text()
+    assert ",0.001,872," in (tmp_path / "results.csv").read_text()
 
 
 def test_a_run_scored_and_one_that_is_not_do_not_mix_scores_and_losses():

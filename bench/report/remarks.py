@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from bench.record import Record
-from bench.report.load import Cell, Study
-from bench.report.scores import Column, Scores, heading
+from bench.report.comparisons import BASELINE, Comparison, Judged, detectable
+from bench.report.load import Cell
+from bench.report.render import DAGGER, MINUS, interval_text, p_text
+from bench.report.scores import Column, Scores
 
-DAGGER = "†"
+_SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
+_SAID = 8  # comparisons that are named in a line under a table
+
 _INTERVAL = (
-    "Mean [95 % interval]. With several seeds the interval is Student's t over seeds; with one run it is over its "
-    "items."
+    "Mean [95 % interval] over seeds and items: half its width is the root of the summed squares of Student's t over "
+    "seeds and of the items' standard error, for which the items are drawn anew (a bootstrap), the same ones under "
+    "every seed. With one seed the interval is over items only. results.csv has the interval over seeds alone, which "
+    "is about these very items."
+)
+_BOLD = (
+    "if paired with the runner-up by seed and item it is better: by the interval of the difference and by p < 0.05 "
+    "after Holm's correction within the table (comparisons.md)."
 )
 _SECONDS = (
     "Init: calibration and factorisation; train: the training loop without the alignment measures; seconds, means "
@@ -34,20 +47,43 @@ def note(columns: Sequence[Column], any_head: bool) -> str:
     best = "highest" if not lower else "lowest"
     if lower and any(column.higher_is_better for column in columns):
         best = f"best (of {', '.join(lower)} the lowest, else the highest)"
-    bold = f"Bold: the {best} mean, if its interval does not hold the runner-up's."
+    bold = f"Bold: the {best} mean, {_BOLD}"
     return " ".join((_INTERVAL, bold, _SECONDS, *([_HEAD] if any_head else [])))
 
 
-def remarks(part: Study, scores: Scores, shown: Sequence[Column]) -> list[str]:
+def remarks(judged: Judged) -> list[str]:
     """The lines under one table; none where there is nothing to say."""
+    cells, scores, shown = judged.cells, judged.scores, judged.columns
     lines = (
         _choice(scores, shown),
         _average(scores),
         "Held-out loss in nats." if any(column.dataset is None for column in shown) else "",
-        _majority(part, scores, shown),
-        *_data(part.cells, scores),
+        _stuck(cells, scores, shown),
+        _one_seed(cells, scores, shown),
+        _compared(judged),
+        _detectable(judged),
+        *_data(cells, scores),
     )
     return [line for line in lines if line]
+
+
+def failures(failed: Sequence[Record]) -> str:
+    """How many runs of each method failed; "" for none."""
+    counts = Counter(run.label for run in sorted(failed, key=lambda run: run.run_id))
+    return f"Failed runs, not counted: {', '.join(f'{label} {n}' for label, n in counts.items())}." if counts else ""
+
+
+def stack(records: Iterable[Record]) -> str:
+    """The software and hardware that the numbers were made on; several, if they were mixed."""
+    named = sorted({_environment(record.environment) for record in records if record.environment.get("versions")})
+    return f"Made with {'; and with '.join(named)}." if named else ""
+
+
+def _environment(environment: dict[str, Any]) -> str:
+    versions, hardware = environment["versions"], environment["hardware"]
+    software = [f"{name} {versions[name]}" for name in _SOFTWARE if versions.get(name)]
+    threads = hardware["num_threads"]
+    return f"{', '.join(software)} on {hardware['gpu'] or hardware['cpu']}, {threads} thread{'s' * (threads != 1)}"
 
 
 def flagged(cell: Cell, above_majority: bool | None) -> bool:
@@ -66,33 +102,94 @@ def _average(scores: Scores) -> str:
     if not averaged:
         return ""
     which = "each task" if len(averaged) == len(first) else ", ".join(str(column.dataset) for column in averaged)
-    return f"Average: mean of the first metric of {which}; its interval is over seeds only."
+    return (
+        f"Average: mean of the first metric of {which}. IQM: interquartile mean over them and the seeds; its interval "
+        "is of percentiles, with seeds drawn anew within each task."
+    )
 
 
-def _majority(part: Study, scores: Scores, shown: Sequence[Column]) -> str:
-    known = []
-    for column in shown:
+def majority_texts(scores: Scores, columns: Sequence[Column]) -> list[str | None]:
+    """What answering every item with the most frequent class gives in each column; None where it has no meaning."""
+    texts = []
+    for column in columns:
         values = dict.fromkeys(
             column.scale.text(found[column].majority)  # type: ignore[arg-type]
             for found in scores.found
             if column in found and found[column].majority is not None
         )
-        if values:
-            known.append(f"{_apart(column, scores)} {' or '.join(values)} {column.scale.unit}".rstrip())
-    if not known:
-        return ""
+        texts.append(" or ".join(values) or None)
+    return texts
+
+
+def _stuck(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> str:
     stuck = any(
         flagged(cell, found[column].above_majority)
-        for cell, found in zip(part.cells, scores.found, strict=True)
+        for cell, found in zip(cells, scores.found, strict=True)
         for column in shown
         if column in found
     )
-    explained = f" {DAGGER}: trained, and the interval does not lie above the majority class." if stuck else ""
-    return f"Majority class: {', '.join(known)}.{explained}"
+    return f"{DAGGER}: trained, and the interval does not lie above the majority class." if stuck else ""
 
 
-def _apart(column: Column, scores: Scores) -> str:
-    return heading(column, scores.columns).removesuffix(f" {column.scale.unit}")
+def _one_seed(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> str:
+    trained = [(cell, found) for cell, found in zip(cells, scores.found, strict=True) if cell.trained]
+    single = [
+        cell.title
+        for cell, found in trained
+        if any(column in found and found[column].estimate.over == "items" for column in shown)
+    ]
+    if not single:
+        return ""
+    return f"One seed: interval over items only ({_everyone(single, len(trained))})."
+
+
+def _everyone(titles: Sequence[str], num_all: int) -> str:
+    return "every method" if len(titles) == num_all > 1 else ", ".join(titles)
+
+
+def _compared(judged: Judged) -> str:
+    """Which of the comparisons that were asked for are clear; the nearest to it where none is."""
+    asked = [one for one in judged.comparisons if one.asked and one.p_holm is not None]
+    if not asked:
+        return ""
+    clear = [one for one in asked if one.clear]
+    head = f"Paired by seed and item, with {_baselines(judged, asked)} and the best with the runner-up: "
+    number = "comparison is" if len(asked) == 1 else "comparisons are"
+    if not clear:
+        nearest = min(asked, key=lambda one: (one.p_holm, one.p, one.first))
+        text = f"none of {len(asked)} {number} clear after Holm's correction; the nearest: {_said(judged, nearest)}."
+    else:
+        said = "; ".join(_said(judged, one) for one in clear[:_SAID])
+        more = f"; and {len(clear) - _SAID} more" if len(clear) > _SAID else ""
+        text = f"{len(clear)} of {len(asked)} {number} clear after Holm's correction: {said}{more}."
+    return head + text
+
+
+def _baselines(judged: Judged, asked: Sequence[Comparison]) -> str:
+    labels = [judged.cells[one.second].label for one in asked if judged.cells[one.second].method == BASELINE]
+    return labels[0] if labels else "the best"
+
+
+def _said(judged: Judged, one: Comparison) -> str:
+    cells, scale = judged.cells, one.measured.of_differences
+    between = f"{cells[one.first].title} {MINUS} {cells[one.second].title}"
+    where = f" in {one.measured.heading}" if len(judged.measured) > 1 else ""
+    return f"{between}{where} {interval_text(one.difference, scale)}, p {p_text(one.p_holm)}".replace("p <", "p < ")
+
+
+def _detectable(judged: Judged) -> str:
+    found: dict[int, list[str]] = {}
+    for column in judged.measured:
+        result = detectable(judged.cells, column)
+        if result is not None and math.isfinite(result[0]):
+            name = column.heading.removesuffix(f" {column.scale.unit}")
+            unit = " points" if column.scale.unit == "%" else ""
+            found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
+    return " ".join(
+        f"Smallest difference of two methods that {n} {'seed' if n == 1 else 'seeds'} each would find with power 0.8 "
+        f"at 5 %, one comparison alone: {', '.join(texts)}."
+        for n, texts in found.items()
+    )
 
 
 def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:

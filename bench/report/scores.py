@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.record import Record
+import numpy as np
+
+from bench.record import OUTCOMES, Record
 from bench.report.load import Cell
-from bench.report.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, scale_of
-from bench.report.statistics import Estimate, estimate
+from bench.report.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.outcomes import items_of
+from bench.report.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
+WIDE = 8  # a table of more metrics shows the first of each task
+AGREE = 1e-6  # a metric computed again from its items; lm-eval's differ by rounding only
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,29 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One metric, or an average of several, of a cell's runs.
+
+    Attributes:
+        seeds, values: one a run.
+        draws: the values on items drawn anew, (num_draws, num_runs); None where the items are not known.
+        items: which items, by number and digest of each dataset; methods with the same can be compared item by item.
+        stderr: of the mean over the items; without draws from the records, as if seeds did not differ in their items.
+    """
+
+    seeds: tuple[int, ...]
+    values: Array
+    draws: Array | None
+    items: tuple[tuple[int, int], ...]
+    stderr: float | None
+
+    @property
+    def num_items(self) -> int | None:
+        """Of all datasets; None where the items are not known."""
+        return sum(number for number, _ in self.items) if self.draws is not None else None
+
+
+@dataclass(frozen=True)
 class Found:
     """What a cell reached in one column.
 
@@ -43,6 +73,7 @@ class Found:
     majority: float | None
     above_majority: bool | None
     num_examples: int | None
+    sample: Sample
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,11 @@ class Scores:
         return tuple({column.dataset: column for column in reversed(self.columns)}.values())[::-1]
 
     @property
+    def shown(self) -> tuple[Column, ...]:
+        """All columns, or the first metric of each task where they are too many to read."""
+        return self.columns if len(self.columns) <= WIDE else self.first_metrics
+
+    @property
     def averaged(self) -> tuple[Column, ...]:
         """The first metrics that an average is made of: shares and correlations, of at least three datasets."""
         same = tuple(c for c in self.first_metrics if c.scale.unit == SHARE.unit and c.higher_is_better)
@@ -69,35 +105,51 @@ def collect(cells: Sequence[Cell]) -> Scores:
     scored = any(run.scores for cell in cells for run in cell.runs)
     by_cell = []
     for cell in cells:
-        entries: dict[Column, list[dict[str, Any]]] = {}
-        for run in cell.runs:
+        entries: dict[Column, list[tuple[int, dict[str, Any]]]] = {}
+        for index, run in enumerate(cell.runs):
             for score in run.scores if scored else _held_out(run):
                 column = Column(score["task"], score["metric"], score["higher_is_better"])
-                entries.setdefault(column, []).append(score)
-        by_cell.append({column: _found(column, scores) for column, scores in entries.items()})
+                entries.setdefault(column, []).append((index, score))
+        by_cell.append({column: _found(cell, column, scores) for column, scores in entries.items()})
     return Scores(tuple(dict.fromkeys(column for found in by_cell for column in found)), tuple(by_cell))
 
 
-def average(cell: Cell, columns: Sequence[Column]) -> Estimate | None:
-    """The mean over columns, its interval over seeds alone; None for a cell that lacks one of them."""
-    values = []
-    for run in cell.runs:
-        scores = {(score["task"], score["metric"]): _value(score) for score in run.scores}
-        if any((column.dataset, column.metric) not in scores for column in columns):
-            return None
-        values.append(mean(scores[column.dataset, column.metric] for column in columns))
-    return estimate(values, None, Scale(low=mean(column.scale.low for column in columns)))
-
-
-def clear_best(estimates: Sequence[Estimate | None], higher_is_better: bool) -> int | None:
-    """Which of the estimates is the best, if its interval leaves the mean of the runner-up out."""
-    sign = 1 if higher_is_better else -1
-    defined = ((e, i) for i, e in enumerate(estimates) if e is not None and not math.isnan(e.mean))
-    ranked = sorted(defined, key=lambda pair: (sign * pair[0].mean, pair[1]), reverse=True)
-    if len(ranked) < 2:
+def average(found: Mapping[Column, Found], columns: Sequence[Column]) -> Sample | None:
+    """The mean over columns, run by run; None for a cell that lacks one of them in one of its runs."""
+    samples = [found[column].sample for column in columns if column in found]
+    if len(samples) < len(columns) or len({sample.seeds for sample in samples}) > 1:
         return None
-    (leader, index), (runner_up, _) = ranked[:2]
-    return index if leader.clear_of(runner_up.mean, higher_is_better) else None
+    draws = [sample.draws for sample in samples if sample.draws is not None]
+    stderrs = [sample.stderr for sample in samples if sample.stderr is not None]
+    drawn: Array | None = None
+    stderr: float | None = None
+    if len(draws) == len(samples):
+        drawn = np.mean(draws, axis=0)
+        stderr = spread(drawn.mean(axis=1))
+    elif len(stderrs) == len(samples):
+        stderr = float(np.linalg.norm(stderrs)) / len(samples)
+    values = np.mean([sample.values for sample in samples], axis=0)
+    return Sample(samples[0].seeds, values, drawn, tuple(item for s in samples for item in s.items), stderr)
+
+
+def average_scale(columns: Sequence[Column]) -> Scale:
+    """Of the mean over columns, some of which can be below zero."""
+    return Scale(low=mean(column.scale.low for column in columns))
+
+
+def sample_estimate(sample: Sample, scale: Scale) -> Estimate:
+    """Mean and interval of a sample."""
+    return estimate(sample.values.tolist(), sample.stderr, scale)
+
+
+def interquartile(found: Mapping[Column, Found], columns: Sequence[Column]) -> Estimate | None:
+    """The interquartile mean over columns and runs; None for a cell that lacks a column."""
+    if any(column not in found for column in columns):
+        return None
+    samples = [found[column].sample for column in columns]
+    draws = [sample.draws for sample in samples if sample.draws is not None]
+    tasks = [sample.values for sample in samples]
+    return interquartile_estimate(tasks, draws if len(draws) == len(tasks) else None, average_scale(columns))
 
 
 def heading(column: Column, columns: Sequence[Column]) -> str:
@@ -111,12 +163,53 @@ def heading(column: Column, columns: Sequence[Column]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _found(column: Column, scores: list[dict[str, Any]]) -> Found:
-    estimated = estimate([_value(score) for score in scores], scores[0]["stderr"], column.scale)
+def _found(cell: Cell, column: Column, entries: list[tuple[int, dict[str, Any]]]) -> Found:
+    scores = [score for _, score in entries]
+    sample = _sample(cell, column, entries)
+    num_examples = scores[0]["num_examples"]
+    estimated = estimate(sample.values.tolist(), sample.stderr, column.scale, num_examples)
     majorities = [score["majority"] for score in scores if score["majority"] is not None]
     majority = mean(majorities) if majorities else None
     above = None if majority is None else _above(estimated, majority, column.higher_is_better)
-    return Found(estimated, majority, above, scores[0]["num_examples"])
+    return Found(estimated, majority, above, num_examples, sample)
+
+
+def _sample(cell: Cell, column: Column, entries: list[tuple[int, dict[str, Any]]]) -> Sample:
+    values = tuple(_value(score) for _, score in entries)
+    seeds = tuple(cell.runs[index].config["seed"] for index, _ in entries)
+    folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
+    stamps = tuple(path.stat().st_mtime_ns if (path := folder / OUTCOMES).is_file() else 0 for folder in folders)
+    drawn = _draws(folders, stamps, column, values) if folders and all(stamps) else None
+    if drawn is not None:
+        draws, items = drawn
+        return Sample(seeds, np.array(values), draws, (items,), spread(draws.mean(axis=1)))
+    stderrs = [score["stderr"] for _, score in entries]
+    known = all(stderr is not None and math.isfinite(stderr) for stderr in stderrs)
+    stderr = math.sqrt(mean(stderr**2 for stderr in stderrs)) if known else None
+    return Sample(seeds, np.array(values, dtype=float), None, (), stderr)
+
+
+@lru_cache(maxsize=4096)
+def _draws(
+    folders: tuple[Path, ...], _stamps: tuple[int, ...], column: Column, values: tuple[float, ...]
+) -> tuple[Array, tuple[int, int]] | None:
+    """The metric of each run on items drawn anew, and number and digest of the items.
+
+    None unless all runs answered the same items and the metric computed from them is the one of the record.
+    """
+    if column.dataset is None:
+        return None
+    found = [items_of(folder, column.dataset, column.metric) for folder in folders]
+    if any(items is None for items in found) or len({items.digest for items in found if items}) != 1:
+        return None
+    runs = [of_items(column.metric, items.values) for items in found if items]
+    for run, value in zip(runs, values, strict=True):
+        if run is None or not math.isclose(run.whole, value, rel_tol=AGREE, abs_tol=AGREE):
+            return None
+    first = found[0]
+    assert first is not None
+    draws = draw_items([run for run in runs if run], column.dataset, first.digest)
+    return draws, (len(first.values), first.digest)
 
 
 def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:

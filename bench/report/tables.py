@@ -1,7 +1,12 @@
-"""The tables of a study: a cell a row, a metric a column; as Markdown, CSV (numbers apart) and LaTeX."""
+"""The tables of a study: a cell a row, a metric a column; as Markdown, CSV (numbers apart) and LaTeX.
+
+results has the scores of the main stage, beside it those of the other stages; comparisons the paired comparisons of
+every stage; rates what was found at each learning rate where rates were chosen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,14 +14,18 @@ from typing import Any
 import pandas as pd
 
 from bench.record import Record
+from bench.report.comparisons import Judged, clear_best, judge
 from bench.report.load import Cell, Study
-from bench.report.metrics import SHARE, Scale
-from bench.report.remarks import DAGGER, flagged, note, remarks
-from bench.report.scores import Column, Scores, average, clear_best, collect, heading
-from bench.report.statistics import Estimate
+from bench.report.metrics import SHARE
+from bench.report.paired import comparison_numbers, comparison_table
+from bench.report.remarks import failures, flagged, majority_texts, note, remarks, stack
+from bench.report.render import DAGGER, DASH, FLOATS, bold, interval_text, latex, markdown
+from bench.report.scores import Column, average, average_scale, interquartile, sample_estimate
+from bench.report.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
+from bench.report.statistics import Estimate, seeds_alone
+from bench.study import SELECT
 
-DASH = "–"
-WIDE = 8  # a table of more metrics shows the first of each task
+MAJORITY = "Majority class"
 
 
 def seconds(run: Record, *phases: str) -> float:
@@ -41,28 +50,48 @@ def num_head(cell: Cell) -> int:
 
 
 def numbers(study: Study) -> pd.DataFrame:
-    """One row a cell and metric, every number unrounded; missing is NaN."""
+    """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
+    judged = [judge(part.cells) for part in study.parts.values()]
+    return _numbers(judged, study.stage)
+
+
+def _numbers(tables: Iterable[Judged], stage: str) -> pd.DataFrame:
     rows = [
-        _cell_numbers(cell)
-        | {
+        _cell_numbers(cell) | {"stage": stage} | row | _cell_costs(cell)
+        for judged in tables
+        for index, cell in enumerate(judged.cells)
+        for row in _score_numbers(judged, index)
+    ]
+    return pd.DataFrame(rows).astype({"num_examples": "Int64"}) if rows else pd.DataFrame()
+
+
+def _score_numbers(judged: Judged, index: int) -> Iterable[dict[str, Any]]:
+    """Of one row: its metrics, and where there is an average, that and the interquartile mean."""
+    found, averaged = judged.scores.found[index], judged.scores.averaged
+    for column, one in found.items():
+        alone = seeds_alone(one.sample.values.tolist(), column.scale)
+        yield {
             "dataset": column.dataset,
             "metric": column.metric,
             "higher_is_better": column.higher_is_better,
-            "mean": found.estimate.mean,
-            "low": found.estimate.low,
-            "high": found.estimate.high,
-            "interval_over": found.estimate.over,
-            "n": found.estimate.n,
-            "num_examples": found.num_examples,
-            "majority": found.majority,
-            "above_majority": found.above_majority,
+            **_estimate_numbers(one.estimate),
+            "seeds_low": alone.low,
+            "seeds_high": alone.high,
+            "items_stderr": one.sample.stderr,
+            "num_examples": one.num_examples,
+            "majority": one.majority,
+            "above_majority": one.above_majority,
         }
-        | _cell_costs(cell)
-        for part in study.parts.values()
-        for cell, columns in zip(part.cells, collect(part.cells).found, strict=True)
-        for column, found in columns.items()
-    ]
-    return pd.DataFrame(rows).astype({"num_examples": "Int64"}) if rows else pd.DataFrame()
+    if averaged and (sample := average(found, averaged)) is not None:
+        means = {"mean": sample_estimate(sample, average_scale(averaged)), "iqm": interquartile(found, averaged)}
+        for metric, estimated in means.items():
+            if estimated is not None:
+                about = {"dataset": "average", "metric": metric, "higher_is_better": True}
+                yield about | _estimate_numbers(estimated)
+
+
+def _estimate_numbers(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "interval_over": found.over, "n": found.n}
 
 
 def summary(study: Study) -> pd.DataFrame:
@@ -71,59 +100,154 @@ def summary(study: Study) -> pd.DataFrame:
     Args:
         study: better one of `Study.parts`, whose cells share task and model, than a whole study of several.
     """
-    scores = collect(study.cells)
-    cells = study.cells
-    table = pd.DataFrame({"method": [cell.label for cell in cells]})
-    axes = {axis: [_shown_axes(cell)[axis] for cell in cells] for axis in _shown_axes(cells[0])}
-    for axis, values in axes.items():
+    return _summary(judge(study.cells), sides_of(study, study.cells[0].place), edges(study))
+
+
+def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) -> pd.DataFrame:
+    """The rows of the main stage, below them those that only another stage has."""
+    cells = judged.cells
+    alone = sides.alone(cells)
+    everyone = [*cells, *alone]
+    missing = [DASH] * len(alone)
+    table = pd.DataFrame({"method": [cell.label for cell in everyone]})
+    for axis in _shown_axes(cells[0]):
+        values = [_shown_axes(cell).get(axis) for cell in everyone]
         if any(value is not None for value in values):
             table[axis] = [DASH if value is None else str(value) for value in values]
-    table["learning rate"] = [f"{rate:g}" if (rate := _learning_rate(cell)) is not None else DASH for cell in cells]
-    for column in shown_columns(scores):
-        table[heading(column, scores.columns)] = _metric(cells, scores, column)
-    if scores.averaged:
-        averages = [average(cell, scores.averaged) for cell in cells]
-        table[f"average {SHARE.unit}"] = _marked(averages, SHARE, higher_is_better=True)
-    table["n"] = [str(len(cell.runs)) for cell in cells]
-    table["trainable"] = [f"{trainable_parameters(cell):,}" for cell in cells]
-    if any(map(num_head, cells)):
-        table["head"] = [f"{num_head(cell):,}" for cell in cells]
-    table["init s"] = [f"{mean(init_seconds(run) for run in cell.runs):.2f}" for cell in cells]
-    table["train s"] = [f"{mean(seconds(run, 'train') for run in cell.runs):.1f}" for cell in cells]
-    return table
+    table["learning rate"] = [*(_rate_text(cell, at_edge) for cell in cells), *missing]
+    for name, texts in _metrics(judged).items():
+        table[name] = [*texts, *missing]
+    table["n"] = [*(str(len(cell.runs)) for cell in cells), *missing]
+    for name, texts in sides.columns(everyone).items():
+        table[name] = texts
+    table["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
+    if any(map(num_head, everyone)):
+        table["head"] = [f"{num_head(cell):,}" for cell in everyone]
+    table["init s"] = [*(f"{mean(init_seconds(run) for run in cell.runs):.2f}" for cell in cells), *missing]
+    table["train s"] = [*(f"{mean(seconds(run, 'train') for run in cell.runs):.1f}" for cell in cells), *missing]
+    return _with_majority(table, judged)
 
 
-def shown_columns(scores: Scores) -> tuple[Column, ...]:
-    """All columns, or the first metric of each task where they are too many to read."""
-    return scores.columns if len(scores.columns) <= WIDE else scores.first_metrics
+def _metrics(judged: Judged) -> dict[str, list[str]]:
+    """The columns of scores by heading."""
+    texts = {}
+    for column in judged.measured:
+        best = clear_best(column, judged.comparisons)
+        if column.column is not None:
+            texts[column.heading] = _metric(judged, column.column, best)
+            continue
+        averages = [None if sample is None else sample_estimate(sample, column.scale) for sample in column.samples]
+        texts[column.heading] = bold([interval_text(found, column.scale) for found in averages], best)
+        middle = [interquartile(found, judged.scores.averaged) for found in judged.scores.found]
+        texts[f"IQM {SHARE.unit}"] = [interval_text(found, column.scale) for found in middle]
+    return texts
+
+
+def _metric(judged: Judged, column: Column, best: int | None) -> list[str]:
+    """The texts of one metric; a number that is not above the majority class has a dagger."""
+    found = [reached.get(column) for reached in judged.scores.found]
+    texts = bold([interval_text(None if one is None else one.estimate, column.scale) for one in found], best)
+    stuck = [
+        one is not None and flagged(cell, one.above_majority) for cell, one in zip(judged.cells, found, strict=True)
+    ]
+    return [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(texts, stuck, strict=True)]
+
+
+def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
+    """A row below what is not trained, where the most frequent class says anything."""
+    columns = judged.columns
+    texts = majority_texts(judged.scores, columns)
+    if not any(texts):
+        return table
+    by_heading = {one.heading: text for one, text in zip(judged.measured, texts, strict=False) if text}
+    row = {name: by_heading.get(name, DASH) for name in table.columns} | {"method": MAJORITY}
+    place = next((i for i, cell in enumerate(judged.cells) if cell.trained), len(judged.cells))
+    return pd.concat([table[:place], pd.DataFrame([row]), table[place:]], ignore_index=True)
 
 
 def write_tables(study: Study, folder: Path) -> str:
-    """Writes results.md, results.csv and results.tex, a table for each task and model; returns the Markdown."""
+    """Writes results, comparisons and rates, each as .md, .csv and .tex; returns the Markdown of results.
+
+    A task and model has a table of its own in them. Rates are written where learning rates were chosen.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    blocks, latex = [], []
-    shown: list[Column] = []
-    several = len(study.parts) > 1
-    for place, part in study.parts.items():
-        table, scores = summary(part), collect(part.cells)
-        columns = shown_columns(scores)
-        shown += columns
-        blocks += [f"## {', '.join(place)}"] * several + [_markdown(table), *remarks(part, scores, columns)]
-        latex += [f"% {', '.join(place)}\n"] * several + [_latex(table)]
-    blocks.append(note(shown, any(map(num_head, study.cells))))
+    stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
+    judged = {stage: {place: judge(part.cells) for place, part in one.parts.items()} for stage, one in stages.items()}
+    results = _write_results(study, judged, folder)
+    compared = [
+        (stage if len(judged) > 1 else None, place, one) for stage, of in judged.items() for place, one in of.items()
+    ]
+    _write(
+        folder / "comparisons",
+        [(_title(stage, place), comparison_table(one)) for stage, place, one in compared],
+        pd.DataFrame([row for stage, place, one in compared for row in comparison_numbers(one, stage, place)]),
+    )
+    if study.selection:
+        tables = rates_table(study)
+        _write(folder / "rates", [(_title(None, place), table) for place, table in tables], rates_numbers(study))
+    return results
+
+
+def _write_results(study: Study, judged: dict[str, dict[tuple[str, str], Judged]], folder: Path) -> str:
+    blocks, sources = [], []
+    main, others = judged[study.stage], {stage: of for stage, of in judged.items() if stage != study.stage}
+    at_edge = edges(study)
+    for place, one in main.items():
+        sides = Sides({stage: of[place] for stage, of in others.items() if place in of})
+        table = _summary(one, sides, at_edge)
+        head = [f"## {_title(None, place)}"] * (len(main) > 1)
+        blocks += [*head, markdown(table), *remarks(one)]
+        sources += [f"% {_title(None, place)}\n"] * (len(main) > 1) + [latex(table)]
+    shown = [column for one in main.values() for column in one.columns]
+    every_failure = [record for _, record in study.members if record.status != "completed"] or study.failed
+    used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
+    blocks += [
+        text
+        for text in (
+            rate_remark(study, others),
+            note(shown, any(map(num_head, study.cells))),
+            stack(used),
+            failures(every_failure),
+        )
+        if text
+    ]
     blocks += [f"Failed, not counted: `{run.run_id}`: {(run.error or {}).get('message')}" for run in study.failed]
     blocks += [f"Not readable, left out: `{name}`" for name in study.unreadable]
-    markdown = "\n\n".join(blocks) + "\n"
-    (folder / "results.md").write_text(markdown, encoding="utf-8")
-    numbers(study).to_csv(folder / "results.csv", index=False, lineterminator="\n")
-    (folder / "results.tex").write_text("".join(latex), encoding="utf-8")
-    return markdown
+    text = "\n\n".join(blocks) + "\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    (folder / "results.tex").write_text("".join(sources), encoding="utf-8")
+    frame = pd.concat([_numbers(of.values(), stage) for stage, of in judged.items()], ignore_index=True)
+    frame.to_csv(folder / "results.csv", index=False, lineterminator="\n", float_format=FLOATS)
+    return text
+
+
+def _title(stage: str | None, place: tuple[str, str]) -> str:
+    return ", ".join([*([stage] if stage else []), *place])
+
+
+def _write(stem: Path, tables: Sequence[tuple[str, pd.DataFrame]], frame: pd.DataFrame) -> None:
+    """One file of each kind; nothing where no table has a row."""
+    kept = [(title, table) for title, table in tables if len(table)]
+    if not kept:
+        return
+    several = len(kept) > 1
+    blocks = [text for title, table in kept for text in [*[f"## {title}"] * several, markdown(table)]]
+    stem.with_suffix(".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    sources = [text for title, table in kept for text in [*[f"% {title}\n"] * several, latex(table)]]
+    stem.with_suffix(".tex").write_text("".join(sources), encoding="utf-8")
+    frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format=FLOATS)
+
+
+def _rate_text(cell: Cell, at_edge: dict[tuple[str, ...], str]) -> str:
+    if cell.learning_rate is None:
+        return DASH
+    return f"{cell.learning_rate:g}" + (" (edge)" if cell.group in at_edge else "")
 
 
 def _cell_numbers(cell: Cell) -> dict[str, Any]:
     task, model = cell.place
     named = {"method": cell.method, "label": cell.label, "task": task, "model": model}
-    return named | _shown_axes(cell) | {"learning_rate": _learning_rate(cell)}
+    return named | _shown_axes(cell) | {"learning_rate": cell.learning_rate}
 
 
 def _cell_costs(cell: Cell) -> dict[str, Any]:
@@ -135,54 +259,6 @@ def _cell_costs(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _learning_rate(cell: Cell) -> float | None:
-    return cell.runs[0].config["train"]["learning_rate"] if cell.trained else None
-
-
 def _shown_axes(cell: Cell) -> dict[str, Any]:
     """The axes without the learning rate, which has a column of its own."""
     return {axis: value for axis, value in cell.axes.items() if axis != "train.learning_rate"}
-
-
-def _metric(cells: list[Cell], scores: Scores, column: Column) -> list[str]:
-    """The texts of one metric; a number that is not above the majority class has a dagger."""
-    found = [reached.get(column) for reached in scores.found]
-    texts = _marked([one.estimate if one else None for one in found], column.scale, column.higher_is_better)
-    stuck = [one is not None and flagged(cell, one.above_majority) for cell, one in zip(cells, found, strict=True)]
-    return [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(texts, stuck, strict=True)]
-
-
-def _marked(estimates: list[Estimate | None], scale: Scale, higher_is_better: bool) -> list[str]:
-    """The texts of a column, the clear best between **."""
-    best = clear_best(estimates, higher_is_better)
-    texts = [_text(found, scale) for found in estimates]
-    return [f"**{text}**" if index == best else text for index, text in enumerate(texts)]
-
-
-def _text(found: Estimate | None, scale: Scale) -> str:
-    if found is None:
-        return DASH
-    if found.low is None or found.high is None:
-        return scale.text(found.mean)
-    return f"{scale.text(found.mean)} [{scale.text(found.low)}, {scale.text(found.high)}]"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    left = ("left",) + ("right",) * (table.shape[1] - 1)
-    return table.to_markdown(index=False, colalign=left, disable_numparse=True)
-
-
-def _latex(table: pd.DataFrame) -> str:
-    """booktabs; Markdown's ** becomes \\textbf."""
-    escaped = table.map(_latex_text)
-    escaped.columns = [_latex_text(name) for name in table.columns]
-    return escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
-
-
-def _latex_text(text: str) -> str:
-    if text.startswith("**"):
-        number, _, behind = text.removeprefix("**").partition("**")
-        return rf"\textbf{{{_latex_text(number)}}}{_latex_text(behind)}"
-    for character in "&%$#_":
-        text = text.replace(character, rf"\{character}")
-    return text.replace(DASH, "--").replace(DAGGER, r"\textdagger{}")

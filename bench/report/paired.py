@@ -1,0 +1,76 @@
+"""The paired comparisons of a table, as text and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from bench.report.comparisons import Comparison, Judged
+from bench.report.metrics import Scale
+from bench.report.render import DASH, MINUS, bold, interval_text, p_text
+from bench.report.statistics import Estimate
+
+_CHANCE = Scale(factor=1.0, unit="", decimals=2)
+
+
+def comparison_table(judged: Judged) -> pd.DataFrame:
+    """The comparisons that were asked for, a row each, the clear ones' differences marked with **."""
+    return pd.DataFrame([_row(judged, one) for one in judged.comparisons if one.asked])
+
+
+def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]) -> Iterable[dict[str, Any]]:
+    """Every pair, every number unrounded."""
+    for one in judged.comparisons:
+        first, second = judged.cells[one.first], judged.cells[one.second]
+        column = one.measured.column
+        yield {
+            "stage": stage,
+            "task": place[0],
+            "model": place[1],
+            "first": first.title,
+            "second": second.title,
+            "first_method": first.method,
+            "second_method": second.method,
+            "dataset": column.dataset if column else "average",
+            "metric": column.metric if column else "mean",
+            "higher_is_better": one.measured.higher_is_better,
+            "difference": one.difference.mean,
+            "low": one.difference.low,
+            "high": one.difference.high,
+            "interval_over": one.difference.over,
+            "n": one.difference.n,
+            "paired_items": one.num_items,
+            "p_seeds": one.p_seeds,
+            "p_seeds_permutation": one.p_permutation,
+            "p_items": one.p_items,
+            "p": one.p,
+            "asked": one.asked,
+            "p_holm": one.p_holm,
+            "clear": one.clear,
+            "probability_of_improvement": one.improvement.mean,
+            "probability_low": one.improvement.low,
+            "probability_high": one.improvement.high,
+        }
+
+
+def _row(judged: Judged, one: Comparison) -> dict[str, str]:
+    first, second = judged.cells[one.first].title, judged.cells[one.second].title
+    difference = interval_text(one.difference, one.measured.of_differences)
+    return {
+        "methods": f"{first} {MINUS} {second}",
+        "in": one.measured.heading,
+        "difference": bold([difference], 0 if one.clear else None)[0],
+        "n": str(one.difference.n),
+        "items": DASH if one.num_items is None else f"{one.num_items:,}",
+        "p seeds, t": p_text(one.p_seeds),
+        "p seeds, permuted": p_text(one.p_permutation),
+        "p items": p_text(one.p_items),
+        "p, Holm": p_text(one.p_holm),
+        "P(better)": _chance(one.improvement),
+    }
+
+
+def _chance(found: Estimate) -> str:
+    return interval_text(found, _CHANCE)

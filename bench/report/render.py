@@ -1,0 +1,60 @@
+"""Tables of text as Markdown and LaTeX; numbers with their intervals as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.report.metrics import Scale
+from bench.report.statistics import Estimate
+
+DASH = "–"
+DAGGER = "†"
+MINUS = "−"
+FLOATS = "%.12g"  # in a CSV: the digits that are the same on every processor
+
+
+def interval_text(found: Estimate | None, scale: Scale) -> str:
+    """'50.0 [40.0, 60.0]'; without the brackets where no interval is known, a dash where there is nothing."""
+    if found is None:
+        return DASH
+    if found.low is None or found.high is None:
+        return scale.text(found.mean)
+    return f"{scale.text(found.mean)} [{scale.text(found.low)}, {scale.text(found.high)}]"
+
+
+def p_text(p: float | None) -> str:
+    """Three decimals, or that it is smaller."""
+    if p is None:
+        return DASH
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def bold(texts: Sequence[str], best: int | None) -> list[str]:
+    """The best of a column between **."""
+    return [f"**{text}**" if index == best else text for index, text in enumerate(texts)]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The first column to the left, the others to the right."""
+    left = ("left",) + ("right",) * (table.shape[1] - 1)
+    return table.to_markdown(index=False, colalign=left, disable_numparse=True)
+
+
+def latex(table: pd.DataFrame) -> str:
+    """booktabs; Markdown's ** becomes \\textbf."""
+    escaped = table.map(_latex_text)
+    escaped.columns = [_latex_text(name) for name in table.columns]
+    return escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
+
+
+def _latex_text(text: str) -> str:
+    if text.startswith("**"):
+        number, _, behind = text.removeprefix("**").partition("**")
+        return rf"\textbf{{{_latex_text(number)}}}{_latex_text(behind)}"
+    for character in "&%$#_":
+        text = text.replace(character, rf"\{character}")
+    for character, command in ((DASH, "--"), (MINUS, "$-$"), (DAGGER, r"\textdagger{}"), ("<", "$<$")):
+        text = text.replace(character, command)
+    return text
