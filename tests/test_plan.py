@@ -1,0 +1,260 @@
+import dataclasses
+import json
+
+import pytest
+
+from bench import plan
+from bench.estimate import Estimate
+from bench.record import COMPLETED, FAILED, Record, RunFolder
+from bench.study import RUN, PlannedRun
+
+HOUR = 3600.0
+TASK_SCORE = {"task": "gsm_tiny", "metric": "exact_match", "num_examples": 400, "higher_is_better": True}
+
+
+@pytest.fixture
+def make(compose_run, tmp_path):
+    """A stage and overrides -> what is planned of one run, and the run."""
+
+    def made(stage, *overrides):
+        run = compose_run("train=demo", f"results_dir={tmp_path}", "study=mine", *overrides)
+        group = tuple(text for text in overrides if not text.startswith(("seed=", "train.learning_rate=")))
+        return PlannedRun(stage, group, tuple(overrides), run.run_id), run
+
+    return made
+
+
+def waits(entry):
+    return dataclasses.replace(entry[0], run_id=None), entry[1]
+
+
+def refused(stage, group, reason):
+    return PlannedRun(stage, (group,), (group, "seed=0"), None, reason), None
+
+
+def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
+    """The folder of a run that was done before."""
+    run = entry[1]
+    environment = {"hardware": {"gpu": None}, "fingerprint": "another"}
+    phases = {name: {"seconds": 36.0, "peak_bytes": 2**30} for name in ("load", "train", "score")}
+    record = Record(
+        run.run_id, status, run.method.label, run.to_dict(), run.identity, environment,
+        phases=phases, scores=[TASK_SCORE | {"value": value}],
+    )  # fmt: skip
+    with RunFolder(run.results_dir, run.study, run.run_id) as folder:
+        if weights:
+            folder.weights_path.write_bytes(b"")
+        folder.close(record)
+
+
+def an_hour(run):
+    return Estimate(HOUR, run.train.batch_size * 2**30, "from 1 record")
+
+
+def overview(entries, estimator=an_hour):
+    return plan.overview("mine", [], entries, estimator)
+
+
+def main(capsys, entries, *arguments):
+    status = plan.main(["demo", *arguments], planner=lambda study, overrides: entries)
+    return status, capsys.readouterr()
+
+
+def test_done_failed_recorded_and_new_runs_are_told_apart(make):
+    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(5)]
+    left_behind(entries[0])
+    left_behind(entries[1], weights=False)
+    left_behind(entries[2], status=FAILED, weights=False)
+    (stage,) = overview(entries).stages
+    assert (stage.cells, stage.runs, stage.done, stage.to_do) == (5, 5, 1, 4)
+    assert (stage.recorded, stage.failed, stage.waiting, stage.refused) == (1, 1, 0, 0)
+    assert stage.seconds == 4 * HOUR
+
+
+def test_waiting_runs_count_in_the_hours_but_not_as_to_do(make):
+    entries = [make("tuned", "method=hu", "seed=0"), waits(make("tuned", "method=lora_ga", "seed=0"))]
+    (stage,) = overview(entries).stages
+    assert (stage.runs, stage.to_do, stage.waiting, stage.seconds) == (2, 1, 1, 2 * HOUR)
+
+
+def test_two_waiting_cells_that_look_alike_now_are_two_runs(make):
+    entry = make("tuned", "method=hu", "seed=0")
+    entries = [waits(entry), waits(make("shared", "method=hu", "seed=0")), waits(entry)]
+    assert overview(entries).total.waiting == 2
+
+
+def test_cells_that_come_to_the_same_run_are_counted_and_timed_once(make):
+    entries = [make(stage, "method=hu", "seed=0") for stage in ("tuned", "tuned", "shared")]
+    found = overview(entries)
+    assert [(stage.cells, stage.runs) for stage in found.stages] == [(2, 1), (1, 1)]
+    assert (found.total.cells, found.total.runs, found.total.seconds) == (3, 1, HOUR)
+
+
+def test_a_run_that_does_not_train_is_one_for_all_seeds(make):
+    assert overview([make(RUN, "method=none", f"seed={seed}") for seed in range(3)]).total.runs == 1
+
+
+def test_refusals_of_one_reason_are_one_line(make):
+    entries = [
+        make(RUN, "method=hu"),
+        *(refused(RUN, f"rank=r{rank}", "too large") for rank in range(6)),
+        refused("tuned", "method=eva", "no"),
+    ]
+    found = overview(entries)
+    assert [(refusal.reason, len(refusal.cells)) for refusal in found.refusals] == [("too large", 6), ("no", 1)]
+    assert (found.total.cells, found.total.runs, found.total.refused) == (8, 1, 7)
+    lines = [line for line in plan.text(found).splitlines() if line.startswith("refused")]
+    assert lines == [
+        "refused, 6 cells: too large (run: rank=r0; run: rank=r1; run: rank=r2; run: rank=r3; and 2 more)",
+        "refused, 1 cell: no (tuned: method=eva)",
+    ]
+
+
+def test_the_peak_is_that_of_the_largest_run_that_is_left(make):
+    small, large = make(RUN, "train.batch_size=2"), make(RUN, "train.batch_size=8")
+    assert overview([small, large]).total.peak_bytes == 8 * 2**30
+    left_behind(large)
+    assert overview([small, large]).total.peak_bytes == 2 * 2**30
+
+
+def test_a_model_of_unknown_size_makes_the_hours_a_lower_bound(make):
+    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in (0, 1)]
+
+    def unknown(run):
+        return Estimate(None, None, "size unknown: no architecture in conf/model") if run.seed else an_hour(run)
+
+    found = overview(entries, unknown)
+    assert (found.total.seconds, found.total.unknown) == (HOUR, 1)
+    assert "≥ 1" in plan.text(found)
+    assert "estimated from 1 record: 1 run\n" in plan.text(found)
+    assert "size unknown: no architecture in conf/model: 1 run\n" in plan.text(found)
+    assert overview(entries[1:], unknown).total.seconds is None
+
+
+def test_nothing_is_left_of_a_study_that_is_done(make):
+    entry = make(RUN, "method=hu")
+    left_behind(entry)
+    total = overview([entry], lambda run: pytest.fail("nothing is to be estimated")).total
+    assert (total.to_do, total.seconds, total.peak_bytes) == (0, 0, None)
+
+
+def selection(make, values, *, missing=0):
+    entries = [
+        make("select", "method=lora_ga", "seed=100", f"train.learning_rate={rate}") for rate in (1e-4, 1e-3, 1e-2)
+    ]
+    for entry, value in list(zip(entries, values, strict=True))[missing:]:
+        left_behind(entry, value=value, weights=False)
+    return overview(entries)
+
+
+def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
+    found = selection(make, (0.1, 0.2, 0.9))
+    assert found.edges == ("lora_ga (method=lora_ga; upper end, 0.01)",)
+    assert "best rate at the edge: lora_ga" in plan.text(found)
+    assert "python -m bench.extend mine adds points" in plan.text(found)
+
+
+def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):
+    assert selection(make, (0.1, 0.9, 0.2)).edges == ()
+
+
+def test_an_incomplete_grid_has_no_best_rate(make):
+    assert selection(make, (0.1, 0.2, 0.9), missing=1).edges == ()
+
+
+def test_the_overview_ends_with_the_command_that_starts_the_study(make, capsys):
+    status, printed = main(capsys, [make(RUN, "method=hu")], "data.root=my data")
+    assert status == 0
+    assert printed.out.splitlines()[-1] == "start: python -m bench.run -m +experiments=demo 'data.root=my data'"
+
+
+def test_machines_get_the_same_numbers(make, capsys):
+    entry = make(RUN, "method=hu")
+    left_behind(entry, weights=False)
+    status, printed = main(capsys, [entry, refused(RUN, "rank=r96", "too large")], "--json")
+    found = json.loads(printed.out)
+    assert status == 0
+    assert (found["total"]["recorded"], found["total"]["refused"]) == (1, 1)
+    assert found["stages"][0]["seconds"] == pytest.approx(108.0)  # of the record: three phases of 36 s
+    assert found["sources"] == {"from 1 record of another stack": 1}
+
+
+def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        plan.main(["dem"])
+    assert exit_status.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments=dem does not exist")
+    assert "demo" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8"), ("hu", "hu is no override")],
+)
+def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        plan.main(["demo", override])
+    assert exit_status.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):
+    def planner(study, overrides):
+        raise ValueError("hydra.sweeper.rates.shared is missing")
+
+    assert plan.main(["demo"], planner=planner) == 2
+    assert capsys.readouterr().err == "error: hydra.sweeper.rates.shared is missing\n"
+
+
+def write_experiment(folder, text):
+    (folder / "experiments").mkdir()
+    (folder / "experiments" / "mine.yaml").write_text("# @package _global_\n" + text)
+
+
+def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_the_others(tmp_path, monkeypatch):
+    write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'hu,full_ft', seed: '0,1'}}}\n")
+    monkeypatch.chdir(tmp_path)
+    entries = plan.entries("mine", ["adapter.use_dora=true"])
+    assert [(planned.stage, planned.group, run is None) for planned, run in entries] == [
+        (RUN, (f"method={method}", "adapter.use_dora=True"), method == "full_ft")
+        for method in ("hu", "hu", "full_ft", "full_ft")
+    ]
+    assert "adapter.use_dora=true needs a method that trains" in entries[2][0].refused
+    assert entries[0][1].study == "mine"
+
+
+def test_stages_are_planned_in_order_and_later_ones_wait(tmp_path, monkeypatch):
+    write_experiment(
+        tmp_path,
+        """
+defaults: [{/protocol: standard}, _self_]
+results_dir: results
+hydra:
+  sweeper:
+    params: {method: "hu,lora_ga"}
+    rates: {centre: {hu: 1e-2, lora_ga: 3e-3}}
+    stages: {published: null}
+""",
+    )
+    monkeypatch.chdir(tmp_path)
+    found = overview(plan.entries("mine", []))
+    assert [(stage.name, stage.to_do, stage.waiting) for stage in found.stages] == [
+        ("select", 10, 0), ("tuned", 0, 6), ("shared", 0, 6),
+    ]  # fmt: skip
+    assert not (tmp_path / "results").exists()
+    (only,) = overview(plan.entries("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
+    assert (only.name, only.to_do) == ("select", 20)
+
+
+def test_an_experiment_that_cannot_be_composed_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    write_experiment(tmp_path, "defaults: [{override /task: nosuch}]\n")
+    monkeypatch.chdir(tmp_path)
+    assert plan.main(["mine"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "nosuch" in error
+    assert error.count("\n") == 1
