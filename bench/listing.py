@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench import sweep
+from bench.arguments import check_arguments, choices
+from bench.folders import CONF
 from bench.record import quiet_environment
 
 if TYPE_CHECKING:
@@ -76,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     quiet_environment()
-    sweep.check_arguments(given)
+    check_arguments(given)
     runs = []
-    with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
-        for name in sweep.choices(sweep.CONF / "method"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name in choices(CONF / "method"):
             runs.append(sweep.validated(compose("config", overrides=[*given, f"method={name}"])))
     try:
         found = table(runs)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from bench import sweep
+from bench import arguments, sweep
+from bench.folders import CONF
 from bench.record import quiet_environment
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
     return Result(loaded, task, start, training, phases, scored, merged)
 
 
-@hydra.main(version_base="1.3", config_path=str(sweep.CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
     """What Hydra calls for each cell."""
     from bench.job import execute
@@ -69,7 +70,7 @@ def job(config: DictConfig) -> None:
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
-    sweep.check_arguments(sys.argv[1:])
+    arguments.check_arguments(sys.argv[1:])
     job()
     sys.exit(sweep.finish())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from bench.protocol import RATE, Cell, Definition, words
 from bench.rates import Selection, grid, on_grid, select
 from bench.record import CorruptRecordError, Record, read_record
 from bench.study import RATE_KEY, PlannedRun
@@ -29,86 +29,7 @@ if TYPE_CHECKING:
 
     from bench.config import Run
 
-RATE = "rate"  # in a stage: how its learning rates are found
-RULES = ("grid", "tuned", "shared", "published")
 _PRIVATE = ("results_dir", "cache", "hydra", "experiments")  # of no meaning to who runs a cell again
-
-
-@dataclass(frozen=True)
-class Rates:
-    """hydra.sweeper.rates: a grid of `points` rates around each method's centre, and the rates of the other rules.
-
-    Attributes:
-        centre: the middle of a method's grid, in the 1-3-10 series (per_decade 2) or the 1-2-5 series (3).
-        shared: a learning rate for all methods, or the method whose tuned rate all take.
-        published: a method's rate in the paper.
-    """
-
-    centre: Mapping[str, float]
-    points: int = 5
-    per_decade: int = 2
-    shared: str | float | None = None
-    published: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Definition:
-    """hydra.sweeper of an experiment with stages.
-
-    Attributes:
-        only: for a method, the values of other common axes with which it takes part.
-        run: the stages to be run now; None: all.
-        extend: points that may be added beyond each end of a grid whose best rate lies there.
-    """
-
-    params: Mapping[str, str]
-    stages: Mapping[str, Mapping[str, Any]]
-    rates: Rates
-    only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    run: str | None = None
-    extend: int = 0
-
-    @classmethod
-    def from_config(cls, sweeper: DictConfig) -> Definition:
-        """Reads the sweeper's part of a composed configuration.
-
-        Raises:
-            ValueError: a stage without a known rule, or `run` names a stage that there is not.
-        """
-        values: Any = OmegaConf.to_container(sweeper, resolve=True)
-        stages = {name: stage for name, stage in values["stages"].items() if stage is not None}
-        for name, stage in stages.items():
-            if stage.get(RATE) not in RULES:
-                raise ValueError(f"hydra.sweeper.stages.{name}.rate={stage.get(RATE)}; choose from {', '.join(RULES)}")
-        asked = _words(values.get("run"))
-        if unknown := [name for name in asked if name not in stages]:
-            raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
-        return cls(
-            values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run"),
-            values.get("extend") or 0,
-        )  # fmt: skip
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The stages to be run now."""
-        return tuple(name for name in self.stages if self.run is None or name in _words(self.run))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a stage before it is composed; `learning_rate` is None where it is not known yet, or not needed."""
-
-    stage: str
-    group: tuple[str, ...]
-    overrides: tuple[str, ...]
-    learning_rate: float | None
-    waits: bool = False
-
-    @property
-    def all_overrides(self) -> tuple[str, ...]:
-        """With the learning rate, as Hydra takes them."""
-        rate = () if self.learning_rate is None else (f"{RATE_KEY}{self.learning_rate:g}",)
-        return (*self.overrides, *rate)
 
 
 class Expansion:
@@ -246,7 +167,9 @@ class Expansion:
 
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
-        groups = [other for other in self.groups() if _method(other) == method]
+        axes = {key: f"{key}={value}" for key, value in self.definition.params.items()}
+        rows = self._product(list((self._common | {"method": axes.get("method", "")}).values()))
+        groups = [tuple(other) for other in rows if _method(other) == method and self._takes_part(other)]
         wanted = set(group) - {f"method={_method(group)}"}
         near = max(groups, key=lambda other: len(wanted & set(other)), default=None)
         if near is None:
@@ -267,7 +190,7 @@ class Expansion:
     def _takes_part(self, group: Sequence[str]) -> bool:
         wanted = self.definition.only.get(_method(group), {})
         given = dict(text.split("=", 1) for text in group)
-        return all(given.get(axis) in _words(values) for axis, values in wanted.items() if axis in given)
+        return all(given.get(axis) in words(values) for axis, values in wanted.items() if axis in given)
 
     def _product(self, texts: list[str]) -> list[list[str]]:
         (cells,) = BasicSweeper.split_arguments(self._parser.parse_overrides(texts), max_batch_size=None)
@@ -349,10 +272,6 @@ def _parted(arguments: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def _text(key: str, value: Any) -> str:
     return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
-
-
-def _words(text: Any) -> list[str]:
-    return [] if text is None else [word.strip() for word in str(text).split(",")]
 
 
 def _method(group: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def composed(*overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from bench.sweep import CONF
+    from bench.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
@@ -89,13 +89,14 @@ def expand(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from bench import sweep
+    from bench.folders import CONF
 
     def expanded(*overrides):
         monkeypatch.setattr(sweep, "_planned", [])
         monkeypatch.setattr(sweep, "_waiting", [])
         monkeypatch.setattr(sweep, "write_plan", lambda folder, plan: None)
         monkeypatch.setattr("bench.record.check_writable", lambda folder: None)
-        with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
             config.hydra.overrides.task = list(overrides)
             try:

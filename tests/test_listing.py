@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from bench import listing
-from bench.sweep import CONF, choices
+from bench.arguments import choices
+from bench.folders import CONF
 
 
 def rows(capsys, *arguments):

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from bench.methods.base import AdapterMethod
-from bench.sweep import CONF, choices
+from bench.arguments import choices
+from bench.folders import CONF
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from bench import sweep
+from bench import arguments, sweep
 
 
 def command(*arguments, cwd=None):
@@ -27,7 +27,7 @@ def command(*arguments, cwd=None):
 )
 def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, capsys):
     with pytest.raises(SystemExit) as exit_status:
-        sweep.check_arguments([argument, "-m"])
+        arguments.check_arguments([argument, "-m"])
     error = capsys.readouterr().err
     assert exit_status.value.code == 2
     assert message in error
@@ -35,14 +35,16 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sweep, "experiments_folder", lambda: None)
+    monkeypatch.setattr(arguments, "experiments_folder", lambda: None)
     with pytest.raises(SystemExit):
-        sweep.check_arguments(["+experiments=demo"])
+        arguments.check_arguments(["+experiments=demo"])
     assert "there is no folder experiments/" in capsys.readouterr().err
 
 
 def test_right_arguments_pass():
-    sweep.check_arguments(["-m", "method=hu,lora_ga", "rank=r4,r8", "seed=0,1", "+experiments=demo", "score.limit=3"])
+    arguments.check_arguments(
+        ["-m", "method=hu,lora_ga", "rank=r4,r8", "seed=0,1", "+experiments=demo", "score.limit=3"]
+    )
 
 
 def test_help_loads_no_heavy_library():

@@ -154,7 +154,7 @@ def composed(*overrides: str) -> Any:
     from omegaconf import OmegaConf
 
     from bench.config import Run
-    from bench.sweep import CONF
+    from bench.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)

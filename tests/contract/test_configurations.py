@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import sweep
+from bench import arguments
 from bench.methods.base import AdapterMethod, Method
 
 ROOT = Path(__file__).parents[2]
-CHOICES = [(group, choice) for group in sweep.GROUPS for choice in sweep.choices(ROOT / "conf" / group)]
+CHOICES = [(group, choice) for group in arguments.GROUPS for choice in arguments.choices(ROOT / "conf" / group)]
 EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml")
 )

@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from bench import sweep
+from bench import arguments
 from bench.tasks.data import Dataset
 from bench.tasks.definition import BUILT_IN, OWN, load_definition, prompt_and_target
 from rows import ROWS
@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 DATASETS = {
     path.stem: Dataset(**yaml.safe_load(path.read_text())) for path in sorted((CONF / "dataset").glob("*.yaml"))
 }
-TASKS = sweep.choices(CONF / "task")
+TASKS = arguments.choices(CONF / "task")
 FORMS = [(name, template) for name, dataset in DATASETS.items() for template in dataset.definitions]
 BUILT_INS = [(name, t) for name, t in FORMS if not (OWN / DATASETS[name].definitions[t]).is_file()]
 WRAPPED = (

@@ -14,7 +14,7 @@ from bench.methods.base import Rank
 from bench.methods.hu import Hu
 from bench.methods.lora_sb import LoRASB
 from bench.model import Model
-from bench.sweep import CONF
+from bench.folders import CONF
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
