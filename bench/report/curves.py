@@ -1,0 +1,133 @@
+"""Loss curves of runs: read once, made smooth, and when a curve reaches a given loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_high
+
+import numpy as np
+import pandas as pd
+
+from bench.record import CURVE, read_rows
+from bench.report.load import Cell
+from bench.report.tables import init_seconds
+
+COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")
+REFERENCE = "hu"  # the LoRA that others are to be faster than
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's losses.
+
+    Attributes:
+        table: a row a step: step, loss, tokens (cumulative), seconds (cumulative, calibration and factorisation
+            included), held_out_loss (NaN where it was not measured).
+    """
+
+    table: pd.DataFrame
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """The steps at which the held-out loss was measured, finite or not."""
+        return self.table.dropna(subset="held_out_loss")
+
+    @property
+    def final_held_out_loss(self) -> float:
+        """The last one measured; infinite if none was, or if training diverged."""
+        losses = self.held_out["held_out_loss"]
+        return float(losses.iloc[-1]) if len(losses) and math.isfinite(losses.iloc[-1]) else math.inf
+
+    def last(self, quantity: str) -> float:
+        """Step, tokens or seconds at which training ended."""
+        return float(self.table[quantity].iloc[-1])
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a curve first comes down to a loss; between two measurements as if it were a straight line."""
+
+    step: float
+    tokens: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A held-out loss to reach, and in words whose it is."""
+
+    loss: float
+    source: str
+
+
+Curves = Mapping[Path, Curve]
+
+
+def read_curve(folder: Path, init_seconds: float = 0.0) -> Curve:
+    """The curve of a run's folder; without rows where it has none.
+
+    Args:
+        folder: of the run.
+        init_seconds: what initialisation took, before the first step.
+    """
+    table = pd.DataFrame(read_rows(folder / CURVE)).reindex(columns=list(COLUMNS)).astype(float)
+    return Curve(table.assign(seconds=table["seconds"] + init_seconds))
+
+
+def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
+    """The curves of all trained runs of some cells by their folders, those without a row left out."""
+    found = {
+        folder: read_curve(folder, init_seconds(run))
+        for cell in cells
+        if cell.trained
+        for run, folder in zip(cell.runs, cell.folders, strict=True)
+    }
+    return {folder: curve for folder, curve in found.items() if len(curve.table)}
+
+
+def smooth(losses: pd.Series, window: int) -> pd.Series:
+    """The mean over a window of steps around each step; at both ends over the steps that there are."""
+    return losses.rolling(window, min_periods=1, center=True).mean()
+
+
+def reach(curve: Curve, target: float) -> Reached | None:
+    """Where the held-out loss is first at or below a target; None if it never is.
+
+    A curve whose first measurement is below already has reached it there, or earlier: the first is an upper bound.
+    """
+    measured = curve.held_out
+    below = np.flatnonzero(measured["held_out_loss"].to_numpy() <= target)
+    if not len(below):
+        return None
+    here = measured.iloc[below[0]]
+    share = 1.0
+    before = measured.iloc[max(below[0] - 1, 0)]
+    if below[0] and math.isfinite(before["held_out_loss"]):
+        share = (before["held_out_loss"] - target) / (before["held_out_loss"] - here["held_out_loss"])
+    step, tokens, seconds = (
+        float(before[quantity] + share * (here[quantity] - before[quantity]))
+        for quantity in ("step", "tokens", "seconds")
+    )
+    return Reached(step, tokens, seconds)
+
+
+def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:
+    """The loss that methods are to reach: the last one of LoRA's median seed, so that half of its seeds or more do.
+
+    Of two middle seeds it is the higher loss; of several cells of LoRA the one with the lowest; without LoRA the median
+    of all final losses. A seed that diverged counts as the highest. None where no run has a held-out loss.
+    """
+    finals = [
+        (cell, median_high(losses))
+        for cell in cells
+        if (losses := [curves[folder].final_held_out_loss for folder in cell.folders if folder in curves])
+    ]
+    reference = [(loss, cell.label) for cell, loss in finals if cell.method == REFERENCE and loss < math.inf]
+    if reference:
+        loss, label = min(reference)
+        return Target(loss, f"final of {label}'s median seed")
+    known = sorted(loss for _, loss in finals if loss < math.inf)
+    return Target(median_high(known), "median of all methods' finals") if known else None

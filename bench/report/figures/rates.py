@@ -1,0 +1,148 @@
+"""Score against learning rate: every method's whole curve of the selection stage, the best point marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.rates import Selection
+from bench.report.figures.draw import (
+    WIDTH,
+    Look,
+    bottom_legend,
+    legend_height,
+    log_axis,
+    looks_of,
+    spans_widely,
+    styled,
+)
+from bench.report.load import Study
+from bench.report.metrics import base_name, scale_of
+from bench.study import SELECT
+
+Place = tuple[str, str]
+
+
+def selections_by_place(study: Study) -> dict[Place, list[Selection]]:
+    """The study's selections by names of task and model, in the order of both."""
+    selections = study.selection
+    if not selections or study.plan is None:
+        return {}
+    records = {record.run_id: record for _, record in study.members}
+    places: dict[tuple[str, ...], Place] = {}
+    for run in study.plan.of(SELECT):
+        if run.run_id in records:
+            config = records[run.run_id].config
+            places.setdefault(run.group, (config["task"]["name"], config["model"]["name"]))
+    found: dict[Place, list[Selection]] = {}
+    for selection in selections:
+        found.setdefault(places[selection.group], []).append(selection)
+    return dict(sorted(found.items()))
+
+
+def variant_of(selection: Selection, selections: Sequence[Selection]) -> tuple[str, ...]:
+    """What sets a group apart from others beside its method, such as ("rank r4",)."""
+    common = set.intersection(*(set(other.group) for other in selections))
+    own = [text for text in selection.group if text not in common and not text.startswith("method=")]
+    return tuple(text.lstrip("+").rpartition(".")[2].replace("=", " ", 1) for text in own)
+
+
+def rates_data(selections: Sequence[Selection]) -> pd.DataFrame:
+    """One row a selection and learning rate, values as the tables print them: mean and range over seeds.
+
+    `mean` is over the seeds that completed, `failed` how many did not; a rate with a failed seed cannot be `best`.
+    """
+    rows = []
+    for selection in selections:
+        factor = scale_of(selection.metric).factor
+        for point in selection.points:
+            values = [factor * value for value in point.values if math.isfinite(value)]
+            rows.append(
+                {
+                    "method": selection.method,
+                    "cell": ", ".join((selection.label, *variant_of(selection, selections))),
+                    "metric": selection.metric,
+                    "learning_rate": point.learning_rate,
+                    "mean": sum(values) / len(values) if values else math.nan,
+                    "low": min(values, default=math.nan),
+                    "high": max(values, default=math.nan),
+                    "n": len(values),
+                    "failed": point.failed + len(point.values) - len(values),
+                    "best": point is selection.best,
+                    "at_edge": selection.at_edge if point is selection.best else None,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@styled()
+def rates(selections: Sequence[Selection], place: Place, data: pd.DataFrame | None = None) -> Figure | None:
+    """Each method's score at each learning rate: the mean over seeds, bars their range.
+
+    The ring is around the best rate; a cross above the axis is a rate at which a seed failed.
+
+    Args:
+        selections: of one task and model.
+        place: the names of task and model.
+        data: of `rates_data`.
+    """
+    data = rates_data(selections) if data is None else data
+    if data.empty:
+        return None
+    variants = [variant_of(selection, selections) for selection in selections]
+    names = [", ".join((selection.label, *variant)) for selection, variant in zip(selections, variants, strict=True)]
+    labels = {name: _labelled(name, selection) for name, selection in zip(names, selections, strict=True)}
+    height = 3.6 + legend_height(labels.values())
+    figure, axis = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    drawn = looks_of([selection.method for selection in selections], variants)
+    rising = 0
+    for name, selection, look in zip(names, selections, drawn, strict=True):
+        own = data[(data["method"] == selection.method) & (data["cell"] == name)]
+        _curve(axis, own, look, labels[name])
+        failed = own.loc[own["failed"] > 0, "learning_rate"]
+        if len(failed):
+            above = axis.get_xaxis_transform()
+            axis.plot(failed, [0.015 + 0.03 * rising] * len(failed), "x", color=look.color, transform=above)
+            rising += 1
+    _axes(axis, data, selections[0])
+    handles, texts = axis.get_legend_handles_labels()
+    bottom_legend(figure, handles, texts)
+    seeds = max(len(point.values) + point.failed for selection in selections for point in selection.points)
+    notes = [f"{place[0]}, {place[1]}, selection split, {seeds} seed{'s' * (seeds > 1)}", "ring: best rate"]
+    notes += ["bars: range over seeds"] * (seeds > 1) + ["cross: a seed failed"] * bool(rising)
+    figure.suptitle("; ".join(notes))
+    return figure
+
+
+def _curve(axis: Axes, own: pd.DataFrame, look: Look, label: str) -> None:
+    bars = [own["mean"] - own["low"], own["high"] - own["mean"]] if (own["n"] > 1).any() else None
+    axis.plot(own["learning_rate"], own["mean"], linestyle=look.line, color=look.color, marker=look.marker, label=label)
+    axis.errorbar(
+        own["learning_rate"], own["mean"], yerr=bars, linestyle="", color=look.color, elinewidth=0.8, capsize=2
+    )
+    best = own[own["best"]]
+    axis.plot(
+        best["learning_rate"], best["mean"], "o", markersize=10, markerfacecolor="none", color=look.color, zorder=4
+    )
+
+
+def _axes(axis: Axes, data: pd.DataFrame, selection: Selection) -> None:
+    unit = scale_of(selection.metric).unit
+    name = "held-out loss" if selection.metric == "held_out_loss" else base_name(selection.metric)
+    log_axis(axis, "x")
+    kept = sorted(set(data["learning_rate"]))
+    if len(kept) <= 12:
+        axis.set_xticks(kept, [f"{rate:g}" for rate in kept])
+        axis.minorticks_off()
+    axis.set(xlabel="learning rate", ylabel=f"{name} ({unit})" if unit else name)
+    if not selection.higher_is_better and spans_widely(data["mean"]):
+        log_axis(axis, "y")
+
+
+def _labelled(name: str, selection: Selection) -> str:
+    return f"{name} (best at the edge)" if selection.at_edge else name
