@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from bench.record import COMPLETED, Record
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.config import Run
     from bench.tasks.data import Dataset
 
@@ -30,14 +32,18 @@ if TYPE_CHECKING:
 # met within a third, and those of results/minilm_glue, whose sentences fill a tenth of max_length, are two to four
 # times shorter (tests/test_estimate.py).
 UTILISATION = {"gpu": 0.35, "cpu": 0.9}
-# Python and kernel launches of one pass through one block, assumed: 26 ms a generated token for the 32 blocks of Llama 2
-# 7B. It is what small models and generation on a GPU wait for.
+# Python and kernel launches of one pass through one block, assumed: 26 ms a generated token for the 32 blocks of Llama
+# 2 7B. It is what small models and generation on a GPU wait for.
 BLOCK_SECONDS = 0.8e-3
 READ_BYTES_PER_SECOND = 1e9  # of a checkpoint
 # Resident set with torch, transformers and lm-eval imported: the load phase of results/demo and minilm_glue.
 PROCESS_BYTES = 560 * 2**20
 TRAINED_BYTES = 16  # a parameter: float32 master, gradient, and AdamW's two moments
 GUESSED_CHOICES = 4  # where a definition computes them from the row; the tests of commonsense have two to five
+
+
+class UnknownSizeError(ValueError):
+    """A model whose configuration cannot be had here."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,11 @@ def sizes(run: Run) -> Sizes:
     """Counts a run's model without weights and without a network.
 
     Raises:
-        ValueError: its configuration cannot be had, or the rank does not fit a layer.
+        UnknownSizeError: a model on the Hub of which conf/model says nothing.
+        ValueError: the method cannot have this rank in some layer.
     """
     if run.model.source == "hub" and run.model.architecture is None:
-        raise ValueError("no architecture in conf/model")
+        raise UnknownSizeError("no architecture in conf/model")
     values = run.to_dict()
     parts = [values[key] for key in ("model", "method", "rank", "adapter", "svd")]
     key = json.dumps([*parts, run.task.num_labels], sort_keys=True)
@@ -107,15 +114,13 @@ def _count(run: Run) -> Sizes:
     import torch
 
     from bench import adapter
-    from bench.methods.base import AdapterMethod
 
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
     layers = adapter.target_layers(model, run.model.target_modules)
     shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
     loaded = {id(parameter) for parameter in model.parameters()}
-    if isinstance(run.method, AdapterMethod):
-        adapter.check_rank(layers, run.rank)
+    _check_rank(run, layers)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
     multiplied = [module.weight for module in trained.modules() if isinstance(module, torch.nn.Linear)]
@@ -135,6 +140,30 @@ def _count(run: Run) -> Sizes:
         hidden_size=config.hidden_size,
         outputs=config.num_labels if kind == "encoder" else config.vocab_size,
     )
+
+
+def _check_rank(run: Run, layers: Mapping[str, nn.Linear]) -> None:
+    """What the run itself refuses as soon as its model is loaded."""
+    from bench import adapter
+    from bench.methods.base import AdapterMethod, DemandingMethod, Layer, scaling_value
+
+    if isinstance(run.method, AdapterMethod):
+        adapter.check_rank(dict(layers), run.rank)
+    if isinstance(run.method, DemandingMethod):
+        scaling = scaling_value(run.method.scaling, run.rank)
+        for name, layer in layers.items():
+            run.method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
+
+
+def refusal(run: Run) -> str | None:
+    """Why a run whose configuration is valid would fail all the same; None if nothing is known against it."""
+    try:
+        sizes(run)
+    except UnknownSizeError:
+        return None
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _num_statistics(run: Run, shapes: list[tuple[int, int]]) -> int:
@@ -298,7 +327,7 @@ def from_sizes(run: Run, speed: Callable[[str], float], on_gpu: bool) -> Estimat
     """An estimate without records; of a model without a known configuration one that says so."""
     try:
         counted = sizes(run)
-    except ValueError as error:
+    except UnknownSizeError as error:
         return Estimate(None, None, f"size unknown: {error}")
     seconds = sum(seconds_by_phase(run, counted, speed(compute_dtype(run)), on_gpu).values())
     source = f"from sizes on this machine's {'GPU' if on_gpu else 'CPU'}"

@@ -12,13 +12,14 @@ import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bench import rates
+from bench.folders import CONF
 from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, RunFolder, fingerprint, quiet_environment
 from bench.record import read_record as read
 from bench.study import RUN, SELECT, PlannedRun, group_text
@@ -264,14 +265,16 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     from bench import stages, sweep
 
     arguments = [f"+experiments={study}", *overrides]
-    with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
             if not stages.is_staged(config.hydra.sweeper):
-                return list(_one_stage(config))
+                return [_checked(*cell) for cell in _one_stage(config)]
             expanded = sweep.expansion(config, list(config.hydra.overrides.task))
             return [
-                (planned, run) for stage in expanded.definition.asked for planned, _, run in expanded.planned(stage)
+                _checked(planned, run)
+                for stage in expanded.definition.asked
+                for planned, _, run in expanded.planned(stage)
             ]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
@@ -299,6 +302,14 @@ def _one_stage(config: DictConfig) -> Iterator[Entry]:
             yield PlannedRun(RUN, *stages.described(cell), run.run_id), run
 
 
+def _checked(planned: PlannedRun, run: Run | None) -> Entry:
+    """Refuses also what only a model's layers tell."""
+    from bench.estimate import refusal
+
+    reason = None if run is None else refusal(run)
+    return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)
+
+
 def estimator(results_dir: Path) -> Estimator:
     """Estimates from the records below a results folder, and the speed of this machine."""
     import torch
@@ -319,11 +330,11 @@ def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> 
     parser.add_argument("--json", action="store_true", help="for machines")
     given = parser.parse_intermixed_args(arguments)
     quiet_environment()
-    from bench import sweep
+    from bench.arguments import check_arguments, refuse
 
     if stray := [text for text in given.overrides if "=" not in text and not text.startswith("~")]:
-        sweep.refuse(f"{stray[0]} is no override; write key=value")
-    sweep.check_arguments([f"+experiments={given.study}", *given.overrides])
+        refuse(f"{stray[0]} is no override; write key=value")
+    check_arguments([f"+experiments={given.study}", *given.overrides])
     try:
         cells = planner(given.study, given.overrides)
         results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))

@@ -173,10 +173,14 @@ def test_a_gated_model_is_estimated_without_a_network_and_one_without_architectu
     found = estimated(unknown, [])
     assert (found.seconds, found.peak_bytes) == (None, None)
     assert found.source == "size unknown: no architecture in conf/model"
+    assert estimate.refusal(unknown) is None
 
 
-def test_a_rank_that_fits_no_layer_is_unknown_with_the_reason(compose_run):
-    assert "rank.r=96 is larger than the smaller side 80" in estimated(compose_run("rank=r96"), []).source
+def test_a_rank_that_a_method_cannot_have_in_some_layer_is_refused_before_the_run(compose_run):
+    assert "rank.r=96 is larger than the smaller side 80" in estimate.refusal(compose_run("rank=r96"))
+    assert "LoRA-GA uses 2r = 128" in estimate.refusal(compose_run("method=lora_ga", "rank=r64"))
+    assert estimate.refusal(compose_run("method=hu", "rank=r64")) is None
+    assert estimate.refusal(compose_run("method=full_ft", "rank=r96")) is None
 
 
 def test_records_give_the_median_of_the_runs_that_they_describe(small_run):

@@ -227,6 +227,16 @@ def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_t
     assert entries[0][1].study == "mine"
 
 
+def test_a_rank_that_no_layer_can_have_is_refused_by_the_plan(tmp_path, monkeypatch):
+    write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {rank: 'r8,r96', seed: '0,1'}}}\n")
+    monkeypatch.chdir(tmp_path)
+    found = overview(plan.entries("mine", []))
+    assert (found.total.runs, found.total.refused) == (2, 2)
+    (refusal,) = found.refusals
+    assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")
+    assert refusal.cells == ("run: rank=r96", "run: rank=r96")
+
+
 def test_stages_are_planned_in_order_and_later_ones_wait(tmp_path, monkeypatch):
     write_experiment(
         tmp_path,
