@@ -158,7 +158,7 @@ def log_axis(axis: Axes, which: str) -> None:
     low, high = getattr(axis, f"get_{which}lim")()
     decades = math.log10(high / low)
     handle = getattr(axis, f"{which}axis")
-    near = (1, 1.2, 1.5, *range(2, 10)) if decades < 0.5 else range(1, 10)
+    near = (1, 1.2, 1.5, *range(2, 10)) if decades < 0.65 else range(1, 10)
     subs = near if decades < 0.8 else (1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.7 else (1,)
     handle.set_major_locator(LogLocator(subs=subs, numticks=12))
     handle.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
