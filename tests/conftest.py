@@ -43,6 +43,7 @@ def composed(*overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    import bench.sweep  # noqa: F401  its resolvers
     from bench.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""The command line `python -m bench.report STUDY`: rebuilds tables/ and figures/ of a study from its records."""
+"""The command line `python -m bench.report STUDY`: rebuilds tables, figures and page of a study from its records."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from bench.report.load import ReportError, load_study
-from bench.report.tables import write_tables
 
 
 def main() -> None:
-    """Writes tables and figures, and prints the table."""
+    """Writes tables, figures and the page, and prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report", description="Tables and figures of a study, from its records alone."
     )
@@ -21,13 +20,13 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         study = load_study(arguments.results_dir, arguments.study, arguments.mix)
-        print(write_tables(study, study.folder / "tables"))
-        from bench.report.figures import write_figures
+        from bench.report.write import write_report
 
-        figures = write_figures(study, study.folder / "figures")
+        report = write_report(study, study.folder)
     except (ReportError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"tables: {study.folder / 'tables'}  figures: {', '.join(str(path) for path in figures)}")
+    print(report.text)
+    print(f"tables: {study.folder / 'tables'}  figures: {study.folder / 'figures'}  page: {report.page}")
 
 
 if __name__ == "__main__":

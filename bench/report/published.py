@@ -97,6 +97,11 @@ def published_table(study: str) -> str:
     return _join(_table(numbers, None, None) for numbers in _tables(published(study)))
 
 
+def shown_tables(study: Study) -> list[tuple[str, pd.DataFrame, list[str]]]:
+    """The same as title, table of texts, and the notes under it."""
+    return [(_heading(table), _texts(table), list(table.notes)) for table in paper_table(study)]
+
+
 def write_paper_tables(study: Study, folder: Path) -> str:
     """Writes paper.md, paper.csv (numbers apart) and paper.tex; returns the Markdown, "" if nothing is published."""
     tables = paper_table(study)
