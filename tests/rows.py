@@ -200,6 +200,15 @@ ROWS: dict[str, list[Row]] = {
         }
     ],
     "wikitext2": [{"page": " = Wug = \n\n The wug is a small @-@ footed bird . It lives in 1 @,@ 200 trees . \n"}],
+    "mmlu": [
+        {
+            "question": f"What is {n} + 1?",
+            "subject": "elementary_mathematics",
+            "choices": [str(n), str(n + 1), str(n + 2), "0"],
+            "answer": 1,
+        }
+        for n in range(1, 8)
+    ],
     "humaneval": [
         {
             "task_id": "HumanEval/0",
