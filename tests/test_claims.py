@@ -20,7 +20,6 @@ from bench.report.questions import (
     higher_score,
     larger_rate,
     rate_by_width,
-    reaching,
 )
 from bench.study import PlannedRun, StudyPlan, write_plan
 
@@ -185,13 +184,6 @@ def test_the_largest_rate_that_still_trains_is_named(made):
         made.run("reversed", value if rate < 0.03 else 0.0, stage="select", rate=rate)
     assert "largest within 5 % of the best score: 0.03 against 0.01" in larger_rate(made.study(), HU, REVERSED).details
     assert "0.1 against 0.01" in larger_rate(made.study(), HU, REVERSED, within=20).details
-
-
-def test_between_two_measurements_the_loss_is_linear():
-    curve = [(10, 3.0, 1.0), (20, 1.0, 3.0), (30, 2.0, 4.0)]
-    assert reaching(curve, 1.5) == (17.5, 2.5)
-    assert reaching(curve, 3.5) == (10, 1.0)
-    assert reaching(curve, 0.5) is None
 
 
 def test_steps_to_the_others_final_loss_are_a_share_of_its_steps(made):

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 
 from scipy import stats
 
 from bench.rates import Selection
-from bench.record import CURVE, Record, read_rows
+from bench.report.curves import Curve, reach, read_curves
 from bench.report.load import Cell, ReportError, Study
 from bench.report.metrics import SHARE, Scale
 from bench.report.scores import Column, Sample, average, collect
@@ -115,20 +114,18 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> F
     The loss is measured every few steps; between two measurements it is taken as linear.
     """
     of_a, of_b = _cells(study, stage, a, b)
-    runs_a, runs_b = _by_seed(of_a), _by_seed(of_b)
+    curves_a, curves_b = _by_seed(of_a), _by_seed(of_b)
     steps: list[float] = []
     seconds: list[float] = []
     asked = 0
-    for seed in sorted(runs_a.keys() & runs_b.keys()):
-        curve_a, curve_b = _held_out(runs_a[seed][1]), _held_out(runs_b[seed][1])
-        if not curve_a or not curve_b or not math.isfinite(curve_b[-1][1]):
+    for seed in sorted(curves_a.keys() & curves_b.keys()):
+        ours, theirs = curves_a[seed], curves_b[seed]
+        if math.isinf(theirs.final_held_out_loss) or not len(ours.held_out):
             continue
         asked += 1
-        if (reached := reaching(curve_a, curve_b[-1][1])) is None:
-            continue
-        steps.append(reached[0] / curve_b[-1][0])
-        whole_b = curve_b[-1][2] + _init_seconds(runs_b[seed][0])
-        seconds.append((reached[1] + _init_seconds(runs_a[seed][0])) / whole_b)
+        if (reached := reach(ours, theirs.final_held_out_loss)) is not None:
+            steps.append(reached.step / theirs.last("step"))
+            seconds.append(reached.seconds / theirs.last("seconds"))
     if not asked:
         raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the held-out loss under one seed")
     target = f"the final held-out loss of {_name(of_b)}"
@@ -184,21 +181,6 @@ KINDS: dict[str, Callable[..., Finding]] = {
     function.__name__: function
     for function in (higher_score, larger_rate, fewer_steps, rate_by_width, fewer_parameters)
 }
-
-
-def reaching(curve: Sequence[tuple[float, float, float]], target: float) -> tuple[float, float] | None:
-    """Step and seconds at which a curve of (step, loss, seconds) first comes down to a loss; None if it never does.
-
-    Linear between two measurements; at the first one, that one.
-    """
-    for index, (step, loss, seconds) in enumerate(curve):
-        if loss <= target:
-            if index == 0:
-                return step, seconds
-            before_step, before_loss, before_seconds = curve[index - 1]
-            share = (before_loss - target) / (before_loss - loss)
-            return before_step + share * (step - before_step), before_seconds + share * (seconds - before_seconds)
-    return None
 
 
 def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
@@ -272,19 +254,11 @@ def _detectable(differences: Sequence[float], stderr: float | None) -> float:
     return float(effect) * math.hypot(stdev(differences), math.sqrt(n) * (stderr or 0.0))
 
 
-def _by_seed(cell: Cell) -> dict[int, tuple[Record, Path]]:
-    return {run.config["seed"]: (run, folder) for run, folder in zip(cell.runs, cell.folders, strict=True)}
-
-
-def _held_out(folder: Path) -> list[tuple[float, float, float]]:
-    """Step, held-out loss and seconds in training, where the loss was measured."""
-    rows = read_rows(folder / CURVE)
-    return [(r["step"], r["held_out_loss"], r["seconds"]) for r in rows if r.get("held_out_loss") is not None]
-
-
-def _init_seconds(run: Record) -> float:
-    calibration = run.initialization.get("calibration") or {}
-    return calibration.get("total_seconds", 0.0) + run.phases.get("initialise", {}).get("seconds", 0.0)
+def _by_seed(cell: Cell) -> dict[int, Curve]:
+    """The curves of a cell's runs that have one."""
+    curves = read_curves([cell])
+    seeds = {folder: run.config["seed"] for run, folder in zip(cell.runs, cell.folders, strict=True)}
+    return {seeds[folder]: curve for folder, curve in curves.items()}
 
 
 def _best(selection: Selection) -> float:
