@@ -22,7 +22,7 @@ from bench.track import Mode, start, upload_path
 if TYPE_CHECKING:
     import wandb
 
-FOLDERS = ("tables", "figures")
+FOLDERS, PAGE = ("tables", "figures"), "index.html"
 
 
 def mirror(study: Study, project: str, mode: Mode) -> str:
@@ -40,7 +40,7 @@ def mirror(study: Study, project: str, mode: Mode) -> str:
 
 
 def report_files(study: Study) -> list[Path]:
-    """The files of the study's tables and figures, in their order.
+    """The files of the study's tables and figures, in their order, and its page.
 
     Raises:
         ReportError: there are none of either kind.
@@ -51,7 +51,8 @@ def report_files(study: Study) -> list[Path]:
         if not files:
             raise ReportError(f"{study.folder / name} is empty; write it first: python -m bench.report {study.name}")
         found += files
-    return found
+    page = study.folder / PAGE
+    return [*found, page] if page.is_file() else found
 
 
 def tables(study: Study) -> dict[str, pd.DataFrame]:

@@ -392,3 +392,55 @@ def test_the_whole_curve_over_learning_rates_has_a_table(tmp_path):
 def test_the_csv_has_every_scored_stage(tmp_path):
     write_tables(staged(tmp_path), tmp_path / "tables")
     assert list(pd.read_csv(tmp_path / "tables" / "results.csv")["stage"]) == ["tuned"] * 2 + ["published"] * 2
+
+
+def test_a_record_of_another_schema_is_named_and_left_out(tmp_path, capsys):
+    write_run(tmp_path, "none")
+    folder = write_run(tmp_path, "hu")
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"schema_version": 2}))
+    study = load_study(tmp_path, "study")
+    assert "schema 2, this version reads 3" in capsys.readouterr().err
+    assert [cell.method for cell in study.cells] == ["none"]
+    assert f"Not readable, left out: `{folder.name}`" in write_tables(study, tmp_path / "tables")
+
+
+def test_a_study_without_records_says_which_command_makes_them(tmp_path):
+    with pytest.raises(ReportError, match=r"no records of demo .*; python -m bench.run -m \+experiments=demo makes them"):
+        load_study(tmp_path, "demo")
+
+
+def write_staged(root):
+    """One method over three rates in the selection stage, one of them tuned, and one record of no stage."""
+    plan = []
+    for rate, value in ((0.01, 0.2), (0.1, 0.6), (1.0, 0.1)):
+        folder = write_run(root, "hu", 100, value, settings={"score": "selection", "rate": rate})
+        plan.append(("select", folder, rate))
+    plan.append(("tuned", write_run(root, "hu", 0, 0.5, settings={"rate": 0.1}), 0.1))
+    write_run(root, "hu", 7, 0.9, settings={"rate": 9.0})
+    runs = []
+    for stage, folder, rate in plan:
+        record = json.loads((folder / "record.json").read_text())
+        record["config"]["train"]["learning_rate"] = rate
+        record["run_id"] = folder.name
+        (folder / "record.json").write_text(json.dumps(record))
+        runs.append(PlannedRun(stage, ("method=hu",), (f"train.learning_rate={rate:g}",), folder.name))
+    write_plan(root / "study", StudyPlan("paper/x", ("select", "tuned"), tuple(runs)))
+
+
+def test_a_study_in_stages_shows_the_tuned_one_and_keeps_the_curve_of_the_selection(tmp_path):
+    write_staged(tmp_path)
+    study = load_study(tmp_path, "study")
+    assert (study.stage, study.stages) == ("tuned", ("select", "tuned"))
+    assert [(cell.group, cell.learning_rate, len(cell.runs)) for cell in study.cells] == [(("method=hu",), 0.1, 1)]
+    (selection,) = study.selection
+    assert [point.values for point in selection.points] == [(0.2,), (0.6,), (0.1,)]
+    assert (selection.best.learning_rate, selection.at_edge) == (0.1, None)
+    assert len(study.at("select").cells) == 3
+
+
+def test_a_torn_plan_is_an_error_of_one_line(tmp_path):
+    write_staged(tmp_path)
+    (tmp_path / "study" / "study.json").write_text("{")
+    with pytest.raises(ReportError, match=r"study\.json: JSONDecodeError"):
+        load_study(tmp_path, "study")
