@@ -1,18 +1,19 @@
 """The command line `python -m bench.compact STUDY`: makes a finished study small enough to be kept in a repository.
 
-Curves and alignment are compressed, weights and W&B's files deleted, and so are the items' outcomes of the runs that
-served only to choose a learning rate, whose scores stay. Reports of the study are the same before and after.
+Curves and alignment are compressed, the items' hashes shortened, weights and W&B's files deleted, and so are the items'
+outcomes of runs that served only to choose a learning rate, whose scores stay. Reports are the same before and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import shutil
 import sys
 from pathlib import Path
 
-from bench.record import ALIGNMENT, CURVE, OUTCOMES, RECORD, WEIGHTS
+from bench.record import ALIGNMENT, CURVE, HASH_DIGITS, OUTCOMES, RECORD, WEIGHTS, read_rows
 from bench.study import SELECT, read_plan
 
 
@@ -33,13 +34,19 @@ def compact(folder: Path) -> tuple[int, int]:
         (run / WEIGHTS).unlink(missing_ok=True)
         if run.name in chosen:
             (run / OUTCOMES).unlink(missing_ok=True)
+        if rows := read_rows(run / OUTCOMES):
+            short = [row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} for row in rows]
+            _pack(run / OUTCOMES, "".join(json.dumps(row) + "\n" for row in short).encode())
         for name in (CURVE, ALIGNMENT):
             if (run / name).is_file():
-                # mtime 0: equal rows make equal bytes
-                (run / f"{name}.gz").write_bytes(gzip.compress((run / name).read_bytes(), 9, mtime=0))
+                _pack(run / f"{name}.gz", (run / name).read_bytes())
                 (run / name).unlink()
     shutil.rmtree(folder / "wandb", ignore_errors=True)
     return before, _size(folder)
+
+
+def _pack(path: Path, content: bytes) -> None:
+    path.write_bytes(gzip.compress(content, 9, mtime=0))  # without the time, equal rows make equal bytes
 
 
 def _size(folder: Path) -> int:

@@ -29,6 +29,7 @@ import bench
 SCHEMA_VERSION = 3
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
+HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 COMPLETED, FAILED = "completed", "failed"
 _STACK = ("torch", "transformers", "peft", "accelerate", "lm-eval", "datasets")

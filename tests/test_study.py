@@ -55,7 +55,9 @@ def test_compacting_keeps_what_reports_read(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text("{}")
         (tmp_path / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (tmp_path / name / "outcomes.jsonl.gz").write_bytes(gzip.compress(b'{"task": "t"}\n'))
+        (tmp_path / name / "outcomes.jsonl.gz").write_bytes(
+            gzip.compress(json.dumps({"doc_hash": "0123456789abcdef" * 4}).encode())
+        )
         (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 1000)
     before, after = compact(tmp_path)
     assert after < before / 2
@@ -65,6 +67,7 @@ def test_compacting_keeps_what_reports_read(tmp_path):
         "outcomes.jsonl.gz",
         "record.json",
     ]
+    assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [{"doc_hash": "0123456789abcdef"}]
     assert not (tmp_path / "s" / "outcomes.jsonl.gz").exists()
     packed = (tmp_path / "s" / "curve.jsonl.gz").read_bytes()
     assert compact(tmp_path) == (after, after)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import OUTCOMES
+from bench.record import HASH_DIGITS, OUTCOMES
 
 NO_FILTER = "none"
 
@@ -62,7 +62,7 @@ def _read(path: Path, _mtime: int) -> dict[tuple[str, str, str], Items]:
     found = {}
     for (task, filtered), items in tasks.items():
         items.sort(key=lambda row: row["doc_id"])
-        digest = zlib.crc32(" ".join(f"{row['doc_id']} {row['doc_hash']}" for row in items).encode())
+        digest = zlib.crc32(" ".join(f"{row['doc_id']} {row['doc_hash'][:HASH_DIGITS]}" for row in items).encode())
         for metric in items[0]["metrics"]:
             values = _numbers([row["metrics"].get(metric) for row in items])
             if values is not None:
