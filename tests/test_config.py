@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from bench.config import ConfigError, Run
+from bench.folders import ROOT
 
 
 def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_run):
@@ -146,3 +147,26 @@ def test_the_solver_counts_for_a_method_that_decomposes_and_for_no_other(compose
 def test_where_and_whether_calibrations_are_kept_changes_no_identity(compose_run):
     for setting in ("cache.enabled=false", "cache.dir=elsewhere", "cache.max_gb=1"):
         assert compose_run("method=lora_ga", setting).run_id == compose_run("method=lora_ga").run_id
+
+
+def test_one_scaling_rule_for_all_is_the_methods_own_where_they_agree(compose_run):
+    assert compose_run("method=hu", "adapter.scaling=alpha_over_r").run_id == compose_run("method=hu").run_id
+    controlled = compose_run("method=lora_ga", "adapter.scaling=alpha_over_r")
+    assert controlled.method.scaling == "alpha_over_r"
+    assert controlled.run_id == compose_run("method=lora_ga", "method.scaling=alpha_over_r").run_id
+    assert controlled.run_id != compose_run("method=lora_ga").run_id
+
+
+def test_one_scaling_rule_for_all_leaves_alone_what_trains_neither_a_nor_b(compose_run):
+    for method in ("lora_xs", "lora_sb", "full_ft", "none"):
+        assert (
+            compose_run(f"method={method}", "adapter.scaling=alpha_over_r").run_id
+            == compose_run(f"method={method}").run_id
+        )
+
+
+def test_every_method_that_trains_a_or_b_takes_the_rule_of_all(compose_run):
+    for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
+        run = compose_run(f"method={path.stem}", "adapter.scaling=alpha_over_sqrt_r")
+        if run.method.trains & {"lora_A", "lora_B"}:
+            assert run.method.scaling == "alpha_over_sqrt_r", path.stem

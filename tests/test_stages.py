@@ -177,6 +177,17 @@ def test_a_grid_is_extended_beyond_the_edge_at_which_the_best_rate_lies(records)
     assert expanded.beyond(("method=hu",)) is None
 
 
+def test_a_grid_whose_best_rate_is_its_smallest_is_extended_downwards(records):
+    expanded = expansion(extend=1, params={"method": "hu"})
+    score(records, expanded, {"hu": {3e-3: 0.9, 1e-2: 0.2, 3e-2: 0.1}})
+    assert expanded.beyond(("method=hu",)) == 1e-3
+    for cell in expanded.grid_cells(("method=hu",), 1e-3):
+        add(records, cell, 0.95)
+    expanded.forget()
+    assert [point.learning_rate for point in expanded.selection(("method=hu",)).points] == [1e-3, 3e-3, 1e-2, 3e-2]
+    assert expanded.beyond(("method=hu",)) is None  # one was allowed
+
+
 def test_stages_run_in_order_and_only_those_asked_for(records):
     expanded = expansion(run="select")
     assert len(list(stages.batches(expanded, lambda: None))) == 1

@@ -70,6 +70,7 @@ def test_compacting_keeps_what_reports_read(tmp_path):
     assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [{"doc_hash": "0123456789abcdef"}]
     assert not (tmp_path / "s" / "outcomes.jsonl.gz").exists()
     packed = (tmp_path / "s" / "curve.jsonl.gz").read_bytes()
+    assert packed[4:8] == bytes(4)  # gzip's time
     assert compact(tmp_path) == (after, after)
     assert (tmp_path / "s" / "curve.jsonl.gz").read_bytes() == packed
 
