@@ -78,15 +78,17 @@ def test_an_interval_ends_where_the_metric_does(metric, low, high):
 
 
 def test_the_best_perplexity_is_the_lowest():
-    def of(value):
-        return [score(value, "wiki", "word_perplexity", 0.01, higher_is_better=False)]
+    def of(*values):
+        return [[score(value, "wiki", "word_perplexity", 0.01, higher_is_better=False)] for value in values]
 
-    table = summary(study(cell("A", of(9.0)), cell("B", of(7.0)), cell("C", of(8.0))))
+    three = cell("A", *of(9.0, 9.1, 9.0)), cell("B", *of(7.0, 7.0, 7.1)), cell("C", *of(8.1, 8.0, 8.0))
+    table = summary(study(*three))
     assert [text.startswith("**") for text in table["wiki word_perplexity"]] == [False, True, False]
 
 
 def test_an_undefined_score_is_neither_best_nor_in_the_way_of_the_best():
-    table = summary(study(*(cell(n, [score(v)]) for n, v in (("A", float("nan")), ("B", 0.9), ("C", 0.5)))))
+    values = {"A": (float("nan"),) * 3, "B": (0.9, 0.91, 0.9), "C": (0.5, 0.5, 0.49)}
+    table = summary(study(*(cell(name, *([score(v)] for v in of)) for name, of in values.items())))
     assert [text.startswith("**") for text in table["sst2 acc %"]] == [False, True, False]
 
 
@@ -117,10 +119,19 @@ def test_a_trained_method_that_is_not_above_the_majority_class_has_a_dagger(tmp_
 
 
 def test_the_best_may_still_be_no_better_than_the_majority_class(tmp_path):
-    cells = [cell("A", [score(0.4, majority=0.5)]), cell("B", [score(0.3, majority=0.5)])]
-    assert summary(study(*cells))["sst2 acc %"][1] == "**40.0 [39.8, 40.2]** †"
+    values = {"A": (0.4, 0.401, 0.399), "B": (0.3, 0.3, 0.301)}
+    cells = [cell(name, *([score(v, majority=0.5)] for v in of)) for name, of in values.items()]
+    text = summary(study(*cells))["sst2 acc %"][1]
+    assert text.startswith("**40.0 [")
+    assert text.endswith("]** †")
     write_tables(study(*cells), tmp_path)
-    assert r"\textbf{40.0 [39.8, 40.2]} \textdagger{} &" in (tmp_path / "results.tex").read_text()
+    assert r"\textbf{40.0 [" in (latex := (tmp_path / "results.tex").read_text())
+    assert r"]} \textdagger{} &" in latex
+
+
+def test_of_one_seed_nothing_is_bold_however_many_items_tell_two_runs_apart():
+    table = summary(study(cell("A", [score(0.4)]), cell("B", [score(0.9)])))
+    assert not any(text.startswith("**") for text in table["sst2 acc %"])
 
 
 def test_a_number_without_an_interval_is_held_against_the_majority_class_itself():

@@ -161,11 +161,15 @@ def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Compari
 
 
 def clear_best(column: Measured, comparisons: Sequence[Comparison]) -> int | None:
-    """The row with the best mean, if its comparison with the runner-up is clear."""
+    """The row with the best mean, if its comparison with the runner-up is clear; none of one seed.
+
+    Items alone say that two runs differ, not that their methods do.
+    """
     ranked = _ranked(column)[:2]
     for one in comparisons:
         if one.measured is column and len(ranked) == 2 and (one.first, one.second) == (ranked[0], ranked[1]):
-            return ranked[0] if one.clear and one.difference.clear_of(0.0, column.higher_is_better) else None
+            clear = one.clear and one.difference.clear_of(0.0, column.higher_is_better)
+            return ranked[0] if clear and len(column.samples[ranked[0]].values) > 1 else None  # type: ignore[union-attr]
     return None
 
 

@@ -24,7 +24,7 @@ _INTERVAL = (
 )
 _BOLD = (
     "if paired with the runner-up by seed and item it is better: by the interval of the difference and by p < 0.05 "
-    "after Holm's correction within the table (comparisons.md)."
+    "after Holm's correction within the table (comparisons.md). Nothing of one seed is bold."
 )
 _SECONDS = (
     "Init: calibration and factorisation; train: the training loop without the alignment measures; seconds, means "
@@ -186,8 +186,9 @@ def _detectable(judged: Judged) -> str:
             unit = " points" if column.scale.unit == "%" else ""
             found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
     return " ".join(
-        f"Smallest difference of two methods that {n} {'seed' if n == 1 else 'seeds'} each would find with power 0.8 "
-        f"at 5 %, one comparison alone: {', '.join(texts)}."
+        f"Smallest difference of two {'runs on these items (what seeds add is unknown)' if n == 1 else 'methods'} that "
+        f"{n} {'seed' if n == 1 else 'seeds'} each would find with power 0.8 at 5 %, one comparison alone: "
+        f"{', '.join(texts)}."
         for n, texts in found.items()
     )
 
