@@ -198,9 +198,10 @@ def _asked(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
     pairs = list(pairwise(ranked[:2]))
     for index in sorted(trained):
-        for other in baselines:
+        near = [other for other in baselines if _match(cells[index], cells[other])]
+        for other in near or (baselines if len(baselines) == 1 else []):  # LoRA at the one rank that it has
             same = index == other or cells[index].method == cells[other].method
-            if not same and _match(cells[index], cells[other]) and (other, index) not in pairs:
+            if not same and (other, index) not in pairs:
                 pairs.append((index, other))
     return list(dict.fromkeys(pairs))
 

@@ -219,7 +219,9 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config["method"]["name"]}
         for key, members in groups.items()
     }
-    axes = _axes(flat)
+    # A row of these stages is its group; which learning rate it has is a column.
+    chosen = plan is not None and stage not in (RUN, SELECT)
+    axes = [axis for axis in _axes(flat) if not (chosen and axis == _RATE)]
     cells = []
     for key, members in groups.items():
         members.sort(key=lambda member: member[1].config["seed"])
@@ -245,6 +247,7 @@ def _rank(cell: Cell) -> tuple:
     return *_order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
+_RATE = "train.learning_rate"
 _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, none of which is called so
 
 
@@ -270,13 +273,13 @@ def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
     """
     keys = {key for values in flat.values() for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
-    for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key)):
+    for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key != "rank.r", key)):  # lora_alpha follows r
         by_method: dict[str, set] = defaultdict(set)
         for settings in flat.values():
             if key in settings:
                 by_method[settings[_METHOD]].add(settings[key])
         # A method's own fields and its learning rate set cells apart only within the method.
-        own = key.startswith("method.") or key == "train.learning_rate"
+        own = key.startswith("method.") or key == _RATE
         differs = any(len(values) > 1 for values in by_method.values())
         if not own:
             differs = len(set().union(*by_method.values())) > 1
