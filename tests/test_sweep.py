@@ -113,3 +113,14 @@ def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_d
     assert hint(["r8", "r64"]) == apart
     assert hint(["r8", "r64"], "svd.rank=128") is None
     assert hint(["r4", "r8", "r16"]) is None
+
+
+def test_cells_composed_together_are_those_composed_alone(expand, compose_run):
+    runs = expand("method=hu,lora_sb", "seed=0,3", "train.learning_rate=1e-3,2e-1", "study=s")
+    alone = [
+        compose_run(f"method={method}", f"seed={seed}", f"train.learning_rate={rate}")
+        for method in ("hu", "lora_sb") for seed in (0, 3) for rate in ("1e-3", "2e-1")
+    ]  # fmt: skip
+    assert [run.run_id for run in runs] == [run.run_id for run in alone]
+    assert [run.to_dict() | {"study": ""} for run in runs] == [run.to_dict() | {"study": ""} for run in alone]
+    assert len({run.run_id for run in runs}) == 8
