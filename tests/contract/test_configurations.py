@@ -89,7 +89,7 @@ def test_an_experiment_may_pair_learning_rates_with_methods(expand, tmp_path, mo
         return {(run.method_name, run.train.learning_rate) for run in expand("+experiments=paired")}
 
     (tmp_path / "experiments").mkdir()
-    monkeypatch.setattr(experiments, "folder", lambda: tmp_path / "experiments")
+    monkeypatch.setattr(experiments, "experiments_folder", lambda: tmp_path / "experiments")
     assert paired("hu,full_ft") == {("hu", 0.5), ("full_ft", 0.25), ("lora_xs", 1.0), ("lora_sb", 2.0)}
     with pytest.raises(SystemExit):
         paired("hu,pissa")
