@@ -11,7 +11,7 @@ import json
 import shlex
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,10 @@ import pandas as pd
 
 from bench import rates
 from bench.folders import CONF
-from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, RunFolder, fingerprint, quiet_environment
-from bench.record import read_record as read
-from bench.study import RUN, SELECT, PlannedRun, group_text
+from bench.record import COMPLETED, CorruptRecordError, Record, RunFolder, quiet_environment, read_record
+from bench.study import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from bench.config import Run
     from bench.estimate import Estimate
 
@@ -109,7 +106,7 @@ def state(run: Run) -> str:
 
 def _record(folder: Path) -> Record | None:
     try:
-        return read(folder)
+        return read_record(folder)
     except CorruptRecordError:
         return None
 
@@ -204,30 +201,23 @@ def _edges(cells: Sequence[Entry]) -> tuple[str, ...]:
 def text(found: Overview) -> str:
     """For a reader."""
     table = pd.DataFrame([_cells(row) for row in (*found.stages, found.total)])
-    lines = [f"{found.study}: {found.total.cells} cells, {found.total.runs} different runs", ""]
-    lines += [table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * 10), ""]
+    printed = table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * 10)
+    lines = [f"{found.study}: {found.total.cells} cells, {found.total.runs} different runs", "", printed, ""]
     lines += [_refusal_line(refusal) for refusal in found.refusals]
-    if found.total.failed:
-        lines.append(f"failed before, and started again: {found.total.failed}")
-    if found.total.recorded:
-        lines.append(f"recorded, a result without its weights, such as a committed one; done again: "
-                     f"{found.total.recorded}")  # fmt: skip
-    if found.total.waiting:
-        lines.append(f"waiting for a learning rate that an earlier stage chooses: {found.total.waiting}")
+    lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
     if any("sizes" in source for source in found.sources):
         lines.append("From sizes: every example as long as task.max_length and every answer as long as allowed, so "
-                     "mostly too high; activations and speed are guessed (bench/estimate.py).")  # fmt: skip
+                     "mostly too high; activations and speed are guessed (bench/estimate).")  # fmt: skip
     lines += [f"best rate at the edge: {e}; python -m bench.extend {found.study} adds points" for e in found.edges]
     return "\n".join([*lines, "", f"start: {found.command}"])
 
 
 def _cells(row: Stage) -> dict[str, str]:
     hours = "–" if row.seconds is None else ("≥ " if row.unknown else "") + _hours(row.seconds / 3600)
-    counts = {name: getattr(row, name) for name in _COUNTS}
     return {
         "stage": row.name,
-        **{title.replace("_", " "): f"{count:,}" for title, count in counts.items()},
+        **{name.replace("_", " "): f"{getattr(row, name):,}" for name in _COUNTS},
         "hours": hours,
         "peak GiB": "–" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.1f}",
     }
@@ -241,6 +231,11 @@ def _hours(hours: float) -> str:
     return f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
 
 
+_NOTES = {
+    "failed": "failed before, and started again",
+    "recorded": "recorded, a result without its weights, such as a committed one; done again",
+    "waiting": "waiting for a learning rate that an earlier stage chooses",
+}
 _COUNTS = ("cells", "runs", "done", "to_do", "failed", "recorded", "waiting", "refused")
 
 
@@ -268,9 +263,10 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
+            given = list(config.hydra.overrides.task)
             if not stages.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in _one_stage(config)]
-            expanded = sweep.expansion(config, list(config.hydra.overrides.task))
+                return [_checked(*cell) for cell in sweep.cells_of(config, given)]
+            expanded = sweep.expansion(config, given)
             return [
                 _checked(planned, run)
                 for stage in expanded.definition.asked
@@ -282,44 +278,12 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
             HydraConfig.instance().cfg = None
 
 
-def _one_stage(config: DictConfig) -> Iterator[Entry]:
-    """The cells of a sweep without stages: the product of all axes."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from bench import stages, sweep
-
-    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*arguments, *config.hydra.overrides.task])
-    (cells,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    compose = sweep.composer(config)
-    for cell in cells:
-        try:
-            run = compose(cell)
-        except ValueError as error:
-            yield PlannedRun(RUN, *stages.described(cell), None, str(error)), None
-        else:
-            yield PlannedRun(RUN, *stages.described(cell), run.run_id), run
-
-
 def _checked(planned: PlannedRun, run: Run | None) -> Entry:
     """Refuses also what only a model's layers tell."""
     from bench.estimate import refusal
 
     reason = None if run is None else refusal(run)
     return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)
-
-
-def estimator(results_dir: Path) -> Estimator:
-    """Estimates from the records below a results folder, and the speed of this machine."""
-    import torch
-
-    from bench.estimate import estimate, matmul_flops_per_second
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    found = (_record(path.parent) for path in sorted(results_dir.rglob(RECORD)))
-    records, stack = [record for record in found if record is not None], fingerprint()
-    return lambda run: estimate(run, records, matmul_flops_per_second, gpu, stack)
 
 
 def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> int:
@@ -331,6 +295,7 @@ def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> 
     given = parser.parse_intermixed_args(arguments)
     quiet_environment()
     from bench.arguments import check_arguments, refuse
+    from bench.estimate import estimator
 
     if stray := [text for text in given.overrides if "=" not in text and not text.startswith("~")]:
         refuse(f"{stray[0]} is no override; write key=value")

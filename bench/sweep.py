@@ -228,7 +228,7 @@ class Guard(Callback):
         if stages.is_staged(config.hydra.sweeper):
             _plan_stages(expansion(config, arguments))
         else:
-            _plan_cells(config, [f"{key}={value}" for key, value in params.items()] + arguments)
+            _plan_cells(config, arguments)
         distinct = {run.run_id: run for run in _planned}
         done = sum(RunFolder(run.results_dir, run.study, run.run_id).done for run in distinct.values())
         later = f", {len(_waiting)} wait for learning rates" if _waiting else ""
@@ -237,19 +237,30 @@ class Guard(Callback):
             print(hint, flush=True)
 
 
-def _plan_cells(config: DictConfig, arguments: list[str]) -> None:
-    """A sweep without stages: the product of all axes."""
+def cells_of(config: DictConfig, arguments: Sequence[str]) -> Iterator[tuple[PlannedRun, Run | None]]:
+    """The cells of a sweep without stages, the product of all axes, validated; the run is None where it is refused."""
     loader, compose = GlobalHydra.instance().config_loader(), composer(config)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    axes = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*axes, *arguments])
     (cells,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     for cell in cells:
         try:
-            _planned.append(compose(cell))
+            run = compose(cell)
         except ValueError as error:
-            refuse(str(error))
-    check_folder(_planned[0])
-    planned = [PlannedRun(RUN, *stages.described(cell), run.run_id) for cell, run in zip(cells, _planned, strict=True)]
-    _write_plans(list(zip(planned, _planned, strict=True)), (RUN,))
+            yield PlannedRun(RUN, *stages.described(cell), None, str(error)), None
+        else:
+            yield PlannedRun(RUN, *stages.described(cell), run.run_id), run
+
+
+def _plan_cells(config: DictConfig, arguments: Sequence[str]) -> None:
+    """The same without stages; ends at the first cell that cannot be run."""
+    planned = []
+    for one, run in cells_of(config, arguments):
+        if run is None:
+            refuse(str(one.refused))
+        planned.append((one, run))
+    _planned[:] = [run for _, run in planned]
+    _write_plans(planned, (RUN,))
 
 
 def _hint(runs: list[Run]) -> str | None:

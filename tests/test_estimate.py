@@ -1,8 +1,10 @@
 import dataclasses
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+import evaluate
 import pytest
 
 from bench import estimate
@@ -66,6 +68,17 @@ def test_each_choice_is_read_and_an_encoder_reads_an_item_once(compose_run):
     encoder = compose_run("task=glue/sst2", "model=bert_base", "score.merged_samples=0", "task.max_length=10")
     assert estimate.passes(causal)["score"].tokens == estimate.GUESSED_CHOICES * 400 * 10
     assert estimate.passes(encoder)["score"].tokens == 872 * 10
+
+
+def test_humaneval_is_estimated_without_its_metric_which_comes_from_the_hub_and_runs_code(compose_run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "lm_eval.tasks.humaneval.utils", raising=False)
+    monkeypatch.setattr(evaluate, "load", lambda name: pytest.fail(f"{name} was fetched"))
+    run = compose_run(
+        "task=code_feedback", "task.score=[humaneval]", "score.confirm_run_unsafe_code=true", "score.merged_samples=0",
+        "model=llama2_7b", "score.batch_size=1", "score.limit=3",
+    )  # fmt: skip
+    estimate.tokens._asked.cache_clear()
+    assert estimate.passes(run)["score"] == Passes(tokens=3 * (1024 + 1024), batches=3 + 3 * 1024)
 
 
 def test_seconds_follow_from_operations_a_token(small_run):
