@@ -112,8 +112,8 @@ class AlignmentProbe:
             for key, value in products.items():
                 sums[key] += value
             features = {} if factors is None else _feature_norms(_tokens(inputs, mask), layer, factors)
-            for key, value in features.items():
-                norms[key].append(value)
+            for measure, norm in features.items():
+                norms[measure].append(norm)
             measured = _gradient_measures(products) | self._weight_measures(layer, factors) | features
             rows.extend(Row(step, name, measure, _finite(value)) for measure, value in measured.items())
 
@@ -162,7 +162,7 @@ def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
     return inputs[mask.bool()].float() if known else inputs.flatten(0, -2).float()  # type: ignore[union-attr]
 
 
-def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, float | None]:
+def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, float]:
     """Means over tokens of ‖x‖, of Z_A = A x (R A x where R is trained) and of Z_B = s B Z_A.
 
     Hayou et al. 2024 (arXiv:2406.08447, section 3) follow the two norms with width and learning rate.

@@ -206,7 +206,7 @@ def register() -> None:
 
     Plugins.instance().register(StagedSweeper)
     target = f"{StagedSweeper.__module__}.{StagedSweeper.__name__}"
-    node = {"_target_": target, "params": {}, "max_batch_size": None}
+    node: dict[str, Any] = {"_target_": target, "params": {}, "max_batch_size": None}
     ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=node, provider="lora-init-bench")
 
 

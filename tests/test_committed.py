@@ -5,13 +5,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STUDIES = ("demo", "schemes", "minilm_glue/sst2")
-SHOWN = re.findall(r"<!-- results/(.+)/tables/results.md -->", (ROOT / "README.md").read_text())
+RESULTS = ROOT / "results"
+STUDIES = sorted(str(path.parent.parent.relative_to(RESULTS)) for path in RESULTS.rglob("tables/results.md"))
+DRAWN = ("demo", "lora_ga/llama2_tiny", "impact_of_init/width_tiny")  # with and without stages, and of several models
+README = (ROOT / "README.md").read_text()
+SHOWN = re.findall(r"<!-- results/(.+)/tables/results.md -->", README)
+LIMIT_BYTES = 20_000_000  # of everything in results/
 
 
 def skip_own_runs(study):
-    if any(study.glob("*/trained.safetensors")):
+    if any((RESULTS / study).glob("*/trained.safetensors")):
         pytest.skip(f"{study} holds this machine's own runs, not the committed ones")
+
+
+def files(folder, *endings):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.suffix in endings}
+
+
+def shown(marker):
+    return README.partition(f"<!-- {marker} -->\n")[2].partition("<!-- end -->")[0]
 
 
 def test_the_readme_shows_the_demo_and_a_real_model():
@@ -20,23 +32,60 @@ def test_the_readme_shows_the_demo_and_a_real_model():
 
 @pytest.mark.parametrize("study", SHOWN)
 def test_a_table_of_the_readme_is_the_studys_own(study):
-    folder = ROOT / "results" / study
-    skip_own_runs(folder)
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.partition(f"<!-- results/{study}/tables/results.md -->\n")[2].partition("<!-- end -->")[0]
-    assert shown == (folder / "tables" / "results.md").read_text()
+    skip_own_runs(study)
+    assert shown(f"results/{study}/tables/results.md") == (RESULTS / study / "tables" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_a_committed_table_follows_from_its_records(study, tmp_path):
+def test_committed_tables_follow_from_their_records(study, tmp_path):
     from bench.report.load import load_study
+    from bench.report.published import write_paper_tables
     from bench.report.tables import write_tables
 
-    folder = ROOT / "results" / study
-    skip_own_runs(folder)
-    write_tables(load_study(ROOT / "results", study), tmp_path)
-    for name in ("results.md", "results.csv", "results.tex"):
-        assert (tmp_path / name).read_bytes() == (folder / "tables" / name).read_bytes()
+    skip_own_runs(study)
+    loaded = load_study(RESULTS, study)
+    write_tables(loaded, tmp_path)
+    write_paper_tables(loaded, tmp_path)
+    kinds = (".md", ".csv", ".tex")
+    assert files(tmp_path, *kinds) == files(RESULTS / study / "tables", *kinds)
+
+
+@pytest.mark.parametrize("study", DRAWN)
+def test_committed_figures_follow_from_their_records(study, tmp_path):
+    from bench.report.figures import write_figures
+    from bench.report.load import load_study
+
+    skip_own_runs(study)
+    write_figures(load_study(RESULTS, study), tmp_path)
+    committed = RESULTS / study / "figures"
+    assert files(tmp_path, ".csv") == files(committed, ".csv")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {path.name for path in committed.iterdir()}
+    assert {name for name in names if name.endswith(".png")}
+
+
+def test_the_claims_of_the_readme_are_answered_by_the_committed_records(tmp_path):
+    from bench.report.claims import answer, read_claims, write_claims
+
+    for study in STUDIES:
+        skip_own_runs(study)
+    answers = [answer(claim, RESULTS) for claim in read_claims(ROOT / "experiments" / "claims.yaml")]
+    assert not [one.claim.id for one in answers if one.text == "not run yet"]
+    text = write_claims(answers, tmp_path)
+    assert (tmp_path / "claims.md").read_bytes() == (RESULTS / "claims.md").read_bytes()
+    assert (tmp_path / "claims.csv").read_bytes() == (RESULTS / "claims.csv").read_bytes()
+    assert shown("results/claims.md") == text
+
+
+def test_the_demos_page_needs_no_network():
+    page = (RESULTS / "demo" / "index.html").read_text()
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=.?https?:", page)
+
+
+def test_committed_results_stay_small():
+    kept = [p for p in RESULTS.rglob("*") if p.is_file() and not {"wandb", ".sweep"} & set(p.parts)]
+    assert sum(p.stat().st_size for p in kept if p.name not in ("trained.safetensors", "index.html")) < LIMIT_BYTES
 
 
 def paths_of(value):
@@ -48,8 +97,7 @@ def paths_of(value):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_no_committed_record_names_a_folder_of_one_machine(study):
-    folder = ROOT / "results" / study
-    skip_own_runs(folder)
-    found = [json.loads(path.read_text())["config"] for path in folder.glob("*/record.json")]
+    skip_own_runs(study)
+    found = [json.loads(path.read_text())["config"] for path in (RESULTS / study).glob("*/record.json")]
     assert found
     assert paths_of(found) == []
