@@ -1,7 +1,7 @@
 """The command line `python -m bench.compact STUDY`: makes a finished study small enough to be kept in a repository.
 
-Curves and alignment are compressed, the items' hashes shortened, weights and W&B's files deleted, and so are the items'
-outcomes of runs that served only to choose a learning rate, whose scores stay. Reports are the same before and after.
+Curves and alignment are compressed, the items' hashes shortened, weights and W&B's files deleted. Of runs that served
+only to choose a learning rate the record with its scores stays. Reports are the same before and after.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def compact(folder: Path) -> tuple[int, int]:
     for run in runs:
         (run / WEIGHTS).unlink(missing_ok=True)
         if run.name in chosen:
-            (run / OUTCOMES).unlink(missing_ok=True)
+            for name in (OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"):
+                (run / name).unlink(missing_ok=True)
+        content = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        (run / RECORD).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
         if rows := read_rows(run / OUTCOMES):
             short = [row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} for row in rows]
             _pack(run / OUTCOMES, "".join(json.dumps(row) + "\n" for row in short).encode())

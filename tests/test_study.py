@@ -61,18 +61,18 @@ def test_compacting_keeps_what_reports_read(tmp_path):
         (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 1000)
     before, after = compact(tmp_path)
     assert after < before / 2
-    assert read_rows(tmp_path / "s" / "curve.jsonl") == rows
+    assert read_rows(tmp_path / "t" / "curve.jsonl") == rows
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["record.json"]
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [
         "curve.jsonl.gz",
         "outcomes.jsonl.gz",
         "record.json",
     ]
     assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [{"doc_hash": "0123456789abcdef"}]
-    assert not (tmp_path / "s" / "outcomes.jsonl.gz").exists()
-    packed = (tmp_path / "s" / "curve.jsonl.gz").read_bytes()
+    packed = (tmp_path / "t" / "curve.jsonl.gz").read_bytes()
     assert packed[4:8] == bytes(4)  # gzip's time
     assert compact(tmp_path) == (after, after)
-    assert (tmp_path / "s" / "curve.jsonl.gz").read_bytes() == packed
+    assert (tmp_path / "t" / "curve.jsonl.gz").read_bytes() == packed
 
 
 def test_there_must_be_a_study_to_compact(tmp_path):

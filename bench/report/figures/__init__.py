@@ -23,7 +23,7 @@ from bench.study import SELECT
 
 __all__ = ["COLOURS", "alignment", "colour", "convergence", "score_against_parameters", "write_figures"]
 
-LARGE_BYTES = 100_000  # a larger PNG is kept in 256 colours, which are a third of the bytes
+COLOURS_KEPT = 256  # in a PNG: a third of the bytes
 Drawn = tuple[str, Figure | None, pd.DataFrame]
 
 
@@ -75,9 +75,8 @@ def _of_cells(cells: list[Cell]) -> Iterator[Drawn]:
 def _save(figure: Figure, data: pd.DataFrame, stem: Path) -> Path:
     """Equal figures give equal bytes: no dates."""
     png = stem.parent / f"{stem.name}.png"
-    figure.savefig(png, metadata={"Software": None}, pil_kwargs={"optimize": True})
-    if png.stat().st_size > LARGE_BYTES:
-        Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, optimize=True)
+    figure.savefig(png, metadata={"Software": None})
+    Image.open(png).convert("RGB").quantize(COLOURS_KEPT, dither=Image.Dither.NONE).save(png, optimize=True)
     figure.savefig(stem.parent / f"{stem.name}.pdf", metadata={"CreationDate": None})
     plt.close(figure)
     data.to_csv(stem.parent / f"{stem.name}.csv", index=False, float_format="%.6g", lineterminator="\n")
