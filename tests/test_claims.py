@@ -66,9 +66,9 @@ class Maker:
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
 
     def select(self, method, best, rates=(0.001, 0.003, 0.01, 0.03, 0.1), **about):
-        """Scores of 0.5 at the best rate, 0.49 below and 0.1 above it."""
+        """Scores of 0.5 at the best rate, 0.3 below and 0.1 above it."""
         for rate in rates:
-            value = 0.5 if rate == best else 0.49 if rate < best else 0.1
+            value = 0.5 if rate == best else 0.3 if rate < best else 0.1
             self.run(method, value, seed=100, stage="select", rate=rate, **about)
 
     def study(self):
@@ -168,6 +168,16 @@ def test_a_rate_is_larger_only_beyond_the_grids_step(made, best_a, best_b, text)
     made.select("reversed", best_b)
     found = larger_rate(made.study(), HU, REVERSED)
     assert (found.text, found.estimate) == (text, pytest.approx(best_a / best_b))
+
+
+def test_a_best_rate_that_another_nearly_equals_settles_nothing(made):
+    made.select("reversed", 0.003)
+    for rate, value in ((0.001, 0.3), (0.003, 0.49), (0.01, 0.3), (0.03, 0.5), (0.1, 0.1)):
+        made.run("hu", value, seed=100, stage="select", rate=rate)
+    found = larger_rate(made.study(), HU, REVERSED)
+    assert (found.text, found.estimate) == (NOT_SETTLED, pytest.approx(10))
+    assert found.low == pytest.approx(0.003 / 0.003 / (10 / 3))
+    assert larger_rate(made.study(), HU, REVERSED, within=1).text == YES
 
 
 def test_a_best_rate_at_an_edge_beyond_which_the_answer_may_turn_settles_nothing(made):

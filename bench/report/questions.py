@@ -86,20 +86,24 @@ def higher_score(
 
 
 def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Finding:
-    """Is a's best learning rate larger than b's? Both are known to a step of the grid.
+    """Is a's best learning rate larger than b's?
+
+    The interval is what grid and scores resolve: every rate that does nearly as well as the best might be it, and each
+    is known to a step of the grid.
 
     Args:
-        within: a rate still trains if its score falls behind the best by at most so many per cent of it.
+        within: a rate does nearly as well if its score falls behind the best by at most so many per cent of it.
     """
     of_a, of_b = _selection(study, a), _selection(study, b)
     ratio, step = _best(of_a) / _best(of_b), max(_step(of_a), _step(of_b))
-    low, high = ratio / step, ratio * step
+    good_a, good_b = _nearly_best(of_a, within), _nearly_best(of_b, within)
+    low, high = good_a[0] / good_b[-1] / step, good_a[-1] / good_b[0] * step
     text = _side(low, high, 1.0)
     if text == YES and (of_a.at_edge == "lower" or of_b.at_edge == "upper"):
         text = NOT_SETTLED
     if text == NO and (of_a.at_edge == "upper" or of_b.at_edge == "lower"):
         text = NOT_SETTLED
-    largest = [f"{_largest(selection, within):g}" for selection in (of_a, of_b)]
+    largest = [f"{good[-1]:g}" for good in (good_a, good_b)]
     details = (
         f"best {_rate(of_a)} ({of_a.label}) against {_rate(of_b)} ({of_b.label}), {ratio:.3g} times, a step of the "
         f"grid is {step:.3g} times; largest within {within:g} % of the best score: {largest[0]} against {largest[1]}"
@@ -279,13 +283,13 @@ def _step(selection: Selection) -> float:
     return max(ratios, default=1.0)
 
 
-def _largest(selection: Selection, within: float) -> float:
-    """The largest rate whose score is within so many per cent of the best."""
+def _nearly_best(selection: Selection, within: float) -> list[float]:
+    """The rates whose score is within so many per cent of the best, ascending."""
     best = selection.best
     assert best is not None, "left out by _selection"
     assert best.mean is not None, "the best has one"
     allowed = abs(best.mean) * within / 100 + ROUNDING
-    return max(p.learning_rate for p in selection.points if p.mean is not None and abs(p.mean - best.mean) <= allowed)
+    return [p.learning_rate for p in selection.points if p.mean is not None and abs(p.mean - best.mean) <= allowed]
 
 
 def _name(cell: Cell) -> str:
