@@ -100,7 +100,7 @@ def score_against_parameters(cells: Sequence[Cell], data: pd.DataFrame | None = 
         if place >= len(panels) - abreast:
             axis.set_xlabel(f"trainable parameters{apart}")
         _readable_ticks(axis, {count for count in own["trainable_parameters"] if count})
-    return finish(figure, cells, "bars: 95 % intervals over seeds")
+    return finish(figure, cells, "bars: 95 % intervals over seeds and items")
 
 
 def _score_panel(axis: Axes, rows: pd.DataFrame, cells: Sequence[Cell]) -> None:
