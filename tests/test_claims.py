@@ -354,3 +354,10 @@ def test_every_claim_asks_for_rows_that_its_study_sweeps():
             for key, value in group.items():
                 assert key not in params or value in params[key].split(","), claim.id
         assert set(claim.arguments.get("widths", {})) <= set(params.get("model", "").split(","))
+
+
+def test_a_run_whose_held_out_loss_was_never_measured_is_not_asked(made):
+    for seed in (0, 1):
+        made.run("hu", 0.5, seed, losses=[(1, 2.0), (2, 1.0)])
+        made.run("lora_ga", 0.5, seed, losses=[(1, None), (2, None)] if seed else [(1, 0.9), (2, 0.5)])
+    assert fewer_steps(made.study(), {"method": "lora_ga"}, HU).n == 1
