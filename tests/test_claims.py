@@ -23,7 +23,7 @@ from bench.report.questions import (
 )
 from bench.study import PlannedRun, StudyPlan, write_plan
 
-CLAIMS = ROOT / "experiments" / "claims.yaml"
+CLAIMS = ROOT / "experiments" / "_claims.yaml"
 HU, REVERSED = {"method": "hu"}, {"method": "reversed"}
 
 
@@ -240,7 +240,7 @@ def test_fewer_parameters_answers_by_the_score_and_counts(made):
 
 
 def claims_of(tmp_path, text):
-    path = tmp_path / "claims.yaml"
+    path = tmp_path / "_claims.yaml"
     path.write_text(text)
     return path
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from bench.methods.base import AdapterMethod
 from bench.arguments import choices
 from bench.folders import CONF
+from bench.methods.base import AdapterMethod
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +46,8 @@ def test_the_yaml_it_shows_configures_that_method(my_init, compose):
     from bench.config import Run
 
     shown = yaml.safe_load(block("yaml", "Add a method"))
+    assert shown["method"]["scaling"] == f"${{scaling:{my_init.MyInit().scaling}}}"
+    shown["method"]["scaling"] = my_init.MyInit().scaling
     assert {k: v for k, v in shown["method"].items() if k not in ("name", "_target_")} == vars(my_init.MyInit())
     values = compose("method=hu")
     values["method"] = shown["method"]

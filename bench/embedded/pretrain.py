@@ -2,10 +2,10 @@
 
 A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) and a byte-level BPE tokenizer,
 trained on the generated language; `--width 32` and `--width 64` make the narrower ones that share its depth and
-tokenizer. The tokenizer covers every byte, so real text can be put through it too.
-Takes about 15 minutes on two CPU cores, less where it is narrower. BPE dropout draws from the tokenizers library's own stream, which cannot
-be seeded: the recipe makes a model of the same quality, not the same bits. The recipe, its held-out loss and the
-checkpoint's hash are written to recipe.json beside the weights.
+tokenizer. The tokenizer covers every byte, so real text can be put through it too. Takes about 15 minutes on two CPU
+cores, less where it is narrower. BPE dropout draws from the tokenizers library's own stream, which cannot be seeded:
+the recipe makes a model of the same quality, not the same bits. The recipe, its held-out loss and the checkpoint's
+hash are written to recipe.json beside the weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The papers' claims as questions, answered from records: `python -m bench.report.claims`.
 
-experiments/claims.yaml has the claims; results/claims.md and claims.csv get a row each: paper, claim, our answer, its
+experiments/_claims.yaml has the claims; results/claims.md and claims.csv get a row each: paper, claim, our answer, its
 interval, n, and the command that makes the records. The questions themselves are in bench.report.questions.
 """
 
@@ -22,7 +22,7 @@ from bench.record import RECORD
 from bench.report.load import ReportError, load_study
 from bench.report.questions import KINDS, Finding, NotRunError
 
-CLAIMS = "claims.yaml"
+CLAIMS = "_claims.yaml"
 NOT_RUN = "not run yet"
 _NO_ANSWER = "no answer"
 _DASH = "–"

@@ -11,7 +11,7 @@ from bench.methods.base import AdapterMethod, Method
 ROOT = Path(__file__).parents[2]
 CHOICES = [(group, choice) for group in arguments.GROUPS for choice in arguments.choices(ROOT / "conf" / group)]
 EXPERIMENTS = sorted(
-    str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("*.yaml")
+    str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("[!_]*.yaml")
 )
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 NAMED = ("method", "rank", "task", "model")
@@ -42,7 +42,7 @@ def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "experiments").rglob("*.yaml"))
+    "path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "experiments").rglob("[!_]*.yaml"))
 )
 def test_every_file_heads_with_the_command_that_uses_it(path):
     head = path.read_text().splitlines()[:2]

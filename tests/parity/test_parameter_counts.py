@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 
 from bench import adapter
+from bench.folders import CONF
 from bench.listing import num_trainable
 from bench.methods.base import Rank
 from bench.methods.hu import Hu
 from bench.methods.lora_sb import LoRASB
 from bench.model import Model
-from bench.folders import CONF
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
@@ -33,6 +33,9 @@ PUBLISHED = {
     "tinyllama_1_1b": 1_100_048_384,  # 1.1 B in Zhang et al. 2024
     "llama3_2_1b": 1_235_814_400,  # 1.23 B on its model card
     "llama3_2_3b": 3_212_749_824,  # 3.21 B on its model card
+    "tiny_llama_w32": 62_752,  # in their own files
+    "tiny_llama_w64": 217_664,
+    "llama_7b": 6_738_415_616,  # the architecture of Llama 2
     "llama2_7b": 6_738_415_616,  # 6.74 B on the Hub
     "mistral_7b": 7_241_732_096,  # 7.24 B on the Hub
     "gemma2_9b": 9_241_705_984,  # 9.24 B on the Hub

@@ -17,7 +17,8 @@ class StagedSweeper(BasicSweeper):
         """Called by Hydra with the command line's overrides; the cells were validated before (bench.sweep.Guard)."""
         from bench import sweep
 
-        assert self.launcher is not None and self.config is not None
+        assert self.launcher is not None
+        assert self.config is not None
         returns: list[Any] = []
         first = 0
         for batch in sweep.batches(self.config, arguments):
