@@ -51,7 +51,7 @@ def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, monk
     assert report["name"] == "report-demo"
     names = {entry["path"] for entry in report["manifest"]["contents"]}
     assert names == {path.relative_to(study.folder).as_posix() for path in mirror.report_files(study)}
-    assert {"tables/results.csv", "figures/convergence.pdf"} <= names
+    assert {"tables/results.csv", "figures/convergence.png", "index.html"} <= names
     (written,) = folder.glob("*.wandb")
     assert KEY.encode() not in written.read_bytes()
     assert whole(folder)["exit_code"] == 0
