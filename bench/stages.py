@@ -56,15 +56,13 @@ class Expansion:
 
     def cells(self, stage: str) -> Iterator[Cell]:
         """The cells of one stage; a grid's with the points added to it before."""
-        settings = dict(self.definition.stages[stage])
-        rule = settings.pop(RATE)
-        given = {key: _text(key, value) for key, value in settings.items()} | self._given
+        rule = self.definition.stages[stage][RATE]
         for group in self.groups():
             rates: Sequence[float | None] = self._rates(rule, group)
             waits = rule in ("tuned", "shared") and list(rates) == [None] and self._is_trained(group)
-            for own in self._product(list(given.values())):
+            for overrides in self._overrides(stage, group):
                 for rate in rates:
-                    yield Cell(stage, group, (*self._base, *group, *own), rate, waits)
+                    yield Cell(stage, group, overrides, rate, waits)
 
     def planned(self, stage: str) -> Iterator[tuple[PlannedRun, Cell, Run | None]]:
         """The distinct runs of a stage, validated; the run is None where it is refused.
@@ -86,7 +84,7 @@ class Expansion:
 
     def selection(self, group: tuple[str, ...]) -> Selection | None:
         """What the records of the grid's stage say of a group; None as long as one is missing."""
-        if group not in self._selections or self._selections[group] is None:
+        if group not in self._selections:
             self._selections[group] = self._read(group)
         return self._selections[group]
 
@@ -109,9 +107,12 @@ class Expansion:
     def grid_cells(self, group: tuple[str, ...], rate: float) -> list[Cell]:
         """The cells of the grid's stage at one more rate."""
         stage = self._grid_stage()
-        settings = {key: value for key, value in self.definition.stages[stage].items() if key != RATE}
-        given = {key: _text(key, value) for key, value in settings.items()} | self._given
-        return [Cell(stage, group, (*self._base, *group, *own), rate) for own in self._product(list(given.values()))]
+        return [Cell(stage, group, overrides, rate) for overrides in self._overrides(stage, group)]
+
+    def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """All but the learning rate of a group's cells in a stage; the command line's come last."""
+        settings = {key: _text(key, value) for key, value in self.definition.stages[stage].items() if key != RATE}
+        return [(*self._base, *group, *own) for own in self._product(list((settings | self._given).values()))]
 
     def _read(self, group: tuple[str, ...]) -> Selection | None:
         if self._centre(group) is None:

@@ -24,8 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import experiments, stages
-from bench.arguments import check_arguments, choices, refuse  # noqa: F401
-from bench.folders import CONF  # noqa: F401
+from bench.arguments import refuse
 from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 LATE = ("seed=", "train.learning_rate=")
 _planned: list[Run] = []  # of this process: what its sweep does
 _waiting: list[PlannedRun] = []  # runs of later stages, whose learning rates are not known yet
+_expanded: list[stages.Expansion] = []  # of a sweep in stages, whose cells Guard has composed
 
 
 experiments.register()
@@ -168,9 +168,9 @@ def expansion(config: DictConfig, arguments: Sequence[str]) -> stages.Expansion:
     return stages.Expansion(definition, arguments, composer(config))
 
 
-def batches(config: DictConfig, arguments: Sequence[str]) -> Iterator[list[list[str]]]:
-    """What a sweep in stages launches, a stage at a time; the study's plan is kept up with it."""
-    expanded = expansion(config, arguments)
+def batches() -> Iterator[list[list[str]]]:
+    """What the sweep in stages that Guard has seen launches, a stage at a time; the study's plan is kept up with it."""
+    (expanded,) = _expanded
     return stages.batches(expanded, lambda: _plan_stages(expanded))
 
 
@@ -226,7 +226,8 @@ class Guard(Callback):
                 refuse(f"hydra.sweeper.params.{key} is a list, which Hydra does not sweep; write {key}: {written}")
         arguments = list(config.hydra.overrides.task)
         if stages.is_staged(config.hydra.sweeper):
-            _plan_stages(expansion(config, arguments))
+            _expanded[:] = [expansion(config, arguments)]
+            _plan_stages(_expanded[0])
         else:
             _plan_cells(config, arguments)
         distinct = {run.run_id: run for run in _planned}

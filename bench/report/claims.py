@@ -21,11 +21,12 @@ from bench.folders import experiments_folder
 from bench.record import RECORD
 from bench.report.load import ReportError, load_study
 from bench.report.questions import KINDS, Finding, NotRunError
+from bench.report.render import DASH
 
 CLAIMS = "_claims.yaml"
 NOT_RUN = "not run yet"
 _NO_ANSWER = "no answer"
-_DASH = "–"
+
 _NOTE = (
     "Yes or no: the whole interval lies on one side; else not settled. Intervals of scores are 95 %, paired by seed "
     "and by the items that both methods answered; of steps over seeds; of learning rates what the grid resolves. Every "
@@ -81,7 +82,7 @@ class Answer:
     def interval(self) -> str:
         """Estimate, bounds and unit in print."""
         if self.estimate is None:
-            return _DASH
+            return DASH
         sign = "+" if self.unit in ("points", "in slope", "") else ""
         bounds = "" if self.low is None or self.high is None else f" [{self.low:{sign}.3g}, {self.high:{sign}.3g}]"
         return f"{self.estimate:{sign}.3g}{bounds} {self.unit}".rstrip()
@@ -128,7 +129,7 @@ def claims_table(answers: Sequence[Answer]) -> str:
             "claim": one.claim.claim,
             "our answer": f"**{one.text}**" + (f": {one.details}" if one.details else ""),
             "interval": one.interval,
-            "n": _DASH if one.n is None else str(one.n),
+            "n": DASH if one.n is None else str(one.n),
             "command": f"`{one.command}`",
         }
         for one in answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -97,7 +98,7 @@ class Study:
         failed = [record for _, record in members if record.status != COMPLETED]
         return replace(self, cells=_cells(completed, self.plan, stage), failed=failed, stage=stage)
 
-    @property
+    @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
         """What was found at each learning rate in the selection stage, a group each, in the methods' order."""
         groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)

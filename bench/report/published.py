@@ -19,10 +19,10 @@ import pandas as pd
 from bench.report.load import Cell, Study
 from bench.report.metrics import METRICS, SHARE, Scale, base_name
 from bench.report.papers import AVERAGE, Number, RowKey, published, row_of
+from bench.report.render import DASH, interval_text, latex, markdown
 from bench.report.scores import Column, Found, average, average_scale, collect, sample_estimate
 from bench.report.statistics import Estimate
 
-DASH = "–"
 STAGES = ("published", "tuned")
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
@@ -108,13 +108,13 @@ def write_paper_tables(study: Study, folder: Path) -> str:
     if not tables:
         return ""
     folder.mkdir(parents=True, exist_ok=True)
-    markdown = _join(tables)
-    (folder / "paper.md").write_text(markdown, encoding="utf-8")
+    text = _join(tables)
+    (folder / "paper.md").write_text(text, encoding="utf-8")
     frame = pd.DataFrame([row for table in tables for row in _numbers(table)])
     frame.to_csv(folder / "paper.csv", index=False, lineterminator="\n")
-    latex = (f"% {_heading(table)}\n{_latex(_texts(table))}" for table in tables)
-    (folder / "paper.tex").write_text("".join(latex), encoding="utf-8")
-    return markdown
+    sources = (f"% {_heading(table)}\n{latex(_texts(table))}" for table in tables)
+    (folder / "paper.tex").write_text("".join(sources), encoding="utf-8")
+    return text
 
 
 def _tables(numbers: Sequence[Number]) -> list[tuple[Number, ...]]:
@@ -244,10 +244,7 @@ def _heading(table: PaperTable) -> str:
 def _join(tables: Any) -> str:
     blocks = []
     for table in tables:
-        texts = _texts(table)
-        left = tuple("left" if name == "method" else "right" for name in texts.columns)
-        rendered = texts.to_markdown(index=False, colalign=left, disable_numparse=True)
-        blocks.append("\n\n".join([f"### {_heading(table)}", rendered, *table.notes]))
+        blocks.append("\n\n".join([f"### {_heading(table)}", markdown(_texts(table)), *table.notes]))
     return "\n\n".join(blocks) + "\n" if blocks else ""
 
 
@@ -274,9 +271,7 @@ def _text(entry: Entry, alone: bool) -> str:
         return printed
     ours = DASH
     if entry.ours is not None:
-        low, high = entry.ours.low, entry.ours.high
-        interval = "" if low is None or high is None else f" [{entry.scale.text(low)}, {entry.scale.text(high)}]"
-        ours = f"{entry.scale.text(entry.ours.mean)}{interval} ({entry.ours.n}) {entry.metric or ''}".rstrip()
+        ours = f"{interval_text(entry.ours, entry.scale)} ({entry.ours.n}) {entry.metric or ''}".rstrip()
     difference = DASH if entry.difference is None else f"{entry.difference:+.2f}"
     return DASH if {ours, printed} == {DASH} else f"{ours} / {printed} / {difference}"
 
@@ -316,9 +311,3 @@ def _ours(entry: Entry, metric: str) -> dict[str, Any]:
     low, high = (None if end is None else factor * end for end in (ours.low, ours.high))
     known = {"ours": factor * ours.mean, "low": low, "high": high, "interval_over": ours.over}
     return known | {"n": str(ours.n), "our_metric": entry.metric or metric}
-
-
-def _latex(texts: pd.DataFrame) -> str:
-    """booktabs."""
-    format_ = "".join("l" if name == "method" else "r" for name in texts.columns)
-    return texts.to_latex(index=False, column_format=format_, escape=True).replace(DASH, "--").replace("±", r"$\pm$")

@@ -15,6 +15,13 @@ MINUS = "−"
 FLOATS = "%.12g"  # in a CSV: the digits that are the same on every processor
 
 
+_LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", "±": r"$\pm$"}
+    | {DASH: "--", MINUS: "$-$", DAGGER: r"\textdagger{}"}
+)
+
+
 def interval_text(found: Estimate | None, scale: Scale) -> str:
     """'50.0 [40.0, 60.0]'; without the brackets where no interval is known, a dash where there is nothing."""
     if found is None:
@@ -53,8 +60,4 @@ def _latex_text(text: str) -> str:
     if text.startswith("**"):
         number, _, behind = text.removeprefix("**").partition("**")
         return rf"\textbf{{{_latex_text(number)}}}{_latex_text(behind)}"
-    for character in "&%$#_":
-        text = text.replace(character, rf"\{character}")
-    for character, command in ((DASH, "--"), (MINUS, "$-$"), (DAGGER, r"\textdagger{}"), ("<", "$<$")):
-        text = text.replace(character, command)
-    return text
+    return text.translate(_LATEX)

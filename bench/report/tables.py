@@ -26,6 +26,8 @@ from bench.report.statistics import Estimate, seeds_alone
 from bench.study import SELECT
 
 MAJORITY = "Majority class"
+Place = tuple[str, str]  # the names of task and model
+Stages = dict[str, dict[Place, Judged]]
 
 
 def seconds(run: Record, *phases: str) -> float:
@@ -165,14 +167,32 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
     return pd.concat([table[:place], pd.DataFrame([row]), table[place:]], ignore_index=True)
 
 
-def write_tables(study: Study, folder: Path) -> str:
+def judge_stages(study: Study) -> Stages:
+    """Scores and comparisons of the study's own stage, and of the others beside the selection."""
+    stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
+    return {stage: {place: judge(part.cells) for place, part in one.parts.items()} for stage, one in stages.items()}
+
+
+def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
+    """The table of each task and model, as `summary` gives it, without judging anew."""
+    at_edge = edges(study)
+    others = [(stage, of) for stage, of in judged.items() if stage != study.stage]
+    return {
+        place: _summary(one, Sides({stage: of[place] for stage, of in others if place in of}), at_edge)
+        for place, one in judged[study.stage].items()
+    }
+
+
+def write_tables(study: Study, folder: Path, judged: Stages | None = None) -> str:
     """Writes results, comparisons and rates, each as .md, .csv and .tex; returns the Markdown of results.
 
     A task and model has a table of its own in them. Rates are written where learning rates were chosen.
+
+    Args:
+        judged: what `judge_stages` gives; None judges here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
-    judged = {stage: {place: judge(part.cells) for place, part in one.parts.items()} for stage, one in stages.items()}
+    judged = judge_stages(study) if judged is None else judged
     results = _write_results(study, judged, folder)
     compared = [
         (stage if len(judged) > 1 else None, place, one) for stage, of in judged.items() for place, one in of.items()
@@ -188,13 +208,12 @@ def write_tables(study: Study, folder: Path) -> str:
     return results
 
 
-def _write_results(study: Study, judged: dict[str, dict[tuple[str, str], Judged]], folder: Path) -> str:
+def _write_results(study: Study, judged: Stages, folder: Path) -> str:
     blocks, sources = [], []
     main, others = judged[study.stage], {stage: of for stage, of in judged.items() if stage != study.stage}
-    at_edge = edges(study)
+    tables = summaries(study, judged)
     for place, one in main.items():
-        sides = Sides({stage: of[place] for stage, of in others.items() if place in of})
-        table = _summary(one, sides, at_edge)
+        table = tables[place]
         head = [f"## {_title(None, place)}"] * (len(main) > 1)
         blocks += [*head, markdown(table), *remarks(one)]
         sources += [f"% {_title(None, place)}\n"] * (len(main) > 1) + [latex(table)]

@@ -14,14 +14,13 @@ class StagedSweeper(BasicSweeper):
         super().__init__(max_batch_size, params)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Called by Hydra with the command line's overrides; the cells were validated before (bench.sweep.Guard)."""
+        """Called by Hydra; the command line's cells were composed and validated before (bench.sweep.Guard)."""
         from bench import sweep
 
         assert self.launcher is not None
-        assert self.config is not None
         returns: list[Any] = []
         first = 0
-        for batch in sweep.batches(self.config, arguments):
+        for batch in sweep.batches():
             returns.append(self.launcher.launch(batch, initial_job_idx=first))
             for result in returns[-1]:
                 _ = result.return_value  # raises what the job raised

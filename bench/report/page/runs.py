@@ -12,12 +12,12 @@ from bench.record import COMPLETED, FAILED, Record
 from bench.report.load import METHOD_ORDER, Study
 from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
+from bench.report.render import DASH
 from bench.study import PlannedRun
 
 MISSING, WAITING, REFUSED, UNREADABLE = "missing", "waiting", "refused", "unreadable"
 # In the order of the filter.
 STATUSES = (COMPLETED, FAILED, UNREADABLE, MISSING, WAITING, REFUSED)
-DASH = "–"
 NO_RATE_YET = "the learning rate of its stage is not chosen yet"
 
 
