@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from bench.cache import Cache
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
+from bench.methods.find import method_class
 from bench.model import Model
 from bench.score import Scoring
 from bench.svd import SVDSettings
@@ -178,13 +178,11 @@ def _build_method(chosen: dict[str, Any]) -> Method:
     if not isinstance(target, str):
         raise ConfigError("the method has no _target_; choose one of conf/method with method=NAME")
     try:
-        method_class = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"method._target_={target} names no class: {error}") from None
-    try:
-        return method_class(**chosen)
+        return method_class(target)(**chosen)
     except ValidationError as error:
         raise ConfigError(_one_line(error, prefix="method.")) from None
+    except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
+        raise ConfigError(str(error).splitlines()[0]) from None
 
 
 def _method_identity(method: Method) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Nothing that W&B does can stop a run, and nothing that names a machine, a user o
 
 from __future__ import annotations
 
-import pkgutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from bench.methods.find import method_class
 from bench.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _method(config: dict[str, Any]) -> Any:
-    return pkgutil.resolve_name(config["method"]["_target_"])
+    return method_class(config["method"]["_target_"])
 
 
 def _trains(config: dict[str, Any]) -> bool:
