@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from bench.names import is_name, study_folder
 from bench.record import ALIGNMENT, CURVE, HASH_DIGITS, OUTCOMES, RECORD, WEIGHTS, read_rows
 from bench.study import SELECT, read_plan
 
@@ -23,7 +24,8 @@ def compact(folder: Path) -> tuple[int, int]:
     Raises:
         ValueError: the folder holds no run, or its plan cannot be read.
     """
-    runs = sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
+    found = (path.parent for path in folder.glob(f"*/{RECORD}"))
+    runs = sorted(run for run in found if is_name(run.name) and not run.is_symlink())  # what others own stays
     if not runs:
         raise ValueError(f"{folder} holds no run")
     before = _size(folder)
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
     arguments = parser.parse_args()
     try:
-        before, after = compact(arguments.results_dir / arguments.study)
+        before, after = compact(study_folder(arguments.results_dir, arguments.study))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{arguments.study}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB; its weights are gone")

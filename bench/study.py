@@ -11,6 +11,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from bench.names import is_name
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages
@@ -80,15 +83,42 @@ def read_plan(folder: Path) -> StudyPlan | None:
     path = folder / STUDY
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        runs = tuple(
-            PlannedRun(run["stage"], tuple(run["group"]), tuple(run["overrides"]), run["run_id"], run["refused"])
-            for run in content["runs"]
-        )
-        return StudyPlan(content["experiment"], tuple(content["stages"]), runs)
+        runs = tuple(_planned(run) for run in content["runs"])
+        experiment, stages = content["experiment"], tuple(content["stages"])
+        if not all(map(_is_text, (experiment, *stages))) or not isinstance(content["stages"], list):
+            raise ValueError("experiment and stages are texts")
+        if unknown := {run.stage for run in runs} - set(stages):
+            raise ValueError(f"runs of stages that are not listed: {', '.join(sorted(unknown))[:100]}")
+        return StudyPlan(experiment, stages, runs)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptPlanError(f"{path}: {type(error).__name__}: {error}; start the sweep again to renew it") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CorruptPlanError(f"{path}: {type(error).__name__}: {said}; start the sweep again to renew it") from None
+
+
+def _planned(run: dict[str, Any]) -> PlannedRun:
+    """One run of the file.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none, or its run_id would lead out of the study's folder.
+    """
+    group, overrides = run["group"], run["overrides"]
+    if not isinstance(group, list) or not isinstance(overrides, list) or run["stage"] is None:
+        raise ValueError("a run is not what this version writes")
+    if not all(map(_is_text, (run["stage"], *group, *overrides, run["refused"]))) or None in (*group, *overrides):
+        raise ValueError("stage, group, overrides and refused of a run are texts")
+    if run["run_id"] is not None and not is_name(run["run_id"]):
+        raise ValueError(f"run_id={str(run['run_id'])[:100]!r} is no folder's name")
+    return PlannedRun(run["stage"], tuple(group), tuple(overrides), run["run_id"], run["refused"])
+
+
+def _is_text(value: object) -> bool:
+    """A text that can be written again, so without lone surrogates; or None."""
+    if not isinstance(value, str):
+        return value is None
+    value.encode()  # a UnicodeEncodeError is a ValueError
+    return True
 
 
 def write_plan(folder: Path, plan: StudyPlan) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import rates
 from bench.folders import experiments_folder
+from bench.names import study_folder
 from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, read_record
 from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, read_plan
 
@@ -130,7 +131,10 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     Raises:
         ReportError: no such folder, no completed run, or several stacks without `mix`.
     """
-    folder = results_dir / name
+    try:
+        folder = study_folder(results_dir, name)
+    except ValueError as error:
+        raise ReportError(str(error)) from None
     if not folder.is_dir():
         raise ReportError(_no_study(results_dir, name))
     found: list[Member] = []
