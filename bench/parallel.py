@@ -6,6 +6,7 @@ With one process every function is what it would be without this module.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+# A failure that all processes have in common reaches them within a step; one that does not must not hold up the others.
+PATIENCE = timedelta(seconds=30)
 
 
 def start() -> None:
@@ -34,6 +38,42 @@ def size() -> int:
 def rank() -> int:
     """Of this process, from 0."""
     return dist.get_rank() if size() > 1 else 0
+
+
+def report(run: str, error: Exception) -> None:
+    """Tells the other processes, which may be waiting for this one, that a run has failed here."""
+    if size() > 1:
+        _notes().set(f"{run}/{rank()}", f"{type(error).__name__}: {error}")
+
+
+def reported(run: str) -> dict[int, str]:
+    """What processes have told of a run's failure, by rank."""
+    keys = {number: f"{run}/{number}" for number in range(size())} if size() > 1 else {}
+    return {number: _notes().get(key).decode() for number, key in keys.items() if _notes().check([key])}
+
+
+def lost(run: str, error: Exception) -> bool:
+    """Whether an error only says that another process is gone, which did not fail but was killed."""
+    unreachable = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return size() > 1 and unreachable and not reported(run)
+
+
+def regroup(run: str) -> None:
+    """After a failure: goes on once every process has reported one of the same run.
+
+    Raises:
+        SystemExit: one has not, and may be waiting for this one without end; torchrun then ends it.
+    """
+    if size() > 1:
+        try:
+            _notes().wait([f"{run}/{number}" for number in range(size())], PATIENCE)
+        except dist.DistError:
+            sys.exit(1)
+
+
+def _notes() -> dist.Store:
+    """What every process can write and read without the others' help."""
+    return dist.PrefixStore("failures", dist.distributed_c10d._get_default_store())
 
 
 def mine(parts: Sequence[T]) -> list[T]:
@@ -57,6 +97,12 @@ def from_first(tensors: Iterable[Tensor]) -> None:
             shared = tensor.to(_meeting_place(tensor)).contiguous()
             dist.broadcast(shared, src=0)
             tensor.copy_(shared)
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come so far."""
+    if size() > 1:
+        dist.barrier()
 
 
 def _meeting_place(tensor: Tensor) -> torch.device:

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+if TYPE_CHECKING:
+    from bench.checkpoint import Checkpoint, Checkpoints
+    from bench.measure import Row as AlignmentRow
+
 Row = dict[str, Any]
+
+
+class Logbook(Protocol):
+    """What training tells of itself.
+
+    Attributes:
+        checkpoints: where they are kept; None: nowhere.
+        found: the one from which it goes on; None: from the first step.
+    """
+
+    checkpoints: Checkpoints | None
+    found: Checkpoint | None
+
+    def log(self, row: Row, alignment: list[AlignmentRow]) -> None:
+        """A finished row of the curve, and the alignment rows of the same step; either may be empty."""
+
+    def restart(self, curve: list[Row], alignment: list[AlignmentRow]) -> None:
+        """All rows up to a checkpoint's step, in place of those that were logged before."""
+
+    def step(self, number: int, num_steps: int, seconds: float) -> None:
+        """After each step: how many are done, of how many, in how many seconds since training began.
+
+        Raises:
+            LeaseLostError: another process has taken the run over.
+        """
 
 
 class DivergedError(RuntimeError):
@@ -28,6 +58,7 @@ class Train:
         batch_size: examples a backward pass; an optimiser step sees gradient_accumulation_steps of them.
         held_out_steps: interval of the held-out loss; 0 takes it at the end only.
         precision: fp32, or bf16 autocast over float32 masters.
+        parallel: of several processes, each holds the whole model (ddp) or a share of it (fsdp).
     """
 
     max_steps: PositiveInt
@@ -43,6 +74,11 @@ class Train:
     max_grad_norm: PositiveFloat
     held_out_steps: NonNegativeInt
     precision: Literal["fp32", "bf16"]
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+
+    def identity(self) -> dict[str, Any]:
+        """What of this can change a run's numbers."""
+        return {key: value for key, value in asdict(self).items() if key != "parallel"}
 
     def first_learning_rate(self, examples_a_batch: int | None = None) -> float:
         """The schedule's first value above zero.
@@ -67,9 +103,11 @@ class Training:
         seconds: wall time of the loop without the alignment measures.
         num_tokens: label and prompt tokens seen, padding not counted.
         held_out_loss: after the last step, nats a token.
+        carried_seconds: wall time, measures included, of an earlier attempt that this one has resumed.
     """
 
     curve: list[Row]
     seconds: float
     num_tokens: int
     held_out_loss: float
+    carried_seconds: float = 0.0
