@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench slurm clean
 
 demo: .venv/installed
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
@@ -27,6 +27,10 @@ format: .venv/installed
 # Timings, each ratio beside its goal, into results/benchmarks; they assert nothing. FULL=1: 64 samples, whole grids.
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks $(if $(FULL),--full)
+
+# Sweeps on a real Slurm of one node, which is started and stopped for them: as root, with Debian's packages.
+slurm: .venv/installed
+	tests/slurm/run.sh
 
 # torch comes first and alone: an index without a CPU build would otherwise be asked for one by every package.
 .venv/installed: requirements.lock pyproject.toml
