@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from hydra.errors import HydraException
 
 from bench.folders import CONF, experiments_folder
 
-GROUPS = ("method", "rank", "task", "model", "train", "measure", "track")
-KEYS = (*GROUPS, "seed", "study", "results_dir", "adapter", "svd", "cache", "data", "score", "hydra")
+GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
+KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
+
+LAUNCHERS = {"joblib": "hydra_joblib_launcher", "submitit_local": "submitit", "slurm": "submitit"}  # and their packages
 
 
 def refuse(message: str) -> NoReturn:
@@ -46,6 +49,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
             _check_experiments(text, values, added=override.is_add())
         elif key in GROUPS:
             _check_choices(key, values)
+            if key == "launch":
+                _check_launcher(text, values)
         elif key.split(".")[0].split("/")[0] not in KEYS:
             refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
 
@@ -56,6 +61,21 @@ def _check_choices(group: str, values: list[str]) -> None:
         if value not in known:
             hint = f"; say {group}=r{value}" if f"r{value}" in known else ""
             refuse(f"{group}={value} does not exist{hint}; choose from {', '.join(known)}")
+
+
+def _check_launcher(text: str, values: list[str]) -> None:
+    if len(values) > 1:
+        refuse(f"{text}: a sweep has one launcher; choose one")
+    package = LAUNCHERS.get(values[0])
+    if package is None:
+        return
+    name = f"hydra_plugins.{package}" if package.startswith("hydra") else package
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # no hydra_plugins at all
+        found = None
+    if found is None:
+        refuse(f"{text} needs {package.replace('_', '-')}: pip install 'lora-init-bench[cluster]'")
 
 
 def _check_experiments(text: str, values: list[str], added: bool) -> None:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.cache import Cache
+from bench.checkpoint import Checkpointing
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
 from bench.model import Model
+from bench.names import checked_name, checked_study
+from bench.private import localised
+from bench.record import Record, identity_digest
 from bench.score import Scoring
 from bench.svd import SVDSettings
 from bench.tasks import Task
 from bench.track import Track
 from bench.train import Train
+
+LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 
 
 class ConfigError(ValueError):
@@ -36,11 +41,28 @@ class Data:
     root: Path | None
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Execution:
+    """The `run` key: how a command treats a run; nothing of it can change a number, and no record holds it.
+
+    Attributes:
+        retry_failed: do again what has failed.
+        isolate: in a process of its own, so that one that is killed leaves a record and the others alone.
+        when_running: elsewhere: skip the run, or wait until it has ended there.
+        lease_seconds: without a sign for so long, who has the run counts as gone.
+    """
+
+    retry_failed: bool = False
+    isolate: bool = False
+    when_running: Literal["skip", "wait"] = "skip"
+    lease_seconds: PositiveFloat = 60.0
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Run:
     """One cell: method × rank × task × model × seed, and everything else that it depends on."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: str
     results_dir: Path
     method_name: str
@@ -56,6 +78,8 @@ class Run:
     data: Data
     svd: SVDSettings
     cache: Cache
+    run: Execution = Execution()
+    checkpoint: Checkpointing = Checkpointing()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -75,11 +99,53 @@ class Run:
             run = TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             raise ConfigError(_one_line(error)) from None
-        if run.trains and run.train.learning_rate is None:
-            raise ConfigError(f"method={run.method_name} needs a learning rate: train.learning_rate=1e-3")
-        run._check_options()
-        run._check_model()
+        run.check()
         return run
+
+    @staticmethod
+    def part(key: str, value: Any) -> dict[str, Any]:
+        """The fields that one key of a configuration makes, for runs that have it in common: `Run(**fields).check()`.
+
+        Raises:
+            ValueError: nothing reads the key, or its value is wrong; `from_config` says so in one line.
+        """
+        if key == "method":
+            chosen = dict(value)
+            return {"method_name": chosen.pop("name", None), "method": _build_method(chosen)}
+        if key not in (adapters := _adapters()):
+            raise ConfigError(f"{key}: nothing reads this key; check its spelling")
+        return {key: adapters[key].validate_python(value)}
+
+    def check(self) -> None:
+        """Refuses what no part of a configuration tells by itself.
+
+        Raises:
+            ConfigError: a combination that has no meaning, or a name that is none of a folder.
+        """
+        self._check_names()
+        if self.trains and self.train.learning_rate is None:
+            raise ConfigError(f"method={self.method_name} needs a learning rate: train.learning_rate=1e-3")
+        self._check_options()
+        self._check_model()
+
+    def _check_names(self) -> None:
+        """Refuses names that lead out of the results folder; they make the run's id, which names its folder."""
+        named = {"method": self.method_name, "rank": self.rank.name, "task": self.task.name, "model": self.model.name}
+        try:
+            for group, name in named.items():
+                checked_name(name, f"{group}.name", longest=LONGEST_NAME)
+            checked_study(self.study)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    @classmethod
+    def from_record(cls, record: Record) -> Run:
+        """The run that a record is of, with the folders of this machine.
+
+        Raises:
+            ConfigError: as `from_config`.
+        """
+        return cls.from_config(localised(record.config))
 
     def _check_options(self) -> None:
         """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""
@@ -102,6 +168,12 @@ class Run:
             self.task.check(kind)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        if self.train.parallel == "fsdp" and kind == "seq2seq":
+            # torch 2.13: "shared with a parameter already managed by another FSDP group"
+            raise ConfigError(
+                "train.parallel=fsdp cannot shard a sequence-to-sequence model, whose encoder and decoder share their "
+                "embeddings; take train.parallel=ddp"
+            )
         runs_code = [name for name in self.task.score if self.task.datasets[name].runs_code]
         if runs_code and not self.score.confirm_run_unsafe_code:
             raise ConfigError(
@@ -129,8 +201,8 @@ class Run:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole configuration as plain values, for the record."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The whole configuration as plain values, for the record, without how a command treats the run."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_THE_COMMAND}
         values["method"] = {"name": values.pop("method_name")} | _method_identity(self.method)
         return json.loads(json.dumps(values, default=_plain))
 
@@ -142,34 +214,64 @@ class Run:
         is added, calibration where no statistics are required, the svd key where nothing is decomposed, rank, seed and
         training where nothing is trained; there the seed counts that draws an encoder's head.
         """
-        task = self.task.identity(self.trains, self.score.split)
-        if not self.method.requires:
-            task = {key: value for key, value in task.items() if not key.startswith("calibration")}
-        identity: dict[str, Any] = {
-            "method": _method_identity(self.method),
-            "task": task,
-            "model": self.model.identity(),
-            "score": self.score.identity(),
-        }
-        if self.trains:
-            identity |= {"seed": self.seed, "train": self.train, "measure": self.measure}
-        elif self.model.found_kind == "encoder":
-            identity["seed"] = self.seed
-        if isinstance(self.method, AdapterMethod):
-            identity["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
-            identity["adapter"] = self.adapter.identity()
-        if isinstance(self.method, SpectralMethod) and self.method.decomposes:
-            identity["svd"] = self.svd.identity(sketches(self.method))
-        return json.loads(json.dumps(identity, default=_plain))
+        return {key: json.loads(text) for key, (text, _) in self._identity_texts().items()}
 
     @functools.cached_property
     def run_id(self) -> str:
         """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
-        identity = self.identity
-        parts = [self.method_name, self.rank.name if "rank" in identity else "", self.task.name, self.model.name]
-        parts.append(f"s{self.seed}" if "seed" in identity else "")
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        return "-".join([part for part in parts if part] + [digest])
+        texts = self._identity_texts()
+        parts = [self.method_name, self.rank.name if "rank" in texts else "", self.task.name, self.model.name]
+        parts.append(f"s{self.seed}" if "seed" in texts else "")
+        whole = "{" + ", ".join(f'"{key}": {texts[key][1]}' for key in sorted(texts)) + "}"
+        return "-".join([part for part in parts if part] + [identity_digest(whole)])
+
+    def _identity_texts(self) -> dict[str, _Texts]:
+        """The identity as JSON, key by key; what runs have in common is written once for all of them."""
+        method, split, trains = self.method, self.score.split, self.trains
+        calibrates = bool(method.requires)
+        texts = {
+            "method": _written(method, "identity", lambda: _method_identity(method)),
+            "task": _written(self.task, (trains, split, calibrates), lambda: self._task_identity(calibrates)),
+            "model": _written(self.model, "identity", self.model.identity),
+            "score": _written(self.score, "identity", self.score.identity),
+        }
+        if trains:
+            texts |= {"seed": (str(self.seed),) * 2}
+            texts["train"] = _written(self.train, "identity", self.train.identity)
+            texts["measure"] = _written(self.measure, "identity", lambda: self.measure)
+        elif self.model.found_kind == "encoder":
+            texts["seed"] = (str(self.seed),) * 2
+        if isinstance(method, AdapterMethod):
+            rank = self.rank
+            texts["rank"] = _written(rank, "identity", lambda: {"r": rank.r, "lora_alpha": rank.lora_alpha})
+            texts["adapter"] = _written(self.adapter, "identity", self.adapter.identity)
+        if isinstance(method, SpectralMethod) and method.decomposes:
+            sketched = sketches(method)
+            texts["svd"] = _written(self.svd, sketched, lambda: self.svd.identity(sketched))
+        return texts
+
+    def _task_identity(self, calibrates: bool) -> dict[str, Any]:
+        task = self.task.identity(self.trains, self.score.split)
+        return task if calibrates else {key: value for key, value in task.items() if not key.startswith("calibration")}
+
+
+_Texts = tuple[str, str]  # of a value: JSON with its keys in their order, and sorted
+
+
+def _written(part: Any, how: Hashable, value: Callable[[], Any]) -> _Texts:
+    """JSON of what a part gives to an identity, kept with the part: parts are frozen, and many runs share one."""
+    known: dict[Hashable, _Texts] = getattr(part, "__dict__", {}).setdefault("_written", {})  # slots: not kept
+    if how not in known:
+        text = json.dumps(value(), default=_plain)
+        known[how] = text, json.dumps(json.loads(text), sort_keys=True)
+    return known[how]
+
+
+@functools.cache
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """What validates each field of a Run but the method's."""
+    hints = get_type_hints(Run, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items() if name not in ("method", "method_name")}
 
 
 def _build_method(chosen: dict[str, Any]) -> Method:
@@ -183,6 +285,9 @@ def _build_method(chosen: dict[str, Any]) -> Method:
         raise ConfigError(_one_line(error, prefix="method.")) from None
     except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+_OF_THE_COMMAND = ("run", "checkpoint")
 
 
 def _method_identity(method: Method) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def finished_run(folder: Path) -> Run:
         raise ValueError(f"{folder} holds a run that failed: {(record.error or {}).get('message')}")
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}, which are not committed: do the run again")
-    return Run.from_config(record.config)
+    return Run.from_record(record)
 
 
 def restore(folder: Path) -> Restored:

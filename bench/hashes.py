@@ -15,16 +15,30 @@ def values_sha256(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def tokenizer_sha256(tokenizer: Any) -> str | None:
+    """What a tokenizer's encodings depend on; None where it does not tell."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which are those of the last call
+    return values_sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])
+
+
 def file_sha256(path: Path) -> str:
     """A hash of a file's bytes, read once a process while size and time of change are the same.
 
     A sweep asks for the same gigabytes in every cell.
     """
     stat = path.stat()
-    return _file_sha256(path, stat.st_size, stat.st_mtime_ns)
+    return _file_sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.cache
-def _file_sha256(path: Path, _size: int, _changed: int) -> str:
+def _file_sha256(path: Path, _size: int, _changed: int, _touched: int) -> str:
+    return fresh_sha256(path)
+
+
+def fresh_sha256(path: Path) -> str:
+    """A hash of a file's bytes as they are now, whatever was read before."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt
@@ -81,6 +81,11 @@ class AlignmentProbe:
         """Whether a measurement belongs to this step."""
         interval = self.settings.alignment_steps
         return bool(interval) and step % interval == 0
+
+    def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        """Goes on from what an earlier attempt at the run has measured, and how long that took."""
+        self.rows[:] = [Row(**row) for row in rows]
+        self.seconds = seconds
 
     def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
         """Measures the model as it stands after `step` optimiser steps; returns the new rows."""

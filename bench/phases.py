@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,21 +31,23 @@ class Phase:
 
 @dataclass
 class Phases:
-    """The phases of one run, by name."""
+    """The phases of one run, by name; `enter` is told each name when its phase begins."""
 
     by_name: dict[str, Phase] = field(default_factory=dict)
+    enter: Callable[[str], None] = lambda name: None
 
     @classmethod
-    def begin(cls) -> Phases:
+    def begin(cls, enter: Callable[[str], None]) -> Phases:
         """Of a new run, after the memory that earlier runs of the process have left is given back."""
         clear_device_cache(garbage_collection=True)
         with suppress(OSError, AttributeError):  # of the GNU C library only
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        return cls()
+        return cls(enter=enter)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Times what happens inside; a phase entered twice is summed, its peak the higher of the two."""
+        self.enter(name)
         _reset_peak()
         start = now()
         try:
@@ -54,6 +56,11 @@ class Phases:
             before = self.by_name.get(name, Phase(0.0, None))
             peaks = [peak for peak in (before.peak_bytes, peak_bytes()) if peak is not None]
             self.by_name[name] = Phase(before.seconds + now() - start, max(peaks, default=None))
+
+    def carry(self, name: str, seconds: float) -> None:
+        """Adds what an earlier attempt has spent on a phase, as far as the result rests on it."""
+        here = self.by_name[name]
+        self.by_name[name] = Phase(here.seconds + seconds, here.peak_bytes)
 
     def set_apart(self, name: str, seconds: float, within: str) -> None:
         """Books `seconds` of the phase `within` as a phase of their own, which shares its peak."""

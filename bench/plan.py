@@ -20,7 +20,8 @@ import pandas as pd
 
 from bench import rates
 from bench.folders import CONF
-from bench.record import COMPLETED, CorruptRecordError, Record, RunFolder, quiet_environment, read_record
+from bench.record import COMPLETED, CorruptRecordError, Record, quiet_environment, read_record
+from bench.run_folder import RunFolder
 from bench.study import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:

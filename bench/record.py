@@ -1,8 +1,8 @@
 """What a run leaves behind: results/<study>/<run_id>/ with record.json, the curves, the outcomes and the weights.
 
-Imports no torch: reports read records on any machine. A folder is written under another name and renamed when it is
-complete, so that what stands under its own name is whole. The weights are not meant to be committed; a folder
-without them holds a result to read, not a finished run of this machine, and the run is done again.
+Imports no torch: reports read records on any machine. A record names each file beside it with its size and checksum,
+and holds a checksum of itself. The weights are not meant to be committed; a folder without them holds a result to read,
+not a finished run of this machine, and the run is done again.
 """
 
 from __future__ import annotations
@@ -10,29 +10,31 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import bench
+from bench.hashes import fresh_sha256
+from bench.private import shareable
+from bench.record_schema import checked, parsed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
-COMPLETED, FAILED = "completed", "failed"
-_STACK = ("torch", "transformers", "peft", "accelerate", "lm-eval", "datasets")
+COMPLETED, FAILED, INTERRUPTED = "completed", "failed", "interrupted"
+# What two runs of one configuration may differ in: when and how long, and how much memory.
+TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "files")
 
 
 class CorruptRecordError(ValueError):
@@ -45,19 +47,23 @@ class Record:
 
     Attributes:
         run_id: names the folder; a hash of all that can change the numbers is part of it.
-        status: completed or failed.
+        status: completed or failed; interrupted in the folder of a run that is to be resumed.
         label: the method as its paper prints it.
         config: the run's full configuration.
         identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
-        environment: code revision, versions, hardware, and `fingerprint`, a hash of what makes numbers comparable.
+        environment: code, versions, hardware, settings, and `fingerprint`, a hash of what makes numbers comparable.
+        command: the command line that makes exactly this run.
         model, data: name, revision or hash, and size of what was used; of the data also what was left out, cut, or
             found in both training and test.
-        phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score.
+        phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score; of a resumed run, the
+            training that its result needed, and the other phases as they were done last.
         initialization: trainable parameters, logit change at step 0, calibration samples, and a report a layer.
         training: steps, tokens, seconds, final losses; empty where nothing is trained.
         scores: task, metric, value, stderr, num_examples, higher_is_better and the majority class's value each.
         scoring: the batch size that was used, prompts that were cut, and whether merged weights score alike.
         error: type and message of a failed run, and the step where one is known.
+        attempts: when the run was begun and resumed, and at which step.
+        files: size and sha256 of each file beside the record.
     """
 
     run_id: str
@@ -66,6 +72,7 @@ class Record:
     config: dict[str, Any]
     identity: dict[str, Any]
     environment: dict[str, Any]
+    command: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     phases: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +81,8 @@ class Record:
     scores: list[dict[str, Any]] = field(default_factory=list)
     scoring: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -81,16 +90,86 @@ def read_record(folder: Path) -> Record:
     """The record of a run's folder.
 
     Raises:
-        CorruptRecordError: record.json is missing, not JSON, of another schema, or lacks a field.
+        CorruptRecordError: record.json is missing, not JSON, of another schema, changed since it was written, or lacks
+            a field.
     """
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise CorruptRecordError(f"{path}: schema {content['schema_version']}, this version reads {SCHEMA_VERSION}")
-        return Record(**content)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        content = parsed(path.read_text(encoding="utf-8"))
+        schema = content["schema_version"]
+        if schema not in READABLE:
+            known = ", ".join(map(str, READABLE))
+            raise CorruptRecordError(f"{path}: schema {str(schema)[:20]!r}, this version reads {known}")
+        if schema >= 4 and content.pop("checksum") != _checksum(content):
+            raise CorruptRecordError(f"{path}: changed since it was written: its checksum is another")
+        return Record(**checked(content))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, CorruptRecordError):
+            raise
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
+
+
+def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
+    """Writes record.json with its checksum, as a whole or not at all; no secret of the environment goes with it."""
+    content = json.loads(json.dumps(shareable(asdict(record))))  # as it will be read
+    content["checksum"] = _checksum(content)
+    separators = None if indent else (",", ":")
+    write_whole(folder / RECORD, json.dumps(content, indent=indent, separators=separators) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file such that, whenever the machine stops, the earlier or the new one stands there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def identity_digest(identity: dict[str, Any] | str) -> str:
+    """The end of a run's id: a hash of everything that can change its numbers, also as JSON with sorted keys."""
+    text = identity if isinstance(identity, str) else json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of a run's folder but the record itself."""
+    found = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != RECORD)
+    return {path.name: {"sha256": fresh_sha256(path), "bytes": path.stat().st_size} for path in found}
+
+
+def differing_files(folder: Path, record: Record, content: bool = True) -> list[str]:
+    """The files of a record that are missing or are not what they were; weights may be missing.
+
+    Args:
+        content: compare the checksums too, and not only the sizes.
+    """
+    found = []
+    for name, described in record.files.items():
+        path = folder / name
+        if not path.is_file() or path.is_symlink():
+            found += [name] if name != WEIGHTS or path.is_symlink() else []
+        elif path.stat().st_size != described["bytes"] or (content and fresh_sha256(path) != described["sha256"]):
+            found.append(name)
+    return found
+
+
+def without_timing(values: Any) -> Any:
+    """What must be the same whenever and however often a run is done: all but its TIMING, at any depth.
+
+    A curve holds seconds, so the checksums in `files` are others each time.
+    """
+    if isinstance(values, dict):
+        return {key: without_timing(value) for key, value in values.items() if key not in TIMING}
+    return [without_timing(value) for value in values] if isinstance(values, list) else values
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -107,76 +186,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             return []
     try:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        rows = [json.loads(line) for line in text.splitlines()]
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
-
-
-class RunFolder:
-    """The folder of one run in the making.
-
-    Used as a context: leaving it without `complete` or `fail` leaves nothing behind.
-    """
-
-    def __init__(self, results_dir: Path, study: str, run_id: str) -> None:
-        self.path = results_dir / study / run_id
-        self._temporary: Path | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the run was completed here: a record that says so, beside its weights."""
-        if not (self.path / WEIGHTS).is_file():
-            return False
-        try:
-            return read_record(self.path).status == COMPLETED
-        except CorruptRecordError:
-            return False
-
-    def copy_of_another_study(self, results_dir: Path) -> Path | None:
-        """Takes over the same run, done on the same stack in another study below results_dir; returns its folder."""
-        for found in sorted(results_dir.rglob(f"{self.path.name}/{RECORD}")):
-            other = RunFolder(found.parent.parent.parent, found.parent.parent.name, found.parent.name)
-            if other.done and read_record(other.path).environment["fingerprint"] == fingerprint():
-                shutil.rmtree(self.path, ignore_errors=True)
-                shutil.copytree(other.path, self.path)
-                return other.path
-        return None
-
-    def __enter__(self) -> RunFolder:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
-
-    @property
-    def weights_path(self) -> Path:
-        """Where the weights are to be saved before `complete`."""
-        assert self._temporary is not None, "the folder is not open"
-        return self._temporary / WEIGHTS
-
-    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds rows to curve.jsonl or alignment.jsonl as they come, so that a failed run keeps its curve."""
-        assert self._temporary is not None, "the folder is not open"
-        with (self._temporary / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-
-    def close(self, record: Record, outcomes: Iterable[dict[str, Any]] = ()) -> None:
-        """Writes outcomes and record and puts the folder under its own name, in place of an earlier one."""
-        assert self._temporary is not None, "the folder is not open"
-        text = "".join(json.dumps(outcome, default=str) + "\n" for outcome in outcomes)
-        if text:
-            # mtime 0: equal outcomes give equal bytes
-            (self._temporary / OUTCOMES).write_bytes(gzip.compress(text.encode(), mtime=0))
-        (self._temporary / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        self._temporary.chmod(0o755)  # mkdtemp's folder is the user's alone
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self._temporary.rename(self.path)
-        self._temporary = None
+    if not all(isinstance(row, dict) for row in rows):
+        raise CorruptRecordError(f"{path}: a line is no row of named values")
+    return rows
 
 
 def check_writable(results_dir: Path) -> None:
@@ -191,68 +206,6 @@ def check_writable(results_dir: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"results_dir={results_dir} cannot be written: {error.strerror}; choose another") from None
-
-
-def environment() -> dict[str, Any]:
-    """Code, versions and hardware of this process; `fingerprint` hashes what can move a number."""
-    return {
-        "code": _code(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in (*_STACK, "hydra-core", "wandb", "pandas", "numpy")},
-        "hardware": _hardware(),
-        "fingerprint": fingerprint(),
-    }
-
-
-def fingerprint() -> str:
-    """A hash of the versions and the hardware that can move a number; with a GPU the host's processor is none."""
-    hardware = _hardware()
-    stack = {name: _version(name) for name in _STACK} | {
-        k: v for k, v in hardware.items() if k != "cpu" or not hardware["gpu"]
-    }
-    return hashlib.sha256(json.dumps(stack, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _hardware() -> dict[str, Any]:
-    import torch
-
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpu": _cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "num_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _code() -> dict[str, Any]:
-    """Version, and for a checkout its commit and whether files other than results differ from it."""
-    root = Path(bench.__file__).parent.parent
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    known = {"version": bench.__version__, "revision": None, "dirty": None}
-    if shutil.which("git") is None or not (root / ".git").exists() or (revision := git("rev-parse", "HEAD")) is None:
-        return known
-    return known | {"revision": revision, "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type, path: str, *rest: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.record import COMPLETED, FAILED, Record, environment
+from bench.hashes import tokenizer_sha256
+from bench.provenance import environment
+from bench.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -43,6 +45,7 @@ def completed(cfg: Run, result: Result) -> Record:
         "name": cfg.model.name,
         "kind": result.loaded.kind,
         "revision": result.loaded.revision,
+        "tokenizer_sha256": tokenizer_sha256(result.loaded.tokenizer),
         "num_parameters": start.num_parameters,
     }
     record.data = {
@@ -102,6 +105,13 @@ def failed(cfg: Run, error: Exception, trace: str) -> Record:
     record = _begun(cfg, FAILED)
     step = getattr(error, "step", None)
     record.error = {"type": type(error).__name__, "message": str(error), "step": step, "traceback": trace}
+    return record
+
+
+def interrupted(cfg: Run, signal_name: str) -> Record:
+    """What a run leaves that a signal has stopped, beside the checkpoint from which it goes on."""
+    record = _begun(cfg, INTERRUPTED)
+    record.error = {"type": signal_name, "message": "stopped by a signal; the same command goes on", "step": None}
     return record
 
 

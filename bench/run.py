@@ -13,19 +13,17 @@ from bench.folders import CONF
 from bench.record import quiet_environment
 
 if TYPE_CHECKING:
+    from bench.attempt import Attempt
     from bench.config import Run
-    from bench.job import Sink
-    from bench.record import RunFolder
     from bench.results import Result
 
 
-def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
+def run(cfg: Run, attempt: Attempt) -> Result:
     """One cell of the grid: method × rank × task × model × seed.
 
     Args:
         cfg: the cell.
-        folder: takes the weights.
-        log: takes each row of the curve, and the alignment rows of the same step, as they are made.
+        attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
     from bench import rng, weights
     from bench.initialize import initialize
@@ -36,11 +34,12 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
     from bench.train import train
 
     rng.seed_global(cfg.seed)
-    phases, training = Phases.begin(), None
+    phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
+        attempt.made_from(loaded, task)
     start = initialize(
         loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
         cfg.svd, cfg.cache, cfg.seed, phases,
@@ -48,31 +47,41 @@ def run(cfg: Run, folder: RunFolder, log: Sink) -> Result:
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
-            training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, log)
+            training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, attempt)
+        phases.carry("train", training.carried_seconds)
         phases.set_apart("measure", probe.seconds, within="train")
     with phases.measure("score"):
         scored = score(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
-    weights.save(start.model, start.layers, start.factors, folder.weights_path)
+    weights.save(start.model, start.layers, start.factors, attempt.weights_path)
     merged = check_merged(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score, scored)
     return Result(loaded, task, start, training, phases, scored, merged)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(config: DictConfig) -> None:
-    """What Hydra calls for each cell."""
+def job(config: DictConfig) -> str:
+    """What Hydra calls for each cell; returns how it ended."""
+    from bench import isolate
     from bench.job import execute
 
     cfg = sweep.validated(config)
     sweep.check_folder(cfg)
-    execute(cfg, run, sweep.position())
+    if cfg.run.isolate:
+        return isolate.supervise(cfg, sweep.overrides(), sweep.position())
+    return execute(cfg, run, sweep.position(), sweep.command())
 
 
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
     arguments.check_arguments(sys.argv[1:])
-    job()
-    sys.exit(sweep.finish())
+    status = 0
+    try:
+        job()
+    except SystemExit as stopped:  # by a signal, or by a launcher that lost a process
+        status = stopped.code if isinstance(stopped.code, int) else 1
+        if status == 2:
+            raise
+    sys.exit(sweep.finish() or status)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from bench.config import Run
 
-_PRIVATE = ("results_dir", "cache", "hydra", "experiments")  # of no meaning to who runs a cell again
+_PRIVATE = (
+    "results_dir",
+    "cache",
+    "hydra",
+    "experiments",
+    "run",
+    "checkpoint",
+    "launch",
+)  # of no meaning to who runs a cell again
 
 
 class Expansion:
@@ -199,13 +207,15 @@ class Expansion:
 
 
 def register() -> None:
-    """Makes Hydra know the sweeper, as hydra/sweeper=staged; its settings are in conf/protocol."""
+    """Makes Hydra know the sweeper, as hydra/sweeper=staged (conf/protocol), and the launchers of conf/launch."""
     folder = str(Path(__file__).parent / "plugins")
     if folder not in sys.path:
         sys.path.append(folder)  # a part of the namespace hydra_plugins, from which Hydra takes sweepers
-    from hydra_plugins.lora_init_bench import StagedSweeper
+    from hydra_plugins.lora_init_bench import ProcessLauncher, StagedSweeper
+    from hydra_plugins.lora_init_bench_submitit import SubmititLocal, SubmititSlurm
 
-    Plugins.instance().register(StagedSweeper)
+    for plugin in (StagedSweeper, ProcessLauncher, SubmititLocal, SubmititSlurm):
+        Plugins.instance().register(plugin)
     target = f"{StagedSweeper.__module__}.{StagedSweeper.__name__}"
     node: dict[str, Any] = {"_target_": target, "params": {}, "max_batch_size": None}
     ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=node, provider="lora-init-bench")

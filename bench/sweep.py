@@ -7,6 +7,7 @@ single run; each of these is an error here. A whole sweep is validated before it
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -25,15 +26,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import experiments, stages
 from bench.arguments import refuse
+from bench.compose import Composer
+from bench.names import study_folder
 from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 
 if TYPE_CHECKING:
     from bench.config import Run
+    from bench.run_folder import RunFolder
 
-LATE = ("seed=", "train.learning_rate=")
+ADHOC = "adhoc"  # the study of runs without an experiment
 _planned: list[Run] = []  # of this process: what its sweep does
 _waiting: list[PlannedRun] = []  # runs of later stages, whose learning rates are not known yet
 _expanded: list[stages.Expansion] = []  # of a sweep in stages, whose cells Guard has composed
+_cells: list[list[str]] = []  # of a sweep without stages: the overrides of each cell
+_launched: list[list[str]] = []  # the cells that were not done before
+_composer: list[Callable[[Sequence[str]], Run]] = []
+_commands: dict[str, str] = {}  # by run id, the command line that makes exactly this run
 
 
 experiments.register()
@@ -76,7 +84,7 @@ def build(config: DictConfig) -> Run:
         raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
     try:
         values: Any = OmegaConf.to_container(config, resolve=True)
-        values["study"] = values["study"] or _experiment() or "adhoc"
+        values["study"] = values["study"] or _experiment() or ADHOC
         run = Run.from_config(values)
         _ = run.run_id  # reads the model's folder
     except (ValueError, OmegaConfBaseException) as error:
@@ -93,10 +101,11 @@ def validated(config: DictConfig) -> Run:
 
 
 def check_folder(run: Run) -> None:
-    """Refuses a results folder that cannot be written, in one line."""
+    """Refuses a results folder that cannot be written, or a study that leads out of it, in one line."""
     from bench.record import check_writable
 
     try:
+        study_folder(run.results_dir, run.study)
         check_writable(run.results_dir)
     except ValueError as error:
         refuse(str(error))
@@ -109,11 +118,29 @@ def _experiment() -> str | None:
 
 def position() -> str:
     """Which run of how many, as "[3/21]"; "[1/1]" without a sweep."""
+    from bench.isolate import POSITION
+
     hydra = HydraConfig.get()
+    if given := os.environ.get(POSITION):
+        return given
     if hydra.mode is not RunMode.MULTIRUN:
         return "[1/1]"
-    total = len(_planned) + len(_waiting)
+    total = len(_launched)
     return f"[{hydra.job.num + 1}/{max(total, hydra.job.num + 1)}]" if total else f"[{hydra.job.num + 1}]"
+
+
+def overrides() -> list[str]:
+    """Of the run that Hydra is just starting, with the experiment."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def command() -> str:
+    """The command line that makes exactly this run, without what is of this machine only."""
+    return _command(stages.described(overrides())[1])
+
+
+def _command(shown: Sequence[str]) -> str:
+    return StudyPlan(_experiment(), (), ()).command(PlannedRun(RUN, (), tuple(shown), None))
 
 
 def composer(config: DictConfig) -> Callable[[Sequence[str]], Run]:
@@ -122,41 +149,7 @@ def composer(config: DictConfig) -> Callable[[Sequence[str]], Run]:
     Args:
         config: of the sweep, with its hydra node.
     """
-    loader = GlobalHydra.instance().config_loader()
-    parser = OverridesParser.create()
-    composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
-    known: dict[tuple[str, ...], Run] = {}
-
-    def compose(overrides: Sequence[str]) -> Run:
-        key = tuple(overrides)
-        if key in known:
-            return known[key]
-        # Cells that differ in these alone are composed once: Hydra takes a quarter of a second for each.
-        late = tuple(text for text in key if text.startswith(LATE))
-        early = tuple(text for text in key if text not in late)
-        try:
-            if early not in composed:
-                composed[early] = _without_hydra(loader.load_sweep_config(config, list(early)))
-            with_hydra, plain = composed[early]
-            HydraConfig.instance().set_config(with_hydra)
-            plain = plain.copy()
-            for override in parser.parse_overrides(list(late)):
-                OmegaConf.update(plain, override.key_or_group, override.value())
-        except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        known[key] = build(plain)
-        return known[key]
-
-    return compose
-
-
-def _without_hydra(composed: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """A composed configuration, and the part of it that is the run's."""
-    plain = composed.copy()
-    OmegaConf.set_readonly(plain, False)
-    OmegaConf.set_struct(plain, False)
-    del plain["hydra"]
-    return composed, plain
+    return Composer(config, build, lambda: _experiment() or ADHOC)
 
 
 def expansion(config: DictConfig, arguments: Sequence[str]) -> stages.Expansion:
@@ -165,13 +158,64 @@ def expansion(config: DictConfig, arguments: Sequence[str]) -> stages.Expansion:
         definition = stages.Definition.from_config(config.hydra.sweeper)
     except (ValueError, TypeError) as error:
         refuse(str(error))
-    return stages.Expansion(definition, arguments, composer(config))
+    _composer[:] = [composer(config)]
+    return stages.Expansion(definition, arguments, _composer[0])
 
 
 def batches() -> Iterator[list[list[str]]]:
-    """What the sweep in stages that Guard has seen launches, a stage at a time; the study's plan is kept up with it."""
-    (expanded,) = _expanded
-    return stages.batches(expanded, lambda: _plan_stages(expanded))
+    """What the sweep that Guard has seen launches, a stage at a time; the study's plan is kept up with it.
+
+    Cells that are done are left out. When a batch has been launched, those of its cells that another process had are
+    launched once more, to wait for its end.
+    """
+    for batch in stages.batches(_expanded[0], lambda: _plan_stages(_expanded[0])) if _expanded else [_cells]:
+        left = [cell for cell in batch if not _folder(_run_of(cell)).done]
+        _launched.extend(left)
+        if left:
+            yield left
+        if elsewhere := [cell for cell in left if _is_elsewhere(_run_of(cell))]:
+            print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
+            _launched.extend(elsewhere)
+            yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
+
+
+def _run_of(cell: Sequence[str]) -> Run:
+    (compose,) = _composer
+    return compose(cell)
+
+
+def launch_processes(cells: Sequence[Sequence[str]], first: int, jobs: int | None) -> list[JobReturn]:
+    """Does cells in processes of their own; for launch=process.
+
+    Args:
+        first: number of the first of them in the sweep.
+        jobs: at a time; None: one a GPU.
+    """
+    from bench import isolate
+
+    total = len(_launched)
+    ended = isolate.launch(
+        [(_run_of(cell), cell, f"[{first + place + 1}/{total}]") for place, cell in enumerate(cells)], jobs
+    )
+    return [
+        JobReturn(overrides=cell, status=JobStatus.COMPLETED, _return_value=how)
+        for cell, how in zip(cells, ended, strict=True)
+    ]
+
+
+def _folder(run: Run) -> RunFolder:
+    from bench.run_folder import RunFolder
+
+    return RunFolder(run.results_dir, run.study, run.run_id)
+
+
+def _is_elsewhere(run: Run) -> bool:
+    """Whether a run has not ended and somebody, who may live, has its lease."""
+    from bench.lease import holder
+
+    folder = _folder(run)
+    found = holder(folder.workspace)
+    return not folder.done and found is not None and found.alive is not False
 
 
 def _plan_stages(expanded: stages.Expansion) -> None:
@@ -179,6 +223,7 @@ def _plan_stages(expanded: stages.Expansion) -> None:
     planned = [entry for stage in expanded.definition.asked for entry in _refusing(expanded.planned(stage))]
     _planned[:] = [run for one, _, run in planned if run is not None and one.run_id is not None]
     _waiting[:] = [one for one, _, _ in planned if one.run_id is None]
+    _commands.update({one.run_id: _command(one.overrides) for one, _, _ in planned if one.run_id is not None})
     _write_plans([(one, run) for one, _, run in planned if run is not None], tuple(expanded.definition.stages))
 
 
@@ -217,8 +262,6 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
-        from bench.record import RunFolder
-
         params = config.hydra.sweeper.params or {}
         for key, value in params.items():
             if isinstance(value, ListConfig):
@@ -231,7 +274,7 @@ class Guard(Callback):
         else:
             _plan_cells(config, arguments)
         distinct = {run.run_id: run for run in _planned}
-        done = sum(RunFolder(run.results_dir, run.study, run.run_id).done for run in distinct.values())
+        done = sum(_folder(run).done for run in distinct.values())
         later = f", {len(_waiting)} wait for learning rates" if _waiting else ""
         print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before{later}", flush=True)
         if hint := _hint(list(distinct.values())):
@@ -240,13 +283,14 @@ class Guard(Callback):
 
 def cells_of(config: DictConfig, arguments: Sequence[str]) -> Iterator[tuple[PlannedRun, Run | None]]:
     """The cells of a sweep without stages, the product of all axes, validated; the run is None where it is refused."""
-    loader, compose = GlobalHydra.instance().config_loader(), composer(config)
+    loader = GlobalHydra.instance().config_loader()
+    _composer[:] = [composer(config)]
     axes = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*axes, *arguments])
-    (cells,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    for cell in cells:
+    (_cells[:],) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    for cell in _cells:
         try:
-            run = compose(cell)
+            run = _run_of(cell)
         except ValueError as error:
             yield PlannedRun(RUN, *stages.described(cell), None, str(error)), None
         else:
@@ -261,6 +305,7 @@ def _plan_cells(config: DictConfig, arguments: Sequence[str]) -> None:
             refuse(str(one.refused))
         planned.append((one, run))
     _planned[:] = [run for _, run in planned]
+    _commands.update({run.run_id: _command(one.overrides) for one, run in planned})
     _write_plans(planned, (RUN,))
 
 
@@ -281,24 +326,34 @@ def _hint(runs: list[Run]) -> str | None:
 
 
 def finish() -> int:
-    """Says what to upload and what failed; returns the exit status.
+    """Says what to upload, what failed and how to do it again, and what is left; returns the exit status.
 
-    With a launcher that starts processes of its own, what failed is known from the records only.
+    With a launcher that starts processes of its own, how runs ended is known from the records only.
     """
     from bench import job
-    from bench.record import FAILED, CorruptRecordError, read_record
+    from bench.record import FAILED
 
-    failed = set(job.failures)
-    for run in _planned:
-        folder = run.results_dir / run.study / run.run_id
-        try:
-            failed |= {run.run_id} if read_record(folder).status == FAILED else set()
-        except CorruptRecordError:
-            failed.add(run.run_id)
     if job.offline:
         for folder in sorted({path.parent for path in job.offline}):
             count = sum(path.parent == folder for path in job.offline)
             print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
+    failed, left = dict.fromkeys(job.failures, ""), []
+    for run in {run.run_id: run for run in _planned}.values():
+        record = _folder(run).record
+        if record is not None and record.status == FAILED:
+            error = record.error or {}
+            failed[run.run_id] = f": {error.get('type')}: {error.get('message')}"
+        elif record is None and run.run_id not in failed:
+            left.append(run.run_id)
+    if left:
+        names = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
+        job.say(f"{len(left)} runs have not ended ({names}); the same command goes on with them", sys.stderr)
     if failed:
-        print(f"{len(failed)} runs failed: {', '.join(sorted(failed))}", file=sys.stderr)
-    return 1 if failed else 0
+        job.say(f"{len(failed)} runs failed; each again, or all with the same command and {RETRY}:", sys.stderr)
+    for run_id, why in failed.items():
+        again = _commands.get(run_id)
+        job.say(f"{run_id}{why}" + (f"\n    {again} {RETRY}" if again else ""), sys.stderr)
+    return 1 if failed or left else 0
+
+
+RETRY, MOST_NAMED = "run.retry_failed=true", 5

@@ -35,7 +35,7 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
         tensors = {name: tensor.contiguous() for name, tensor in trained.items()}
     scaling = next((layer.scaling for layer in layers if layer.parameters()), 1.0)
-    save_file(tensors, path, metadata={"format": "pt", "scaling": repr(scaling)})
+    save_file(tensors, path, metadata={"scaling": repr(scaling)})  # more entries would change places
 
 
 def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

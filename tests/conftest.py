@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from bench.record import RunFolder, read_record, read_rows
+from bench.record import read_record, read_rows
+from bench.run_folder import RunFolder
 
 # Four steps, four scored items: what can be shown on so little is shown on it.
 SHORT = (

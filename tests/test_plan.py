@@ -5,7 +5,8 @@ import pytest
 
 from bench import plan
 from bench.estimate import Estimate
-from bench.record import COMPLETED, FAILED, Record, RunFolder
+from bench.record import COMPLETED, FAILED, Record
+from bench.run_folder import RunFolder
 from bench.study import RUN, PlannedRun
 
 HOUR = 3600.0

@@ -21,7 +21,7 @@ from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.stage import calibrate
 from bench.calibrate.visit import Batch
 from bench.model import UNKNOWN, LoadedModel
-from bench.record import fingerprint
+from bench.provenance import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from bench.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.estimate.tokens import num_items, passes
-from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, fingerprint, read_record
+from bench.provenance import fingerprint
+from bench.record import COMPLETED, CorruptRecordError, Record, read_record
+from bench.study import run_folders
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -121,6 +123,6 @@ def estimator(results_dir: Path) -> Callable[[Run], Estimate]:
 
 
 def _read(results_dir: Path) -> Iterator[Record]:
-    for path in sorted(results_dir.rglob(RECORD)):
+    for folder in run_folders(results_dir, "**"):
         with contextlib.suppress(CorruptRecordError):
-            yield read_record(path.parent)
+            yield read_record(folder)

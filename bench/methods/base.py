@@ -123,9 +123,10 @@ class Factors:
         return self.lora_B @ self.right()
 
     def to(self, device: torch.device) -> Factors:
-        """The same on another device, float32."""
-        R = self.lora_R if self.lora_R is None else self.lora_R.to(device, torch.float32)
-        return Factors(self.lora_A.to(device, torch.float32), self.lora_B.to(device, torch.float32), R)
+        """The same on another device, float32, row after row in memory: in another layout sums end in other bits."""
+        parts = (self.lora_A, self.lora_B, self.lora_R)
+        A, B, R = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
+        return Factors(A, B, R)  # type: ignore[arg-type]
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
         """Whether the product, which a caller may have at hand, is zero but for rounding, though neither factor is."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.hashes import values_sha256
+from bench.hashes import tokenizer_sha256, values_sha256
 from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, Row, Rows
 from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
@@ -64,7 +63,7 @@ class Source:
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
         """The examples of train and selection, in order; made once a process for one tokenizer."""
-        key = (_fingerprint(tokenizer), kind, limit)
+        key = (tokenizer_sha256(tokenizer), kind, limit)
         if None in key:
             return self._encode(tokenizer, kind, limit)
         if key not in self._encoded:
@@ -148,12 +147,3 @@ def of_dataset(
         while len(_sources) > MOST_SOURCES:
             del _sources[next(iter(_sources))]
     return _sources[key]
-
-
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What its encodings depend on; None where it does not tell."""
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which are those of the last call
-    return values_sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])

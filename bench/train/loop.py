@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from bench import parallel, rng
-from bench.tasks.examples import Example, collate
-from bench.train.settings import DivergedError, Row, Train, Training
+from bench.tasks.examples import Example, collate, num_learned
+from bench.train import losses, sharding, states
+from bench.train.journal import Journal
+from bench.train.settings import DivergedError, Train
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from bench.measure import AlignmentProbe
-    from bench.measure import Row as AlignmentRow
     from bench.tasks import PreparedTask
 
 
-def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
+def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> TrainingArguments:
     """The Trainer's own arguments; examples come in the order they are given."""
     return TrainingArguments(
         output_dir=scratch,
@@ -55,9 +56,11 @@ def arguments(settings: Train, seed: int, scratch: str) -> TrainingArguments:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=rng.derive(seed, "dropout") % 2**32,
+        # The rows of two processes are others, and so must be what dropout leaves of them.
+        seed=rng.derive(seed, f"dropout/{parallel.rank()}" if parallel.rank() else "dropout") % 2**32,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        **sharding,
     )
 
 
@@ -67,82 +70,6 @@ def _share(batch_size: int) -> int:
     if rest or not share:
         raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {parallel.size()} processes")
     return share
-
-
-class Journal(TrainerCallback):
-    """Turns the Trainer's logs into one row a step, asks the probe when it is due, and draws the bar."""
-
-    def __init__(
-        self,
-        tokens_a_step: list[int],
-        probe: AlignmentProbe,
-        write: Callable[[Row, list[AlignmentRow]], None],
-    ) -> None:
-        self.curve: list[Row] = []
-        self._tokens = list(itertools.accumulate(tokens_a_step))
-        self._probe, self._write = probe, write
-        self._alignment: list[AlignmentRow] = []
-        self._written = 0
-        total = len(tokens_a_step)
-        self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=parallel.rank() > 0)
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time since the first step began, without the alignment measures."""
-        return time.perf_counter() - self._start - self._probe.seconds
-
-    def begin(self, model: PreTrainedModel) -> None:
-        """Measures the model before the first step, then starts the clock."""
-        if self._probe.due(0):
-            self._write({}, self._probe.measure(model, 0))
-        self._start = time.perf_counter() - self._probe.seconds
-
-    def finish(self) -> Training:
-        """Hands on the last row and closes the bar."""
-        seconds = self.seconds
-        self._flush()
-        self.close()
-        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["held_out_loss"])
-
-    def close(self) -> None:
-        """Ends the bar, also of a run that failed."""
-        self._bar.close()
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The row of the step before is complete now."""
-        self._flush()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After an optimiser step, before its loss is logged."""
-        if self._probe.due(state.global_step):
-            self._alignment = self._probe.measure(kwargs["model"], state.global_step)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """One row when the step's loss is known; the held-out loss joins the row of its step."""
-        logs = kwargs["logs"]
-        if "eval_loss" in logs:
-            self.curve[-1]["held_out_loss"] = logs["eval_loss"]
-        if "loss" not in logs:
-            return
-        row: Row = {
-            "step": state.global_step,
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs["grad_norm"],
-            "tokens": self._tokens[state.global_step - 1],
-            "seconds": round(self.seconds, 4),
-        }
-        self.curve.append(row)
-        self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{row['learning_rate']:.1e}", refresh=False)
-        self._bar.update()
-
-    def _flush(self) -> None:
-        if self.curve and (self._alignment or len(self.curve) > self._written):
-            self._write(self.curve[-1], self._alignment)
-            self._written, self._alignment = len(self.curve), []
 
 
 class BenchTrainer(Trainer):
@@ -166,7 +93,23 @@ class BenchTrainer(Trainer):
             data_collator=lambda batch: collate(batch, task.pad_token_id),
             callbacks=[journal],
         )
+        self._journal = journal
         self.remove_callback(PrinterCallback)
+        self._normalised_by_model = losses.normalises(model)
+        self.model_accepts_loss_kwargs |= not self._normalised_by_model  # what compute_loss is to be told
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The library's; a sharded model is sharded on CPUs too, and in the precision that it has otherwise."""
+        sharding.keep_precision(self.args)
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= sharding.shard_on_cpu(self.args)
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """With autocast, which accelerate gives every model but a sharded one."""
+        stack = super().compute_loss_context_manager()
+        if self.is_fsdp_enabled:
+            stack.enter_context(self.accelerator.autocast())
+        return stack
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The library's, or PEFT's for LoRA+, which gives B and DoRA's magnitude a learning rate of their own."""
@@ -182,6 +125,57 @@ class BenchTrainer(Trainer):
         )
         return self.optimizer
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """A batch's share of the mean over all that its optimiser step learns from."""
+        if self._normalised_by_model:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        loss = losses.share_of_mean(outputs.loss, inputs["labels"], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The library's, which fills up a batch with other examples to share it; several processes have their own."""
+        if parallel.size() == 1:
+            return super().evaluation_loop(*args, **kwargs)
+        model, held_out = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
+        model.eval()
+
+        def loss(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+            batch = self._prepare_inputs(cast(Any, self.data_collator)(examples))
+            with self.compute_loss_context_manager():
+                return model(**batch).loss, num_learned(batch["labels"]).sum()
+
+        found = losses.held_out_loss(held_out, self.args.eval_batch_size * parallel.size(), loss)
+        return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(held_out))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What trains, and nothing else of the model."""
+        states.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        states.load_parameters(cast(nn.Module, self.model), Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if parallel.size() == 1:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        states.save_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if parallel.size() == 1 or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        states.load_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(checkpoint))
+        cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
+
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The library's step; refuses a loss that is not finite before the optimiser sees it."""
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -189,3 +183,19 @@ class BenchTrainer(Trainer):
         if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
         return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The library's checkpoint, sealed when it is whole; one that cannot be written does not end the run."""
+        checkpoints, step = self._journal.checkpoints, self.state.global_step
+        if checkpoints is None:
+            return
+        try:
+            super()._save_checkpoint(model, trial)
+            parallel.wait_for_all()
+            if parallel.rank() == 0:
+                checkpoints.seal(step, self._journal.state())
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, in the words of each library
+            if parallel.size() > 1:
+                raise
+            checkpoints.discard(step)
+            warnings.warn(f"no checkpoint of step {step}: {error}; the run goes on", stacklevel=2)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from bench import rng
-from bench.train.settings import Row, Train, Training
+from bench import interrupt, rng
+from bench.train.settings import Logbook, Train, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from bench.checkpoint import Checkpoints
     from bench.measure import AlignmentProbe
-    from bench.measure import Row as AlignmentRow
     from bench.tasks import PreparedTask
 
 
@@ -35,7 +36,7 @@ def train(
     loraplus_lr_ratio: float | None,
     seed: int,
     probe: AlignmentProbe,
-    log: Callable[[Row, list[AlignmentRow]], None],
+    logbook: Logbook,
 ) -> Training:
     """Fine-tunes whatever of the model requires a gradient.
 
@@ -45,25 +46,50 @@ def train(
         loraplus_lr_ratio: learning rate of B over that of A; None: one rate for all.
         seed: the run's.
         probe: the alignment measures; asked at step 0 and when due.
-        log: called with each finished row of the curve and the alignment rows of the same step.
+        logbook: is told each finished row of the curve and the alignment rows of the same step; training goes on from
+            the newest of its checkpoints, to the bit as if it had never stopped.
 
     Raises:
         DivergedError: a loss is NaN or infinite; the message names the step.
+        InterruptedRunError: a signal has come; a checkpoint of the last step has been written.
     """
-    from bench.train.loop import BenchTrainer, Journal, arguments
+    from bench.train.journal import Journal
+    from bench.train.loop import BenchTrainer, arguments
+    from bench.train.sharding import layout
 
     a_step = settings.batch_size * settings.gradient_accumulation_steps
     drawn = [task.train[index] for index in order(len(task.train), settings.max_steps * a_step, seed)]
     tokens = [example.num_tokens for example in drawn]
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
-    journal = Journal(tokens_a_step, probe, log)
-    with tempfile.TemporaryDirectory() as scratch:  # the Trainer wants a folder; nothing is kept there
-        trainer = BenchTrainer(model, arguments(settings, seed, scratch), drawn, task, journal, loraplus_lr_ratio)
+    checkpoints, found = logbook.checkpoints, logbook.found
+    laid = layout(model, settings.parallel)
+    journal = Journal(tokens_a_step, probe, logbook, laid.whole)
+    with _folder(checkpoints) as folder, interrupt.deferred():
+        given = arguments(settings, seed, folder, **laid.settings)
+        trainer = BenchTrainer(laid.trained, given, drawn, task, journal, loraplus_lr_ratio)
+        trainer.add_callback(laid)
         try:
-            journal.begin(model)
-            trainer.train()
+            journal.begin(model, found)
+            trainer.train(resume_from_checkpoint=None if found is None else str(found.path))
+            if journal.interrupted:
+                interrupt.stop()
             if "held_out_loss" not in journal.curve[-1]:
                 trainer.evaluate()
+            laid.finish()
             return journal.finish()
+        except Exception:
+            if found is not None and len(journal.curve) == found.step and checkpoints is not None:
+                checkpoints.discard(found.step)  # what cannot be gone on from must not be tried again
+            raise
         finally:
             journal.close()
+
+
+@contextmanager
+def _folder(checkpoints: Checkpoints | None) -> Iterator[str]:
+    """Which the Trainer writes into."""
+    if checkpoints is not None:
+        yield str(checkpoints.folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield scratch

@@ -1,10 +1,15 @@
-"""Hydra's side of sweeps in stages; Hydra takes sweepers from the namespace hydra_plugins only."""
+"""Hydra's side of sweeps in stages and of launch=process; Hydra takes both from the namespace hydra_plugins only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 class StagedSweeper(BasicSweeper):
@@ -26,3 +31,19 @@ class StagedSweeper(BasicSweeper):
                 _ = result.return_value  # raises what the job raised
             first += len(batch)
         return returns
+
+
+class ProcessLauncher(Launcher):
+    """A process for each cell (bench.isolate): as many at a time as there are GPUs, each with one of its own."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self._jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra; the processes make everything anew."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Called by the sweeper."""
+        from bench import sweep
+
+        return sweep.launch_processes(job_overrides, initial_job_idx, self._jobs)

@@ -1,0 +1,160 @@
+"""Checkpoints of training that can be trusted: sealed by the checksums of their files, which are written last.
+
+transformers.Trainer writes a folder checkpoint-STEP file by file; killed in between it leaves a part of it. A folder
+counts only once it is sealed and only while every file is what it was; otherwise the one before is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from bench.hashes import fresh_sha256
+from bench.record import write_whole
+
+FOLDER, SEAL, JOURNAL = "checkpoints", "sealed.json", "journal.json"
+_PREFIX = "checkpoint-"
+# What a checkpoint was made from, by name, and what to do where it is no longer the same.
+DATA = ("data", "model", "tokenizer")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Checkpointing:
+    """The `checkpoint` key; nothing of it can change a number.
+
+    Attributes:
+        minutes: between two checkpoints; one more is written after the last step. 0: after every step.
+        steps: between two, instead of minutes.
+        keep: how many, in case the newest cannot be read.
+    """
+
+    minutes: NonNegativeFloat = 5.0
+    steps: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+    def due(self, step: int, last: bool, minutes: float) -> bool:
+        """Whether one belongs after this step.
+
+        Args:
+            last: whether it is the last step.
+            minutes: since the one before, or since training began.
+        """
+        return last or (step % self.steps == 0 if self.steps else minutes >= self.minutes)
+
+
+@plain_dataclass(frozen=True)
+class Checkpoint:
+    """One that has been found whole.
+
+    Attributes:
+        journal: rows of curve and alignment up to its step, and the seconds that they took.
+    """
+
+    path: Path
+    step: int
+    journal: dict[str, Any]
+
+
+class ChangedDataError(ValueError):
+    """What a run was begun with is no longer the same."""
+
+
+@plain_dataclass(frozen=True)
+class Checkpoints:
+    """Those of one run.
+
+    Attributes:
+        folder: which the Trainer writes into.
+        settings: how often, and how many are kept.
+        stamp: what the run is made from: code, stack and num_processes, without which it cannot be continued to the
+            bit, and hashes of data, model and tokenizer.
+    """
+
+    folder: Path
+    settings: Checkpointing
+    stamp: dict[str, Any]
+
+    def seal(self, step: int, journal: dict[str, Any]) -> None:
+        """Completes the folder that the Trainer has written, and deletes the oldest.
+
+        Raises:
+            OSError: such as a full disk.
+        """
+        path = self._path(step)
+        write_whole(path / JOURNAL, json.dumps(journal))
+        files = {name: fresh_sha256(path / name) for name in _files(path)}
+        write_whole(path / SEAL, json.dumps({"step": step, "stamp": self.stamp, "files": files}))
+        for old in self._steps()[: -self.settings.keep]:
+            shutil.rmtree(self._path(old), ignore_errors=True)
+
+    def discard(self, step: int) -> None:
+        """Takes away what was written of a checkpoint that cannot be completed."""
+        shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that is whole; those that are not are named on stderr and deleted.
+
+        Raises:
+            ChangedDataError: data, model or tokenizer are not those that the run was begun with.
+        """
+        for step in reversed(self._steps()):
+            path = self._path(step)
+            try:
+                seal, journal = self._read(path)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                print(f"{path.name} is left out, not whole: {error}", file=sys.stderr, flush=True)
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            if changed := [name for name in DATA if seal["stamp"].get(name) != self.stamp.get(name)]:
+                raise ChangedDataError(
+                    f"{' and '.join(changed)} changed since this run was begun ({path.name}): give it what it was "
+                    f"begun with, or delete {self.folder.parent} to begin it anew"
+                )
+            if seal["stamp"] == self.stamp:
+                return Checkpoint(path, step, journal)
+            others = [name for name, value in self.stamp.items() if seal["stamp"].get(name) != value]
+            print(f"{path.name} is left out, made with another {', '.join(others)}", file=sys.stderr, flush=True)
+            shutil.rmtree(path, ignore_errors=True)
+        return None
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        seal = json.loads((path / SEAL).read_text(encoding="utf-8"))
+        found = set(_files(path))
+        if found != set(seal["files"]) or JOURNAL not in found:
+            raise ValueError("a file is missing or was added")
+        for name, expected in seal["files"].items():
+            if fresh_sha256(path / name) != expected:
+                raise ValueError(f"{name} is not what was written")
+        if not isinstance(seal["stamp"], dict) or seal["step"] != _step(path):
+            raise ValueError("its seal is of another checkpoint")
+        return seal, json.loads((path / JOURNAL).read_text(encoding="utf-8"))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{_PREFIX}{step}"
+
+    def _steps(self) -> list[int]:
+        """Of all folders, ascending, also of those that are not whole."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        return sorted(_step(path) for path in found if _step(path) >= 0)
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if path.name.startswith(_PREFIX) and number.isdecimal() else -1
+
+
+def _files(path: Path) -> list[str]:
+    """The names of all that a checkpoint holds but its seal; a link is none of the Trainer's."""
+    found = [file for file in sorted(path.rglob("*")) if file.is_symlink() or not file.is_dir()]
+    if odd := [file.name for file in found if file.is_symlink() or not file.is_file()]:
+        raise ValueError(f"{odd[0]} is no plain file")
+    return [name for file in found if (name := file.relative_to(path).as_posix()) != SEAL]

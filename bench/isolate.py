@@ -1,0 +1,209 @@
+"""A run in a process of its own: what kills it, such as the kernel when memory runs out, leaves the others alone.
+
+The process is the same command for one cell. When it dies of a signal that nobody here has sent, a failed record says
+so; its checkpoints stay.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from bench import job, results
+from bench.interrupt import InterruptedRunError
+from bench.lease import PARENT
+from bench.record import COMPLETED, FAILED
+from bench.run_folder import RunFolder, held
+
+if TYPE_CHECKING:
+    from bench.config import Run
+
+POSITION = "LORA_INIT_BENCH_POSITION"  # tells the process which run of how many it is
+DEVICES = "CUDA_VISIBLE_DEVICES"
+_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+class KilledError(RuntimeError):
+    """The process of a run was killed."""
+
+
+class Children:
+    """The processes that are running; a signal to this one is handed on to them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.stopped: int | None = None
+
+    def stop(self, number: int) -> None:
+        """Asks all to stop, and lets no further one start."""
+        self.stopped = number
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Starts a process and waits for its end; returns its status, negative for a signal.
+
+        Raises:
+            InterruptedRunError: this process was asked to stop.
+        """
+        with self._lock:
+            if self.stopped is not None:
+                raise InterruptedRunError(self.stopped)
+            # Its own session: Ctrl-C comes to it through `stop`, once.
+            process = subprocess.Popen(command, env=environment, start_new_session=True)
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            self._running.discard(process)
+
+
+def supervise(cfg: Run, overrides: Sequence[str], position: str) -> str:
+    """Does one run in a process of its own, on a GPU of its own where there are several; returns how it ended.
+
+    Raises:
+        SystemExit: a signal has come, to this process or to the run's.
+    """
+    with _handing_on() as children, free_gpu() as gpu:
+        return run_child(children, cfg, overrides, position, gpu)
+
+
+def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) -> list[str]:
+    """Does runs in processes of their own, several at a time, on GPUs in turn where there are several.
+
+    Args:
+        cells: the run, its overrides, and which it is of how many.
+        jobs: at a time; None: one a GPU, or one where there is none.
+
+    Returns:
+        How each ended, in order.
+
+    Raises:
+        SystemExit: as `supervise`.
+    """
+    names = gpus()
+    slots = jobs or max(1, len(names))
+    free: queue.Queue[str | None] = queue.Queue()
+    for index in range(slots):
+        free.put(names[index % len(names)] if len(names) > 1 else None)
+    with _handing_on() as children:
+
+        def one(cell: tuple[Run, Sequence[str], str]) -> str:
+            gpu = free.get()
+            try:
+                return run_child(children, *cell, gpu)
+            finally:
+                free.put(gpu)
+
+        with ThreadPoolExecutor(slots) as pool:
+            return [future.result() for future in [pool.submit(one, cell) for cell in cells]]
+
+
+@contextmanager
+def _handing_on() -> Iterator[Children]:
+    """Inside, SIGINT and SIGTERM go on to the children; when they have stopped, so does this process."""
+    children = Children()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_main = threading.current_thread() is threading.main_thread()
+    try:
+        for number in before if in_main else ():
+            signal.signal(number, lambda number, _frame: children.stop(number))
+        yield children
+    except InterruptedRunError as stopped:
+        raise SystemExit(128 + stopped.number) from None
+    finally:
+        for number, handler in before.items() if in_main else ():
+            signal.signal(number, handler)
+    if children.stopped is not None:
+        raise SystemExit(128 + children.stopped)
+
+
+def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: str, gpu: str | None) -> str:
+    """The same on a given GPU; what killed the process is recorded.
+
+    Raises:
+        InterruptedRunError: as `Children.run`, or the process itself was stopped by a signal.
+    """
+    # Of one key the last word counts, and Hydra refuses a key that is given twice.
+    own = {"hydra.mode": "RUN", "run.isolate": "false"}
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in own]
+    command = [sys.executable, "-m", "bench.run", *kept, *(f"{key}={value}" for key, value in own.items())]
+    environment = os.environ | {POSITION: position, PARENT: str(os.getpid())}
+    if gpu is not None:
+        environment[DEVICES] = gpu
+    status = children.run(command, environment)
+    folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
+    if status < 0 and children.stopped is None:
+        _record_kill(cfg, folder, -status, position)
+        return FAILED
+    if status in _STOPPED:
+        raise InterruptedRunError(children.stopped or status - 128)
+    if status != 0:
+        job.failures.append(cfg.run_id)
+    return COMPLETED if folder.done else FAILED
+
+
+def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> None:
+    """Says in the run's record, unless it had been written by then, what ended its process."""
+    name = signal.Signals(number).name
+    hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
+    error = KilledError(f"the process was killed by {name}{hint}; it goes on from its checkpoint when it is retried")
+    job.failures.append(cfg.run_id)
+    with held(folder, cfg.run.lease_seconds, wait=False) as workspace:
+        if workspace is not None and not folder.done:
+            workspace.close(results.failed(cfg, error, ""))
+    job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; torch is not loaded for it."""
+    chosen = os.environ.get(DEVICES)
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    except OSError:
+        return []
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+@contextmanager
+def free_gpu(folder: Path | None = None) -> Iterator[str | None]:
+    """One of several GPUs that no other run of this user's has; None where there are less than two.
+
+    Args:
+        folder: of the locks.
+    """
+    names = gpus()
+    if len(names) < 2:
+        yield None
+        return
+    locks = folder or Path(tempfile.gettempdir()) / f"lora-init-bench-{os.getuid()}"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        for name in names:
+            lock = FileLock(locks / f"gpu-{name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield name
+            finally:
+                lock.release()
+            return
+        time.sleep(0.5)

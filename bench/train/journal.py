@@ -1,0 +1,153 @@
+"""What the Trainer's logs become: one row a step, alignment when it is due, checkpoints, and a bar."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from bench import interrupt, parallel
+from bench.train.settings import Logbook, Row, Training
+
+if TYPE_CHECKING:
+    from bench.checkpoint import Checkpoint, Checkpoints
+    from bench.measure import AlignmentProbe
+    from bench.measure import Row as AlignmentRow
+
+
+class Journal(TrainerCallback):
+    """Follows one training, from its first step or from a checkpoint's.
+
+    Attributes:
+        curve: the rows so far.
+        interrupted: whether it was asked to stop before its last step.
+    """
+
+    def __init__(
+        self,
+        tokens_a_step: list[int],
+        probe: AlignmentProbe,
+        logbook: Logbook,
+        whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
+    ) -> None:
+        self._whole = whole
+        self.curve: list[Row] = []
+        self.interrupted = False
+        self._tokens = list(itertools.accumulate(tokens_a_step))
+        self._probe, self._logbook = probe, logbook
+        self._alignment: list[AlignmentRow] = []
+        self._written = 0
+        self._carried = 0.0
+        total = len(tokens_a_step)
+        self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=parallel.rank() > 0)
+        self._start = self._saved = time.perf_counter()
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """Where they are kept; None where nothing is to be resumed."""
+        return self._logbook.checkpoints
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the first step began, without the alignment measures and without steps done twice."""
+        return time.perf_counter() - self._start - self._probe.seconds
+
+    def begin(self, model: PreTrainedModel, checkpoint: Checkpoint | None) -> None:
+        """Starts the clock: after measuring the model before the first step, or where a checkpoint has stopped it."""
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        else:
+            if self._probe.due(0):
+                self._logbook.log({}, self._probe.measure(model, 0))
+            self._start = time.perf_counter() - self._probe.seconds
+        self._saved = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must know to go on with the rows as if nothing had happened."""
+        self._flush()
+        alignment = [asdict(row) for row in self._probe.rows]
+        return {"seconds": self.seconds, "probe_seconds": self._probe.seconds, "curve": self.curve} | {
+            "alignment": alignment
+        }
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        kept = checkpoint.journal
+        self.curve = kept["curve"]
+        self._written = len(self.curve)
+        self._probe.restore(kept["alignment"], kept["probe_seconds"])
+        self._carried = kept["seconds"] + kept["probe_seconds"]
+        self._start = time.perf_counter() - self._carried
+        self._logbook.restart(self.curve, self._probe.rows)
+        self._bar.update(checkpoint.step)
+
+    def finish(self) -> Training:
+        """Hands on the last row and closes the bar."""
+        seconds = self.seconds
+        self._flush()
+        self.close()
+        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["held_out_loss"], self._carried)
+
+    def close(self) -> None:
+        """Ends the bar, also of a run that failed."""
+        self._bar.close()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The row of the step before is complete now."""
+        self._flush()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After an optimiser step, before its loss is logged: measures, and asks for a checkpoint where one is due."""
+        step = state.global_step
+        if self._probe.due(step):
+            with self._whole(kwargs["model"]) as model:
+                self._alignment = self._probe.measure(model, step)
+        stop, due = self._asked(step, last=step == state.max_steps)
+        if stop:
+            self.interrupted = step < state.max_steps
+            control.should_training_stop = True
+        if stop or due:
+            control.should_save = True
+            self._saved = time.perf_counter()
+        self._logbook.step(step, state.max_steps, self.seconds)
+
+    def _asked(self, step: int, last: bool) -> tuple[bool, bool]:
+        """Whether a signal has come, and whether a checkpoint is due, to any of the processes."""
+        if self.checkpoints is None:
+            due = False
+        else:
+            due = self.checkpoints.settings.due(step, last, (time.perf_counter() - self._saved) / 60)
+        flags = parallel.total(torch.tensor([float(interrupt.requested()), float(due)]))
+        return bool(flags[0]), bool(flags[1])
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """One row when the step's loss is known; the held-out loss joins the row of its step."""
+        logs = kwargs["logs"]
+        if "eval_loss" in logs:
+            self.curve[-1]["held_out_loss"] = logs["eval_loss"]
+        if "loss" not in logs:
+            return
+        row: Row = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "tokens": self._tokens[state.global_step - 1],
+            "seconds": round(self.seconds, 4),
+        }
+        self.curve.append(row)
+        self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{row['learning_rate']:.1e}", refresh=False)
+        self._bar.update()
+
+    def _flush(self) -> None:
+        if self.curve and (self._alignment or len(self.curve) > self._written):
+            self._logbook.log(self.curve[-1], self._alignment)
+            self._written, self._alignment = len(self.curve), []

@@ -1,0 +1,91 @@
+"""Faults, each a function that a run's process calls before it begins."""
+
+import os
+import signal
+import time
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _before(owner, name, when, what=die):
+    """Has `what` happen before a function is called whose arguments are of interest."""
+    original = getattr(owner, name)
+
+    def faulty(*arguments, **settings):
+        if when(*arguments, **settings):
+            what()
+        return original(*arguments, **settings)
+
+    setattr(owner, name, faulty)
+
+
+def kill_entering(phase):
+    from bench.attempt import Attempt
+
+    _before(Attempt, "enter", lambda _self, name: name == phase)
+
+
+def kill_after_step(number):
+    from bench.attempt import Attempt
+
+    _before(Attempt, "step", lambda _self, step, *_: step == number)
+
+
+def kill_before_seal(step):
+    """The Trainer has written its files, and nothing says that they are whole."""
+    from bench.checkpoint import Checkpoints
+
+    _before(Checkpoints, "seal", lambda _self, number, _journal: number == step)
+
+
+def kill_while_saving(step):
+    """The adapter is written, the optimiser is not."""
+    from bench.train.loop import BenchTrainer
+
+    _before(BenchTrainer, "_save_optimizer_and_scheduler", lambda self, _folder: self.state.global_step == step)
+
+
+def kill_while_sealing(step):
+    from bench import checkpoint
+
+    _before(checkpoint, "write_whole", lambda path, _text: path.parent.name == f"checkpoint-{step}" and "seal" in path.name)
+
+
+def kill_before_record():
+    from bench import run_folder
+
+    _before(run_folder, "write_record", lambda *_: True)
+
+
+def kill_after_record():
+    """The record is written, and the folder not yet under its own name."""
+    from bench.run_folder import Workspace
+
+    _before(Workspace, "check", lambda self: (self.path / "final" / "record.json").is_file())
+
+
+def kill_after_rename():
+    """The folder is under its own name, and the workspace is still there."""
+    from bench.run_folder import Workspace
+
+    _before(Workspace, "_clear", lambda *_: True)
+
+
+def kill_after(seconds):
+    signal.signal(signal.SIGALRM, lambda *_: die())
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def signal_after_step(number, what):
+    from bench.attempt import Attempt
+
+    _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: os.kill(os.getpid(), what))
+
+
+def signal_entering(phase, what):
+    from bench.attempt import Attempt
+
+    _before(Attempt, "enter", lambda _self, name: name == phase, lambda: os.kill(os.getpid(), what))
