@@ -59,16 +59,17 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether the run was completed here.
-
-        That is: a whole record that says so, of this run by its name and by the hash of its identity, and beside it
-        the weights and every other file at its size. bench.verify compares the files' checksums too.
-        """
+        """Whether the run was completed here: a whole record says so, and all that it names is there."""
         record = self.record
+        return record is not None and record.status == COMPLETED and self.holds(record)
+
+    def holds(self, record: Record) -> bool:
+        """Whether a record is of this run, and beside it lie the weights and every other file at its size.
+
+        Of this run: by its name and by the hash of its identity. bench.verify compares the files' checksums too.
+        """
         return (
-            record is not None
-            and record.status == COMPLETED
-            and self.is_of(record)
+            self.is_of(record)
             and WEIGHTS in record.files
             and (self.path / WEIGHTS).is_file()
             and not differing_files(self.path, record, content=False)
