@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -108,6 +109,44 @@ def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
     assert by_status[COMPLETED].run_id not in done.stderr
     assert f"{by_status[COMPLETED].run_id}: held-out loss" in done.stdout
     assert {r.environment["hardware"]["num_threads"] for r in by_status.values()} == {1}  # as the tests' environment
+
+
+TWO_JOBS = """
+import signal, sys, time
+from pathlib import Path
+from bench import cluster
+
+def cell(overrides, number):
+    def heard(*_):
+        time.sleep(1.5)  # as long as a checkpoint may take; submitit's controller would kill it after one second
+        Path(f"heard-{number}").touch()
+        sys.exit(3)
+    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGTERM, heard)
+    Path(f"begun-{number}").touch()
+    time.sleep(60)
+
+settings = {"submitit_folder": "jobs/%j", "max_num_timeout": 1, "timeout_min": 5, "signal_delay_s": 10}
+cluster.launch_here(cell, [([], number) for number in range(3)], settings, [None, None])
+"""
+
+
+@needs_cluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_sweep_on_this_machine_reaches_its_cells_which_end_in_peace(tmp_path, number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWO_JOBS], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 60
+    while not {"begun-0", "begun-1"} <= {path.name for path in tmp_path.iterdir()}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as Ctrl-C does
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert {path.name for path in tmp_path.glob("heard-*")} == {"heard-0", "heard-1"}
+    assert not (tmp_path / "begun-2").exists()
+    assert "the same command goes on" in error
 
 
 # --- Slurm, played by scripts: what it is asked for, and that nobody waits for a job that is gone
