@@ -90,18 +90,23 @@ class Cell:
         return DelayedSubmission(self, *arguments)
 
 
+def at_a_time() -> int:
+    """How many cells this machine does at a time unless told otherwise: one a GPU, or one a core."""
+    return len(gpus()) or len(os.sched_getaffinity(0))
+
+
 def slots(jobs: int | None) -> list[int | None]:
     """For each of the cells that run at a time its GPU, or None without one.
 
     Args:
-        jobs: how many; None: one a GPU, or one a core.
+        jobs: how many; None: as `at_a_time`.
     """
-    names = gpus()
+    names, jobs = gpus(), jobs or at_a_time()
     if not names:
-        return [None] * (jobs or len(os.sched_getaffinity(0)))
+        return [None] * jobs
     if not all(name.isdigit() for name in names):
         refuse(f"CUDA_VISIBLE_DEVICES={','.join(names)}: submitit takes GPUs by their numbers; or say launch=process")
-    return [int(names[i % len(names)]) for i in range(jobs or len(names))]
+    return [int(names[i % len(names)]) for i in range(jobs)]
 
 
 def launch_here(

@@ -76,6 +76,8 @@ def test_a_launcher_takes_settings_and_is_not_swept_over(capsys):
 def test_as_many_cells_run_at_a_time_as_there_are_gpus_or_cores(monkeypatch, visible, jobs, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert cluster.slots(jobs) == expected
+    if CLUSTER and jobs is None:
+        assert composed_launcher("launch=joblib")[1]["n_jobs"] == len(expected)
 
 
 # --- sweeps of two cells, of which one diverges

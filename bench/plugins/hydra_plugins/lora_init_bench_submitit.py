@@ -16,6 +16,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
+def _at_a_time() -> int:
+    """${at_a_time:}, for launch=joblib."""
+    from bench import cluster
+
+    return cluster.at_a_time()
+
+
+OmegaConf.register_new_resolver("at_a_time", _at_a_time, replace=True)
+
+
 class _Submitit(Launcher):
     """What both have in common."""
 
