@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from bench.folders import CONF, experiments_folder
@@ -40,6 +41,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         refuse(str(error).splitlines()[0])
     for text, override in zip(texts, overrides, strict=True):
         key = override.key_or_group
+        _check_calls(text, override)
         if override.is_sweep_override():
             values = [str(value) for value in override.sweep_string_iterator()]
         else:
@@ -53,6 +55,17 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 _check_launcher(text, values)
         elif key.split(".")[0].split("/")[0] not in KEYS:
             refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
+
+
+def _check_calls(text: str, override: Override) -> None:
+    """Refuses what would make Hydra call something of the command line's choice."""
+    parts = override.key_or_group.replace("/", ".").split(".")
+    if override.package is not None and not override.is_delete():
+        refuse(f"{text}: a choice has one place; leave @{override.package} out")
+    if parts[0] == "hydra" and len(parts) > 1 and parts[1] in ("callbacks", "job_logging", "hydra_logging"):
+        refuse(f"{text}: hydra.{parts[1]} is not for a command line to set")
+    if ("_target_" in parts and parts != ["method", "_target_"]) or "_target_" in text.partition("=")[2]:
+        refuse(f"{text}: no _target_ but method._target_ can be set")
 
 
 def _check_choices(group: str, values: list[str]) -> None:

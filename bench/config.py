@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -27,11 +28,16 @@ from bench.tasks import Task
 from bench.track import Track
 from bench.train import Train
 
+LONGEST_MESSAGE = 2000  # characters
+DEEPEST = 32  # containers in containers; the deepest that conf/ has are 6
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message is one line with the value, the limit and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split())[:LONGEST_MESSAGE])
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -91,6 +97,9 @@ class Run:
         Raises:
             ConfigError: an unknown key, a wrong value, or a combination that has no meaning.
         """
+        if not isinstance(config, Mapping) or not isinstance(config.get("method", {}), Mapping):
+            raise ConfigError("a configuration is a mapping, and so is its method; conf/config.yaml has the keys")
+        check_plain(config)
         try:
             values = dict(config)
             chosen = dict(values.pop("method", {}))
@@ -109,6 +118,7 @@ class Run:
         Raises:
             ValueError: nothing reads the key, or its value is wrong; `from_config` says so in one line.
         """
+        check_plain(value, key)
         if key == "method":
             chosen = dict(value)
             return {"method_name": chosen.pop("name", None), "method": _build_method(chosen)}
@@ -287,6 +297,30 @@ def _build_method(chosen: dict[str, Any]) -> Method:
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
+def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
+    """Refuses what no record could hold, or no reader could read again.
+
+    Raises:
+        ConfigError: a nest too deep, a key that is no text, half a character, a number that is none or too large.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        if depth == DEEPEST:
+            raise ConfigError(f"{key[:100]}: nested more than {DEEPEST} deep")
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(value, Mapping) and not isinstance(name, str):
+                raise ConfigError(f"{key[:100]} has the key {name!r:.100}: keys are texts")
+            check_plain(name, f"a key of {key or 'the configuration'}")
+            check_plain(inner, f"{key}.{name}" if key else str(name), depth + 1)
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ConfigError(f"{key[:100]}={value!r:.100} holds a character that no file can hold")
+    elif isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise ConfigError(f"{key[:100]}: the number is too large; it must be below 2**63")
+    elif isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{key[:100]}=nan is no number")
+
+
 _OF_THE_COMMAND = ("run", "checkpoint")
 
 
@@ -319,5 +353,5 @@ def _one_line(error: ValidationError, prefix: str = "") -> str:
                 else problem["msg"].lower()
             )
             whole = isinstance(problem["input"], dict)  # which says less than the message, at length
-            lines.append(message if whole else f"{key}={problem['input']!r}: {message}")
+            lines.append(message if whole else f"{key}={problem['input']!r:.200}: {message}")
     return "; ".join(lines)

