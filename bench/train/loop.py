@@ -152,6 +152,7 @@ class BenchTrainer(Trainer):
                 return model(**batch).loss, num_learned(batch["labels"]).sum()
 
         found = losses.held_out_loss(held_out, self.args.eval_batch_size * parallel.size(), loss)
+        sharding.reshard(model)
         return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(held_out))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

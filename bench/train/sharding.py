@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -104,6 +104,13 @@ def layout(model: PreTrainedModel, how: Literal["ddp", "fsdp"]) -> Layout:
 def gathered(parameter: Tensor) -> Tensor:
     """The whole of a parameter that may be sharded; every process has to ask."""
     return parameter.full_tensor().detach() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def reshard(model: nn.Module) -> None:
+    """Lets go of weights that FSDP has gathered for a forward pass and keeps for a backward pass that will not come."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def keep_precision(arguments: TrainingArguments) -> None:

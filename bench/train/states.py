@@ -1,21 +1,17 @@
 """What a checkpoint holds of model and optimiser: trained parameters and moments, whole also where they are sharded.
 
-The library's own checkpoint of an adapter leaves out a classification head that trains beside it; its own checkpoint
-of a sharded model repeats every frozen weight.
+The library's own checkpoint of an adapter leaves out a classification head that trains beside it, and its own of a
+sharded model repeats every frozen weight.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -23,7 +19,6 @@ from bench import parallel
 from bench.train.sharding import gathered
 
 PARAMETERS, OPTIMIZER = "trained.safetensors", "optimizer.pt"
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_parameters(model: nn.Module, folder: Path) -> None:
@@ -46,20 +41,36 @@ def load_parameters(model: nn.Module, folder: Path) -> None:
     if {n: t.shape for n, t in saved.items()} != {n: p.shape for n, p in trained.items()}:
         raise ValueError(f"{folder / PARAMETERS} holds other parameters than this model trains")
     for name, parameter in trained.items():
-        tensor = saved[name].to(parameter.device)
-        if isinstance(parameter, DTensor):
-            tensor = distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-        parameter.copy_(tensor)
+        parameter.copy_(_laid_like(parameter, saved[name]))
 
 
 def save_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
-    """Writes Adam's moments by parameter, whole; every process has to call it, the first one writes."""
-    state = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    """Writes the optimiser's state by parameter; every process has to call it, the first one writes."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    state = {
+        names[parameter]: {key: gathered(value).cpu() for key, value in moments.items()}
+        for parameter, moments in optimizer.state.items()
+    }
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if parallel.rank() == 0:
-        torch.save(state, folder / OPTIMIZER)
+        torch.save({"state": state, "groups": groups}, folder / OPTIMIZER)
 
 
 def load_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Puts back what `save_moments` wrote."""
-    state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
+    saved: dict[str, Any] = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    parameters = dict(model.named_parameters())
+    for name, moments in saved["state"].items():
+        parameter = parameters[name]
+        # Adam counts its steps in a tensor without dimensions, on the CPU.
+        optimizer.state[parameter] = {k: _laid_like(parameter, v) if v.dim() else v for k, v in moments.items()}
+    for group, kept in zip(optimizer.param_groups, saved["groups"], strict=True):
+        group.update(kept)
+
+
+def _laid_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """On the parameter's device, and sharded as it is."""
+    tensor = tensor.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
