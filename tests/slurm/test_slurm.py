@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm: `make slurm`, or pytest under a controller that runs (tests/slurm/one_node.sh)."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -139,6 +140,12 @@ def assert_equal(sweep, undisturbed):
     assert sweep.times_finished() == [1] * 6
 
 
+def tell(job, signal):
+    """Sends a signal. scancel finds the job being requeued for it, and would try again until the next attempt."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", f"--signal={signal}", job], check=False, timeout=2)
+
+
 def resumed_at(record):
     return [attempt["from_step"] for attempt in record.attempts]
 
@@ -149,7 +156,7 @@ def test_an_array_with_a_cancelled_and_a_killed_job_is_finished_by_the_same_comm
     cancelled, its_cell = sweep.in_training()
     subprocess.run(["scancel", cancelled], check=True)
     killed, other_cell = sweep.in_training(exclude=(cancelled,))
-    subprocess.run(["scancel", "--signal=KILL", killed], check=True)
+    tell(killed, "KILL")
     assert process.wait(PATIENCE_SECONDS) == 1
     assert f"job {cancelled} has ended before its cell" in sweep.output
     assert f"job {killed} has ended before its cell" in sweep.output
@@ -177,7 +184,7 @@ def test_a_job_told_of_its_preemption_saves_is_requeued_and_goes_on(tmp_path, un
     told = {}
     for name in ("USR2", "USR1"):  # submitit's signal, and another that sbatch --signal may ask for
         job, cell = sweep.in_training(exclude=told)
-        subprocess.run(["scancel", f"--signal={name}", job], check=True)
+        tell(job, name)
         told[job] = cell
     assert process.wait(PATIENCE_SECONDS) == 0, sweep.output
     assert_equal(sweep, undisturbed)
