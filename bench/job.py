@@ -167,7 +167,7 @@ def _ended(cfg: Run, run: Spine, attempt: Attempt) -> Ending:
 
 def _help(cfg: Run, run: Spine) -> str:
     """Does a run's share in a process that is not its first: what it finds is the same, and is not kept."""
-    if not parallel.told_by_first(False):
+    if not parallel.told_by_first(True):  # what the first says counts
         return DONE
     workspace = Workspace(RunFolder(cfg.results_dir, cfg.study, cfg.run_id))
     with tempfile.TemporaryDirectory() as scratch:

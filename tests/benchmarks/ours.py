@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench import adapter, calibrate, record
+from bench import adapter, calibrate, provenance, record
 from bench.cache import Cache
 from bench.calibrate import Calibration, Wanted
 from bench.calibrate.collect import decompose
@@ -163,7 +163,7 @@ def composed(*overrides: str) -> Any:
 
 def environment() -> dict[str, Any]:
     """Code, versions and hardware of this process, as every record states them."""
-    return record.environment()
+    return provenance.environment()
 
 
 def architecture(model: str) -> dict[str, Any]:

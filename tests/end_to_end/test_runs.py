@@ -233,7 +233,6 @@ def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
 
 
 def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_run, tmp_path, capsys, monkeypatch):
-    from bench import record
     from bench.job import execute
     from bench.run import run
 
@@ -250,7 +249,7 @@ def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_
     assert f"scored before, in {tmp_path / 'one'}" in again
     assert (copied / "record.json").read_bytes() == (folder / "record.json").read_bytes()
     assert "exact_match" in cell("three", "score.limit=5")[0]
-    monkeypatch.setattr(record, "fingerprint", lambda: "another")
+    monkeypatch.setattr("bench.run_folder.fingerprint", lambda: "another")
     assert "exact_match" in cell("four")[0]
 
 

@@ -51,7 +51,9 @@ def kill_while_saving(step):
 def kill_while_sealing(step):
     from bench import checkpoint
 
-    _before(checkpoint, "write_whole", lambda path, _text: path.parent.name == f"checkpoint-{step}" and "seal" in path.name)
+    _before(
+        checkpoint, "write_whole", lambda path, _text: path.parent.name == f"checkpoint-{step}" and "seal" in path.name
+    )
 
 
 def kill_before_record():
@@ -89,3 +91,64 @@ def signal_entering(phase, what):
     from bench.attempt import Attempt
 
     _before(Attempt, "enter", lambda _self, name: name == phase, lambda: os.kill(os.getpid(), what))
+
+
+def listened_and_signalled(number, what):
+    """Somebody listens to the signal: writes what checkpoints there are, and leaves."""
+    import sys
+
+    from bench.attempt import Attempt
+
+    workspaces = []
+
+    def hear(_number, _frame):
+        found = [path.name for path in (workspaces[0].path / "checkpoints").iterdir()]
+        (workspaces[0].path.parent.parent / "heard").write_text(str(found))
+        sys.exit(42)
+
+    signal.signal(what, hear)
+    _before(Attempt, "enter", lambda self, _phase: workspaces.append(self._workspace))
+    signal_after_step(number, what)
+
+
+def fail_writing(name, number, error):
+    """From the step on, a folder's files cannot be written: a full disk, in one of its words."""
+    from bench import checkpoint
+
+    _before(checkpoint, "write_whole", lambda path, _text: name in path.name, lambda: _raise(error))
+
+
+def _raise(error):
+    raise error
+
+
+def diverge_at(number):
+    import torch
+
+    from bench.train.loop import Trainer
+
+    original = Trainer.training_step
+
+    def step(self, *arguments, **settings):
+        loss = original(self, *arguments, **settings)
+        return loss * torch.nan if self.state.global_step + 1 == number else loss
+
+    Trainer.training_step = step
+
+
+def clock_set_back(number, seconds):
+    """From the step on, the machine's clock is behind."""
+    from bench.attempt import Attempt
+
+    real = time.time
+
+    def behind():
+        time.time = lambda: real() - seconds
+
+    _before(Attempt, "step", lambda _self, step, *_: step == number, behind)
+
+
+def sleep_after_step(number, seconds):
+    from bench.attempt import Attempt
+
+    _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: time.sleep(seconds))

@@ -1,10 +1,11 @@
 """SIGKILL in every phase of a run: the same command ends it with the record of an undisturbed run."""
 
-
 import pytest
 from conftest import SHORT, composed_run
 from faults import kinds
 from faults.harness import assert_same, ended, folder_of, killed, leftovers
+
+from models import tiny_bert, word_tokenizer
 
 STEPS = ("train.max_steps=8", "checkpoint.steps=3")
 
@@ -43,3 +44,42 @@ def test_a_run_killed_in_any_phase_goes_on_to_the_bit(tmp_path, undisturbed, fau
     assert ended(cfg) == 0
     assert_same(undisturbed, folder_of(cfg).path)
     assert leftovers(cfg) == []
+
+
+def test_a_run_killed_after_its_record_stands_is_done(tmp_path, undisturbed):
+    cfg = cell(tmp_path, "method=lora_sb")
+    assert ended(cfg, kinds.kill_after_rename) != 0
+    assert_same(undisturbed, folder_of(cfg).path)
+    assert folder_of(cfg).done
+
+
+def dropping(folder):
+    """An encoder with dropout, whose draws must go on where they stopped."""
+    model = tiny_bert(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2).bert
+    model.save_pretrained(folder)
+    word_tokenizer("encoder").save_pretrained(folder)
+    return ("task=glue_tiny", "task.train=[acceptability_tiny]", "task.score=[acceptability_tiny]", "model=local",
+            f"model.path={folder}")  # fmt: skip
+
+
+CASES = {
+    "full_ft": ("method=full_ft",),
+    "hu with accumulation, LoRA+ and a cosine": (
+        "method=hu", "train.gradient_accumulation_steps=2", "adapter.loraplus_lr_ratio=4",
+        "train.lr_scheduler_type=cosine",
+    ),
+    "lora_ga in DoRA": ("method=lora_ga", "adapter.use_dora=true"),
+    "encoder": ("method=hu",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_trains_goes_on_to_the_bit(tmp_path, case):
+    """Killed twice: between checkpoints, and before the first step after one."""
+    overrides = CASES[case] + (dropping(tmp_path / "model") if case == "encoder" else ())
+    whole, broken = cell(tmp_path / "whole", *overrides), cell(tmp_path / "broken", *overrides)
+    assert ended(whole) == 0
+    killed(broken, kinds.kill_after_step, 5)
+    killed(broken, kinds.kill_after_step, 4)
+    assert ended(broken) == 0
+    assert_same(folder_of(whole).path, folder_of(broken).path)

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+from test_record import RUN_ID, a_record, finished
+
+from bench.checkpoint import ChangedDataError
+from bench.lease import LeaseLostError
+from bench.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_record, read_rows
+from bench.run_folder import RunFolder, held
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path, "study", RUN_ID)
+
+
+def test_nothing_stands_under_the_runs_name_before_it_is_closed(folder):
+    with held(folder, 60, wait=False) as workspace:
+        workspace.append(CURVE, [{"step": 1}])
+        workspace.weights_path.write_bytes(b"weights")
+        assert not folder.path.exists()
+        workspace.close(a_record())
+        assert folder.done
+    assert not folder.workspace.exists()
+
+
+def test_of_two_that_want_a_run_one_gets_it(folder):
+    with held(folder, 60, wait=False) as first, held(folder, 60, wait=False) as second:
+        assert first is not None
+        assert second is None
+    with held(folder, 60, wait=False) as third:
+        assert third is not None
+
+
+def test_checkpoints_of_a_failed_run_stay_and_go_when_it_has_completed(folder):
+    for status, left in ((FAILED, True), (COMPLETED, False)):
+        with held(folder, 60, wait=False) as workspace:
+            (workspace.checkpoints / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+            workspace.weights_path.write_bytes(b"weights")
+            workspace.close(a_record(status))
+        assert folder.record.status == status
+        assert folder.workspace.exists() is left
+
+
+def test_an_interrupted_run_leaves_word_beside_its_checkpoints_only(folder):
+    with held(folder, 60, wait=False) as workspace:
+        workspace.interrupt(a_record(INTERRUPTED))
+    assert folder.interrupted.status == INTERRUPTED
+    assert folder.record is None
+
+
+def test_who_has_lost_the_lease_does_not_replace_the_record(folder):
+    with held(folder, 60, wait=False) as workspace:
+        (folder.workspace / "lease.2").write_text("{}")  # another has taken over
+        with pytest.raises(LeaseLostError):
+            workspace.close(a_record())
+        assert not folder.path.exists()
+
+
+def test_an_earlier_failure_is_replaced_as_a_whole(tmp_path):
+    folder = finished(tmp_path, FAILED)
+    assert finished(tmp_path).done
+    assert read_record(folder.path).status == COMPLETED
+
+
+def test_a_run_begun_again_has_only_its_own_rows(folder):
+    with held(folder, 60, wait=False) as workspace:
+        workspace.append(CURVE, [{"step": 1}, {"step": 2}])
+        workspace.interrupt(a_record(INTERRUPTED))
+    with held(folder, 60, wait=False) as workspace:
+        workspace.begin({"seed": 0}, None)
+        workspace.append(CURVE, [{"step": 1}])
+        assert read_rows(workspace.path / CURVE) == [{"step": 1}]
+        assert folder.interrupted is None
+
+
+def test_a_run_goes_on_with_its_wandb_run(folder):
+    with held(folder, 60, wait=False) as workspace:
+        workspace.begin({}, "abc")
+        workspace.interrupt(a_record(INTERRUPTED))
+    with held(folder, 60, wait=False) as workspace:
+        assert workspace.wandb_id == "abc"
+
+
+def test_a_link_in_place_of_a_runs_folder_is_refused(tmp_path, folder):
+    folder.path.parent.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a link"), held(folder, 60, wait=False):
+        pass
+
+
+def identity(rows="a", model="m", steps=1):
+    return {"task": {"datasets": {"gsm8k": {"content": {"train": rows}}}}, "model": {"content": model}, "train": steps}
+
+
+@pytest.mark.parametrize(
+    ("now", "changed"), [(identity(rows="b"), "gsm8k"), (identity(model="n"), "model"), (identity(steps=2), None)]
+)
+def test_a_run_whose_twin_was_begun_with_other_data_is_refused(folder, now, changed):
+    begun = folder.path.parent / ".hu-00000000"
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "identity.json").write_text(json.dumps(identity()))
+    if changed is None:
+        folder.refuse_other_data(now)
+        return
+    with pytest.raises(ChangedDataError, match=f"^{changed} changed since hu-00000000 was begun"):
+        folder.refuse_other_data(now)
