@@ -95,9 +95,9 @@ def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, m
     monkeypatch.setattr(parallel, "rank", lambda: 1)
     cfg = compose_run("method=hu", f"results_dir={tmp_path / 'results'}")
 
-    def run(given, folder, log):
-        log({"step": 1}, [])
-        folder.weights_path.write_text("weights")
+    def run(given, attempt):
+        attempt.log({"step": 1}, [])
+        attempt.weights_path.write_text("weights")
         worked.append(given.run_id)
         if len(worked) == 2:
             raise ValueError("as in the first process")

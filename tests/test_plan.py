@@ -6,7 +6,7 @@ import pytest
 from bench import plan
 from bench.estimate import Estimate
 from bench.record import COMPLETED, FAILED, Record
-from bench.run_folder import RunFolder
+from bench.run_folder import RunFolder, held
 from bench.study import RUN, PlannedRun
 
 HOUR = 3600.0
@@ -42,7 +42,7 @@ def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
         run.run_id, status, run.method.label, run.to_dict(), run.identity, environment,
         phases=phases, scores=[TASK_SCORE | {"value": value}],
     )  # fmt: skip
-    with RunFolder(run.results_dir, run.study, run.run_id) as folder:
+    with held(RunFolder(run.results_dir, run.study, run.run_id), 60, wait=False) as folder:
         if weights:
             folder.weights_path.write_bytes(b"")
         folder.close(record)
