@@ -1,0 +1,199 @@
+"""Whatever bytes a study's files hold, they are a record, rows or a plan, or one line that says they are none."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.record import CURVE, RECORD, SCHEMA_VERSION, CorruptRecordError, Record, read_record, read_rows, write_record
+from bench.study import STUDY, CorruptPlanError, StudyPlan, read_plan
+from values import json_like, mutated, nested, one_line, places, texts, values
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def small(content):
+    """Without what is long and the same again and again."""
+    content["initialization"] = content["initialization"] | {"layers": content["initialization"]["layers"][:2]}
+    content["initialization"]["calibration_ids"] = content["initialization"]["calibration_ids"][:3]
+    return content
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Records as they are written: of schema 3, and of this one, whose checksum is made anew after each change."""
+    found = [small(json.loads(path.read_text())) for path in sorted(RESULTS.glob("schemes/*/record.json"))[::15]]
+    assert len(found) > 2
+    return [(content, places(content)) for content in found]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+def dumped(content):
+    """As JSON; None where not even that can be written."""
+    try:
+        return json.dumps(content)
+    except (ValueError, RecursionError, TypeError):
+        return None
+
+
+def read_or_one_line(folder, content):
+    (folder / RECORD).write_bytes(content)
+    before = sorted(folder.iterdir())
+    try:
+        record = read_record(folder)
+    except CorruptRecordError as error:
+        one_line(error)
+        return None
+    finally:
+        assert sorted(folder.iterdir()) == before
+    assert isinstance(record, Record)
+    return record
+
+
+def relied_upon(record):
+    """What reports take for granted of a record that was read."""
+    assert "/" not in record.run_id
+    assert isinstance(
+        record.config["method"]["name"] + record.config["task"]["name"] + record.config["model"]["name"], str
+    )
+    for score in record.scores:
+        assert isinstance(score["task"] + score["metric"], str)
+        assert score["value"] is None or score["value"] * 1.0 is not None
+    assert sum(phase["seconds"] for phase in record.phases.values()) >= 0
+    assert all("/" not in name for name in record.files)
+    (record.error or {}).get("message")
+
+
+@given(content=st.binary(max_size=300))
+def test_random_bytes_are_no_record(folder, content):
+    assert read_or_one_line(folder, content) is None
+
+
+@given(content=json_like)
+def test_random_json_is_no_record(folder, content):
+    text = dumped(content)
+    assert text is None or read_or_one_line(folder, text.encode()) is None
+
+
+@given(data=st.data())
+def test_a_mutated_record_is_a_record_or_one_line(folder, written, data):
+    content, known_places = data.draw(st.sampled_from(written))
+    if (text := dumped(mutated(data.draw, content, known_places))) is None:
+        return
+    record = read_or_one_line(folder, text.encode())
+    if record is not None:
+        relied_upon(record)
+        record.schema_version = SCHEMA_VERSION
+        write_record(folder, record)
+        relied_upon(read_record(folder))
+
+
+@given(data=st.data())
+def test_a_torn_or_flipped_record_is_a_record_or_one_line(folder, written, data):
+    raw = bytearray(json.dumps(data.draw(st.sampled_from(written))[0]).encode())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    kind = data.draw(st.sampled_from(["cut", "flip", "insert", "repeat"]))
+    if kind == "cut":
+        raw = raw[:place]
+    elif kind == "flip":
+        raw[place] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "insert":
+        raw[place:place] = data.draw(st.binary(min_size=1, max_size=8))
+    else:  # a key twice
+        raw = raw[:-1] + b"," + data.draw(st.sampled_from([b'"status": 3}', b'"run_id": "../x"}', b'"scores": [[]]}']))
+    record = read_or_one_line(folder, bytes(raw))
+    if record is not None:
+        relied_upon(record)
+
+
+@pytest.mark.parametrize("deep", [100, 5_000, 100_000])
+def test_a_deep_nest_is_one_line(folder, deep):
+    assert read_or_one_line(folder, b"[" * deep + b"]" * deep) is None
+    assert read_or_one_line(folder, b'{"a":' * deep + b"1" + b"}" * deep) is None
+
+
+def test_a_changed_record_of_this_schema_is_refused_by_its_checksum(folder, written):
+    record = Record(**{**written[0][0], "schema_version": 4})
+    write_record(folder, record)
+    content = json.loads((folder / RECORD).read_text())
+    content["scores"][0]["value"] = 0.99
+    assert read_or_one_line(folder, json.dumps(content).encode()) is None
+
+
+ROWS = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0}]
+
+
+@given(data=st.data(), packed=st.booleans())
+def test_rows_are_rows_or_one_line(folder, data, packed):
+    lines = [data.draw(st.one_of(st.just(row), json_like, values)) for row in ROWS]
+    raw = "".join(f"{dumped(line)}\n" for line in lines).encode(errors="surrogatepass")
+    raw = gzip.compress(raw, mtime=0) if packed else raw
+    cut = data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw))))
+    path = folder / (f"{CURVE}.gz" if packed else CURVE)
+    path.write_bytes(raw[:cut] + data.draw(st.one_of(st.just(b""), st.binary(max_size=20))))
+    try:
+        found = read_rows(folder / CURVE)
+    except CorruptRecordError as error:
+        one_line(error)
+    else:
+        assert all(isinstance(row, dict) for row in found)
+    finally:
+        path.unlink()
+
+
+PLAN = {
+    "experiment": "demo",
+    "stages": ["select", "tuned"],
+    "runs": [
+        {
+            "stage": "select",
+            "group": ["method=hu"],
+            "overrides": ["method=hu", "seed=0"],
+            "run_id": "hu-1",
+            "refused": None,
+        },
+        {"stage": "tuned", "group": ["method=hu"], "overrides": ["method=hu"], "run_id": None, "refused": "too large"},
+    ],
+}
+
+
+@given(data=st.data())
+def test_a_plan_is_a_plan_or_one_line(folder, data):
+    content = mutated(data.draw, PLAN, places(PLAN)) if data.draw(st.booleans()) else data.draw(values)
+    text = dumped(content) or "["
+    cut = data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text))))
+    (folder / STUDY).write_text(text[:cut])
+    try:
+        plan = read_plan(folder)
+    except CorruptPlanError as error:
+        one_line(error)
+        return
+    assert isinstance(plan, StudyPlan)
+    assert plan.joined(plan).stages
+    for run in plan.runs:
+        assert run.run_id is None or "/" not in run.run_id
+        plan.command(run).encode()
+
+
+@given(run_id=texts)
+def test_no_planned_run_lies_outside_the_study(folder, run_id):
+    runs = [PLAN["runs"][0] | {"run_id": run_id}]
+    (folder / STUDY).write_text(json.dumps(PLAN | {"runs": runs}))
+    try:
+        (run,) = read_plan(folder).runs
+    except CorruptPlanError:
+        return
+    assert (folder / run.run_id).resolve().parent == folder.resolve()
+
+
+def test_a_plan_that_is_nested_is_one_line(folder):
+    (folder / STUDY).write_text(json.dumps(PLAN | {"runs": nested(500)}))
+    with pytest.raises(CorruptPlanError):
+        read_plan(folder)
