@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint format bench slurm clean
+.PHONY: demo test faults lint format bench slurm clean
 
 demo: .venv/installed
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
@@ -13,6 +13,12 @@ demo: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The long part: kills at random moments, several processes, ten thousand examples of wrong input each.
+faults: export OMP_NUM_THREADS = 1
+faults: export HYPOTHESIS_PROFILE = nightly
+faults: .venv/installed
+	$(BIN)/python -m pytest -m "faults or not faults" --durations=10 tests/faults tests/fuzz tests/test_parallel.py
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

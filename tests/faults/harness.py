@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 from bench.record import ALIGNMENT, CURVE, OUTCOMES, WEIGHTS, read_record, read_rows, without_timing
 from bench.run_folder import RunFolder
 
 TIMEOUT = 300
+tried = Counter()  # of the faults: how many runs met each
 # Processes are forked from one that has imported what every run imports, and has computed nothing.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
@@ -34,6 +36,8 @@ def ended(cfg, fault=None, *arguments):
     process = started(cfg, fault, *arguments)
     process.join(TIMEOUT)
     assert process.exitcode is not None, "the run hangs"
+    if fault is not None:
+        tried["killed in a phase" if process.exitcode == -signal.SIGKILL else "disturbed otherwise"] += 1
     return process.exitcode
 
 
