@@ -185,7 +185,7 @@ class Choices:
 
     def _composed(self, overrides: Sequence[Override], defaults: Sequence[ResultDefault]) -> dict[str, Any]:
         """What Hydra composes, without the hydra node."""
-        config = self._loader._compose_config_from_defaults_list(list(defaults), _Copies(self._files))  # type: ignore[arg-type]
+        config = self._loader._compose_config_from_defaults_list(list(defaults), _Copies(self._files))
         config.pop("hydra", None)
         OmegaConf.set_struct(config, True)
         own = [

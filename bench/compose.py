@@ -85,7 +85,10 @@ class Composer:
                 OmegaConf.update(plain, override.key_or_group, override.value())
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
-        return self._build(plain)
+        try:
+            return self._build(plain)
+        except OmegaConfBaseException as error:  # of an interpolation, met on the way to a missing value
+            raise ValueError(str(error).splitlines()[0]) from None
 
     def _quickly(self, cell: tuple[str, ...]) -> Run | None:
         """The same from parts; None where it may not be the same, and for what is wrong."""

@@ -20,7 +20,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench import alignment, rng
-from bench.calibrate.visit import Batch, visit_gradients, weight_gradient
 from bench.methods.base import Factors
 from bench.record import ALL_LAYERS
 from bench.tasks.examples import num_learned
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.adapter import AdaptedLayer
+    from bench.calibrate.visit import Batch
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -89,6 +89,8 @@ class AlignmentProbe:
 
     def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
         """Measures the model as it stands after `step` optimiser steps; returns the new rows."""
+        from bench.calibrate.visit import visit_gradients, weight_gradient
+
         start = time.perf_counter()
         by_name = {layer.name: layer for layer in self.layers}
         rows: list[Row] = []

@@ -19,7 +19,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
+
+from pydantic_core import from_json
 
 import bench
 from bench.hashes import fresh_sha256
@@ -109,6 +112,19 @@ def read_record(folder: Path) -> Record:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
 
 
+def sealed_record(folder: Path) -> Record | None:
+    """The record of a run's folder, if its checksum is right; else None, and `read_record` says what it is.
+
+    Takes a third of the time: what has its checksum was written as a whole, by what knows how a record looks.
+    """
+    try:
+        content = from_json((folder / RECORD).read_bytes(), cache_strings="keys")
+        right = content["schema_version"] == SCHEMA_VERSION and content.pop("checksum") == _checksum(content)
+        return Record(**content) if right else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
     """Writes record.json with its checksum, as a whole or not at all; no secret of the environment goes with it."""
     content = json.loads(json.dumps(shareable(asdict(record))))  # as it will be read
@@ -154,10 +170,14 @@ def differing_files(folder: Path, record: Record, content: bool = True) -> list[
     """
     found = []
     for name, described in record.files.items():
-        path = folder / name
-        if not path.is_file() or path.is_symlink():
-            found += [name] if name != WEIGHTS or path.is_symlink() else []
-        elif path.stat().st_size != described["bytes"] or (content and fresh_sha256(path) != described["sha256"]):
+        path = f"{folder}/{name}"
+        try:
+            stat = os.lstat(path)
+        except OSError:
+            found += [name] if name != WEIGHTS else []
+            continue
+        same = S_ISREG(stat.st_mode) and stat.st_size == described["bytes"]
+        if not same or (content and fresh_sha256(Path(path)) != described["sha256"]):
             found.append(name)
     return found
 

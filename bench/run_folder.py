@@ -30,6 +30,7 @@ from bench.record import (
     differing_files,
     identity_digest,
     read_record,
+    sealed_record,
     write_record,
 )
 
@@ -60,7 +61,7 @@ class RunFolder:
     @property
     def done(self) -> bool:
         """Whether the run was completed here: a whole record says so, and all that it names is there."""
-        record = self.record
+        record = sealed_record(self.path)
         return record is not None and record.status == COMPLETED and self.holds(record)
 
     def holds(self, record: Record) -> bool:

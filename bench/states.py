@@ -20,7 +20,7 @@ class State:
     Attributes:
         name: done; recorded, a result without its weights, as a repository keeps it; failed; running; interrupted, by
             a signal; stale, its process is gone without a word; new.
-        record: of the run, or of its interruption.
+        record: of what has failed or is worked on, or of an interruption.
         holder: who works on it, or did.
     """
 
@@ -35,9 +35,11 @@ def state(folder: RunFolder) -> State:
     if found is not None:
         lives = found.alive is not False and time.time() - found.beat < QUIET_SECONDS
         return State(RUNNING if lives else STALE, folder.record, found)
+    if folder.done:
+        return State(DONE)  # without its record: ten thousand of them would take a gigabyte
     record = folder.record
     if record is not None and record.status == COMPLETED:
-        return State(DONE if folder.holds(record) else RECORDED, record)
+        return State(RECORDED)
     if record is not None and record.status == FAILED:
         return State(FAILED, record)
     if folder.workspace.is_dir():

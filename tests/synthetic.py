@@ -18,7 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record import ALIGNMENT, ALL_LAYERS, CURVE, OUTCOMES, RECORD, WEIGHTS, read_rows
+from bench.record import (
+    ALIGNMENT,
+    ALL_LAYERS,
+    CURVE,
+    OUTCOMES,
+    RECORD,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    read_rows,
+)
+from bench.record import _checksum as content_checksum
 from bench.study import RUN, SELECT, PlannedRun, StudyPlan, write_plan
 
 TEMPLATES = Path(__file__).parent.parent / "results" / "schemes"
@@ -129,7 +139,6 @@ def write_run(folder: Path, cell: Cell, *, alignment: bool, outcomes: bool, weig
         "run_id": run_id, "seed": cell.seed, "value": value, "factor": factor,
         "stderr": math.sqrt(value * (1 - value) / (num_items - 1)), "seconds": draw.uniform(7, 9),
     }  # fmt: skip
-    (path / RECORD).write_text(_filled(_contents(_without_seed(cell))[0], known), encoding="utf-8")
     (path / CURVE).write_text(template.curve % tuple(loss * factor for loss in template.losses), encoding="utf-8")
     if alignment:
         (path / ALIGNMENT).write_text(template.alignment % tuple(v * value for v in template.aligned), encoding="utf-8")
@@ -137,7 +146,19 @@ def write_run(folder: Path, cell: Cell, *, alignment: bool, outcomes: bool, weig
         (path / OUTCOMES).write_bytes(_outcomes(right, draw.randrange(VARIANTS)))
     if weights:
         (path / WEIGHTS).touch()
+    known["command"] = " ".join(["python", "-m", "bench.run", *cell.overrides])
+    known["files"] = {file.name: _described(file) for file in sorted(path.iterdir())}
+    unsealed = _filled(_contents(_without_seed(cell))[0], known)
+    sealed = _filled(unsealed, {"checksum": content_checksum(json.loads(unsealed.replace(_CHECKSUM, "")))})
+    (path / RECORD).write_text(sealed, encoding="utf-8")
     return run_id
+
+
+_CHECKSUM = ',\n "checksum": "<checksum>"'
+
+
+def _described(file: Path) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
 
 
 def _accuracy(cell: Cell, draw: random.Random) -> float:
@@ -179,7 +200,8 @@ def _contents(key: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     record["phases"]["train"]["seconds"] = "<seconds>"
     for layer in record["initialization"]["layers"]:
         layer["r"] = r
-    return json.dumps(record, indent=1) + "\n", plain
+    record |= {"schema_version": SCHEMA_VERSION, "command": "<command>", "attempts": [], "files": "<files>"}
+    return json.dumps(record | {"checksum": "<checksum>"}, indent=1) + "\n", plain
 
 
 def _filled(text: str, known: dict[str, Any]) -> str:
