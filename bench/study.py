@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.names import is_name
+from bench.record import RECORD
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages
@@ -72,6 +73,16 @@ class StudyPlan:
         stages = tuple(dict.fromkeys((*newer.stages, *self.stages)))
         runs = {run.key: run for run in (*self.runs, *newer.runs)}
         return replace(newer, stages=stages, runs=tuple(sorted(runs.values(), key=lambda r: stages.index(r.stage))))
+
+
+def run_folders(folder: Path, pattern: str = "*") -> list[Path]:
+    """The folders with a record that a pattern finds below a folder, sorted; not the hidden ones of unfinished runs.
+
+    Args:
+        folder: of a study; with the pattern "**", of all studies.
+    """
+    found = (path.parent for path in folder.glob(f"{pattern}/{RECORD}"))
+    return sorted(run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts))
 
 
 def read_plan(folder: Path) -> StudyPlan | None:

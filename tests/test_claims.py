@@ -1,13 +1,12 @@
 import csv
 import json
 import sys
-from dataclasses import asdict
 
 import pytest
 import yaml
 
 from bench.folders import ROOT
-from bench.record import Record
+from bench.record import Record, write_record
 from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
 from bench.report.load import ReportError, load_study
 from bench.report.questions import (
@@ -53,14 +52,14 @@ class Maker:
         higher = about.get("higher_is_better", True)
         scores = value if isinstance(value, dict) else {"t": value}
         record.scores = [
-            {"task": task, "metric": about.get("metric", "acc"), "value": one, "stderr": None, "num_examples": None}
+            {"task": task, "metric": about.get("metric", "acc"), "value": one, "stderr": None, "num_examples": 10}
             | {"higher_is_better": higher, "majority": None}
             for task, one in scores.items()
             if one is not None
         ]
         folder = self.root / "p/s" / run_id
         folder.mkdir(parents=True)
-        (folder / "record.json").write_text(json.dumps(asdict(record)))
+        write_record(folder, record)
         curve = [{"step": step, "seconds": step, "held_out_loss": loss} for step, loss in about.get("losses", ())]
         (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))

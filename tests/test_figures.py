@@ -1,13 +1,12 @@
 import csv
 import itertools
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from bench.record import Record
+from bench.record import Record, read_record, write_record
 from bench.report.curves import read_curves, target_loss
 from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
 from bench.report.load import METHOD_ORDER, load_study
@@ -44,11 +43,14 @@ def write_run(
     record.initialization |= {"layers": [{"name": name} for name in LAYERS]}
     record.initialization["calibration"] = {"total_seconds": 1.0, "peak_bytes": 3 * 2**20}
     record.training = {"num_steps": 3, "held_out_loss": losses[-1]} if trained else {}
-    record.phases = {"initialise": {"seconds": init, "peak_bytes": 2 * 2**20}, "train": {"peak_bytes": 2**22}}
+    record.phases = {
+        "initialise": {"seconds": init, "peak_bytes": 2 * 2**20},
+        "train": {"seconds": 6.0, "peak_bytes": 2**22},
+    }
     record.scores = [a_score(value)] if scores is None else scores
     folder = root / "study" / name
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(asdict(record)))
+    write_record(folder, record)
     if trained and status == "completed":
         curve = [
             {"step": n, "loss": one, "held_out_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
@@ -105,8 +107,9 @@ def test_what_the_records_lack_has_no_figure_and_is_no_error(tmp_path):
     assert drawn(tmp_path)[0] == {"convergence", "target", "cost"}
     (folder / "curve.jsonl").unlink()
     assert drawn(tmp_path)[0] == {"cost"}
-    record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(record | {"phases": {}}))
+    record = read_record(folder)
+    record.phases = {}
+    write_record(folder, record)
     assert drawn(tmp_path)[0] == set()
 
 
@@ -133,9 +136,11 @@ def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_fi
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     write_run(tmp_path, "hu")
     read = []
-    for module in ("bench.report.curves", "bench.report.figures.gradient"):
-        real = __import__(module, fromlist=["read_rows"]).read_rows
-        monkeypatch.setattr(f"{module}.read_rows", lambda path, real=real: read.append(path.name) or real(path))
+    for name in ("curves.read_rows", "figures.gradient.read_rows_with"):
+        module, _, function = f"bench.report.{name}".rpartition(".")
+        real = getattr(__import__(module, fromlist=[function]), function)
+        seen = lambda path, *words, real=real: read.append(path.name) or real(path, *words)  # noqa: E731
+        monkeypatch.setattr(f"{module}.{function}", seen)
     drawn(tmp_path)
     assert sorted(read) == ["alignment.jsonl", "curve.jsonl"]
 
@@ -385,8 +390,10 @@ def test_the_legend_is_in_the_methods_order_with_their_markers(tmp_path):
 
 def test_methods_of_one_label_are_told_apart(tmp_path):
     for method, last in (("lora_ga", 1.0), ("lora_ga_peft", 2.0)):
-        path = tmp_path / "study" / write_run(tmp_path, method, losses=(3.0, last)) / "record.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"label": "GA"}))
+        path = tmp_path / "study" / write_run(tmp_path, method, losses=(3.0, last))
+        record = read_record(path)
+        record.label = "GA"
+        write_record(path, record)
     rows = read_csv(drawn(tmp_path)[1] / "convergence.csv")
     last = {row["method"]: row["mean"] for row in rows if row["loss"] == "held_out" and row["step"] == "2"}
     assert last == {"lora_ga": "1", "lora_ga_peft": "2"}

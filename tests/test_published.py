@@ -1,12 +1,10 @@
 import csv
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from bench.folders import ROOT
-from bench.record import Record
+from bench.record import Record, write_record
 from bench.report.load import ReportError, load_study
 from bench.report.papers import COLUMNS, known_methods, published, read_published
 from bench.report.published import paper_table, published_table, write_paper_tables
@@ -60,7 +58,7 @@ def write_run(method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, st
     record.scores = list(scores)
     folder = Path("results/p/glue") / run_id
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(asdict(record)))
+    write_record(folder, record)
     return run_id
 
 

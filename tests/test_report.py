@@ -4,12 +4,11 @@ import math
 import subprocess
 import sys
 import zlib
-from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
-from bench.record import Record
+from bench.record import Record, read_record, write_record
 from bench.report.load import ReportError, load_study
 from bench.report.metrics import CORRELATION, SHARE
 from bench.report.statistics import estimate
@@ -59,7 +58,7 @@ def write_run(
     digest = zlib.crc32(json.dumps([task, model, settings, rate], sort_keys=True).encode())
     folder = root / "study" / f"{method}-{seed}-{digest:08x}"
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(asdict(record)))
+    write_record(folder, record)
     if right is not None:
         item = {"task": "t", "filter": "none"}
         items = [item | {"doc_id": i, "doc_hash": f"h{i}", "metrics": {"acc": float(x)}} for i, x in enumerate(right)]
@@ -400,7 +399,7 @@ def test_a_record_of_another_schema_is_named_and_left_out(tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     (folder / "record.json").write_text(json.dumps(record | {"schema_version": 2}))
     study = load_study(tmp_path, "study")
-    assert "schema 2, this version reads 3" in capsys.readouterr().err
+    assert "schema '2', this version reads 3, 4" in capsys.readouterr().err
     assert [cell.method for cell in study.cells] == ["none"]
     assert f"Not readable, left out: `{folder.name}`" in write_tables(study, tmp_path / "tables")
 
@@ -416,16 +415,16 @@ def write_staged(root):
     """One method over three rates in the selection stage, one of them tuned, and one record of no stage."""
     plan = []
     for rate, value in ((0.01, 0.2), (0.1, 0.6), (1.0, 0.1)):
-        folder = write_run(root, "hu", 100, value, settings={"score": "selection", "rate": rate})
+        folder = write_run(root, "hu", 100, value, settings={"score": {"split": "selection"}, "rate": rate})
         plan.append(("select", folder, rate))
     plan.append(("tuned", write_run(root, "hu", 0, 0.5, settings={"rate": 0.1}), 0.1))
     write_run(root, "hu", 7, 0.9, settings={"rate": 9.0})
     runs = []
     for stage, folder, rate in plan:
-        record = json.loads((folder / "record.json").read_text())
-        record["config"]["train"]["learning_rate"] = rate
-        record["run_id"] = folder.name
-        (folder / "record.json").write_text(json.dumps(record))
+        record = read_record(folder)
+        record.config["train"]["learning_rate"] = rate
+        record.run_id = folder.name
+        write_record(folder, record)
         runs.append(PlannedRun(stage, ("method=hu",), (f"train.learning_rate={rate:g}",), folder.name))
     write_plan(root / "study", StudyPlan("paper/x", ("select", "tuned"), tuple(runs)))
 

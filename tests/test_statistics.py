@@ -6,18 +6,17 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
+from bench.report.improvement import improvement_estimate, probability_of_improvement
 from bench.report.metrics import SHARE, Scale, of_items
 from bench.report.statistics import (
     detectable_difference,
     draw_items,
     estimate,
     holm,
-    improvement_estimate,
     interquartile_estimate,
     interquartile_mean,
     items_p,
     mcnemar_p,
-    probability_of_improvement,
     seeds_p,
     sign_flip_p,
     spread,

@@ -18,10 +18,11 @@ import pandas as pd
 import yaml
 
 from bench.folders import experiments_folder
-from bench.record import RECORD
+from bench.record import write_whole
 from bench.report.load import ReportError, load_study
 from bench.report.questions import KINDS, Finding, NotRunError
 from bench.report.render import DASH
+from bench.study import run_folders
 
 CLAIMS = "_claims.yaml"
 NOT_RUN = "not run yet"
@@ -109,7 +110,7 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
 
 def answer(claim: Claim, results_dir: Path) -> Answer:
     """What the records below a results folder say; NOT_RUN where there are none that the question needs."""
-    if not any((results_dir / claim.study).glob(f"*/{RECORD}")):
+    if not run_folders(results_dir / claim.study):
         return _without(claim, NOT_RUN, "")
     try:
         found: Finding = KINDS[claim.kind](load_study(results_dir, claim.study), **claim.arguments)
@@ -141,7 +142,6 @@ def write_claims(answers: Sequence[Answer], results_dir: Path) -> str:
     """Writes claims.md and claims.csv (numbers unrounded) into a results folder; returns the Markdown."""
     results_dir.mkdir(parents=True, exist_ok=True)
     markdown = claims_table(answers)
-    (results_dir / "claims.md").write_text(markdown, encoding="utf-8")
     rows = [
         {
             "id": one.claim.id,
@@ -161,7 +161,8 @@ def write_claims(answers: Sequence[Answer], results_dir: Path) -> str:
         }
         for one in answers
     ]
-    pd.DataFrame(rows).to_csv(results_dir / "claims.csv", index=False, lineterminator="\n")
+    write_whole(results_dir / "claims.md", markdown)
+    write_whole(results_dir / "claims.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     return markdown
 
 

@@ -5,7 +5,7 @@ paired t over seeds and a test over items (McNemar's exact one for one seed, els
 union of their hypotheses (Berger 1982, Technometrics 24). A test over items alone would take the luck of a seed for the
 method; one over seeds alone, the luck of the test set. What is asked of a table is how each method compares with LoRA
 and how the best compares with the runner-up; Holm's correction is over all of these, all columns together. All other
-pairs are in comparisons.csv without a correction.
+pairs are in comparisons.csv without a correction, as far as MOST_PAIRS goes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 
+from bench.report.improvement import improvement_estimate, probability_of_improvement
 from bench.report.load import Cell
+from bench.report.matching import MOST_PAIRS, Pair, matches, matching
 from bench.report.metrics import SHARE, Scale
 from bench.report.outcomes import items_of
 from bench.report.scores import Column, Sample, Scores, average, average_scale, collect, heading
@@ -28,10 +30,8 @@ from bench.report.statistics import (
     detectable_difference,
     estimate,
     holm,
-    improvement_estimate,
     items_p,
     mcnemar_p,
-    probability_of_improvement,
     seeds_p,
     sign_flip_p,
     spread,
@@ -110,6 +110,7 @@ class Judged:
     Attributes:
         columns: of the scores, those that are shown.
         measured: the same with their samples, and the average.
+        left_out: which pairs were too many to compare, in words; "" where none were.
     """
 
     cells: tuple[Cell, ...]
@@ -117,13 +118,19 @@ class Judged:
     columns: tuple[Column, ...]
     measured: tuple[Measured, ...]
     comparisons: tuple[Comparison, ...]
+    left_out: str = ""
 
 
-def judge(cells: Sequence[Cell]) -> Judged:
-    """Reads what the rows of one table reached and compares them."""
+def judge(cells: Sequence[Cell], most_pairs: int = MOST_PAIRS) -> Judged:
+    """Reads what the rows of one table reached and compares them.
+
+    Args:
+        most_pairs: of rows that are compared beside those that are asked for.
+    """
     scores = collect(cells)
     columns = measured(scores, scores.shown)
-    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns))
+    pairs, left_out = matching(cells, most_pairs)
+    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairs), left_out)
 
 
 def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
@@ -145,12 +152,11 @@ def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Comparison, ...]:
-    """All pairs of one table that differ in the method or in the settings, not in both, and what Holm makes of them."""
+def compare(cells: Sequence[Cell], columns: Sequence[Measured], matched: set[Pair]) -> tuple[Comparison, ...]:
+    """The matched pairs and those that are asked for, and what Holm makes of the latter."""
     made: list[Comparison] = []
     for column in columns:
         asked = _asked(cells, column)
-        matched = {(i, j) for i, j in combinations(range(len(cells)), 2) if _match(cells[i], cells[j])}
         turned = {(min(pair), max(pair)): pair for pair in asked}
         pairs = [turned.get(pair, pair) for pair in sorted(matched | set(turned))]
         made += _compared(cells, column, pairs, set(asked))
@@ -165,12 +171,19 @@ def clear_best(column: Measured, comparisons: Sequence[Comparison]) -> int | Non
 
     Items alone say that two runs differ, not that their methods do.
     """
-    ranked = _ranked(column)[:2]
+    best = ranked(column)[:2]
     for one in comparisons:
-        if one.measured is column and len(ranked) == 2 and (one.first, one.second) == (ranked[0], ranked[1]):
+        if one.measured is column and [one.first, one.second] == best:
             clear = one.clear and one.difference.clear_of(0.0, column.higher_is_better)
-            return ranked[0] if clear and len(column.samples[ranked[0]].values) > 1 else None  # type: ignore[union-attr]
+            return best[0] if clear and len(column.samples[best[0]].values) > 1 else None  # type: ignore[union-attr]
     return None
+
+
+def ranked(column: Measured) -> list[int]:
+    """Rows by their mean, the best first."""
+    sign = -1 if column.higher_is_better else 1
+    means = [math.nan if sample is None else float(np.mean(sample.values)) for sample in column.samples]
+    return sorted((i for i, mean in enumerate(means) if not math.isnan(mean)), key=lambda i: (sign * means[i], i))
 
 
 def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | None:
@@ -193,31 +206,17 @@ def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | N
 
 def _asked(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
     """Every trained method against LoRA, or where there is none against the best; the best against the runner-up."""
-    ranked = _ranked(column)
-    trained = [index for index in ranked if cells[index].trained]
+    order = ranked(column)
+    trained = [index for index in order if cells[index].trained]
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
-    pairs = list(pairwise(ranked[:2]))
+    pairs = list(pairwise(order[:2]))
     for index in sorted(trained):
-        near = [other for other in baselines if _match(cells[index], cells[other])]
+        near = [other for other in baselines if matches(cells[index], cells[other])]
         for other in near or (baselines if len(baselines) == 1 else []):  # LoRA at the one rank that it has
             same = index == other or cells[index].method == cells[other].method
             if not same and (other, index) not in pairs:
                 pairs.append((index, other))
     return list(dict.fromkeys(pairs))
-
-
-def _ranked(column: Measured) -> list[int]:
-    """Rows by their mean, the best first."""
-    sign = -1 if column.higher_is_better else 1
-    means = [math.nan if sample is None else float(np.mean(sample.values)) for sample in column.samples]
-    return sorted((i for i, mean in enumerate(means) if not math.isnan(mean)), key=lambda i: (sign * means[i], i))
-
-
-def _match(one: Cell, other: Cell) -> bool:
-    """Of one method, or of the same settings where both have them."""
-    shared = [axis for axis in one.axes if one.axes[axis] is not None and other.axes.get(axis) is not None]
-    own = [axis for axis in shared if not axis.startswith("method.")]
-    return one.method == other.method or all(one.axes[axis] == other.axes[axis] for axis in own)
 
 
 def _compared(
@@ -274,9 +273,12 @@ def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
     places = [(one.seeds.index(seed), other.seeds.index(seed)) for seed in one.seeds if seed in other.seeds]
     if not places:
         return np.zeros(0), None
+    same_items = one.items == other.items
+    if one.draws is not None and other.draws is not None and same_items and one.seeds == other.seeds:
+        return one.values - other.values, spread(one.mean_draws - other.mean_draws)
     mine, theirs = map(list, zip(*places, strict=True))
     values = one.values[mine] - other.values[theirs]
-    if one.draws is not None and other.draws is not None and one.items == other.items:
+    if one.draws is not None and other.draws is not None and same_items:
         return values, spread(one.draws[:, mine].mean(axis=1) - other.draws[:, theirs].mean(axis=1))
     # Not the same items: independent, which for methods that agree on most items is too wide.
     known = one.stderr is not None and other.stderr is not None

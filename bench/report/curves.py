@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.record import CURVE, read_rows
 from bench.report.load import Cell
+from bench.report.statistics import Array
 from bench.report.tables import init_seconds
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")
@@ -24,26 +25,33 @@ class Curve:
     """One run's losses.
 
     Attributes:
-        table: a row a step: step, loss, tokens (cumulative), seconds (cumulative, calibration and factorisation
-            included), held_out_loss (NaN where it was not measured).
+        rows: (num_steps, 5), a row a step: step, loss, tokens (cumulative), seconds (cumulative, calibration and
+            factorisation included), held_out_loss (NaN where it was not measured).
     """
 
-    table: pd.DataFrame
+    rows: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> Array:
+        """One of COLUMNS, (num_steps,)."""
+        return self.rows[:, COLUMNS.index(column)]
 
     @property
-    def held_out(self) -> pd.DataFrame:
+    def held_out(self) -> Curve:
         """The steps at which the held-out loss was measured, finite or not."""
-        return self.table.dropna(subset="held_out_loss")
+        return Curve(self.rows[~np.isnan(self["held_out_loss"])])
 
     @property
     def final_held_out_loss(self) -> float:
         """The last one measured; infinite if none was, or if training diverged."""
         losses = self.held_out["held_out_loss"]
-        return float(losses.iloc[-1]) if len(losses) and math.isfinite(losses.iloc[-1]) else math.inf
+        return float(losses[-1]) if len(losses) and math.isfinite(losses[-1]) else math.inf
 
     def last(self, quantity: str) -> float:
         """Step, tokens or seconds at which training ended."""
-        return float(self.table[quantity].iloc[-1])
+        return float(self[quantity][-1])
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,10 @@ def read_curve(folder: Path, init_seconds: float = 0.0) -> Curve:
         folder: of the run.
         init_seconds: what initialisation took, before the first step.
     """
-    table = pd.DataFrame(read_rows(folder / CURVE)).reindex(columns=list(COLUMNS)).astype(float)
-    return Curve(table.assign(seconds=table["seconds"] + init_seconds))
+    known = [[row.get(name) for name in COLUMNS] for row in read_rows(folder / CURVE)]
+    rows = np.array(known, dtype=float).reshape(-1, len(COLUMNS))  # None becomes NaN
+    rows[:, COLUMNS.index("seconds")] += init_seconds
+    return Curve(rows)
 
 
 def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
@@ -85,12 +95,12 @@ def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
         if cell.trained
         for run, folder in zip(cell.runs, cell.folders, strict=True)
     }
-    return {folder: curve for folder, curve in found.items() if len(curve.table)}
+    return {folder: curve for folder, curve in found.items() if len(curve)}
 
 
-def smooth(losses: pd.Series, window: int) -> pd.Series:
+def smooth(losses: Array, window: int) -> Array:
     """The mean over a window of steps around each step; at both ends over the steps that there are."""
-    return losses.rolling(window, min_periods=1, center=True).mean()
+    return pd.Series(losses).rolling(window, min_periods=1, center=True).mean().to_numpy()
 
 
 def reach(curve: Curve, target: float) -> Reached | None:
@@ -99,16 +109,16 @@ def reach(curve: Curve, target: float) -> Reached | None:
     A curve whose first measurement is below already has reached it there, or earlier: the first is an upper bound.
     """
     measured = curve.held_out
-    below = np.flatnonzero(measured["held_out_loss"].to_numpy() <= target)
+    losses = measured["held_out_loss"]
+    below = np.flatnonzero(losses <= target)
     if not len(below):
         return None
-    here = measured.iloc[below[0]]
+    here, before = below[0], max(below[0] - 1, 0)
     share = 1.0
-    before = measured.iloc[max(below[0] - 1, 0)]
-    if below[0] and math.isfinite(before["held_out_loss"]):
-        share = (before["held_out_loss"] - target) / (before["held_out_loss"] - here["held_out_loss"])
+    if here and math.isfinite(losses[before]):
+        share = (losses[before] - target) / (losses[before] - losses[here])
     step, tokens, seconds = (
-        float(before[quantity] + share * (here[quantity] - before[quantity]))
+        float(measured[quantity][before] + share * (measured[quantity][here] - measured[quantity][before]))
         for quantity in ("step", "tokens", "seconds")
     )
     return Reached(step, tokens, seconds)

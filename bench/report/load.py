@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,9 @@ from typing import Any
 from bench import rates
 from bench.folders import experiments_folder
 from bench.names import study_folder
-from bench.record import COMPLETED, RECORD, CorruptRecordError, Record, read_record
-from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, read_plan
+from bench.record import COMPLETED, Record
+from bench.report.members import Member, ReportError, read_members, refuse_mixture
+from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, read_plan, run_folders
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,6 @@ class Cell:
         """Label and axes, for a legend."""
         shown = [f"{name.rpartition('.')[2]} {value}" for name, value in self.axes.items() if value is not None]
         return ", ".join([self.label, *shown])
-
-
-Member = tuple[Path, Record]
 
 
 @dataclass(frozen=True)
@@ -111,10 +108,6 @@ class Study:
         return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
 
 
-class ReportError(ValueError):
-    """A study that no report can be made of; one line."""
-
-
 # The order of tables and legends: references, random starts, those made from W, from inputs, from the gradient.
 METHOD_ORDER = tuple(
     "none full_ft hu reversed orthogonal asymmetry_b asymmetry_a pissa milora olora mica corda eva "
@@ -126,10 +119,10 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """Reads the records of results_dir/name.
 
     Args:
-        mix: put records of different software or hardware into one report.
+        mix: put records of different software, hardware or schema version into one report.
 
     Raises:
-        ReportError: no such folder, no completed run, or several stacks without `mix`.
+        ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
     """
     try:
         folder = study_folder(results_dir, name)
@@ -137,21 +130,14 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
         raise ReportError(str(error)) from None
     if not folder.is_dir():
         raise ReportError(_no_study(results_dir, name))
-    found: list[Member] = []
-    unreadable = []
-    for path in sorted(folder.glob(f"*/{RECORD}")):
-        try:
-            found.append((path.parent, read_record(path.parent)))
-        except CorruptRecordError as error:
-            unreadable.append(path.parent.name)
-            print(f"warning: left out, not a readable record: {error}", file=sys.stderr)
+    found, unreadable = read_members(folder)
     plan = _plan(folder)
     completed = [record for _, record in found if record.status == COMPLETED]
     if not completed:
         made_by = f"; {_command(plan.experiment or name)} makes them" if plan else ""
         raise ReportError(f"no completed run in {folder}{made_by}")
     if not mix:
-        _refuse_mixture(folder, completed)
+        refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
     return study.at(_main_stage(study.stages))
 
@@ -165,7 +151,7 @@ def _no_study(results_dir: Path, name: str) -> str:
     experiments = experiments_folder()
     if experiments is not None and (experiments / f"{name}.yaml").is_file():
         return f"no records of {name} in {results_dir}; {_command(name)} makes them"
-    known = sorted({str(p.parent.parent.relative_to(results_dir)) for p in results_dir.rglob(RECORD)})
+    known = sorted({str(run.parent.relative_to(results_dir)) for run in run_folders(results_dir, "**")})
     return f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}"
 
 
@@ -193,24 +179,6 @@ def _of_stage(members: Iterable[Member], plan: StudyPlan | None, stage: str) -> 
         return list(members)
     known = _groups(plan, stage)
     return [member for member in members if member[1].run_id in known]
-
-
-def _refuse_mixture(folder: Path, records: list[Record]) -> None:
-    stacks: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        stacks[record.environment["fingerprint"]].append(record)
-    if len(stacks) > 1:
-        described = "; ".join(
-            f"{fingerprint}: {len(runs)} runs, torch {runs[0].environment['versions']['torch']}, "
-            f"transformers {runs[0].environment['versions']['transformers']}, "
-            f"{runs[0].environment['hardware']['gpu'] or runs[0].environment['hardware']['cpu']}, "
-            f"{runs[0].environment['hardware']['num_threads']} threads"
-            for fingerprint, runs in sorted(stacks.items())
-        )
-        raise ReportError(
-            f"{folder} holds runs of {len(stacks)} software or hardware stacks ({described}); "
-            "numbers of different stacks are not comparable: run the study again on one, or say --mix"
-        )
 
 
 def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell]:

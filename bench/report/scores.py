@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -53,6 +53,12 @@ class Sample:
     draws: Array | None
     items: tuple[tuple[int, int], ...]
     stderr: float | None
+
+    @functools.cached_property
+    def mean_draws(self) -> Array:
+        """The mean over the runs of each draw; only where there are draws."""
+        assert self.draws is not None
+        return self.draws.mean(axis=1)
 
     @property
     def num_items(self) -> int | None:
@@ -103,15 +109,17 @@ class Scores:
 def collect(cells: Sequence[Cell]) -> Scores:
     """Columns in the order in which the records name them."""
     scored = any(run.scores for cell in cells for run in cell.runs)
-    by_cell = []
-    for cell in cells:
-        entries: dict[Column, list[tuple[int, dict[str, Any]]]] = {}
+    by_column: dict[Column, dict[int, list[tuple[int, dict[str, Any]]]]] = {}
+    for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
             for score in run.scores if scored else _held_out(run):
                 column = Column(score["task"], score["metric"], score["higher_is_better"])
-                entries.setdefault(column, []).append((index, score))
-        by_cell.append({column: _found(cell, column, scores) for column, scores in entries.items()})
-    return Scores(tuple(dict.fromkeys(column for found in by_cell for column in found)), tuple(by_cell))
+                by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
+    found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
+    for column, entries in by_column.items():  # a column at a time, whose items are drawn once
+        for place, scores in entries.items():
+            found[place][column] = _found(cells[place], column, scores)
+    return Scores(tuple(by_column), found)
 
 
 def average(found: Mapping[Column, Found], columns: Sequence[Column]) -> Sample | None:
@@ -189,7 +197,7 @@ def _sample(cell: Cell, column: Column, entries: list[tuple[int, dict[str, Any]]
     return Sample(seeds, np.array(values, dtype=float), None, (), stderr)
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def _draws(
     folders: tuple[Path, ...], _stamps: tuple[int, ...], column: Column, values: tuple[float, ...]
 ) -> tuple[Array, tuple[int, int]] | None:

@@ -16,6 +16,7 @@ import pandas as pd
 from bench.record import Record
 from bench.report.comparisons import Judged, clear_best, judge
 from bench.report.load import Cell, Study
+from bench.report.matching import MOST_PAIRS
 from bench.report.metrics import SHARE
 from bench.report.paired import comparison_numbers, comparison_table
 from bench.report.remarks import failures, flagged, majority_texts, note, remarks, stack
@@ -26,6 +27,7 @@ from bench.report.statistics import Estimate, seeds_alone
 from bench.study import SELECT
 
 MAJORITY = "Majority class"
+PAIRS_OF_STUDY = 40_000  # in comparisons.csv: 10 MB
 Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
@@ -170,7 +172,9 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
 def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
     stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
-    return {stage: {place: judge(part.cells) for place, part in one.parts.items()} for stage, one in stages.items()}
+    parts = {stage: one.parts for stage, one in stages.items()}
+    most = min(MOST_PAIRS, PAIRS_OF_STUDY // max(1, sum(map(len, parts.values()))))
+    return {stage: {place: judge(part.cells, most) for place, part in of.items()} for stage, of in parts.items()}
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:

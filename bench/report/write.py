@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.report.figures import write_figures
-from bench.report.load import Study
+from bench.report.figures import drawn_places, write_figures
+from bench.report.figures.choice import choose
+from bench.report.load import ReportError, Study
 from bench.report.page import PageTable, write_page
 from bench.report.paired import comparison_table
 from bench.report.published import shown_tables, write_paper_tables
@@ -19,21 +21,54 @@ TABLES, FIGURES = "tables", "figures"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written; `text` is the study's table, and the paper's beside it where there is one, as Markdown."""
+    """What was written.
+
+    Attributes:
+        text: the study's table, and the paper's beside it where there is one, as Markdown.
+        note: what is left out of the figures; "" for nothing.
+    """
 
     text: str
     figures: list[Path]
     page: Path
+    note: str = ""
 
 
-def write_report(study: Study, folder: Path) -> Report:
-    """Writes folder/tables, folder/figures and folder/index.html; equal records make equal bytes."""
+def write_report(study: Study, folder: Path, every_figure: bool = False) -> Report:
+    """Writes folder/tables, folder/figures and folder/index.html; equal records make equal bytes.
+
+    All is written beside the earlier report and takes its place when it is whole.
+
+    Args:
+        every_figure: also those that a large study leaves out.
+
+    Raises:
+        ReportError: the folder cannot be written, or the disk is full; the earlier report is as it was.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as name:
+            scratch = Path(name)
+            report = _write(study, scratch, every_figure)
+            files = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
+            for file in files:
+                (folder / file).parent.mkdir(exist_ok=True)
+                (scratch / file).replace(folder / file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ReportError(f"{folder} cannot be written: {reason}; an earlier report is as it was") from None
+    figures = [folder / path.relative_to(scratch) for path in report.figures]
+    return replace(report, figures=figures, page=folder / report.page.relative_to(scratch))
+
+
+def _write(study: Study, folder: Path, every_figure: bool) -> Report:
     judged = judge_stages(study)
     text = write_tables(study, folder / TABLES, judged)
     paper = write_paper_tables(study, folder / TABLES)
-    figures = write_figures(study, folder / FIGURES)
-    page = write_page(study, page_tables(study, judged), figures, folder)
-    return Report("\n".join(part for part in (text, paper) if part), figures, page)
+    choice = choose(study, drawn_places(study), every_figure)
+    figures = write_figures(study, folder / FIGURES, choice)
+    page = write_page(study, page_tables(study, judged), figures, folder, choice.note)
+    return Report("\n".join(part for part in (text, paper) if part), figures, page, choice.note)
 
 
 def page_tables(study: Study, judged: Stages) -> list[PageTable]:

@@ -1,12 +1,11 @@
 """A made-up study of stages, with a run of every status and texts that try to be markup."""
 
-import json
 import struct
 import zlib
-from dataclasses import asdict
 
 import pandas as pd
 
+import bench.record
 from bench.record import Record
 from bench.report.load import load_study
 from bench.study import PlannedRun, StudyPlan, write_plan
@@ -48,7 +47,7 @@ def a_record(run_id, method="hu", label=None, rank="r8", task="t", model="m", se
 def write_record(folder, record):
     path = folder / record.run_id
     path.mkdir(parents=True)
-    (path / "record.json").write_text(json.dumps(asdict(record)))
+    bench.record.write_record(path, record)
 
 
 def planned(stage, method, run_id, seed, rate=None, rank="r8", refused=None):

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import ALIGNMENT, ALL_LAYERS, read_rows
+from bench.record import ALIGNMENT, ALL_LAYERS
 from bench.report.figures.draw import (
     GREY,
     MANY,
@@ -27,31 +28,45 @@ from bench.report.figures.draw import (
     styled,
 )
 from bench.report.load import Cell
+from bench.report.rows import read_rows_with
+from bench.report.statistics import Array
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"
 A_NORM, B_NORM = "Z_A_norm", "Z_B_norm"
 MEASURES = {COSINE, CAPTURED, CEILING, A_NORM, B_NORM}
+NEEDED = (f'"{ALL_LAYERS}"', f'"{COSINE}"')  # in a line of a row that a figure shows
 LABELLED = 30  # layers of a heatmap; of more only the blocks are labelled
 ABREAST = 6
 
 
 def read_measures(cells: Sequence[Cell]) -> pd.DataFrame:
-    """What the figures need of alignment.jsonl: a row a cell, step, layer and measure, mean and range over seeds."""
-    tables = []
-    for cell in cells:
-        rows = [
-            (row["step"], row["layer"], row["measure"], row["value"])
-            for folder in cell.folders
-            for row in read_rows(folder / ALIGNMENT)
-            if row["measure"] in MEASURES and row["value"] is not None
-        ]
-        if rows:
-            found = pd.DataFrame(rows, columns=["step", "layer", "measure", "value"]).astype({"value": float})
-            over = over_seeds(found, ["measure", "layer", "step"])
-            tables.append(over.assign(method=cell.method, cell=cell.title))
-    if not tables:
-        return pd.DataFrame(columns="method cell measure layer step mean low high n".split())
-    return pd.concat(tables)["method cell measure layer step mean low high n".split()].reset_index(drop=True)
+    """What the figures need of alignment.jsonl: a row a cell, step, layer and measure, mean and range over seeds.
+
+    Of a single layer that is the cosine alone.
+    """
+    columns = "method cell measure layer step mean low high n".split()
+    known: dict[str, int] = {}  # measures and layers, for whose names each row has a number
+    found: list[Array] = []
+    for place, cell in enumerate(cells):
+        for folder in cell.folders:
+            rows = [
+                (place, known.setdefault(row["measure"], len(known)), known.setdefault(row["layer"], len(known)),
+                 row["step"], row["value"])
+                for row in read_rows_with(folder / ALIGNMENT, NEEDED)
+                if row["measure"] in MEASURES and row["value"] is not None
+            ]  # fmt: skip
+            found.append(np.array(rows, dtype=float).reshape(-1, 5))
+    values = pd.DataFrame(np.concatenate(found or [np.empty((0, 5))]), columns=["place", *columns[2:5], "value"])
+    if values.empty:
+        return pd.DataFrame(columns=columns)
+    keys = ["place", *columns[2:5]]
+    data = over_seeds(values.astype(dict.fromkeys(keys, int)), keys)
+    names = dict(enumerate(known))
+    data["measure"], data["layer"] = data["measure"].map(names), data["layer"].map(names)
+    data = data.sort_values(keys, kind="stable")
+    data["method"] = data["place"].map(lambda place: cells[place].method)
+    data["cell"] = data["place"].map(lambda place: cells[place].title)
+    return data[columns].reset_index(drop=True)
 
 
 def alignment_data(measures: pd.DataFrame) -> pd.DataFrame:

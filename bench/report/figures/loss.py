@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from bench.report.figures.draw import (
     styled,
 )
 from bench.report.load import Cell
+from bench.report.statistics import Array
 
 SMOOTHED = 5  # steps; a 40th of a long run
 POINTS = 200  # of the training loss, drawn and kept
@@ -36,33 +38,39 @@ QUANTITIES = {"step": "step", "tokens": "training tokens", "seconds": "seconds, 
 
 def window_of(curves: Curves) -> int:
     """How many steps the training loss is averaged over."""
-    return max([SMOOTHED, *(math.ceil(len(curve.table) / 40) for curve in curves.values())])
+    return max([SMOOTHED, *(math.ceil(len(curve) / 40) for curve in curves.values())])
 
 
 def convergence_data(cells: Sequence[Cell], curves: Curves) -> pd.DataFrame:
     """One row a cell, kind of loss and step: mean and range over seeds; tokens and seconds are the seeds' means."""
     window = window_of(curves)
-    tables = []
-    for cell in cells:
-        own = [curves[folder] for folder in cell.folders if folder in curves]
-        for kind, frames in (
-            ("training", [_training(curve, window) for curve in own]),
-            ("held_out", [curve.held_out.assign(value=curve.held_out["held_out_loss"]) for curve in own]),
-        ):
-            rows = over_seeds(pd.concat(frames), ["step"]) if frames else pd.DataFrame()
-            if len(rows):
-                tables.append(rows.assign(method=cell.method, cell=cell.title, loss=kind))
-    if not tables:
+    kinds = {"training": lambda curve: _training(curve, window), "held_out": lambda curve: _rows(curve.held_out)}
+    found: list[Array] = []  # cell, kind, then what _rows gives
+    for place, cell in enumerate(cells):
+        for kind, rows_of_curve in enumerate(kinds.values()):
+            for rows in (rows_of_curve(curves[folder]) for folder in cell.folders if folder in curves):
+                found.append(np.column_stack([np.full((len(rows), 2), (place, kind)), rows]))
+    if not found:
         return pd.DataFrame()
+    values = pd.DataFrame(np.concatenate(found), columns=["place", "kind", "step", "tokens", "seconds", "value"])
+    data = over_seeds(values, ["place", "kind", "step"])
+    places = data["place"].astype(int)
+    data["method"], data["cell"] = places.map(lambda i: cells[i].method), places.map(lambda i: cells[i].title)
+    data["loss"] = data["kind"].astype(int).map(dict(enumerate(kinds)))
     columns = "method cell loss step tokens seconds mean low high n".split()
-    return pd.concat(tables)[columns].astype({"step": int}).reset_index(drop=True)
+    return data[columns].astype({"step": int}).reset_index(drop=True)
 
 
-def _training(curve: Curve, window: int) -> pd.DataFrame:
+def _rows(curve: Curve, value: str = "held_out_loss") -> Array:
+    """(num_steps, 4): step, tokens, seconds and a loss."""
+    return np.column_stack([curve[name] for name in ("step", "tokens", "seconds", value)])
+
+
+def _training(curve: Curve, window: int) -> Array:
     """The smooth training loss at no more than POINTS steps, the last among them."""
-    table = curve.table.assign(value=smooth(curve.table["loss"], window))
-    stride = math.ceil(len(table) / POINTS)
-    return table.iloc[::-1].iloc[::stride].iloc[::-1]
+    rows = _rows(curve, "loss")
+    rows[:, -1] = smooth(rows[:, -1], window)
+    return rows[::-1][:: math.ceil(len(rows) / POINTS)][::-1]
 
 
 @styled()

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -27,10 +28,13 @@ _SCRIPTS = ("elements.js", "sorting.js", "tables.js", "runs.js", "filters.js")
 PageTable = tuple[str, pd.DataFrame, list[str]]  # title, what it shows, the notes under it
 
 
-def write_page(study: Study, tables: Sequence[PageTable], figures: Sequence[Path], folder: Path) -> Path:
+def write_page(
+    study: Study, tables: Sequence[PageTable], figures: Sequence[Path], folder: Path, note: str = ""
+) -> Path:
     """Writes folder/index.html; the same study, tables and figures give the same bytes.
 
     Args:
+        note: of what is left out of the figures, `code` marked as in Markdown.
         tables: in their order. In a cell, ** around a text make it bold, as in Markdown.
         figures: PNG files; of others in the list nothing is shown. A .pdf and .csv of the same name are linked to.
     """
@@ -45,6 +49,7 @@ def write_page(study: Study, tables: Sequence[PageTable], figures: Sequence[Path
         facts=_facts(study, runs),
         remarks=_remarks(study, runs),
         figures="\n".join(figure(path, folder) for path in figures if path.suffix == ".png"),
+        figures_note=_note(note),
         data=_json({"tables": [_table(*table) for table in tables], **runs_data(study, runs)}),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +120,11 @@ def _facts(study: Study, runs: Sequence[PageRun]) -> str:
         "Code": html.escape("; ".join(_codes(study))),
     }
     return "\n".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items() if fact)
+
+
+def _note(text: str) -> str:
+    marked = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
+    return f'<p class="note">{marked}</p>\n' if text else ""
 
 
 def _code(command: str) -> str:

@@ -1,0 +1,54 @@
+"""How often one method beats another: the probability of improvement (Agarwal et al. 2021, rliable)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from bench.report.statistics import NUM_RESAMPLES, ROUNDING, Array, Estimate, percentiles
+
+
+def probability_of_improvement(first: Sequence[Array], second: Sequence[Array], higher_is_better: bool) -> float:
+    """How often a run of one method beats a run of another, ties half, mean over tasks (Agarwal et al. 2021, rliable).
+
+    Args:
+        first, second: of each task the runs' scores; of one task it is Mann and Whitney's U over the number of pairs.
+    """
+    pairs = zip(first, second, strict=True)
+    return float(np.mean([_beaten(one[:, None], other[None], higher_is_better).mean() for one, other in pairs]))
+
+
+def improvement_estimate(first: Sequence[Array], second: Sequence[Array], higher_is_better: bool) -> Estimate:
+    """The probability of improvement with percentiles over runs drawn anew within each task and method."""
+    center = probability_of_improvement(first, second, higher_is_better)
+    n = min(len(runs) for runs in (*first, *second))
+    if n == 1:
+        return Estimate(center, None, None, n, "nothing")
+    total = np.zeros(NUM_RESAMPLES)
+    drawn = _times_drawn(tuple((len(one), len(other)) for one, other in zip(first, second, strict=True)))
+    for one, other, (ours, theirs) in zip(first, second, drawn, strict=True):
+        # A pair of runs counts as often as both are drawn; halves and whole numbers, so the sums are exact.
+        won = (ours @ _beaten(one[:, None], other[None], higher_is_better) * theirs).sum(axis=1)
+        total += won / (len(one) * len(other))
+    low, high = percentiles(total / len(first))
+    return Estimate(center, low, high, n, "seeds")
+
+
+@lru_cache(maxsize=32)
+def _times_drawn(sizes: tuple[tuple[int, int], ...]) -> list[tuple[Array, Array]]:
+    """How often each run is drawn, (NUM_RESAMPLES, num_runs), for both methods of each task."""
+    generator = np.random.default_rng(0)
+
+    def counts(size: int) -> Array:
+        runs = generator.integers(size, size=(NUM_RESAMPLES, size))
+        return (runs[:, :, None] == np.arange(size)).sum(axis=1).astype(float)
+
+    return [(counts(one), counts(other)) for one, other in sizes]
+
+
+def _beaten(one: Array, other: Array, higher_is_better: bool) -> Array:
+    """1 where the first is better, 0.5 where they are equal."""
+    apart = (one - other) * (1 if higher_is_better else -1)
+    return (apart > ROUNDING) + 0.5 * (np.abs(apart) <= ROUNDING)
