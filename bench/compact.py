@@ -14,7 +14,20 @@ import sys
 from pathlib import Path
 
 from bench.names import is_name, study_folder
-from bench.record import ALIGNMENT, CURVE, HASH_DIGITS, OUTCOMES, RECORD, WEIGHTS, read_rows
+from bench.record import (
+    ALIGNMENT,
+    CURVE,
+    HASH_DIGITS,
+    OUTCOMES,
+    RECORD,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    describe_files,
+    read_record,
+    read_rows,
+    write_record,
+    write_whole,
+)
 from bench.study import SELECT, read_plan
 
 
@@ -33,21 +46,32 @@ def compact(folder: Path) -> tuple[int, int]:
     scored = {run.run_id for run in plan.runs if run.stage != SELECT} if plan else set()
     chosen = {run.run_id for run in plan.of(SELECT)} - scored if plan else set()
     for run in runs:
-        (run / WEIGHTS).unlink(missing_ok=True)
-        if run.name in chosen:
-            for name in (OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"):
-                (run / name).unlink(missing_ok=True)
-        content = json.loads((run / RECORD).read_text(encoding="utf-8"))
-        (run / RECORD).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+        _compact_run(run, keeps_rows=run.name not in chosen)
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    return before, _size(folder)
+
+
+def _compact_run(run: Path, keeps_rows: bool) -> None:
+    """What is to stay is written first and then named in the record; what goes is deleted last."""
+    record = read_record(run)
+    gone = [WEIGHTS] if keeps_rows else [WEIGHTS, OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"]
+    if keeps_rows:
         if rows := read_rows(run / OUTCOMES):
             short = [row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} for row in rows]
             _pack(run / OUTCOMES, "".join(json.dumps(row) + "\n" for row in short).encode())
         for name in (CURVE, ALIGNMENT):
             if (run / name).is_file():
                 _pack(run / f"{name}.gz", (run / name).read_bytes())
-                (run / name).unlink()
-    shutil.rmtree(folder / "wandb", ignore_errors=True)
-    return before, _size(folder)
+                gone.append(name)
+    if record.schema_version < SCHEMA_VERSION:  # it names no files
+        content = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        write_whole(run / RECORD, json.dumps(content, separators=(",", ":")) + "\n")
+    else:
+        kept = {name: one for name, one in describe_files(run).items() if name not in gone or name == WEIGHTS}
+        record.files = {WEIGHTS: record.files[WEIGHTS]} | kept if WEIGHTS in record.files else kept
+        write_record(run, record, indent=None)
+    for name in gone:
+        (run / name).unlink(missing_ok=True)
 
 
 def _pack(path: Path, content: bytes) -> None:

@@ -81,7 +81,8 @@ def main() -> None:
         status = stopped.code if isinstance(stopped.code, int) else 1
         if status == 2:
             raise
-    sys.exit(sweep.finish() or status)
+    ended = sweep.finish()
+    sys.exit(status or ended)
 
 
 if __name__ == "__main__":

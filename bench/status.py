@@ -51,7 +51,7 @@ class Status:
             counts[stage] = Counter(self.states[run_id].name for run_id in planned)
             counts[stage][WAITING] = sum(run.run_id is None for run in self.plan.of(stage))
         if others := self.states.keys() - named:
-            counts["not planned"] = Counter(self.states[run_id].name for run_id in others)
+            counts["not planned" if self.plan.runs else RUN] = Counter(self.states[run_id].name for run_id in others)
         return counts
 
     def of(self, name: str) -> dict[str, State]:

@@ -2,9 +2,10 @@ import gzip
 import json
 
 import pytest
+from test_record import a_record
 
 from bench.compact import compact
-from bench.record import read_rows
+from bench.record import describe_files, differing_files, read_record, read_rows, write_record
 from bench.study import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
 
 
@@ -53,12 +54,14 @@ def test_compacting_keeps_what_reports_read(tmp_path):
     rows = [{"step": step, "loss": 1.0 / step} for step in range(1, 50)]
     for name in ("s", "t"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "record.json").write_text("{}")
         (tmp_path / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / name / "outcomes.jsonl.gz").write_bytes(
             gzip.compress(json.dumps({"doc_hash": "0123456789abcdef" * 4}).encode())
         )
-        (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 1000)
+        (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 10_000)
+        record = a_record(run_id=name)
+        record.files = describe_files(tmp_path / name)
+        write_record(tmp_path / name, record)
     before, after = compact(tmp_path)
     assert after < before / 2
     assert read_rows(tmp_path / "t" / "curve.jsonl") == rows
@@ -71,6 +74,10 @@ def test_compacting_keeps_what_reports_read(tmp_path):
     assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [{"doc_hash": "0123456789abcdef"}]
     packed = (tmp_path / "t" / "curve.jsonl.gz").read_bytes()
     assert packed[4:8] == bytes(4)  # gzip's time
+    for name in ("s", "t"):
+        record = read_record(tmp_path / name)
+        assert differing_files(tmp_path / name, record) == []
+        assert "trained.safetensors" in record.files  # what they were stays known
     assert compact(tmp_path) == (after, after)
     assert (tmp_path / "t" / "curve.jsonl.gz").read_bytes() == packed
 

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from test_record import RUN_ID, finished
+
+from bench import verify
+from bench.record import CURVE, OUTCOMES, RECORD, WEIGHTS, read_record, write_record
+
+
+def test_a_run_that_is_as_it_was_written_has_no_problem(tmp_path, capsys):
+    folder = finished(tmp_path)
+    assert verify.problems(folder.path) == []
+    assert verify.main([str(folder.path)]) == 0
+    assert capsys.readouterr().out == f"{RUN_ID}: as it was written\n"
+
+
+@pytest.mark.parametrize("name", [CURVE, OUTCOMES, WEIGHTS])
+def test_a_file_with_one_changed_byte_is_found(tmp_path, capsys, name):
+    folder = finished(tmp_path)
+    content = bytearray((folder.path / name).read_bytes())
+    content[3] ^= 1
+    (folder.path / name).write_bytes(content)
+    assert folder.done  # by its size; the checksum is asked for here
+    assert verify.main([str(folder.path)]) == 1
+    assert f"{name} is missing, or not what was written" in capsys.readouterr().out
+
+
+def test_weights_may_be_missing_and_nothing_else(tmp_path):
+    folder = finished(tmp_path)
+    (folder.path / WEIGHTS).unlink()
+    assert verify.problems(folder.path) == []
+    (folder.path / CURVE).unlink()
+    assert len(verify.problems(folder.path)) == 1
+
+
+def test_a_record_that_was_edited_is_found(tmp_path):
+    folder = finished(tmp_path)
+    content = json.loads((folder.path / RECORD).read_text())
+    content["label"] = "better"
+    (folder.path / RECORD).write_text(json.dumps(content))
+    assert "changed since it was written" in verify.problems(folder.path)[0]
+
+
+def test_a_record_of_another_run_is_found(tmp_path):
+    folder = finished(tmp_path)
+    record = read_record(folder.path)
+    record.identity = {"seed": 7}
+    write_record(folder.path, record)
+    assert "by what its identity hashes to" in verify.problems(folder.path)[0]
+
+
+def test_a_missing_folder_is_one_problem(tmp_path):
+    assert len(verify.problems(tmp_path / "nothing")) == 1
+
+
+@pytest.fixture(scope="module")
+def run(run_cell_in_module):
+    return run_cell_in_module("method=lora_ga")[1]
+
+
+def test_a_rerun_comes_to_the_same_numbers(run, capsys):
+    assert verify.main([str(run.path), "--rerun"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same numbers again"
+
+
+def test_a_rerun_finds_a_number_that_was_made_up(run, capsys):
+    record = read_record(run.path)
+    record.scores[0]["value"] += 0.5
+    write_record(run.path, record)
+    assert verify.problems(run.path) == []  # it was forged with a checksum of its own
+    assert verify.main([str(run.path), "--rerun"]) == 1
+    printed = capsys.readouterr().out
+    assert "differs: record.scores[0].value: " in printed
+    assert printed.splitlines()[-1] == "1 differences"
+
+
+def test_a_failed_run_has_nothing_to_compare(tmp_path, capsys):
+    folder = finished(tmp_path, "failed")
+    assert verify.main([str(folder.path), "--rerun"]) == 2
+    assert "nothing to compare" in capsys.readouterr().err
