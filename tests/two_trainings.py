@@ -82,7 +82,8 @@ CASES = {
     "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), Hu(), "seq2seq"),
     "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), Hu(), "seq2seq", settings=HALVES),
 }
-SHARDED = [name for name, case in CASES.items() if case.kind != "seq2seq"]
+SHARDED = ["hu accumulated", "lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
+REPLICATED = [name for name in CASES if name not in ("dora", "loraplus", "bfloat16 base")]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
 RESUMED = {"head": Case(tiny_bert, Hu(), "encoder"), "whole": Case(tiny_llama, FullFT())}
 
@@ -143,7 +144,7 @@ def process(rank, folder, port):
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}  # as torchrun does
     parallel.start()
-    found = {("ddp", name): trained(case, "ddp") for name, case in CASES.items()}
+    found = {("ddp", name): trained(CASES[name], "ddp") for name in REPLICATED}
     found |= {("fsdp", name): trained(CASES[name], "fsdp") for name in SHARDED}
     for how in ("ddp", "fsdp"):
         for name, case in RESUMED.items():
