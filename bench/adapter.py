@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bench.layers import check_rank, heads, target_layers
 from bench.lora_r import LoraRLinear
 from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
+
+__all__ = [
+    "AdaptedLayer",
+    "add",
+    "check_rank",
+    "count_parameters",
+    "fill",
+    "float_weight",
+    "heads",
+    "target_layers",
+]
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 FACTORS = ("lora_A", "lora_B", "lora_R")
@@ -84,18 +96,6 @@ def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
     return plain.detach().float()
 
 
-def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """The classification head of an encoder, which trains in every method: its modules by name.
-
-    They are those beside the pretrained model; a language model has none.
-    """
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not type(plain).__name__.endswith("ForSequenceClassification"):
-        return {}
-    beside = ((name, child) for name, child in plain.named_children() if name != plain.base_model_prefix)
-    return {name: child for name, child in beside if next(child.parameters(), None) is not None}
-
-
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int, int]:
     """Parameters of a model without its head, and of the head; or of those only that are trained."""
 
@@ -104,47 +104,6 @@ def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int,
 
     head = sum(map(count, heads(model).values()))
     return count(model) - head, head
-
-
-def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
-    """The linear layers whose name is, or ends in, one of `target_modules`, in the model's order; never the head.
-
-    None: every linear layer but the output embeddings, the head and the pooler before it.
-
-    Raises:
-        ValueError: nothing matches.
-    """
-    head = tuple(heads(model))
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.partition(".")[0] not in head
-    }
-    if target_modules is None:
-        output = model.get_output_embeddings()
-        return {name: m for name, m in linear.items() if m is not output and "pooler" not in name.split(".")}
-    found = {name: m for name, m in linear.items() if any(f".{name}".endswith(f".{end}") for end in target_modules)}
-    if not found:
-        choices = sorted({name.rpartition(".")[2] for name in linear})
-        raise ValueError(
-            f"model.target_modules={list(target_modules)} matches no linear layer; this model has {choices}"
-        )
-    return found
-
-
-def check_rank(layers: dict[str, nn.Linear], rank: Rank) -> None:
-    """Refuses a rank that a target layer cannot have.
-
-    Raises:
-        ValueError: r is larger than the smaller side of some layer.
-    """
-    for name, layer in layers.items():
-        smaller = min(layer.weight.shape)
-        if rank.r > smaller:
-            shape = " x ".join(map(str, layer.weight.shape))
-            raise ValueError(
-                f"rank.r={rank.r} is larger than the smaller side {smaller} of {name} ({shape}); take a smaller rank"
-            )
 
 
 def add(

@@ -7,6 +7,7 @@ and how long the rest will take (bench.estimate). Takes the overrides that `benc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -16,24 +17,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
+from tabulate import tabulate
 
-from bench import rates
+from bench import rates, states
 from bench.folders import CONF
-from bench.record import COMPLETED, CorruptRecordError, Record, quiet_environment, read_record
+from bench.record import FAILED, INTERRUPTED, quiet_environment
 from bench.run_folder import RunFolder
+from bench.states import DONE, NEW, RECORDED, RUNNING, STALE
 from bench.study import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run
     from bench.estimate import Estimate
+    from bench.record import Record
 
 Entry = tuple[PlannedRun, "Run | None"]  # the run is None where it is refused, or waits and cannot be composed yet
 Planner = Callable[[str, Sequence[str]], list[Entry]]
 Estimator = Callable[["Run"], "Estimate"]
 
 TOTAL = "total"
-DONE, RECORDED, FAILED, NEW = "done", "recorded", "failed", "new"
+RETRIED = "retried"
+ENDED = (DONE, FAILED)  # what the same command does not start again
 GROUPS_SHOWN = 4
 
 
@@ -43,9 +47,12 @@ class Stage:
 
     Attributes:
         cells: as planned; two that come to the same run are one of `runs`.
-        to_do: what a sweep would start now: all that is neither done nor waiting.
-        failed: of those, how many have failed before.
-        recorded: of those, how many have a result here without weights, as a repository keeps it.
+        to_do: what a sweep would start now: all that is neither done, failed, nor waiting.
+        failed: runs that are left as they are, unless run.retry_failed=true.
+        retried: of those to do, how many have failed before, with run.retry_failed=true.
+        begun: of those to do, how many were interrupted or killed, and go on from their checkpoints.
+        running: of those to do, how many another process has; a sweep leaves them to it.
+        recorded: of those to do, how many have a result here without weights, as a repository keeps it.
         waiting: runs whose learning rate is not chosen yet.
         seconds: of what is to do and what waits; None where nothing of that is known.
         unknown: how many runs `seconds` leaves out.
@@ -58,6 +65,9 @@ class Stage:
     done: int
     to_do: int
     failed: int
+    retried: int
+    begun: int
+    running: int
     recorded: int
     waiting: int
     refused: int
@@ -95,21 +105,8 @@ class Overview:
 
 
 def state(run: Run) -> str:
-    """What the results folder holds of a run: done, recorded (completed, without weights), failed, or new."""
-    folder = RunFolder(run.results_dir, run.study, run.run_id)
-    if folder.done:
-        return DONE
-    record = _record(folder.path)
-    if record is None:
-        return NEW
-    return RECORDED if record.status == COMPLETED else FAILED
-
-
-def _record(folder: Path) -> Record | None:
-    try:
-        return read_record(folder)
-    except CorruptRecordError:
-        return None
+    """How a run stands: a name of bench.states."""
+    return states.state(RunFolder(run.results_dir, run.study, run.run_id)).name
 
 
 def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estimator: Estimator) -> Overview:
@@ -119,15 +116,16 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estim
         cells: those of all stages, in order.
         estimator: asked once for each run that is to be done.
     """
-    states = {run.run_id: state(run) for _, run in cells if run is not None}
-    left = {_key(*entry): entry[1] for entry in cells if entry[1] is not None and _is_left(*entry, states)}
+    found = {run.run_id: run for _, run in cells if run is not None}
+    known = {run_id: _now(run, state(run)) for run_id, run in found.items()}
+    left = {_key(*entry): entry[1] for entry in cells if entry[1] is not None and _is_left(*entry, known)}
     estimates = {key: estimator(run) for key, run in left.items()}
     names = dict.fromkeys(planned.stage for planned, _ in cells)
-    rows = [_stage(name, [e for e in cells if e[0].stage == name], states, estimates) for name in names]
+    rows = [_stage(name, [e for e in cells if e[0].stage == name], known, estimates) for name in names]
     return Overview(
         study=study,
         stages=tuple(rows),
-        total=_stage(TOTAL, cells, states, estimates),
+        total=_stage(TOTAL, cells, known, estimates),
         refusals=_refusals(planned for planned, _ in cells),
         sources=dict(sorted(Counter(estimate.source for estimate in estimates.values()).items())),
         edges=_edges(cells),
@@ -145,7 +143,12 @@ def _key(planned: PlannedRun, run: Run | None) -> tuple[str, ...]:
 def _is_left(planned: PlannedRun, run: Run | None, states: Mapping[str, str]) -> bool:
     if planned.refused is not None:
         return False
-    return planned.run_id is None or run is None or states[run.run_id] != DONE
+    return planned.run_id is None or run is None or states[run.run_id] not in ENDED
+
+
+def _now(run: Run, name: str) -> str:
+    """What the state comes to in this command."""
+    return RETRIED if name == FAILED and run.run.retry_failed else name
 
 
 def _stage(
@@ -163,8 +166,11 @@ def _stage(
         cells=len(cells),
         runs=len(distinct),
         done=found[DONE],
-        to_do=sum(found.values()) - found[DONE],
+        to_do=sum(count for name, count in found.items() if name not in ENDED),
         failed=found[FAILED],
+        retried=found[RETRIED],
+        begun=found[INTERRUPTED] + found[STALE],
+        running=found[RUNNING],
         recorded=found[RECORDED],
         waiting=waiting,
         refused=len(cells) - sum(planned.refused is None for planned, _ in cells),
@@ -182,17 +188,22 @@ def _refusals(planned: Iterable[PlannedRun]) -> tuple[Refusal, ...]:
     return tuple(Refusal(reason, tuple(cells)) for reason, cells in by_reason.items())
 
 
+def _record(run: Run) -> Record | None:
+    return RunFolder(run.results_dir, run.study, run.run_id).record
+
+
 def _edges(cells: Sequence[Entry]) -> tuple[str, ...]:
     """The groups whose grid is complete and whose best learning rate is its smallest or largest."""
-    by_group: dict[tuple[str, ...], list[Record | None]] = defaultdict(list)
+    by_group: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for planned, run in cells:
         if planned.stage == SELECT and run is not None:
-            by_group[planned.group].append(_record(run.results_dir / run.study / run.run_id))
+            by_group[planned.group].append(run)
     found = []
-    for group, records in by_group.items():
-        complete = [record for record in records if record is not None]
-        if len(complete) == len(records):
-            selection = rates.select(group, complete)
+    for group, runs in by_group.items():
+        records = (_record(run) for run in runs)
+        complete = list(itertools.takewhile(lambda record: record is not None, records))
+        if len(complete) == len(runs):
+            selection = rates.select(group, [record for record in complete if record is not None])
             if selection.at_edge and selection.best:
                 rate = selection.best.learning_rate
                 found.append(f"{selection.method} ({group_text(group)}; {selection.at_edge} end, {rate:g})")
@@ -201,8 +212,9 @@ def _edges(cells: Sequence[Entry]) -> tuple[str, ...]:
 
 def text(found: Overview) -> str:
     """For a reader."""
-    table = pd.DataFrame([_cells(row) for row in (*found.stages, found.total)])
-    printed = table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * 10)
+    rows = [_cells(row) for row in (*found.stages, found.total)]
+    aligned = ["left"] + ["right"] * (len(rows[0]) - 1)
+    printed = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=aligned)
     lines = [f"{found.study}: {found.total.cells} cells, {found.total.runs} different runs", "", printed, ""]
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
@@ -233,7 +245,10 @@ def _hours(hours: float) -> str:
 
 
 _NOTES = {
-    "failed": "failed before, and started again",
+    "failed": "failed before, and not started again; run.retry_failed=true does",
+    "retried": "failed before, and started again",
+    "begun": "begun before; goes on from the last checkpoint",
+    "running": "running in another process, to which it is left",
     "recorded": "recorded, a result without its weights, such as a committed one; done again",
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }

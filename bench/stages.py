@@ -57,6 +57,7 @@ class Expansion:
         self._common = {key: given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
         self._given = given
         self._selections: dict[tuple[str, ...], Selection | None] = {}
+        self._products: dict[tuple[str, ...], list[list[str]]] = {}
 
     def groups(self) -> list[tuple[str, ...]]:
         """The rows of the table: the product of the common axes, without what `only` leaves out."""
@@ -201,9 +202,12 @@ class Expansion:
         given = dict(text.split("=", 1) for text in group)
         return all(given.get(axis) in words(values) for axis, values in wanted.items() if axis in given)
 
-    def _product(self, texts: list[str]) -> list[list[str]]:
-        (cells,) = BasicSweeper.split_arguments(self._parser.parse_overrides(texts), max_batch_size=None)
-        return cells
+    def _product(self, texts: Sequence[str]) -> list[list[str]]:
+        key = tuple(texts)
+        if key not in self._products:  # parsing takes milliseconds a text, and groups have nearly all in common
+            (cells,) = BasicSweeper.split_arguments(self._parser.parse_overrides(list(texts)), max_batch_size=None)
+            self._products[key] = cells
+        return self._products[key]
 
 
 def register() -> None:

@@ -241,8 +241,10 @@ def _write_plans(planned: Sequence[tuple[PlannedRun, Run]], names: tuple[str, ..
     """Into each study of the sweep (nearly always one), beside what was planned there before."""
     studies: dict[Path, list[PlannedRun]] = defaultdict(list)
     for one, run in planned:
-        check_folder(run)
-        studies[run.results_dir / run.study].append(one)
+        folder = run.results_dir / run.study
+        if folder not in studies:
+            check_folder(run)
+        studies[folder].append(one)
     for folder, runs in studies.items():
         newer = StudyPlan(_experiment(), names, tuple(runs))
         older = None

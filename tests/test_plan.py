@@ -10,7 +10,10 @@ from bench.run_folder import RunFolder, held
 from bench.study import RUN, PlannedRun
 
 HOUR = 3600.0
-TASK_SCORE = {"task": "gsm_tiny", "metric": "exact_match", "num_examples": 400, "higher_is_better": True}
+TASK_SCORE = {
+    "task": "gsm_tiny", "metric": "exact_match", "num_examples": 400, "higher_is_better": True, "stderr": None,
+    "majority": None,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -67,9 +70,29 @@ def test_done_failed_recorded_and_new_runs_are_told_apart(make):
     left_behind(entries[1], weights=False)
     left_behind(entries[2], status=FAILED, weights=False)
     (stage,) = overview(entries).stages
-    assert (stage.cells, stage.runs, stage.done, stage.to_do) == (5, 5, 1, 4)
+    assert (stage.cells, stage.runs, stage.done, stage.to_do) == (5, 5, 1, 3)
     assert (stage.recorded, stage.failed, stage.waiting, stage.refused) == (1, 1, 0, 0)
-    assert stage.seconds == 4 * HOUR
+    assert stage.seconds == 3 * HOUR
+
+
+def test_a_failed_run_is_started_again_only_when_asked(make):
+    entry = make(RUN, "method=hu")
+    left_behind(entry, status=FAILED, weights=False)
+    left = overview([entry])
+    assert (left.total.to_do, left.total.failed, left.total.retried, left.total.seconds) == (0, 1, 0, 0)
+    assert "failed before, and not started again; run.retry_failed=true does: 1" in plan.text(left)
+    asked = overview([make(RUN, "method=hu", "run.retry_failed=true")])
+    assert (asked.total.to_do, asked.total.failed, asked.total.retried, asked.total.seconds) == (1, 0, 1, HOUR)
+    assert "failed before, and started again: 1" in plan.text(asked)
+
+
+def test_a_run_that_is_interrupted_or_running_is_told_apart(make):
+    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(2)]
+    folders = [RunFolder(run.results_dir, run.study, run.run_id) for _, run in entries]
+    folders[0].workspace.mkdir(parents=True)
+    with held(folders[1], 60, wait=False):
+        (stage,) = overview(entries).stages
+    assert (stage.to_do, stage.begun, stage.running) == (2, 1, 1)
 
 
 def test_waiting_runs_count_in_the_hours_but_not_as_to_do(make):

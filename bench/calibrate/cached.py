@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench import adapter, parallel
+from bench import parallel
 from bench.cache import Cache, Entry, tensors_sha256
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.stage import calibrate
 from bench.calibrate.visit import Batch
+from bench.layers import heads
 from bench.model import UNKNOWN, LoadedModel
 from bench.provenance import fingerprint
 
@@ -98,7 +99,7 @@ def key(
 
 def _head_sha256(model: PreTrainedModel) -> str | None:
     """Of a classification head, which no checkpoint holds: each seed has its own."""
-    head = {f"{name}.{key}": t for name, m in adapter.heads(model).items() for key, t in m.state_dict().items()}
+    head = {f"{name}.{key}": t for name, m in heads(model).items() for key, t in m.state_dict().items()}
     return tensors_sha256(head) if head else None
 
 

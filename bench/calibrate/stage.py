@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from bench import parallel
-from bench.adapter import float_weight
 from bench.calibrate.collect import Collector, decompose, split
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.visit import Batch
@@ -43,6 +41,8 @@ def calibrate(
     """
     found = _from_data(model, layers, batches, wanted, checkpointing) if wanted.data else Calibration()
     if "weight" in wanted.decomposes:
+        from bench.adapter import float_weight
+
         began = now()
         found.svds["weight"] = parallel.shared_out(
             list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, wanted)
@@ -85,6 +85,8 @@ def _from_data(
     checkpointing: bool,
 ) -> Calibration:
     """What needs samples; a batch that memory does not hold is halved, and halved again."""
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
     if not batches:
         raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
     size = max(len(batch["input_ids"]) for batch in batches)

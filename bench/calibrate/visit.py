@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bench.model import evaluating
 from bench.phases import now
@@ -174,6 +173,8 @@ def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         ValueError: the model has no blocks that can be checkpointed, or has dropout that a block would apply itself.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not blocks:
         raise ValueError(

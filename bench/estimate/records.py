@@ -3,99 +3,132 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bench.config import part_text
 from bench.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.estimate.tokens import num_items, passes
 from bench.provenance import fingerprint
-from bench.record import COMPLETED, CorruptRecordError, Record, read_record
+from bench.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
 from bench.study import run_folders
 
 if TYPE_CHECKING:
     from bench.config import Run
 
 
-def comparable(run: Run, records: Sequence[Record], gpu: str | None, fingerprint: str) -> list[Record]:
-    """Completed records of the same model and task on such a GPU, or on any CPU; of these the nearest.
+@dataclass(frozen=True)
+class Seen:
+    """What an estimate needs of a completed record."""
 
-    Nearest is of the same method on this very stack, then the same stack, then the same method.
+    phases: Mapping[str, Mapping[str, Any]]
+    train: Mapping[str, Any]
+    alignment_steps: int
+    r: int
+    num_items: int
+
+
+class Records:
+    """Completed records by what makes them comparable, so that a run's are found at once among many.
+
+    Args:
+        gpu: name of this machine's; None without one.
+        fingerprint: of this machine's stack.
     """
-    wanted = run.identity
-    found = [
-        record
-        for record in records
-        if record.status == COMPLETED
-        and record.identity["model"] == wanted["model"]
-        and record.identity["task"]["name"] == run.task.name
-        and record.config["task"]["max_length"] == run.task.max_length
-        and record.environment["hardware"]["gpu"] == gpu
-        and ("train" in record.phases) == run.trains
-    ]
 
-    def near(record: Record) -> tuple[bool, bool]:
-        return record.environment["fingerprint"] == fingerprint, record.config["method"]["name"] == run.method_name
+    def __init__(self, records: Iterable[Record], gpu: str | None, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        self._seen: dict[tuple[Any, ...], dict[tuple[bool, str], list[Seen]]] = {}
+        for record in records:
+            if record.status == COMPLETED and record.environment["hardware"]["gpu"] == gpu:
+                self._add(record)
 
-    best = max(map(near, found), default=None)
-    return [record for record in found if near(record) == best]
+    def _add(self, record: Record) -> None:
+        then = record.config
+        trains = "train" in record.phases
+        model = json.dumps(record.identity["model"], sort_keys=True)
+        key = (model, record.identity["task"]["name"], then["task"]["max_length"], trains)
+        near = (record.environment["fingerprint"] == self._fingerprint, then["method"]["name"])
+        by_task = {score["task"]: score["num_examples"] for score in record.scores}
+        seen = Seen(
+            phases=record.phases,
+            train={name: then["train"].get(name) for name in (*_EXAMPLES, "precision")},
+            alignment_steps=then["measure"]["alignment_steps"] or 0,
+            r=then["rank"]["r"],
+            num_items=max(1, sum(by_task.values())),
+        )
+        self._seen.setdefault(key, {}).setdefault(near, []).append(seen)
+
+    def nearest(self, run: Run) -> tuple[list[Seen], bool, bool]:
+        """Records of the same model and task on such a GPU, or on any CPU; and whether of this stack, this method.
+
+        Nearest is of the same method on this very stack, then the same stack, then the same method.
+        """
+        model = json.dumps(run.model.identity(), sort_keys=True)
+        key = (model, run.task.name, run.task.max_length, run.trains)
+        found = self._seen.get(key, {})
+        for same_stack in (True, False):
+            if (same_stack, run.method_name) in found:
+                return found[same_stack, run.method_name], same_stack, True
+            others = [seen for (stack, _), records in found.items() if stack == same_stack for seen in records]
+            if others:
+                return others, same_stack, False
+        return [], False, False
 
 
-def from_records(run: Run, records: Sequence[Record], fingerprint: str) -> Estimate | None:
+def from_records(run: Run, known: Records) -> Estimate | None:
     """Medians of comparable records, each scaled to this run's examples, probes and items; None without records.
 
     Memory is taken from records of the same method at no smaller a batch and rank, their highest; None otherwise.
     """
+    records, same_stack, same_method = known.nearest(run)
     if not records:
         return None
-    seconds = median(sum(_scaled(run, record)) for record in records)
+    probes = passes(run)["measure"].batches if run.trains and run.measure.alignment_steps else 0
+    items = sum(num_items(run, run.task.datasets[name]) for name in run.task.score)
+    seconds = median(_scaled(run, record, probes, items) for record in records)
     peaks = [
         phase["peak_bytes"]
         for record in records
-        if _needs_as_much(run, record)
+        if same_method and _needs_as_much(run, record)
         for phase in record.phases.values()
         if phase["peak_bytes"] is not None
     ]
     source = f"from {len(records)} record{'s' if len(records) > 1 else ''}"
-    if records[0].environment["fingerprint"] != fingerprint:
-        source += " of another stack"
-    return Estimate(seconds, max(peaks, default=None), source)
-
-
-def _scaled(run: Run, record: Record) -> Iterator[float]:
-    then = record.config
-    spent = {name: phase["seconds"] for name, phase in record.phases.items()}
-    yield from (spent.get(name, 0.0) for name in ("load", "calibrate", "initialise"))
-    if run.trains:
-        examples = math.prod(then["train"][key] for key in _EXAMPLES)
-        yield spent["train"] * math.prod(getattr(run.train, key) for key in _EXAMPLES) / examples
-        interval = then["measure"]["alignment_steps"]
-        if interval:
-            probes = passes(run)["measure"].batches if run.measure.alignment_steps else 0
-            yield spent.get("measure", 0.0) * probes / (1 + then["train"]["max_steps"] // interval)
-    by_task = {score["task"]: score["num_examples"] for score in record.scores}
-    items = sum(num_items(run, run.task.datasets[name]) for name in run.task.score)
-    yield spent["score"] * items / max(1, sum(by_task.values()))
+    return Estimate(seconds, max(peaks, default=None), source if same_stack else f"{source} of another stack")
 
 
 _EXAMPLES = ("max_steps", "batch_size", "gradient_accumulation_steps")
 
 
-def _needs_as_much(run: Run, record: Record) -> bool:
-    then = record.config
+def _scaled(run: Run, record: Seen, probes: int, items: int) -> float:
+    """The seconds of a record, for this run's examples, probes and items."""
+    spent = {name: phase["seconds"] for name, phase in record.phases.items()}
+    found = sum(spent.get(name, 0.0) for name in ("load", "calibrate", "initialise"))
+    if run.trains:
+        examples = math.prod(record.train[key] for key in _EXAMPLES)
+        found += spent["train"] * math.prod(getattr(run.train, key) for key in _EXAMPLES) / examples
+        if record.alignment_steps:
+            found += spent.get("measure", 0.0) * probes / (1 + record.train["max_steps"] // record.alignment_steps)
+    return found + spent["score"] * items / record.num_items
+
+
+def _needs_as_much(run: Run, record: Seen) -> bool:
     return (
-        then["method"]["name"] == run.method_name
-        and then["train"]["batch_size"] >= run.train.batch_size
-        and then["train"]["precision"] == run.train.precision
-        and then["rank"]["r"] >= run.rank.r
-        and bool(then["measure"]["alignment_steps"]) >= bool(run.measure.alignment_steps)
+        record.train["batch_size"] >= run.train.batch_size
+        and record.train["precision"] == run.train.precision
+        and record.r >= run.rank.r
+        and bool(record.alignment_steps) >= bool(run.measure.alignment_steps)
     )
 
 
 def estimate(
-    run: Run, records: Sequence[Record], speed: Callable[[str], float], gpu: str | None, fingerprint: str
+    run: Run, records: Iterable[Record], speed: Callable[[str], float], gpu: str | None, fingerprint: str
 ) -> Estimate:
     """Seconds from records where there are comparable ones, else from sizes; the same for the memory.
 
@@ -103,8 +136,11 @@ def estimate(
         speed: of a matrix product, by dtype; asked only where records do not suffice.
         gpu: its name; None without one.
     """
-    near = comparable(run, records, gpu, fingerprint)
-    recorded = from_records(run, near, fingerprint)
+    return _estimate(run, Records(records, gpu, fingerprint), speed, gpu)
+
+
+def _estimate(run: Run, known: Records, speed: Callable[[str], float], gpu: str | None) -> Estimate:
+    recorded = from_records(run, known)
     if recorded is not None and recorded.peak_bytes is not None:
         return recorded
     counted = from_sizes(run, speed, gpu is not None)
@@ -114,15 +150,36 @@ def estimate(
 
 
 def estimator(results_dir: Path) -> Callable[[Run], Estimate]:
-    """Estimates from the records below a results folder, and the speed of this machine."""
+    """Estimates from the records below a results folder, and the speed of this machine.
+
+    The records are read when first asked; runs that differ in seed and learning rate alone are estimated once.
+    """
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    records, stack = list(_read(results_dir)), fingerprint()
-    return lambda run: estimate(run, records, matmul_flops_per_second, gpu, stack)
+    read: list[Records] = []
+    known: dict[tuple[Any, ...], Estimate] = {}
+
+    def estimated(run: Run) -> Estimate:
+        if not read:
+            read.append(Records(_read(results_dir), gpu, fingerprint()))
+        key = _alike(run)
+        if key not in known:
+            known[key] = _estimate(run, read[0], matmul_flops_per_second, gpu)
+        return known[key]
+
+    return estimated
+
+
+def _alike(run: Run) -> tuple[Any, ...]:
+    """What an estimate depends on: all but seed, learning rate and paths."""
+    train = tuple((field.name, getattr(run.train, field.name)) for field in fields(run.train))
+    parts = (run.method, run.rank, run.adapter, run.task, run.model, run.measure, run.score, run.svd)
+    shown = tuple(part_text(part) for part in parts)
+    return (run.method_name, *shown, *(one for one in train if one[0] != "learning_rate"))
 
 
 def _read(results_dir: Path) -> Iterator[Record]:
     for folder in run_folders(results_dir, "**"):
         with contextlib.suppress(CorruptRecordError):
-            yield read_record(folder)
+            yield sealed_record(folder) or read_record(folder)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bench.config import Run
 
 
@@ -46,7 +43,32 @@ class Sizes:
     outputs: int
 
 
-_counted: dict[str, Sizes] = {}
+@dataclass(frozen=True)
+class Frame:
+    """A model without an adapter.
+
+    Attributes:
+        shapes: (out, in) of each target layer, by name.
+        total: parameters, those of the head included.
+        head: of those.
+        linear: weights of all linear layers, the head's included.
+        head_linear: of those.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    total: int
+    head: int
+    linear: int
+    head_linear: int
+    blocks: int
+    heads: int
+    hidden_size: int
+    outputs: int
+
+
+_frames: dict[tuple[str, int | None], Frame | ValueError] = {}
+_counted: dict[tuple[str, ...], Sizes] = {}
+_checked: dict[tuple[Any, ...], str | None] = {}
 
 
 def sizes(run: Run) -> Sizes:
@@ -56,41 +78,61 @@ def sizes(run: Run) -> Sizes:
         UnknownSizeError: a model on the Hub of which conf/model says nothing.
         ValueError: the method cannot have this rank in some layer.
     """
-    if run.model.source == "hub" and run.model.architecture is None:
-        raise UnknownSizeError("no architecture in conf/model")
-    values = run.to_dict()
-    parts = [values[key] for key in ("model", "method", "rank", "adapter", "svd")]
-    key = json.dumps([*parts, run.task.num_labels], sort_keys=True)
+    frame = _frame(run)
+    key = _key(run)
+    if (wrong := _wrong(run, frame, key)) is not None:
+        raise ValueError(wrong)
     if key not in _counted:
-        _counted[key] = _count(run)
+        _counted[key] = _count(run, frame)
     return _counted[key]
 
 
-def _count(run: Run) -> Sizes:
-    import torch
+def _key(run: Run) -> tuple[str, ...]:
+    from bench.config import part_text
 
-    from bench import adapter
+    parts = (run.model, run.method, run.rank, run.adapter, run.svd)
+    return (type(run.method).__qualname__, str(run.task.num_labels), *map(part_text, parts))
+
+
+def _frame(run: Run) -> Frame:
+    """The model's own layers, counted once."""
+    from bench.config import part_text
+
+    if run.model.source == "hub" and run.model.architecture is None:
+        raise UnknownSizeError("no architecture in conf/model")
+    key = part_text(run.model), run.task.num_labels
+    if key not in _frames:
+        try:
+            _frames[key] = _framed(run)
+        except ValueError as error:
+            _frames[key] = error
+    found = _frames[key]
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def _framed(run: Run) -> Frame:
+    from torch import nn
+
+    from bench.layers import heads, target_layers
 
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
-    layers = adapter.target_layers(model, run.model.target_modules)
-    shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
-    loaded = {id(parameter) for parameter in model.parameters()}
-    _check_rank(run, layers)
-    with torch.device("meta"):
-        trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
-    multiplied = [module.weight for module in trained.modules() if isinstance(module, torch.nn.Linear)]
-    frozen = [parameter for parameter in trained.parameters() if not parameter.requires_grad]
+    layers = target_layers(model, run.model.target_modules)
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind
-    return Sizes(
-        frozen=sum(parameter.numel() for parameter in frozen if id(parameter) in loaded),
-        frozen_added=sum(parameter.numel() for parameter in frozen if id(parameter) not in loaded),
-        trainable=sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
-        multiplied=sum(weight.numel() for weight in multiplied),
-        multiplied_trained=sum(weight.numel() for weight in multiplied if weight.requires_grad),
-        target=sum(rows * columns for rows, columns in shapes),
-        statistics=_num_statistics(run, shapes),
+
+    def linear(module: Any) -> int:
+        return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+    beside = list(heads(model).values())
+    return Frame(
+        shapes={name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        head=sum(parameter.numel() for head in beside for parameter in head.parameters()),
+        linear=linear(model),
+        head_linear=sum(map(linear, beside)),
         blocks=config.num_hidden_layers + (decoder if kind == "seq2seq" else 0),
         heads=config.num_attention_heads,
         hidden_size=config.hidden_size,
@@ -98,17 +140,66 @@ def _count(run: Run) -> Sizes:
     )
 
 
-def _check_rank(run: Run, layers: Mapping[str, nn.Linear]) -> None:
-    """What the run itself refuses as soon as its model is loaded."""
-    from bench import adapter
-    from bench.methods.base import AdapterMethod, DemandingMethod, Layer, scaling_value
+def _count(run: Run, frame: Frame) -> Sizes:
+    """What the method adds to the model, and which of its tensors are trained; bench.adapter does the same."""
+    from bench.methods.base import AdapterMethod
 
+    shapes, trains, r = list(frame.shapes.values()), run.method.trains, run.rank.r
+    target = sum(rows * columns for rows, columns in shapes)
+    head, head_linear = (frame.head, frame.head_linear) if trains else (0, 0)
+    parts: dict[str, int] = {}
     if isinstance(run.method, AdapterMethod):
-        adapter.check_rank(dict(layers), run.rank)
-    if isinstance(run.method, DemandingMethod):
-        scaling = scaling_value(run.method.scaling, run.rank)
+        parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}
+        parts |= {"lora_R": r * r * len(shapes)} if "lora_R" in trains else {}
+    trained = sum(size for part, size in parts.items() if part in trains)
+    magnitudes = sum(rows for rows, _ in shapes) if parts and run.adapter.use_dora else 0
+    whole = not parts and "weight" in trains
+    return Sizes(
+        frozen=0 if whole else frame.total - head,
+        frozen_added=sum(parts.values()) - trained,
+        trainable=frame.total if whole else head + trained + magnitudes,
+        multiplied=frame.linear + sum(parts.values()),
+        multiplied_trained=frame.linear if whole else head_linear + trained,
+        target=target,
+        statistics=_num_statistics(run, shapes),
+        blocks=frame.blocks,
+        heads=frame.heads,
+        hidden_size=frame.hidden_size,
+        outputs=frame.outputs,
+    )
+
+
+def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
+    """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
+    from bench.methods.base import DemandingMethod
+
+    demanding = isinstance(run.method, DemandingMethod)
+    asked = (*key, run.learning_rates if demanding else None)
+    if asked not in _checked:
+        try:
+            _check(run, frame, demanding)
+            _checked[asked] = None
+        except ValueError as error:
+            _checked[asked] = str(error)
+    return _checked[asked]
+
+
+def _check(run: Run, frame: Frame, demanding: bool) -> None:
+    import torch
+    from torch import nn
+
+    from bench.layers import check_rank
+    from bench.methods.base import AdapterMethod, Layer, scaling_value
+
+    with torch.device("meta"):
+        layers = {name: nn.Linear(columns, rows, bias=False) for name, (rows, columns) in frame.shapes.items()}
+    if isinstance(run.method, AdapterMethod):
+        check_rank(layers, run.rank)
+    if demanding:
+        method: Any = run.method
+        scaling = scaling_value(method.scaling, run.rank)
         for name, layer in layers.items():
-            run.method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
+            method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
 
 
 def refusal(run: Run) -> str | None:
