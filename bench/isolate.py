@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from bench import job, results
-from bench.interrupt import InterruptedRunError
+from bench.interrupt import SIGNALS, InterruptedRunError
 from bench.lease import PARENT
 from bench.record import COMPLETED, FAILED
 from bench.run_folder import RunFolder, held
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 POSITION = "LORA_INIT_BENCH_POSITION"  # tells the process which run of how many it is
 DEVICES = "CUDA_VISIBLE_DEVICES"
-_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM)}
+_STOPPED = {128 + number for number in SIGNALS}
 
 
 class KilledError(RuntimeError):
@@ -44,7 +44,6 @@ class Children:
     """The processes that are running; a signal to this one is handed on to them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopped: int | None = None
 
@@ -60,12 +59,13 @@ class Children:
         Raises:
             InterruptedRunError: this process was asked to stop.
         """
-        with self._lock:
-            if self.stopped is not None:
-                raise InterruptedRunError(self.stopped)
-            # Its own session: Ctrl-C comes to it through `stop`, once.
-            process = subprocess.Popen(command, env=environment, start_new_session=True)
-            self._running.add(process)
+        if self.stopped is not None:
+            raise InterruptedRunError(self.stopped)
+        # Its own session: Ctrl-C comes to it through `stop`, once.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        self._running.add(process)
+        if self.stopped is not None:  # meanwhile
+            process.send_signal(signal.SIGTERM)
         try:
             return process.wait()
         finally:
@@ -147,11 +147,13 @@ def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: 
         environment[DEVICES] = gpu
     status = children.run(command, environment)
     folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
-    if status < 0 and children.stopped is None:
+    if children.stopped is not None and not folder.done:
+        raise InterruptedRunError(children.stopped)
+    if status in _STOPPED:
+        raise InterruptedRunError(status - 128)
+    if status < 0:
         _record_kill(cfg, folder, -status, position)
         return FAILED
-    if status in _STOPPED:
-        raise InterruptedRunError(children.stopped or status - 128)
     if status != 0:
         job.failures.append(cfg.run_id)
     return COMPLETED if folder.done else FAILED

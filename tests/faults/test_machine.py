@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SHORT, composed_run
@@ -129,6 +130,27 @@ def test_a_loss_that_is_not_finite_fails_the_run_which_is_retried_only_when_aske
     assert_same(undisturbed, folder_of(cfg).path)
 
 
+MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+def starve(pid):
+    """Lets a process have 4 MB more, so that the kernel kills it; where that cannot be asked for, kills it."""
+    group = MEMORY / f"lora-init-bench-{pid}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(4 * 2**20))
+        (group / "cgroup.procs").write_text(str(pid))
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def without_empty_groups():
+    yield
+    for group in MEMORY.glob("lora-init-bench-*"):
+        group.rmdir()
+
+
 def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_path):
     """A process of its own for each: the killed one is recorded, the others are as they would have been."""
     study = ["-m", "method=hu", "seed=0,1,2", *SHORT, f"results_dir={tmp_path}", "study=mine", "launch=process"]
@@ -141,8 +163,7 @@ def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_pat
     from bench.lease import holder
     from bench.run_folder import RunFolder
 
-    found = holder(RunFolder(tmp_path, "mine", run_id).workspace)
-    os.kill(found.pid, signal.SIGKILL)
+    starve(holder(RunFolder(tmp_path, "mine", run_id).workspace).pid)
     printed, complained = sweep.communicate(timeout=300)
     assert sweep.returncode == 1
     records = {folder.name: read_record(folder) for folder in tmp_path.glob("mine/hu-*")}
