@@ -251,12 +251,12 @@ class Run:
             texts["measure"] = _written(self.measure, "identity", lambda: self.measure)
         elif self.model.found_kind == "encoder":
             texts["seed"] = (str(self.seed),) * 2
-        if isinstance(method, AdapterMethod):
+        adapts, decomposes, sketched = _kept(method, "kinds", lambda: _kinds(method))
+        if adapts:
             rank = self.rank
             texts["rank"] = _written(rank, "identity", lambda: {"r": rank.r, "lora_alpha": rank.lora_alpha})
             texts["adapter"] = _written(self.adapter, "identity", self.adapter.identity)
-        if isinstance(method, SpectralMethod) and method.decomposes:
-            sketched = sketches(method)
+        if decomposes:
             texts["svd"] = _written(self.svd, sketched, lambda: self.svd.identity(sketched))
         return texts
 
@@ -269,12 +269,32 @@ _Texts = tuple[str, str]  # of a value: JSON with its keys in their order, and s
 
 
 def _written(part: Any, how: Hashable, value: Callable[[], Any]) -> _Texts:
-    """JSON of what a part gives to an identity, kept with the part: parts are frozen, and many runs share one."""
-    known: dict[Hashable, _Texts] = getattr(part, "__dict__", {}).setdefault("_written", {})  # slots: not kept
-    if how not in known:
+    """JSON of what a part gives to an identity."""
+
+    def texts() -> _Texts:
         text = json.dumps(value(), default=_plain)
-        known[how] = text, json.dumps(json.loads(text), sort_keys=True)
+        return text, json.dumps(json.loads(text), sort_keys=True)
+
+    return _kept(part, how, texts)
+
+
+def part_text(part: Any) -> str:
+    """A part of a run as JSON with sorted keys, written once."""
+    return _written(part, "whole", lambda: part)[1]
+
+
+def _kept(part: Any, how: Hashable, value: Callable[[], Any]) -> Any:
+    """What was found of a part before, kept with it: parts are frozen, and many runs share one."""
+    known: dict[Hashable, Any] = getattr(part, "__dict__", {}).setdefault("_kept", {})  # with slots nothing is kept
+    if how not in known:
+        known[how] = value()
     return known[how]
+
+
+def _kinds(method: Method) -> tuple[bool, bool, bool]:
+    """Whether a method adds an adapter, decomposes something, and does so in a sketch."""
+    decomposes = isinstance(method, SpectralMethod) and bool(method.decomposes)
+    return isinstance(method, AdapterMethod), decomposes, bool(decomposes and sketches(method))
 
 
 @functools.cache
