@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import uuid
 import warnings
 import zlib
 from collections.abc import Callable
@@ -135,7 +136,7 @@ def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file such that, whenever the machine stops, the earlier or the new one stands there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.names import is_name
-from bench.record import RECORD
+from bench.record import RECORD, write_whole
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages
@@ -135,11 +135,9 @@ def _is_text(value: object) -> bool:
 def write_plan(folder: Path, plan: StudyPlan) -> None:
     """Writes study.json as a whole, or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{STUDY}.tmp"
     lines = ",\n".join(json.dumps(asdict(run)) for run in plan.runs)  # a run a line: changes can be read
     head = json.dumps({"experiment": plan.experiment, "stages": plan.stages})[1:-1]
-    temporary.write_text(f'{{{head}, "runs": [\n{lines}\n]}}\n', encoding="utf-8")
-    temporary.replace(folder / STUDY)
+    write_whole(folder / STUDY, f'{{{head}, "runs": [\n{lines}\n]}}\n')
 
 
 def group_text(group: Sequence[str]) -> str:

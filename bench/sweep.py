@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -248,9 +249,11 @@ def _write_plans(planned: Sequence[tuple[PlannedRun, Run]], names: tuple[str, ..
     for folder, runs in studies.items():
         newer = StudyPlan(_experiment(), names, tuple(runs))
         older = None
-        with contextlib.suppress(ValueError):  # a torn plan is renewed
-            older = read_plan(folder)
-        write_plan(folder, older.joined(newer) if older else newer)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
+            with contextlib.suppress(ValueError):  # a torn plan is renewed
+                older = read_plan(folder)
+            write_plan(folder, older.joined(newer) if older else newer)
 
 
 class Guard(Callback):
