@@ -46,7 +46,7 @@ def load_parameters(model: nn.Module, folder: Path) -> None:
 
 def save_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Writes the optimiser's state by parameter; every process has to call it, the first one writes."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     state = {
         names[parameter]: {key: gathered(value).cpu() for key, value in moments.items()}
         for parameter, moments in optimizer.state.items()
