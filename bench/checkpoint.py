@@ -134,6 +134,7 @@ class Checkpoints:
                 raise ValueError(f"{name} is not what was written")
         if not isinstance(seal["stamp"], dict) or seal["step"] != _step(path):
             raise ValueError("its seal is of another checkpoint")
+        check_tensors_only(path)
         return seal, json.loads((path / JOURNAL).read_text(encoding="utf-8"))
 
     def _path(self, step: int) -> Path:
@@ -145,6 +146,21 @@ class Checkpoints:
             return []
         found = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
         return sorted(_step(path) for path in found if _step(path) >= 0)
+
+
+def check_tensors_only(path: Path) -> None:
+    """Refuses torch files that would run code when they are loaded, whatever their seal says; reads no tensor.
+
+    Raises:
+        ValueError: a file holds something else than tensors and plain values, or is no torch file.
+    """
+    import torch
+
+    for file in sorted((*path.rglob("*.pt"), *path.rglob("*.pth"))):
+        try:
+            torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        except Exception:  # pickle's, zip's, torch's own; their texts advise to load it all the same
+            raise ValueError(f"{file.name} holds more than tensors and plain values, and is not loaded") from None
 
 
 def _step(path: Path) -> int:

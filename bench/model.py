@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import rng
 from bench.hashes import file_sha256
+from bench.hub import ask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,14 +115,24 @@ class Model:
             try:
                 return AutoConfig.for_model(**self.architecture)
             except Exception as error:  # whatever transformers makes of any value
-                raise ValueError(f"model.architecture describes no model: {type(error).__name__}: {error}") from error
-        where = self.path if self.source == "hub" else str(self.folder)
+                raise ValueError(
+                    f"model.architecture describes no model: {type(error).__name__}: {_first_line(error)}"
+                ) from error
+        where = self._where()
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
             raise ValueError(
-                f"model {self.path} has no model.architecture, and its configuration cannot be had: {error}"
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: "
+                f"{_first_line(error)}"
             ) from error
+
+    def _where(self) -> str:
+        """What transformers is to load: a repository, once it is known whether the Hub answers, or a folder."""
+        if self.source != "hub":
+            return str(self.folder)
+        ask()
+        return self.path
 
     def skeleton(self, num_labels: int | None = None) -> PreTrainedModel:
         """The model on the meta device: its layers and their shapes, without weights.
@@ -155,7 +166,7 @@ class Model:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
-        where, kind = self.path if self.source == "hub" else str(self.folder), self.found_kind
+        where, kind = self._where(), self.found_kind
         side = {"padding_side": "left"} if kind == "causal" else {}
         head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
@@ -173,7 +184,7 @@ class Model:
                 )
         except OSError as error:
             if self.source != "hub":
-                raise ValueError(f"model.path={self.path} cannot be loaded: {error}") from error
+                raise ValueError(f"model.path={self.path} cannot be loaded: {_first_line(error)}") from error
             raise ValueError(
                 f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
                 "local folder: model=local model.path=FOLDER"
@@ -211,6 +222,10 @@ def kind_of(config: Mapping[str, Any], path: str) -> Kind:
         f"model {path} ({model_type}, {architectures}) is of no kind that can be told from its config.json; "
         "set model.kind=causal, seq2seq or encoder"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _auto_class(kind: Kind) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import checkpoint
 from bench.lease import Lease
+from bench.private import without_secrets
 from bench.provenance import fingerprint
 from bench.record import (
     ALIGNMENT,
@@ -107,7 +108,7 @@ class RunFolder:
             if begun is None or other == self.workspace or not (other / checkpoint.FOLDER).is_dir():
                 continue
             changed = _changed_contents(begun, identity)
-            if changed and _without_contents(begun) == _without_contents(identity):
+            if changed and _without_contents(begun) == _without_contents(without_secrets(identity)):
                 raise checkpoint.ChangedDataError(
                     f"{' and '.join(changed)} changed since {other.name[1:]} was begun: give it what it was begun "
                     f"with, or delete {other} to begin it anew"
@@ -147,7 +148,7 @@ class Workspace:
             (self.path / name).unlink(missing_ok=True)
         for name in (_FINAL, _REPLACED):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / _IDENTITY).write_text(json.dumps(identity), encoding="utf-8")
+        (self.path / _IDENTITY).write_text(json.dumps(without_secrets(identity)), encoding="utf-8")
         if wandb_id is not None:
             (self.path / _WANDB).write_text(wandb_id, encoding="utf-8")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.names import is_name
+from bench.private import redacted
 from bench.record import RECORD, write_whole
 
 STUDY = "study.json"
@@ -137,7 +138,7 @@ def write_plan(folder: Path, plan: StudyPlan) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(asdict(run)) for run in plan.runs)  # a run a line: changes can be read
     head = json.dumps({"experiment": plan.experiment, "stages": plan.stages})[1:-1]
-    write_whole(folder / STUDY, f'{{{head}, "runs": [\n{lines}\n]}}\n')
+    write_whole(folder / STUDY, redacted(f'{{{head}, "runs": [\n{lines}\n]}}\n'))
 
 
 def group_text(group: Sequence[str]) -> str:

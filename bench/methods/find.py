@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from bench.methods.base import Method, Statistic, Trainable
 
-_TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*", re.ASCII)  # functions are not written so
 LONGEST_TARGET = 200  # characters
 
 
@@ -54,7 +54,7 @@ def method_class(target: str) -> type[Method]:
 
 def is_method(found: Any) -> bool:
     """Whether a class has what `Method` asks for; looks at it and calls nothing."""
-    has = {name: getattr(found, name, None) for name in ("label", "requires", "trains", "keeps_function")}
+    has: dict[str, Any] = {n: getattr(found, n, None) for n in ("label", "requires", "trains", "keeps_function")}
     known = {"requires": set(get_args(Statistic)), "trains": set(get_args(Trainable))}
     return (
         is_dataclass(found)

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
 from bench.hashes import file_sha256, values_sha256
+from bench.hub import ask
 from bench.tasks.examples import Classification
 
 Row = dict[str, Any]
@@ -188,6 +189,7 @@ class Dataset:
 
         hub = self.hub
         assert hub is not None
+        ask()
         subsets = hub.subset if isinstance(hub.subset, tuple) else (hub.subset,)
         try:
             loaded = [datasets.load_dataset(hub.path, name, revision=hub.revision, split=split) for name in subsets]

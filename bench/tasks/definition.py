@@ -74,6 +74,8 @@ def read_definition(path: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file.
     """
+    if ".." in Path(path).parts or Path(path).is_absolute():  # a definition may name functions, which are imported
+        raise ValueError(f"{path!r} is no task definition in {OWN} or in lm_eval/tasks")
     if not (OWN / path).is_file():
         if not (BUILT_IN / path).is_file():
             raise ValueError(f"no task definition {path!r} in {OWN} or in lm_eval/tasks")

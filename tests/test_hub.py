@@ -1,0 +1,46 @@
+import time
+import warnings
+
+import pytest
+from huggingface_hub import constants
+
+from bench import hub
+from bench.model import Model
+from bench.tasks.data import Carving, Dataset, HubDataset, Splits
+from wandb_server import swallow
+
+
+@pytest.fixture
+def silent_hub(monkeypatch, tmp_path):
+    """A Hub that takes connections and never answers."""
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{swallow()}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.5)
+    hub.ask.cache_clear()
+    yield
+    hub.ask.cache_clear()
+
+
+def test_a_hub_that_never_answers_costs_one_bounded_wait_and_is_said_once(silent_hub):
+    model = Model("x", "causal", "hub", "nobody/nothing", "main", None, "float32", "sdpa")
+    hub_data = HubDataset("nobody/nothing", None, "main")
+    data = Dataset("x", ("a",), {}, hub_data, Splits("train", "test"), {}, None)
+    began = time.monotonic()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="cannot be loaded from the Hub and is not in its cache"):
+            model.load()
+        with pytest.raises(ValueError, match="cannot load nobody/nothing from the Hub"):
+            data.load(None, {"train"}, Carving(1))
+    assert time.monotonic() - began < 60  # most of it imports; without the question it was minutes
+    (once,) = [str(one.message) for one in said if "Hub" in str(one.message)]
+    assert once.startswith("the Hub does not answer (timed out)")
+
+
+def test_a_hub_that_is_said_to_be_offline_is_not_asked(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked"))
+    hub.ask.cache_clear()
+    assert hub.ask() is False
+    hub.ask.cache_clear()

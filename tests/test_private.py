@@ -1,0 +1,190 @@
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.private import REDACTED, local, localised, portable, redacted, shareable, without_secrets
+
+ROOT = Path(__file__).parents[1]
+TOKEN, KEY, NETRC_KEY = "hf_" + "Planted" * 5, "local-planted-wandb-key/+7", "5eed" * 10
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user of whom nothing but what a test plants is known."""
+    folder = tmp_path / "jdoe_home"
+    folder.mkdir()
+    for name in list(os.environ):
+        if any(word in name for word in ("TOKEN", "KEY", "SECRET", "HF_", "NETRC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USER", "jdoe")
+    monkeypatch.setenv("LOGNAME", "jdoe")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "MY_CREDENTIALS", "openai_apikey"]
+)
+def test_the_value_of_a_variable_whose_name_says_secret_is_taken_out(home, monkeypatch, name):
+    monkeypatch.setenv(name, "correct horse")
+    assert redacted("before correct horse after") == f"before {REDACTED} after"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKENIZERS_PARALLELISM", "disabled"),
+        ("MAX_TOKENS", "10000000"),
+        ("API_KEY", "short"),
+        ("EDITOR", "some-editor"),
+    ],
+)
+def test_other_values_and_those_too_short_or_numbers_stay(home, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert redacted(f"before {value} after") == f"before {value} after"
+
+
+def test_a_secret_is_taken_out_however_it_is_written(home, monkeypatch):
+    secret = 'p"ass\\wörd/+'
+    monkeypatch.setenv("DB_PASSWORD", secret)
+    basic = base64.b64encode(f"api:{secret}".encode()).decode()
+    for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], "p%22ass%5Cw%C3%B6rd%2F%2B", basic):
+        assert redacted(f"x {written} y") == f"x {REDACTED} y", written
+
+
+def test_the_longer_of_two_secrets_is_taken_out_whole(home, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "abcdefgh")
+    monkeypatch.setenv("B_TOKEN", "abcdefgh-and-more")
+    assert redacted("abcdefgh-and-more") == REDACTED
+
+
+def test_keys_in_the_files_of_the_hub_and_of_netrc_are_taken_out(home):
+    (home / ".cache" / "huggingface").mkdir(parents=True)
+    (home / ".cache" / "huggingface" / "token").write_text("the-hub-token\n")
+    (home / ".cache" / "huggingface" / "stored_tokens").write_text("[mine]\nhf_token = another-hub-token\n")
+    (home / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password a-netrc-password\n")
+    assert redacted("the-hub-token another-hub-token a-netrc-password") == " ".join([REDACTED] * 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_" + "aB3" * 11, "wandb_v1_" + "x_9" * 20, "ghp_" + "a1" * 18, "github_pat_" + "a1_" * 12,
+        "sk-" + "a1" * 20, "AKIAABCDEFGHIJKLMNOP",
+    ],
+)  # fmt: skip
+def test_what_has_the_form_of_a_key_is_taken_out_wherever_it_comes_from(home, text):
+    assert redacted(f"at {text}, there") == f"at {REDACTED}, there"
+
+
+def test_forty_digits_are_a_commit_unless_something_says_key(home):
+    digits = "0123456789" * 4
+    assert redacted(f"revision {digits}") == f"revision {digits}"
+    assert digits not in redacted(f"api_key={digits}")
+    assert digits not in redacted(f'"token": "{digits}"')
+    assert redacted("https://user:pass-word@host/x") == f"https://{REDACTED}@host/x"
+
+
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [
+        ("{home}", "~"),
+        ("{home}/models/llama", "~/models/llama"),
+        ("{home}less/x", "{home}less/x"),
+        ("/scratch/jdoe/a b/jdoe", "/scratch/$USER/a b/$USER"),
+        ("/scratch/jdoes", "/scratch/jdoes"),
+        ("jdoe/model", "jdoe/model"),
+        ("https://huggingface.co/jdoe/model", "https://huggingface.co/jdoe/model"),
+        ("results", "results"),
+    ],
+)
+def test_a_path_is_written_without_home_and_name_and_read_back(home, path, written):
+    path, written = path.format(home=home), written.format(home=home)
+    assert portable(path) == written
+    assert portable(written) == written
+    assert local(written) == path
+
+
+def test_paths_in_a_text_lose_home_and_name(home):
+    text = f'File "{home}/x.py", line 3, in /scratch/jdoe/y: --root=/data/jdoe'
+    assert portable(text) == 'File "~/x.py", line 3, in /scratch/$USER/y: --root=/data/$USER'
+
+
+def test_a_nest_is_cleaned_at_every_depth_and_numbers_stay(home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    nest = {"a": [f"x {TOKEN}", {"b": f"{home}/y"}], TOKEN: 3, "n": 1.5, "none": None}
+    clean = shareable(nest)
+    assert clean == {"a": [f"x {REDACTED}", {"b": "~/y"}], REDACTED: 3, "n": 1.5, "none": None}
+    assert localised(clean)["a"][1]["b"] == f"{home}/y"
+    assert without_secrets(nest)["a"][1]["b"] == f"{home}/y"
+
+
+FAILING = """
+from dataclasses import dataclass
+from typing import ClassVar
+import os, warnings
+
+@dataclass(frozen=True)
+class Leaking:
+    label: ClassVar[str] = "Leaking"
+    requires: ClassVar[frozenset] = frozenset()
+    trains: ClassVar[frozenset] = frozenset({"lora_A", "lora_B"})
+    keeps_function: ClassVar[bool] = True
+    scaling: str = "one"
+    note: str = ""
+
+    def factors(self, layer, generator):
+        token, key, home = (os.environ[name] for name in ("HF_TOKEN", "WANDB_API_KEY", "HOME"))
+        raise RuntimeError(f"401 for {token} with {key} in {home}")
+"""
+
+
+def test_no_key_no_name_and_no_home_reaches_a_record_a_log_a_page_or_wandbs_files(tmp_path):
+    """Planted: a Hub token, a W&B key, a netrc, a user and a home; one run fails with them in its error."""
+    home = tmp_path / "home" / "plantedname"
+    (home / "results").mkdir(parents=True)
+    (home / "leaking.py").write_text(FAILING)
+    (home / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {NETRC_KEY}\n")
+    planted = {
+        "HOME": str(home),
+        "USER": "plantedname",
+        "LOGNAME": "plantedname",
+        "HF_TOKEN": TOKEN,
+        "WANDB_API_KEY": KEY,
+    }
+    environment = os.environ | planted | {"PYTHONPATH": f"{home}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
+    short = "train.max_steps=1 score.limit=2 measure=none track=offline study=trial cache.enabled=false".split()
+    leaking = f"method=reversed method._target_=leaking.Leaking method.name=leaking +method.note={TOKEN}".split()
+    outputs = []
+
+    def command(module, *arguments, status):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env=environment,
+            cwd=home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        outputs.append(done.stdout + done.stderr)
+        assert done.returncode == status, done.stderr
+
+    command("bench.run", *leaking, *short, "train.learning_rate=1e-3", f"results_dir={home}/results", status=1)
+    command("bench.run", "method=hu", *short, f"results_dir={home}/results", status=0)
+    command("bench.report", "trial", "--results-dir", f"{home}/results", status=0)
+    files = {path: path.read_bytes() for path in (home / "results").rglob("*") if path.is_file()}
+    records = [json.loads(content) for path, content in files.items() if path.name == "record.json"]
+    assert sorted(record["status"] for record in records) == ["completed", "failed"]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert any(path.name == "index.html" for path in files)
+    (error,) = (record["error"]["message"] for record in records if record["error"])
+    assert error == f"401 for {REDACTED} with {REDACTED} in ~"
+    for secret in (TOKEN, KEY, NETRC_KEY):
+        assert [str(path) for path, content in files.items() if secret.encode() in content] == []
+        assert secret not in "".join(outputs)
+    assert [str(path) for path, content in files.items() if b"plantedname" in content] == []

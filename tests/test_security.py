@@ -1,0 +1,363 @@
+"""What a configuration, a model folder, a record or a name might make the suite do, and does not."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.arguments import check_arguments
+from bench.compact import compact
+from bench.config import ConfigError, Run
+from bench.experiments import ExperimentsSource
+from bench.methods.find import method_class
+from bench.model import EMBEDDED, Model
+from bench.names import checked_study, is_name, run_folder, study_folder
+from bench.record import CorruptRecordError, Record, read_record, write_record
+from bench.report.load import ReportError, load_study
+from bench.study import CorruptPlanError, read_plan
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in (ROOT / folder).rglob("*"))
+
+
+# ---- what a configuration names
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "subprocess.run", "os.system", "builtins.eval", "posix.system", "pty.spawn", "torch.load", "torch.hub.load",
+        "numpy.load", "pandas.read_pickle", "joblib.load", "wandb.init", "hydra.utils.instantiate", "bench.run.main",
+        "bench.methods.base.Method", "bench.methods.base.AdapterMethod", "bench.methods.base.Rank", "bench.config.Run",
+        "bench.methods.hu.torch", "bench.methods.hu.Hu.factors", "bench.methods.hu:Hu", "bench..hu.Hu", ".Hu", "Hu", "",
+        "bench.methods.hu.__class__", "__main__.x", "a" * 10_000 + ".B", "bench.methods.hu.Hu\n",
+        "bénch.methods.Hu", "../leaking.Leaking", "subprocess.Popen", "threading.Thread",
+    ],
+)  # fmt: skip
+def test_no_target_but_a_method_is_imported_or_called(compose, target):
+    config = compose()
+    config["method"] = {"name": "x", "_target_": target, "args": ["true"]}
+    before = set(sys.modules)
+    with pytest.raises(ConfigError) as refused:
+        Run.from_config(config)
+    assert "\n" not in str(refused.value)
+    assert set(sys.modules) - before == set()
+
+
+def test_a_module_is_read_before_it_is_run(tmp_path, monkeypatch):
+    """One that holds no class of the name is not imported; what it would do does not happen."""
+    mark = tmp_path / "mark"
+    run = f"open({str(mark)!r}, 'w').close()\n"
+    (tmp_path / "innocent_name.py").write_text(run + "def Method(): pass\n")
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "__init__.py").write_text(run)
+    (tmp_path / "package_of_mine" / "inner.py").write_text(run + "value = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in (
+        "innocent_name.Method",
+        "innocent_name.Other",
+        "package_of_mine.inner.value",
+        "package_of_mine.no.X",
+    ):
+        with pytest.raises(ValueError, match="names no class"):
+            method_class(target)
+    assert not mark.exists()
+
+
+def test_a_class_of_another_module_is_a_method_if_it_has_what_a_method_has(tmp_path, monkeypatch):
+    (tmp_path / "made_elsewhere.py").write_text(
+        "from bench.methods.hu import Hu\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Empty:\n    label: str = 'x'\n    def __init__(self, **k): raise SystemExit('was called')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert method_class("made_elsewhere.Hu").label == "LoRA"
+    with pytest.raises(ValueError, match="is no method"):
+        method_class("made_elsewhere.Empty")
+
+
+def test_a_record_is_no_way_around_it(compose_run):
+    run = compose_run()
+    config = run.to_dict() | {"method": {"name": "x", "_target_": "subprocess.Popen", "args": ["true"]}}
+    with pytest.raises(ConfigError, match=r"is no method|Python's own"):
+        Run.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "hydra.callbacks.mine._target_=os.system", "+hydra.callbacks={mine: {_target_: os.system}}",
+        "hydra/job_logging=default",
+        "hydra.launcher._target_=subprocess.run", "hydra.job_logging.handlers.x.class=subprocess.Popen",
+        "+model._target_=os.system", "task={_target_: os.system}", "+experiments@hydra.callbacks=demo",
+    ],
+)  # fmt: skip
+def test_a_command_line_names_nothing_for_hydra_to_call(capsys, argument):
+    with pytest.raises(SystemExit) as refused:
+        check_arguments([argument])
+    assert refused.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package hydra.callbacks\nmine: {a: b}\n",
+        "# @package _global_\nhydra:\n  callbacks:\n    mine: {_target_: os.system}\n",
+        "# @package _global_\nhydra:\n  job_logging:\n    handlers: {x: {class: subprocess.Popen, args: ['true']}}\n",
+        "# @package _global_\nhydra:\n  launcher: {setup: ['touch mark']}\n",
+        "# @package _global_\nmodel: {_target_: os.system}\n",
+        "# @package _global_\ndefaults:\n  - /model@hydra.callbacks: tiny_llama\n",
+    ],
+)
+def test_an_experiment_names_nothing_for_hydra_to_call(tmp_path, text):
+    from hydra.errors import ConfigCompositionException
+
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(text)
+    source = ExperimentsSource("test", f"experiments://{tmp_path}")
+    with pytest.raises(ConfigCompositionException, match="experiments/mine"):
+        source.load_config("experiments/mine")
+    assert not source.is_config("experiments/../experiments/mine")
+
+
+def test_a_yaml_tag_makes_no_object(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/mark']\n")
+    source = ExperimentsSource("test", f"experiments://{tmp_path}")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        source.load_config("experiments/mine")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_definition_of_another_folder_is_no_tasks_definition(tmp_path):
+    """lm-eval's !function imports the file that a definition names."""
+    from bench.tasks.definition import read_definition
+
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\ndef f(): pass\n")
+    (tmp_path / "evil.yaml").write_text("task: evil\nprocess_docs: !function evil.f\n")
+    up = os.path.relpath(tmp_path, ROOT / "bench" / "tasks" / "definitions")
+    for path in (str(tmp_path / "evil.yaml"), f"{up}/evil.yaml"):
+        with pytest.raises(ValueError, match="is no task definition"):
+            read_definition(path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_row_cannot_reach_into_python_through_a_template():
+    """lm-eval renders with jinja; what rows say is data to it, and stays text."""
+    from bench.tasks.definition import load_definition, prompt_and_target
+
+    evil = "{{ ''.__class__.__mro__ }} {0.__class__} {% for x in () %}"
+    rows = {"test": [{"question": evil, "answer": "1 #### 1"}], "train": []}
+    task = load_definition("gsm_tiny", "gsm_tiny.yaml", {"test": rows["test"]}, "test")
+    prompt, _ = prompt_and_target(task, rows["test"][0])
+    assert evil in prompt
+
+
+# ---- pickles and code in model folders
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED / "tiny_llama", folder)
+    return folder
+
+
+def local(folder):
+    return Model("x", None, "local", str(folder), None, None, "float32", "sdpa")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00001.bin"])
+def test_a_pickle_instead_of_safetensors_is_refused_in_one_line(model_folder, tmp_path, name):
+    for weights in model_folder.glob("*.safetensors"):
+        weights.unlink()
+    (model_folder / name).write_bytes(pickle.dumps(Touch(tmp_path / "mark")))
+    with pytest.raises(ValueError, match="cannot be loaded") as refused:
+        local(model_folder).load()
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_pickle_beside_safetensors_is_not_looked_at(model_folder, tmp_path):
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "adapter_model.bin"):
+        (model_folder / name).write_bytes(pickle.dumps(Touch(tmp_path / "mark")))
+    assert local(model_folder).load().kind == "causal"
+    assert not (tmp_path / "mark").exists()
+
+
+def test_code_beside_a_model_is_not_run(model_folder, tmp_path):
+    mark = tmp_path / "mark"
+    (model_folder / "modeling.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
+    config = json.loads((model_folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "modeling.Evil",
+        "AutoModelForCausalLM": "modeling.Evil",
+        "AutoTokenizer": ["modeling.Evil", None],
+    }
+    for changed in (config, config | {"model_type": "unheard_of", "architectures": ["Evil"]}):
+        (model_folder / "config.json").write_text(json.dumps(changed))
+        try:
+            local(model_folder).load()
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1, error  # noqa: PT017  loading without it is right as well
+        assert not mark.exists()
+
+
+def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "has_a_model").mkdir()
+    (tmp_path / "has_a_model" / "__init__.py").write_text("raise SystemExit('was imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = Model("x", None, "package", "has_a_model/model", None, None, "float32", "sdpa").folder
+    assert folder == tmp_path / "has_a_model" / "model"
+    for path in ("has_a_model/../..", "../x", "os.path/x"):
+        with pytest.raises(ValueError, match="is no package/folder"):
+            _ = Model("x", None, "package", path, None, None, "float32", "sdpa").folder
+
+
+UNPICKLES = re.compile(
+    r"\bpickle\b|torch\.load\(|np\.load\(|numpy\.load\(|joblib\.load|read_pickle|\bdill\b|cloudpickle|marshal\.loads?\(|\bshelve\b"
+    r"|yaml\.(unsafe_|full_)?load\(|\beval\(|\bexec\(|trust_remote_code=True|allow_pickle=True|use_safetensors=False"
+)
+# Its words stand in these lines for what is right.
+RIGHT = re.compile(
+    r"weights_only=True|\.eval\(\)|\.exec\(|pickled with the job|reads its pickle|^\s*#|pickle\.dumps|pickle's, zip's"
+)
+
+
+def test_nothing_unpickles_evaluates_or_trusts_remote_code():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in SOURCES
+        if path.suffix in (".py", ".yaml")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if UNPICKLES.search(line) and not RIGHT.search(line)
+    ]
+    assert found == []
+
+
+# ---- names and paths
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        "../x",
+        "/abs",
+        "a/../../b",
+        "a//b",
+        "a/",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/.b",
+        "~",
+        "-x",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "a" * 300,
+    ],
+)
+def test_a_study_is_a_folder_below_the_results(compose, tmp_path, study):
+    with pytest.raises(ValueError, match="is no folder below the results folder"):
+        checked_study(study)
+    with pytest.raises(ConfigError, match="study="):
+        Run.from_config(compose() | {"study": study})
+    with pytest.raises(ReportError, match="study="):
+        load_study(tmp_path, study)
+
+
+@pytest.mark.parametrize("group", ["method", "rank", "task", "model"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "a\\b", "", "a" * 50, 3])
+def test_a_name_that_is_part_of_a_runs_id_is_part_of_a_folders_name(compose, group, name):
+    config = compose()
+    config[group] = config[group] | {"name": name}
+    with pytest.raises(ConfigError) as refused:
+        Run.from_config(config)
+    assert "name" in str(refused.value)
+
+
+def test_the_longest_names_make_a_folder_that_any_file_system_takes(compose):
+    config = compose()
+    for group in ("method", "rank", "task", "model"):
+        config[group] = config[group] | {"name": "n" * 40}
+    run = Run.from_config(config | {"seed": 2**63 - 1})
+    assert is_name(run.run_id)
+
+
+def test_a_link_out_of_the_results_is_refused(tmp_path):
+    outside, results = tmp_path / "outside", tmp_path / "results"
+    outside.mkdir()
+    (results / "inside").mkdir(parents=True)
+    (results / "linked").symlink_to(outside)
+    (results / "inside" / "run-1").symlink_to(outside)
+    (results / "loop").symlink_to(results / "loop")
+    for study in ("linked", "linked/deeper", "loop"):
+        with pytest.raises(ValueError, match=r"link|cannot be followed"):
+            study_folder(results, study)
+    with pytest.raises(ValueError, match="leads out of"):
+        run_folder(results, "inside", "run-1")
+    with pytest.raises(ReportError, match="leads out of"):
+        load_study(results, "linked")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(results)
+    assert study_folder(elsewhere, "inside") == elsewhere / "inside"  # the results folder itself may be a link
+
+
+@pytest.mark.parametrize("module", ["bench.report", "bench.compact", "bench.mirror", "bench.status"])
+def test_each_command_refuses_a_study_that_leads_elsewhere_in_one_line(tmp_path, module):
+    for study in ("../x", "/etc"):
+        command = [sys.executable, "-m", module, study, "--results-dir", str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "is no folder below" in done.stderr
+
+
+def test_compacting_leaves_what_lies_behind_a_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "record.json").write_text("{}")
+    (outside / "trained.safetensors").write_bytes(b"weights")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "run-1").symlink_to(outside)
+    with pytest.raises(ValueError, match="holds no run"):
+        compact(tmp_path / "study")
+    assert (outside / "trained.safetensors").exists()
+
+
+@pytest.mark.parametrize("run_id", ["../../x", "/etc", "a/b", "..", ".hidden", ""])
+def test_a_plan_or_a_record_with_an_id_that_leads_elsewhere_is_corrupt(tmp_path, run_id):
+    run = {"stage": "run", "group": [], "overrides": [], "run_id": run_id, "refused": None}
+    (tmp_path / "study.json").write_text(json.dumps({"experiment": None, "stages": ["run"], "runs": [run]}))
+    with pytest.raises(CorruptPlanError, match="no folder's name"):
+        read_plan(tmp_path)
+    config = {name: {"name": "../x"} for name in ("method", "task", "model")}
+    write_record(tmp_path, Record(run_id, "completed", "L", config, {}, {}))
+    with pytest.raises(CorruptRecordError, match="run_id"):
+        read_record(tmp_path)
+
+
+def test_files_of_a_record_lie_in_its_folder(tmp_path):
+    config = {name: {"name": "x"} for name in ("method", "task", "model")}
+    record = Record("run-1", "completed", "L", config, {}, {}, files={"../x": {"sha256": "0" * 64, "bytes": 1}})
+    write_record(tmp_path, record)
+    with pytest.raises(CorruptRecordError, match="files"):
+        read_record(tmp_path)
