@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.config import Run
 
 
@@ -48,14 +50,14 @@ class Frame:
     """A model without an adapter.
 
     Attributes:
-        shapes: (out, in) of each target layer, by name.
+        layers: the target layers by name, on the meta device; equal shapes are one module.
         total: parameters, those of the head included.
         head: of those.
         linear: weights of all linear layers, the head's included.
         head_linear: of those.
     """
 
-    shapes: Mapping[str, tuple[int, int]]
+    layers: Mapping[str, nn.Linear]
     total: int
     head: int
     linear: int
@@ -126,9 +128,10 @@ def _framed(run: Run) -> Frame:
     def linear(module: Any) -> int:
         return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
+    by_shape = {layer.weight.shape: layer for layer in layers.values()}
     beside = list(heads(model).values())
     return Frame(
-        shapes={name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
+        layers={name: by_shape[layer.weight.shape] for name, layer in layers.items()},
         total=sum(parameter.numel() for parameter in model.parameters()),
         head=sum(parameter.numel() for head in beside for parameter in head.parameters()),
         linear=linear(model),
@@ -144,7 +147,8 @@ def _count(run: Run, frame: Frame) -> Sizes:
     """What the method adds to the model, and which of its tensors are trained; bench.adapter does the same."""
     from bench.methods.base import AdapterMethod
 
-    shapes, trains, r = list(frame.shapes.values()), run.method.trains, run.rank.r
+    shapes = [(layer.out_features, layer.in_features) for layer in frame.layers.values()]
+    trains, r = run.method.trains, run.rank.r
     target = sum(rows * columns for rows, columns in shapes)
     head, head_linear = (frame.head, frame.head_linear) if trains else (0, 0)
     parts: dict[str, int] = {}
@@ -185,20 +189,15 @@ def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
 
 
 def _check(run: Run, frame: Frame, demanding: bool) -> None:
-    import torch
-    from torch import nn
-
     from bench.layers import check_rank
     from bench.methods.base import AdapterMethod, Layer, scaling_value
 
-    with torch.device("meta"):
-        layers = {name: nn.Linear(columns, rows, bias=False) for name, (rows, columns) in frame.shapes.items()}
     if isinstance(run.method, AdapterMethod):
-        check_rank(layers, run.rank)
+        check_rank(dict(frame.layers), run.rank)
     if demanding:
         method: Any = run.method
         scaling = scaling_value(method.scaling, run.rank)
-        for name, layer in layers.items():
+        for name, layer in frame.layers.items():
             method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
 
 

@@ -19,7 +19,7 @@ os.environ.update(ENVIRONMENT)  # before anything imports torch
 
 from repeat import Options, say
 
-NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "gpu")
+NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "scale", "gpu")
 
 
 def main() -> int:
