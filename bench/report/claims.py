@@ -21,7 +21,7 @@ from bench.folders import experiments_folder
 from bench.record import write_whole
 from bench.report.load import ReportError, load_study
 from bench.report.questions import KINDS, Finding, NotRunError
-from bench.report.render import DASH
+from bench.report.render import DASH, prose
 from bench.study import run_folders
 
 CLAIMS = "_claims.yaml"
@@ -128,7 +128,7 @@ def claims_table(answers: Sequence[Answer]) -> str:
         {
             "paper": one.claim.paper,
             "claim": one.claim.claim,
-            "our answer": f"**{one.text}**" + (f": {one.details}" if one.details else ""),
+            "our answer": f"**{one.text}**" + (f": {prose(one.details)}" if one.details else ""),
             "interval": one.interval,
             "n": DASH if one.n is None else str(one.n),
             "command": f"`{one.command}`",

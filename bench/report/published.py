@@ -19,7 +19,7 @@ import pandas as pd
 from bench.report.load import Cell, Study
 from bench.report.metrics import METRICS, SHARE, Scale, base_name
 from bench.report.papers import AVERAGE, Number, RowKey, published, row_of
-from bench.report.render import DASH, interval_text, latex, markdown
+from bench.report.render import DASH, comment, interval_text, latex, markdown, prose
 from bench.report.scores import Column, Found, average, average_scale, collect, sample_estimate
 from bench.report.statistics import Estimate
 
@@ -112,7 +112,7 @@ def write_paper_tables(study: Study, folder: Path) -> str:
     (folder / "paper.md").write_text(text, encoding="utf-8")
     frame = pd.DataFrame([row for table in tables for row in _numbers(table)])
     frame.to_csv(folder / "paper.csv", index=False, lineterminator="\n")
-    sources = (f"% {_heading(table)}\n{latex(_texts(table))}" for table in tables)
+    sources = (comment(_heading(table)) + latex(_texts(table)) for table in tables)
     (folder / "paper.tex").write_text("".join(sources), encoding="utf-8")
     return text
 
@@ -244,7 +244,7 @@ def _heading(table: PaperTable) -> str:
 def _join(tables: Any) -> str:
     blocks = []
     for table in tables:
-        blocks.append("\n\n".join([f"### {_heading(table)}", markdown(_texts(table)), *table.notes]))
+        blocks.append("\n\n".join([prose(f"### {_heading(table)}"), markdown(_texts(table)), *map(prose, table.notes)]))
     return "\n\n".join(blocks) + "\n" if blocks else ""
 
 

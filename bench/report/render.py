@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -20,6 +21,9 @@ _LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", "±": r"$\pm$"}
     | {DASH: "--", MINUS: "$-$", DAGGER: r"\textdagger{}"}
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_LINK = re.compile(r"\]\(")
 
 
 def interval_text(found: Estimate | None, scale: Scale) -> str:
@@ -43,9 +47,16 @@ def bold(texts: Sequence[str], best: int | None) -> list[str]:
     return [f"**{text}**" if index == best else text for index, text in enumerate(texts)]
 
 
+def prose(text: str) -> str:
+    """A text from records as a line of Markdown: no tag, no link, no second line, nothing that moves a terminal."""
+    return _LINK.sub(r"]\(", _TAG.sub("&lt;", _CONTROL.sub(" ", text)))
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """The first column to the left, the others to the right."""
+    """The first column to the left, the others to the right; what a cell holds stays in it."""
     left = ("left",) + ("right",) * (table.shape[1] - 1)
+    table = table.map(_cell)
+    table.columns = [_cell(name) for name in table.columns]
     return table.to_markdown(index=False, colalign=left, disable_numparse=True)
 
 
@@ -56,7 +67,17 @@ def latex(table: pd.DataFrame) -> str:
     return escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
 
 
+def comment(text: str) -> str:
+    """A line of LaTeX that prints nothing."""
+    return f"% {_CONTROL.sub(' ', text)}\n"
+
+
+def _cell(text: str) -> str:
+    return prose(text).replace("|", r"\|")
+
+
 def _latex_text(text: str) -> str:
+    text = _CONTROL.sub(" ", text)
     if text.startswith("**"):
         number, _, behind = text.removeprefix("**").partition("**")
         return rf"\textbf{{{_latex_text(number)}}}{_latex_text(behind)}"

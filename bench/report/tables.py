@@ -20,7 +20,7 @@ from bench.report.matching import MOST_PAIRS
 from bench.report.metrics import SHARE
 from bench.report.paired import comparison_numbers, comparison_table
 from bench.report.remarks import failures, flagged, majority_texts, note, remarks, stack
-from bench.report.render import DAGGER, DASH, FLOATS, bold, interval_text, latex, markdown
+from bench.report.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
 from bench.report.scores import Column, average, average_scale, interquartile, sample_estimate
 from bench.report.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
 from bench.report.statistics import Estimate, seeds_alone
@@ -218,14 +218,14 @@ def _write_results(study: Study, judged: Stages, folder: Path) -> str:
     tables = summaries(study, judged)
     for place, one in main.items():
         table = tables[place]
-        head = [f"## {_title(None, place)}"] * (len(main) > 1)
-        blocks += [*head, markdown(table), *remarks(one)]
-        sources += [f"% {_title(None, place)}\n"] * (len(main) > 1) + [latex(table)]
+        head = [prose(f"## {_title(None, place)}")] * (len(main) > 1)
+        blocks += [*head, markdown(table), *map(prose, remarks(one))]
+        sources += [comment(_title(None, place))] * (len(main) > 1) + [latex(table)]
     shown = [column for one in main.values() for column in one.columns]
     every_failure = [record for _, record in study.members if record.status != "completed"] or study.failed
     used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
     blocks += [
-        text
+        prose(text)
         for text in (
             rate_remark(study, others),
             note(shown, any(map(num_head, study.cells))),
@@ -234,8 +234,10 @@ def _write_results(study: Study, judged: Stages, folder: Path) -> str:
         )
         if text
     ]
-    blocks += [f"Failed, not counted: `{run.run_id}`: {(run.error or {}).get('message')}" for run in study.failed]
-    blocks += [f"Not readable, left out: `{name}`" for name in study.unreadable]
+    blocks += [
+        prose(f"Failed, not counted: `{run.run_id}`: {(run.error or {}).get('message')}") for run in study.failed
+    ]
+    blocks += [prose(f"Not readable, left out: `{name}`") for name in study.unreadable]
     text = "\n\n".join(blocks) + "\n"
     (folder / "results.md").write_text(text, encoding="utf-8")
     (folder / "results.tex").write_text("".join(sources), encoding="utf-8")
@@ -254,9 +256,9 @@ def _write(stem: Path, tables: Sequence[tuple[str, pd.DataFrame]], frame: pd.Dat
     if not kept:
         return
     several = len(kept) > 1
-    blocks = [text for title, table in kept for text in [*[f"## {title}"] * several, markdown(table)]]
+    blocks = [text for title, table in kept for text in [*[prose(f"## {title}")] * several, markdown(table)]]
     stem.with_suffix(".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-    sources = [text for title, table in kept for text in [*[f"% {title}\n"] * several, latex(table)]]
+    sources = [text for title, table in kept for text in [*[comment(title)] * several, latex(table)]]
     stem.with_suffix(".tex").write_text("".join(sources), encoding="utf-8")
     frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format=FLOATS)
 

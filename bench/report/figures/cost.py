@@ -144,6 +144,7 @@ def _aside(parameters: int, counts: Counter[int]) -> float:
 def _readable_ticks(axis: Axes, counts: set[int]) -> None:
     """Within one power of ten, where matplotlib's own labels overlap, the ticks are the counts themselves."""
     if not counts:
+        log_axis(axis, "x")
         return
     if (span := 1.6 * max(counts) / min(counts)) >= 10:
         log_axis(axis, "x")

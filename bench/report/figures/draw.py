@@ -40,6 +40,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "text.parse_math": False,  # a label with two dollars is no formula
     "legend.handlelength": 2.8,
     "svg.hashsalt": "lora-init-bench",
     "pdf.fonttype": 42,  # some publishers refuse Type 3

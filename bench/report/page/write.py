@@ -34,9 +34,9 @@ def write_page(
     """Writes folder/index.html; the same study, tables and figures give the same bytes.
 
     Args:
-        note: of what is left out of the figures, `code` marked as in Markdown.
         tables: in their order. In a cell, ** around a text make it bold, as in Markdown.
         figures: PNG files; of others in the list nothing is shown. A .pdf and .csv of the same name are linked to.
+        note: of what is left out of the figures, `code` marked as in Markdown.
     """
     runs = page_runs(study)
     style = _asset("page.css")
