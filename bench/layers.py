@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def heads(model: nn.Module) -> dict[str, nn.Module]:
+def heads(model: Any) -> dict[str, nn.Module]:
     """The classification head of an encoder, which trains in every method: its modules by name.
 
     They are those beside the pretrained model; a language model has none.
