@@ -155,10 +155,12 @@ def check_tensors_only(path: Path) -> None:
         ValueError: a file holds something else than tensors and plain values, or is no torch file.
     """
     import torch
+    from transformers.trainer_pt_utils import safe_globals
 
     for file in sorted((*path.rglob("*.pt"), *path.rglob("*.pth"))):
         try:
-            torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+            with safe_globals():  # NumPy's random state, which the Trainer allows in rng_state.pth
+                torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         except Exception:  # pickle's, zip's, torch's own; their texts advise to load it all the same
             raise ValueError(f"{file.name} holds more than tensors and plain values, and is not loaded") from None
 
