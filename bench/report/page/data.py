@@ -1,4 +1,4 @@
-"""The runs as JSON for the script: what the seeds of one configuration share is written once."""
+"""The runs as JSON for the script: what seeds and configurations share is written once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED = "\0"  # stands for the seed in a command; no shell command can hold it
 def runs_data(study: Study, runs: Sequence[PageRun]) -> dict[str, Any]:
     """Statuses and stages in their order, cells, and runs that name their cell by its place."""
     cells = _Once()
-    settings = _Once()
+    settings, sections = _Once(), _Once()
     rows = []
     for run in runs:
         shared = {
@@ -27,7 +27,7 @@ def runs_data(study: Study, runs: Sequence[PageRun]) -> dict[str, Any]:
             "model": run.model,
             "rate": run.learning_rate,
             "stages": run.stages,
-            "settings": settings.place(run.settings),
+            "settings": settings.place({name: sections.place(value) for name, value in run.settings.items()}),
             "command": _without_seed(run),
         }
         own = {
@@ -44,6 +44,7 @@ def runs_data(study: Study, runs: Sequence[PageRun]) -> dict[str, Any]:
     return {
         "statuses": [status for status in STATUSES if status in found],
         "stages": list(study.stages),
+        "sections": sections.values,
         "settings": settings.values,
         "cells": cells.values,
         "runs": rows,

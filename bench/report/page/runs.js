@@ -32,7 +32,8 @@ function details(run) {
   const button = element("button", { type: "button", class: "copy" }, "Copy");
   button.addEventListener("click", () => copy(button, code));
   const settings = element("details", {}, element("summary", {}, "Configuration"));
-  const config = { ...(run.seed === undefined ? {} : { seed: run.seed }), ...data.settings[run.settings] };
+  const sections = Object.entries(data.settings[run.settings]).map(([name, place]) => [name, data.sections[place]]);
+  const config = { ...(run.seed === undefined ? {} : { seed: run.seed }), ...Object.fromEntries(sections) };
   settings.append(element("pre", { tabindex: "0" }, JSON.stringify(config, null, 2)));
   const facts = [["run", run.id], ["reason", run.reason], ...run.scores.map(([name, , text]) => [name, text])]
     .filter(([, value]) => value);
