@@ -8,6 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
             except InterruptedRunError as stopped:
                 stopped_record = results.interrupted(cfg, str(stopped))
                 stopped_record.attempts, stopped_record.command = attempt.history, command
-                workspace.interrupt(stopped_record)
+                with suppress(OSError):  # its checkpoints say enough
+                    workspace.interrupt(stopped_record)
                 raise
             ending.record.attempts, ending.record.command = attempt.history, command
             with interrupt.deferred():
