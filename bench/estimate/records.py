@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -180,6 +182,15 @@ def _alike(run: Run) -> tuple[Any, ...]:
 
 
 def _read(results_dir: Path) -> Iterator[Record]:
+    """The records below a folder; of runs alike but for seed and learning rate, as many as a median needs."""
+    taken: Counter[tuple[Path, str]] = Counter()
     for folder in run_folders(results_dir, "**"):
-        with contextlib.suppress(CorruptRecordError):
-            yield sealed_record(folder) or read_record(folder)
+        alike = (folder.parent, _SEED.sub("", folder.name.rpartition("-")[0]))
+        if taken[alike] < MOST_ALIKE:
+            with contextlib.suppress(CorruptRecordError):
+                yield sealed_record(folder) or read_record(folder)
+                taken[alike] += 1
+
+
+_SEED = re.compile(r"-s\d+$")
+MOST_ALIKE = 20
