@@ -12,5 +12,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-settings.register_profile("nightly", settings.get_profile("fast"), max_examples=10_000, derandomize=False)
+settings.register_profile(
+    "nightly", settings.get_profile("fast"), max_examples=10_000, deadline=30_000, derandomize=False
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
