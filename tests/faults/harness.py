@@ -12,12 +12,10 @@ from bench.run_folder import RunFolder
 
 TIMEOUT = 300
 tried = Counter()  # of the faults: how many runs met each
-# Processes are forked from one that has imported what every run imports, and has computed nothing.
+# Processes are forked from one that has the imports and the data of every run; it finds faults/ by this.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    "bench.run bench.job bench.initialize bench.measure bench.weights bench.score.stage bench.score.backends "
-    "bench.train.loop lm_eval.evaluator".split()
-)
+context.set_forkserver_preload(["faults.preload"])
 
 
 def folder_of(cfg):
