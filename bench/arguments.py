@@ -22,7 +22,7 @@ LAUNCHERS = {"joblib": "hydra_joblib_launcher", "submitit_local": "submitit", "s
 
 def refuse(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -77,7 +77,7 @@ def _check_choices(group: str, values: list[str]) -> None:
 
 
 def _check_launcher(text: str, values: list[str]) -> None:
-    if len(values) > 1:
+    if len(values) != 1:
         refuse(f"{text}: a sweep has one launcher; choose one")
     package = LAUNCHERS.get(values[0])
     if package is None:

@@ -217,7 +217,7 @@ def checked(content: dict[str, Any]) -> dict[str, Any]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ValueError(f"{where}: {first['msg'].lower()}{more}") from None
+        raise ValueError(" ".join(f"{where}: {first['msg'].lower()}{more}".split())) from None
     return content
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.arguments import KEYS, check_arguments
@@ -63,6 +63,7 @@ ARGUMENTS = st.one_of(st.builds("{}={}".format, KEY, st.one_of(texts, values.map
 
 
 @given(arguments=st.lists(ARGUMENTS, max_size=3))
+@example(arguments=["launch=[]"])
 def test_a_command_line_is_accepted_or_refused_in_one_line(arguments):
     said, status = io.StringIO(), 0
     with contextlib.redirect_stderr(said):

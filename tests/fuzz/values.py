@@ -72,11 +72,11 @@ def _change(draw, parent, last, content, known_places):
     if kind == "delete":
         del parent[last]
     elif kind == "add" and isinstance(parent, dict):
-        parent[draw(st.one_of(texts, st.integers()))] = draw(values)
+        parent[draw(st.one_of(texts, st.integers()))] = copy.deepcopy(draw(values))
     elif kind == "swap":
         other = content
         for key in draw(st.sampled_from(known_places)):
             other = other[key]
         parent[last] = copy.deepcopy(other)
     else:
-        parent[last] = draw(values)
+        parent[last] = copy.deepcopy(draw(values))  # what is sampled from is drawn again, and must not have changed
