@@ -18,7 +18,7 @@ def saved(root, *steps):
     for step in steps:
         folder = found.folder / f"checkpoint-{step}"
         (folder / "deeper").mkdir(parents=True)
-        (folder / "optimizer.pt").write_bytes(bytes(range(200)))
+        (folder / "moments.bin").write_bytes(bytes(range(200)))
         (folder / "deeper" / "shard").write_bytes(b"shard")
         found.seal(step, {"curve": [{"step": step}]})
     return found
@@ -63,7 +63,7 @@ def link(path):
 
 
 @pytest.mark.parametrize("harm", [remove, cut, flip, link])
-@pytest.mark.parametrize("name", ["optimizer.pt", "deeper/shard", "journal.json", SEAL])
+@pytest.mark.parametrize("name", ["moments.bin", "deeper/shard", "journal.json", SEAL])
 def test_one_that_is_not_what_was_written_gives_way_to_the_one_before(tmp_path, capsys, name, harm):
     found = saved(tmp_path, 5, 10)
     harm(found.folder / "checkpoint-10" / name)
@@ -130,4 +130,4 @@ def test_one_is_due_by_steps_or_else_by_minutes_and_at_the_end(settings, step, m
 def test_a_seal_names_every_file(tmp_path):
     found = saved(tmp_path, 5)
     seal = json.loads((found.folder / "checkpoint-5" / SEAL).read_text())
-    assert seal["files"].keys() == {"optimizer.pt", "deeper/shard", "journal.json"}
+    assert seal["files"].keys() == {"moments.bin", "deeper/shard", "journal.json"}
