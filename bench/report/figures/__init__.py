@@ -69,6 +69,7 @@ def _of_rates(selections: list[Selection], place: Place, choice: Choice) -> Iter
         yield RATES, _said(figure, left_out if len(shown) < len(selections) else ""), data
 
 
+@styled()
 def _said(figure: Figure | None, left_out: str) -> Figure | None:
     """The figure, with what is left out in its title."""
     if figure is not None and left_out:
