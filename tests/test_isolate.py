@@ -78,7 +78,7 @@ def test_children_are_stopped_and_none_is_started_any_more():
 def test_a_sweep_in_processes_that_is_stopped_leaves_checkpoints_and_goes_on(tmp_path):
     """Its processes are stopped with it, each with a checkpoint, and the same command ends what they began."""
     short = [text for text in SHORT if not text.startswith(("train.max_steps", "measure"))]
-    longer = ["train.max_steps=60", "train.held_out_steps=0", "measure=none"]
+    longer = ["train.max_steps=30", "train.held_out_steps=0", "measure=none"]
     apart = ["launch=process", "hydra.launcher.jobs=2", f"results_dir={tmp_path}", "study=mine"]
     sweep = [sys.executable, "-m", "bench.run", "-m", "method=hu", "seed=0,1", *short, *longer, *apart]
     running = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -95,7 +95,7 @@ def test_a_sweep_in_processes_that_is_stopped_leaves_checkpoints_and_goes_on(tmp
     done = subprocess.run(sweep, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for folder in tmp_path.glob("mine/hu-*"):
-        assert [row["step"] for row in read_rows(folder / CURVE)] == list(range(1, 61))
+        assert [row["step"] for row in read_rows(folder / CURVE)] == list(range(1, 31))
     assert any(read_record(folder).attempts[-1]["from_step"] for folder in tmp_path.glob("mine/hu-*"))
 
 
