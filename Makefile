@@ -18,7 +18,8 @@ test: .venv/installed
 faults: export OMP_NUM_THREADS = 1
 faults: export HYPOTHESIS_PROFILE = nightly
 faults: .venv/installed
-	$(BIN)/python -m pytest -m "faults or not faults" --durations=10 tests/faults tests/fuzz tests/test_parallel.py
+	$(BIN)/python -m pytest -m faults --durations=10 tests
+	$(BIN)/python -m pytest --durations=10 tests/faults tests/fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

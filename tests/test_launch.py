@@ -98,6 +98,7 @@ def learning_rate(record):
     return record.config["train"]["learning_rate"]
 
 
+@pytest.mark.faults
 @needs_cluster
 @pytest.mark.parametrize("choice", [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.jobs=2")])
 def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
@@ -133,6 +134,7 @@ cluster.launch_here(cell, [([], number) for number in range(3)], settings, [None
 """
 
 
+@pytest.mark.faults
 @needs_cluster
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_sweep_on_this_machine_reaches_its_cells_which_end_in_peace(tmp_path, number):

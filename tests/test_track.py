@@ -222,7 +222,7 @@ print(json.dumps(dict(online=online, paths=[str(tracker.sync_path), str(second)]
 
 @pytest.mark.parametrize(
     ("server", "sent", "began_online"),
-    [("silent", 0, False), ("answering", signal.SIGSTOP, True)],
+    [("silent", 0, False), pytest.param("answering", signal.SIGSTOP, True, marks=pytest.mark.faults)],
     ids=["never answers", "falls silent"],
 )
 def test_a_server_that_is_lost_costs_a_bounded_wait_and_the_rows_are_kept(tmp_path, server, sent, began_online):

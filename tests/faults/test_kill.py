@@ -73,7 +73,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [*list(CASES)[:1], *(pytest.param(c, marks=pytest.mark.faults) for c in list(CASES)[1:])]
+)
 def test_whatever_trains_goes_on_to_the_bit(tmp_path, case):
     """Killed twice: between checkpoints, and before the first step after one."""
     overrides = CASES[case] + (dropping(tmp_path / "model") if case == "encoder" else ())
