@@ -201,13 +201,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         CorruptRecordError: the file is torn.
     """
+    return parse_rows(path, lambda text: [json.loads(line) for line in text.splitlines()])
+
+
+def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, Any]]:
+    """The same with a parser of one's own for the file's text.
+
+    Raises:
+        CorruptRecordError: the file is torn, or a row is none.
+    """
     if not path.is_file():
         path = path.with_name(f"{path.name}.gz")
         if not path.is_file():
             return []
     try:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
+        rows = parse(text)
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
