@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -15,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.cache import Cache
 from bench.checkpoint import Checkpointing
+from bench.identity import Texts, kept, method_identity, plain_value, written
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
@@ -27,17 +27,9 @@ from bench.svd import SVDSettings
 from bench.tasks import Task
 from bench.track import Track
 from bench.train import Train
+from bench.validation import ConfigError, check_plain, one_line
 
-LONGEST_MESSAGE = 2000  # characters
-DEEPEST = 32  # containers in containers; the deepest that conf/ has are 6
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message is one line with the value, the limit and the remedy."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split())[:LONGEST_MESSAGE])
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -107,7 +99,7 @@ class Run:
             values["method"] = _build_method(chosen)
             run = TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
-            raise ConfigError(_one_line(error)) from None
+            raise ConfigError(one_line(error)) from None
         run.check()
         return run
 
@@ -213,8 +205,8 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain values, for the record, without how a command treats the run."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_THE_COMMAND}
-        values["method"] = {"name": values.pop("method_name")} | _method_identity(self.method)
-        return json.loads(json.dumps(values, default=_plain))
+        values["method"] = {"name": values.pop("method_name")} | method_identity(self.method)
+        return json.loads(json.dumps(values, default=plain_value))
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -235,60 +227,34 @@ class Run:
         whole = "{" + ", ".join(f'"{key}": {texts[key][1]}' for key in sorted(texts)) + "}"
         return "-".join([part for part in parts if part] + [identity_digest(whole)])
 
-    def _identity_texts(self) -> dict[str, _Texts]:
+    def _identity_texts(self) -> dict[str, Texts]:
         """The identity as JSON, key by key; what runs have in common is written once for all of them."""
         method, split, trains = self.method, self.score.split, self.trains
         calibrates = bool(method.requires)
         texts = {
-            "method": _written(method, "identity", lambda: _method_identity(method)),
-            "task": _written(self.task, (trains, split, calibrates), lambda: self._task_identity(calibrates)),
-            "model": _written(self.model, "identity", self.model.identity),
-            "score": _written(self.score, "identity", self.score.identity),
+            "method": written(method, "identity", lambda: method_identity(method)),
+            "task": written(self.task, (trains, split, calibrates), lambda: self._task_identity(calibrates)),
+            "model": written(self.model, "identity", self.model.identity),
+            "score": written(self.score, "identity", self.score.identity),
         }
         if trains:
             texts |= {"seed": (str(self.seed),) * 2}
-            texts["train"] = _written(self.train, "identity", self.train.identity)
-            texts["measure"] = _written(self.measure, "identity", lambda: self.measure)
+            texts["train"] = written(self.train, "identity", self.train.identity)
+            texts["measure"] = written(self.measure, "identity", lambda: self.measure)
         elif self.model.found_kind == "encoder":
             texts["seed"] = (str(self.seed),) * 2
-        adapts, decomposes, sketched = _kept(method, "kinds", lambda: _kinds(method))
+        adapts, decomposes, sketched = kept(method, "kinds", lambda: _kinds(method))
         if adapts:
             rank = self.rank
-            texts["rank"] = _written(rank, "identity", lambda: {"r": rank.r, "lora_alpha": rank.lora_alpha})
-            texts["adapter"] = _written(self.adapter, "identity", self.adapter.identity)
+            texts["rank"] = written(rank, "identity", lambda: {"r": rank.r, "lora_alpha": rank.lora_alpha})
+            texts["adapter"] = written(self.adapter, "identity", self.adapter.identity)
         if decomposes:
-            texts["svd"] = _written(self.svd, sketched, lambda: self.svd.identity(sketched))
+            texts["svd"] = written(self.svd, sketched, lambda: self.svd.identity(sketched))
         return texts
 
     def _task_identity(self, calibrates: bool) -> dict[str, Any]:
         task = self.task.identity(self.trains, self.score.split)
         return task if calibrates else {key: value for key, value in task.items() if not key.startswith("calibration")}
-
-
-_Texts = tuple[str, str]  # of a value: JSON with its keys in their order, and sorted
-
-
-def _written(part: Any, how: Hashable, value: Callable[[], Any]) -> _Texts:
-    """JSON of what a part gives to an identity."""
-
-    def texts() -> _Texts:
-        text = json.dumps(value(), default=_plain)
-        return text, json.dumps(json.loads(text), sort_keys=True)
-
-    return _kept(part, how, texts)
-
-
-def part_text(part: Any) -> str:
-    """A part of a run as JSON with sorted keys, written once."""
-    return _written(part, "whole", lambda: part)[1]
-
-
-def _kept(part: Any, how: Hashable, value: Callable[[], Any]) -> Any:
-    """What was found of a part before, kept with it: parts are frozen, and many runs share one."""
-    known: dict[Hashable, Any] = getattr(part, "__dict__", {}).setdefault("_kept", {})  # with slots nothing is kept
-    if how not in known:
-        known[how] = value()
-    return known[how]
 
 
 def _kinds(method: Method) -> tuple[bool, bool, bool]:
@@ -312,66 +278,9 @@ def _build_method(chosen: dict[str, Any]) -> Method:
     try:
         return method_class(target)(**chosen)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, prefix="method.")) from None
+        raise ConfigError(one_line(error, prefix="method.")) from None
     except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
-def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
-    """Refuses what no record could hold, or no reader could read again.
-
-    Raises:
-        ConfigError: a nest too deep, a key that is no text, half a character, a number that is none or too large.
-    """
-    if isinstance(value, Mapping | list | tuple):
-        if depth == DEEPEST:
-            raise ConfigError(f"{key[:100]}: nested more than {DEEPEST} deep")
-        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if isinstance(value, Mapping) and not isinstance(name, str):
-                raise ConfigError(f"{key[:100]} has the key {name!r:.100}: keys are texts")
-            check_plain(name, f"a key of {key or 'the configuration'}")
-            check_plain(inner, f"{key}.{name}" if key else str(name), depth + 1)
-    elif isinstance(value, str):
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{key[:100]}={value!r:.100} holds a character that no file can hold")
-    elif isinstance(value, int):
-        if abs(value) >= 2**63:
-            raise ConfigError(f"{key[:100]}: the number is too large; it must be below 2**63")
-    elif isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{key[:100]}=nan is no number")
-
-
 _OF_THE_COMMAND = ("run", "checkpoint")
-
-
-def _method_identity(method: Method) -> dict[str, Any]:
-    target = f"{type(method).__module__}.{type(method).__qualname__}"
-    return {"_target_": target} | asdict(method)  # type: ignore[call-overload]
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{value!r} has no place in a configuration")
-
-
-def _one_line(error: ValidationError, prefix: str = "") -> str:
-    """What is wrong, key by key, in one line."""
-    lines = []
-    for problem in error.errors():
-        key = prefix + ".".join(str(part) for part in problem["loc"])
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            lines.append(f"{key}={problem['input']!r}: nothing reads this key; check its spelling")
-        elif problem["type"] in ("missing", "missing_argument"):
-            lines.append(f"{key} is missing")
-        else:
-            message = (
-                problem["msg"].removeprefix("Value error, ")
-                if problem["type"] == "value_error"
-                else problem["msg"].lower()
-            )
-            whole = isinstance(problem["input"], dict)  # which says less than the message, at length
-            lines.append(message if whole else f"{key}={problem['input']!r:.200}: {message}")
-    return "; ".join(lines)

@@ -138,15 +138,12 @@ def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: 
     Raises:
         InterruptedRunError: as `Children.run`, or the process itself was stopped by a signal.
     """
-    # Of one key the last word counts, and Hydra refuses a key that is given twice.
-    own = {"hydra.mode": "RUN", "run.isolate": "false"}
-    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in own]
-    command = [sys.executable, "-m", "bench.run", *kept, *(f"{key}={value}" for key, value in own.items())]
+    command = [sys.executable, "-m", "bench.run", *overrides, "hydra.mode=RUN", "run.isolate=false"]
     environment = os.environ | {POSITION: position, PARENT: str(os.getpid())}
     if gpu is not None:
         environment[DEVICES] = gpu
     status = children.run(command, environment)
-    folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
+    folder = RunFolder.of(cfg)
     if children.stopped is not None and not folder.done:
         raise InterruptedRunError(children.stopped)
     if status in _STOPPED:

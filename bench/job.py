@@ -77,7 +77,7 @@ def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> 
 
 
 def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
-    folder = RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
+    folder = RunFolder.of(cfg)
     settled = _settled(cfg, folder)
     if settled is None:
         with held(folder, cfg.run.lease_seconds, wait=cfg.run.when_running == "wait") as workspace:
@@ -171,7 +171,7 @@ def _help(cfg: Run, run: Spine) -> str:
     """Does a run's share in a process that is not its first: what it finds is the same, and is not kept."""
     if not parallel.told_by_first(True):  # what the first says counts
         return DONE
-    workspace = Workspace(RunFolder(cfg.results_dir, cfg.study, cfg.run_id))
+    workspace = Workspace(RunFolder.of(cfg))
     with tempfile.TemporaryDirectory() as scratch:
         try:
             run(cfg, Attempt(workspace, cfg.checkpoint, lambda _row, _alignment: None, Path(scratch)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import sweep
+from bench import typed
 from bench.arguments import check_arguments, choices
 from bench.folders import CONF
 from bench.record import quiet_environment
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name in choices(CONF / "method"):
-            runs.append(sweep.validated(compose("config", overrides=[*given, f"method={name}"])))
+            runs.append(typed.validated(compose("config", overrides=[*given, f"method={name}"])))
     try:
         found = table(runs)
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from bench import arguments, sweep
+from bench import arguments, sweep, typed
 from bench.folders import CONF
 from bench.record import quiet_environment
 
@@ -63,7 +63,7 @@ def job(config: DictConfig) -> str:
     from bench import isolate
     from bench.job import execute
 
-    cfg = sweep.validated(config)
+    cfg = typed.validated(config)
     sweep.check_folder(cfg)
     if cfg.run.isolate:
         return isolate.supervise(cfg, sweep.overrides(), sweep.position())

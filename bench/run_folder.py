@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import checkpoint
 from bench.lease import Lease
@@ -35,19 +35,28 @@ from bench.record import (
     write_record,
 )
 
+if TYPE_CHECKING:
+    from bench.config import Run
+
 _FINAL, _REPLACED, _WANDB = "final", "replaced", "wandb_id"
 
 
 class RunFolder:
-    """Where one run lies; makes nothing."""
+    """Where one run lies; makes nothing.
+
+    Attributes:
+        path: of the run when it is whole.
+        workspace: of the run while it is not.
+    """
 
     def __init__(self, results_dir: Path, study: str, run_id: str) -> None:
         self.path = results_dir / study / run_id
+        self.workspace = self.path.with_name(f".{run_id}")
 
-    @property
-    def workspace(self) -> Path:
-        """The folder of the run while it is not whole."""
-        return self.path.with_name(f".{self.path.name}")
+    @classmethod
+    def of(cls, run: Run) -> RunFolder:
+        """Where a cell lies."""
+        return cls(run.results_dir, run.study, run.run_id)
 
     @property
     def record(self) -> Record | None:

@@ -29,6 +29,12 @@ class State:
     holder: Holder | None = None
 
 
+def awaited(folder: RunFolder) -> bool:
+    """Whether a run has not ended and somebody, who may live, has its lease."""
+    found = holder(folder.workspace)
+    return not folder.done and found is not None and found.alive is not False
+
+
 def state(folder: RunFolder) -> State:
     """What a run's folders say; a lease counts before a record, which is of an earlier attempt."""
     found = holder(folder.workspace)

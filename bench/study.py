@@ -7,6 +7,7 @@ several. The file keeps for each planned run the overrides that make it, so that
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,14 +77,19 @@ class StudyPlan:
         return replace(newer, stages=stages, runs=tuple(sorted(runs.values(), key=lambda r: stages.index(r.stage))))
 
 
-def run_folders(folder: Path, pattern: str = "*") -> list[Path]:
-    """The folders with a record that a pattern finds below a folder, sorted; not the hidden ones of unfinished runs.
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of a study's runs that have a record, sorted; not the hidden ones of unfinished runs."""
+    return sorted(path.parent for path in folder.glob(f"*/{RECORD}") if not path.parent.name.startswith("."))
 
-    Args:
-        folder: of a study; with the pattern "**", of all studies.
-    """
-    found = (path.parent for path in folder.glob(f"{pattern}/{RECORD}"))
-    return sorted(run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts))
+
+def every_run_folder(results_dir: Path) -> list[Path]:
+    """The same of all studies of a results folder; looks into no run's folder."""
+    found = []
+    for path, folders, files in os.walk(results_dir):
+        if RECORD in files:
+            found.append(Path(path))
+        folders[:] = [] if RECORD in files else [name for name in folders if not name.startswith(".")]
+    return sorted(found)
 
 
 def read_plan(folder: Path) -> StudyPlan | None:

@@ -22,20 +22,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig
 
-from bench import experiments, stages
+from bench import stages
 from bench.arguments import refuse
 from bench.compose import Composer
 from bench.names import study_folder
+from bench.run_folder import RunFolder
+from bench.states import awaited
 from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
+from bench.typed import ADHOC, build, experiment
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.run_folder import RunFolder
 
-ADHOC = "adhoc"  # the study of runs without an experiment
 _planned: list[Run] = []  # of this process: what its sweep does
 _waiting: list[PlannedRun] = []  # runs of later stages, whose learning rates are not known yet
 _expanded: list[stages.Expansion] = []  # of a sweep in stages, whose cells Guard has composed
@@ -43,62 +43,6 @@ _cells: list[list[str]] = []  # of a sweep without stages: the overrides of each
 _launched: list[list[str]] = []  # the cells that were not done before
 _composer: list[Callable[[Sequence[str]], Run]] = []
 _commands: dict[str, str] = {}  # by run id, the command line that makes exactly this run
-
-
-experiments.register()
-stages.register()
-
-
-def _by(group: str) -> Callable[..., Any]:
-    """${by_method:{hu: 1e-3, full_ft: 5e-5}}: what an experiment pairs with a choice, such as a learning rate."""
-
-    def chosen(table: DictConfig, *, _root_: DictConfig) -> Any:
-        name = _root_[group].name
-        if name not in table:
-            raise ValueError(f"by_{group} has nothing for {group}={name}; it has {', '.join(map(str, table))}")
-        return table[name]
-
-    return chosen
-
-
-for _group in ("method", "rank", "task", "model"):
-    OmegaConf.register_new_resolver(f"by_{_group}", _by(_group), replace=True)
-
-
-def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
-    """${scaling:alpha_over_r} in conf/method: adapter.scaling, the same for all methods, or else the paper's."""
-    return _root_.adapter.scaling or of_the_paper
-
-
-OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
-
-
-def build(config: DictConfig) -> Run:
-    """The typed run of a composed configuration.
-
-    Raises:
-        ValueError: it cannot be run; the message is one line.
-    """
-    from bench.config import Run
-
-    if missing := OmegaConf.missing_keys(config):
-        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
-    try:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-        values["study"] = values["study"] or _experiment() or ADHOC
-        run = Run.from_config(values)
-        _ = run.run_id  # reads the model's folder
-    except (ValueError, OmegaConfBaseException) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    return run
-
-
-def validated(config: DictConfig) -> Run:
-    """The same; what cannot be run is refused."""
-    try:
-        return build(config)
-    except ValueError as error:
-        refuse(str(error))
 
 
 def check_folder(run: Run) -> None:
@@ -112,22 +56,22 @@ def check_folder(run: Run) -> None:
         refuse(str(error))
 
 
-def _experiment() -> str | None:
-    chosen = HydraConfig.get().runtime.choices.get("experiments") if HydraConfig.initialized() else None
-    return None if chosen is None else str(chosen).strip("[]").replace(", ", "+").replace("'", "")
-
-
 def position() -> str:
     """Which run of how many, as "[3/21]"; "[1/1]" without a sweep."""
-    from bench.isolate import POSITION
-
     hydra = HydraConfig.get()
-    if given := os.environ.get(POSITION):
+    if given := _given_position():
         return given
     if hydra.mode is not RunMode.MULTIRUN:
         return "[1/1]"
     total = len(_launched)
     return f"[{hydra.job.num + 1}/{max(total, hydra.job.num + 1)}]" if total else f"[{hydra.job.num + 1}]"
+
+
+def _given_position() -> str | None:
+    """By the process that does the sweep, to one that does a cell of it."""
+    from bench.isolate import POSITION
+
+    return os.environ.get(POSITION)
 
 
 def overrides() -> list[str]:
@@ -141,7 +85,7 @@ def command() -> str:
 
 
 def _command(shown: Sequence[str]) -> str:
-    return StudyPlan(_experiment(), (), ()).command(PlannedRun(RUN, (), tuple(shown), None))
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), tuple(shown), None))
 
 
 def composer(config: DictConfig) -> Callable[[Sequence[str]], Run]:
@@ -150,7 +94,7 @@ def composer(config: DictConfig) -> Callable[[Sequence[str]], Run]:
     Args:
         config: of the sweep, with its hydra node.
     """
-    return Composer(config, build, lambda: _experiment() or ADHOC)
+    return Composer(config, build, lambda: experiment() or ADHOC)
 
 
 def expansion(config: DictConfig, arguments: Sequence[str]) -> stages.Expansion:
@@ -170,11 +114,11 @@ def batches() -> Iterator[list[list[str]]]:
     launched once more, to wait for its end.
     """
     for batch in stages.batches(_expanded[0], lambda: _plan_stages(_expanded[0])) if _expanded else [_cells]:
-        left = [cell for cell in batch if not _folder(_run_of(cell)).done]
+        left = [cell for cell in batch if not RunFolder.of(_run_of(cell)).done]
         _launched.extend(left)
         if left:
             yield left
-        if elsewhere := [cell for cell in left if _is_elsewhere(_run_of(cell))]:
+        if elsewhere := [cell for cell in left if awaited(RunFolder.of(_run_of(cell)))]:
             print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
             _launched.extend(elsewhere)
             yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
@@ -202,21 +146,6 @@ def launch_processes(cells: Sequence[Sequence[str]], first: int, jobs: int | Non
         JobReturn(overrides=cell, status=JobStatus.COMPLETED, _return_value=how)
         for cell, how in zip(cells, ended, strict=True)
     ]
-
-
-def _folder(run: Run) -> RunFolder:
-    from bench.run_folder import RunFolder
-
-    return RunFolder(run.results_dir, run.study, run.run_id)
-
-
-def _is_elsewhere(run: Run) -> bool:
-    """Whether a run has not ended and somebody, who may live, has its lease."""
-    from bench.lease import holder
-
-    folder = _folder(run)
-    found = holder(folder.workspace)
-    return not folder.done and found is not None and found.alive is not False
 
 
 def _plan_stages(expanded: stages.Expansion) -> None:
@@ -247,7 +176,7 @@ def _write_plans(planned: Sequence[tuple[PlannedRun, Run]], names: tuple[str, ..
             check_folder(run)
         studies[folder].append(one)
     for folder, runs in studies.items():
-        newer = StudyPlan(_experiment(), names, tuple(runs))
+        newer = StudyPlan(experiment(), names, tuple(runs))
         older = None
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
@@ -260,10 +189,12 @@ class Guard(Callback):
     """Looks at a run or a whole sweep before it starts, and at its records when it has ended."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """A single run; an experiment's sweep over what is not given would be ignored by Hydra without a word."""
+        """A single run; Hydra would ignore an experiment's own axes, and its launcher, without a word."""
         given = {text.partition("=")[0] for text in config.hydra.overrides.task}
         if swept := [key for key in config.hydra.sweeper.params or {} if key not in given]:
             refuse(f"this experiment sweeps {', '.join(swept)}: add -m")
+        if "launch=slurm" in config.hydra.overrides.task and _given_position() is None:
+            refuse("launch=slurm submits the cells of a sweep: add -m")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
@@ -279,7 +210,7 @@ class Guard(Callback):
         else:
             _plan_cells(config, arguments)
         distinct = {run.run_id: run for run in _planned}
-        done = sum(_folder(run).done for run in distinct.values())
+        done = sum(RunFolder.of(run).done for run in distinct.values())
         later = f", {len(_waiting)} wait for learning rates" if _waiting else ""
         print(f"{len(_planned)} cells, {len(distinct)} different runs, {done} done before{later}", flush=True)
         if hint := _hint(list(distinct.values())):
@@ -344,7 +275,7 @@ def finish() -> int:
             print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
     failed, left = dict.fromkeys(job.failures, ""), []
     for run in {run.run_id: run for run in _planned}.values():
-        record = _folder(run).record
+        record = RunFolder.of(run).record
         if record is not None and record.status == FAILED:
             error = record.error or {}
             failed[run.run_id] = f": {error.get('type')}: {error.get('message')}"

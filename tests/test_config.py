@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from bench.config import ConfigError, Run
+from bench.config import Run
 from bench.folders import ROOT
+from bench.validation import ConfigError
 
 
 def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_run):

@@ -45,7 +45,7 @@ def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
         run.run_id, status, run.method.label, run.to_dict(), run.identity, environment,
         phases=phases, scores=[TASK_SCORE | {"value": value}],
     )  # fmt: skip
-    with held(RunFolder(run.results_dir, run.study, run.run_id), 60, wait=False) as folder:
+    with held(RunFolder.of(run), 60, wait=False) as folder:
         if weights:
             folder.weights_path.write_bytes(b"")
         folder.close(record)
@@ -88,7 +88,7 @@ def test_a_failed_run_is_started_again_only_when_asked(make):
 
 def test_a_run_that_is_interrupted_or_running_is_told_apart(make):
     entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(2)]
-    folders = [RunFolder(run.results_dir, run.study, run.run_id) for _, run in entries]
+    folders = [RunFolder.of(run) for _, run in entries]
     folders[0].workspace.mkdir(parents=True)
     with held(folders[1], 60, wait=False):
         (stage,) = overview(entries).stages

@@ -13,7 +13,7 @@ import pytest
 
 from bench.arguments import check_arguments
 from bench.compact import compact
-from bench.config import ConfigError, Run
+from bench.config import Run
 from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
 from bench.model import EMBEDDED, Model
@@ -21,6 +21,7 @@ from bench.names import checked_study, is_name, run_folder, study_folder
 from bench.record import CorruptRecordError, Record, read_record, write_record
 from bench.report.load import ReportError, load_study
 from bench.study import CorruptPlanError, read_plan
+from bench.validation import ConfigError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in (ROOT / folder).rglob("*"))

@@ -104,6 +104,13 @@ def test_an_experiment_that_sweeps_is_refused_as_a_single_run(tmp_path):
     assert "this experiment sweeps method: add -m" in done.stderr
 
 
+def test_slurm_is_refused_for_a_single_run_which_would_stay_here(tmp_path):
+    pytest.importorskip("submitit")
+    done = command("launch=slurm", "seed=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "launch=slurm submits the cells of a sweep: add -m" in done.stderr
+
+
 def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_do(compose_run):
     def hint(ranks, *overrides):
         methods = ("hu", "lora_ga", "lora_sb")

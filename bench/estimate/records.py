@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bench.config import part_text
 from bench.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.estimate.tokens import num_items, passes
+from bench.identity import part_text
 from bench.provenance import fingerprint
 from bench.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
-from bench.study import run_folders
+from bench.study import every_run_folder
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -184,7 +184,7 @@ def _alike(run: Run) -> tuple[Any, ...]:
 def _read(results_dir: Path) -> Iterator[Record]:
     """The records below a folder; of runs alike but for seed and learning rate, as many as a median needs."""
     taken: Counter[tuple[Path, str]] = Counter()
-    for folder in run_folders(results_dir, "**"):
+    for folder in every_run_folder(results_dir):
         alike = (folder.parent, _SEED.sub("", folder.name.rpartition("-")[0]))
         if taken[alike] < MOST_ALIKE:
             with contextlib.suppress(CorruptRecordError):
@@ -193,4 +193,4 @@ def _read(results_dir: Path) -> Iterator[Record]:
 
 
 _SEED = re.compile(r"-s\d+$")
-MOST_ALIKE = 20
+MOST_ALIKE = 10

@@ -71,6 +71,7 @@ class Frame:
 _frames: dict[tuple[str, int | None], Frame | ValueError] = {}
 _counted: dict[tuple[str, ...], Sizes] = {}
 _checked: dict[tuple[Any, ...], str | None] = {}
+_demanding: dict[type[Any], bool] = {}  # to ask a protocol takes longer than all else of a cell
 
 
 def sizes(run: Run) -> Sizes:
@@ -90,7 +91,7 @@ def sizes(run: Run) -> Sizes:
 
 
 def _key(run: Run) -> tuple[str, ...]:
-    from bench.config import part_text
+    from bench.identity import part_text
 
     parts = (run.model, run.method, run.rank, run.adapter, run.svd)
     return (type(run.method).__qualname__, str(run.task.num_labels), *map(part_text, parts))
@@ -98,7 +99,7 @@ def _key(run: Run) -> tuple[str, ...]:
 
 def _frame(run: Run) -> Frame:
     """The model's own layers, counted once."""
-    from bench.config import part_text
+    from bench.identity import part_text
 
     if run.model.source == "hub" and run.model.architecture is None:
         raise UnknownSizeError("no architecture in conf/model")
@@ -177,7 +178,10 @@ def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
     """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
     from bench.methods.base import DemandingMethod
 
-    demanding = isinstance(run.method, DemandingMethod)
+    kind = type(run.method)
+    if kind not in _demanding:
+        _demanding[kind] = isinstance(run.method, DemandingMethod)
+    demanding = _demanding[kind]
     asked = (*key, run.learning_rates if demanding else None)
     if asked not in _checked:
         try:

@@ -16,7 +16,7 @@ from bench.folders import experiments_folder
 from bench.names import study_folder
 from bench.record import COMPLETED, Record
 from bench.report.members import Member, ReportError, read_members, refuse_mixture
-from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, read_plan, run_folders
+from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _no_study(results_dir: Path, name: str) -> str:
     experiments = experiments_folder()
     if experiments is not None and (experiments / f"{name}.yaml").is_file():
         return f"no records of {name} in {results_dir}; {_command(name)} makes them"
-    known = sorted({str(run.parent.relative_to(results_dir)) for run in run_folders(results_dir, "**")})
+    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
     return f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}"
 
 

@@ -19,7 +19,7 @@ context.set_forkserver_preload(["faults.preload"])
 
 
 def folder_of(cfg):
-    return RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
+    return RunFolder.of(cfg)
 
 
 def started(cfg, fault=None, *arguments):

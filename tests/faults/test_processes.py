@@ -45,7 +45,7 @@ def ended(root, num_processes, *overrides):
 
 def folder_of(root, *overrides):
     cfg = composed_run(*SHORT, *STEPS, *overrides, f"results_dir={root}")
-    return RunFolder(cfg.results_dir, cfg.study, cfg.run_id)
+    return RunFolder.of(cfg)
 
 
 def losses(folder):

@@ -11,25 +11,18 @@ import time
 from dataclasses import asdict
 
 import pytest
+from conftest import SHORT
 
 from bench.record import COMPLETED, INTERRUPTED, WEIGHTS, read_record, read_rows, without_timing
 
 # Six cells, each with some seconds of training and a checkpoint every twentieth step: time to come between.
 CELLS = (
+    *SHORT,
     "method=hu,lora_ga",
     "seed=0,1,2",
-    "rank=r4",
     "train.max_steps=300",
-    "train.batch_size=4",
     "train.held_out_steps=60",
-    "train.warmup_steps=2",
     "measure.alignment_steps=30",
-    "task.held_out_samples=8",
-    "task.calibration_samples=8",
-    "task.calibration_batch_size=4",
-    "task.probe_samples=4",
-    "score.limit=4",
-    "track=none",
     "checkpoint.steps=20",
 )
 SLURM = (

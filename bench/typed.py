@@ -1,0 +1,79 @@
+"""From what Hydra has composed to a typed run, and all that Hydra must know to compose it: plugins and resolvers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import experiments, stages
+from bench.arguments import refuse
+
+if TYPE_CHECKING:
+    from bench.config import Run
+
+ADHOC = "adhoc"  # the study of runs without an experiment
+
+experiments.register()
+stages.register()
+
+
+def _by(group: str) -> Callable[..., Any]:
+    """${by_method:{hu: 1e-3, full_ft: 5e-5}}: what an experiment pairs with a choice, such as a learning rate."""
+
+    def chosen(table: DictConfig, *, _root_: DictConfig) -> Any:
+        name = _root_[group].name
+        if name not in table:
+            raise ValueError(f"by_{group} has nothing for {group}={name}; it has {', '.join(map(str, table))}")
+        return table[name]
+
+    return chosen
+
+
+for _group in ("method", "rank", "task", "model"):
+    OmegaConf.register_new_resolver(f"by_{_group}", _by(_group), replace=True)
+
+
+def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
+    """${scaling:alpha_over_r} in conf/method: adapter.scaling, the same for all methods, or else the paper's."""
+    return _root_.adapter.scaling or of_the_paper
+
+
+OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
+
+
+def build(config: DictConfig) -> Run:
+    """The typed run of a composed configuration.
+
+    Raises:
+        ValueError: it cannot be run; the message is one line.
+    """
+    from bench.config import Run
+
+    if missing := OmegaConf.missing_keys(config):
+        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        values["study"] = values["study"] or experiment() or ADHOC
+        run = Run.from_config(values)
+        _ = run.run_id  # reads the model's folder
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return run
+
+
+def validated(config: DictConfig) -> Run:
+    """The same; what cannot be run is refused."""
+    try:
+        return build(config)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def experiment() -> str | None:
+    """The experiment chosen on the command line; several as "a+b"."""
+    chosen = HydraConfig.get().runtime.choices.get("experiments") if HydraConfig.initialized() else None
+    return None if chosen is None else str(chosen).strip("[]").replace(", ", "+").replace("'", "")
