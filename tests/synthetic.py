@@ -148,13 +148,10 @@ def write_run(folder: Path, cell: Cell, *, alignment: bool, outcomes: bool, weig
         (path / WEIGHTS).touch()
     known["command"] = " ".join(["python", "-m", "bench.run", *cell.overrides])
     known["files"] = {file.name: _described(file) for file in sorted(path.iterdir())}
-    unsealed = _filled(_contents(_without_seed(cell))[0], known)
-    sealed = _filled(unsealed, {"checksum": content_checksum(json.loads(unsealed.replace(_CHECKSUM, "")))})
-    (path / RECORD).write_text(sealed, encoding="utf-8")
+    content = json.loads(_filled(_contents(_without_seed(cell))[0], known))
+    content["checksum"] = content_checksum(content)
+    (path / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")  # as write_record, but for fsync
     return run_id
-
-
-_CHECKSUM = ',\n "checksum": "<checksum>"'
 
 
 def _described(file: Path) -> dict[str, Any]:
@@ -201,7 +198,7 @@ def _contents(key: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     for layer in record["initialization"]["layers"]:
         layer["r"] = r
     record |= {"schema_version": SCHEMA_VERSION, "command": "<command>", "attempts": [], "files": "<files>"}
-    return json.dumps(record | {"checksum": "<checksum>"}, indent=1) + "\n", plain
+    return json.dumps(record), plain
 
 
 def _filled(text: str, known: dict[str, Any]) -> str:

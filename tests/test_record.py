@@ -18,6 +18,7 @@ from bench.record import (
     identity_digest,
     read_record,
     read_rows,
+    sealed_record,
     without_timing,
     write_record,
     write_whole,
@@ -121,6 +122,28 @@ def test_a_record_with_any_changed_value_is_refused(tmp_path):
             (folder.path / RECORD).write_text(whole.replace(old, new))
             with pytest.raises(CorruptRecordError, match="changed since it was written"):
                 read_record(folder.path)
+            assert not folder.done
+
+
+def test_what_follows_a_records_checksum_does_not_slip_by(tmp_path):
+    folder = finished(tmp_path)
+    whole = (folder.path / RECORD).read_text()
+    assert whole.endswith('"\n}\n')
+    for added in (',\n "scores": [1]\n}\n', ', "label": "better"}', ',\n "checksum": "0"\n}\n'):
+        (folder.path / RECORD).write_text(whole.removesuffix("\n}\n") + added)
+        assert sealed_record(folder.path) is None
+        with pytest.raises(CorruptRecordError):
+            read_record(folder.path)
+
+
+def test_a_record_keeps_its_checksum_in_another_layout(tmp_path):
+    folder = finished(tmp_path)
+    content = json.loads((folder.path / RECORD).read_text())
+    indented = json.dumps(content, indent=4)
+    for text in (json.dumps(content), indented, indented.replace("\n", "\r\n")):
+        (folder.path / RECORD).write_bytes(text.encode())
+        assert sealed_record(folder.path) == read_record(folder.path)
+        assert folder.done
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1, "run_id": "x"}', ""])
