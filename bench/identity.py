@@ -8,6 +8,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.private import without_secrets
+
 if TYPE_CHECKING:
     from bench.methods.base import Method
 
@@ -15,11 +17,11 @@ Texts = tuple[str, str]  # of a value: JSON with its keys in their order, and so
 
 
 def written(part: Any, how: Hashable, value: Callable[[], Any]) -> Texts:
-    """JSON of what a part gives to an identity."""
+    """JSON of what a part gives to an identity, without secrets, as the record will have it."""
 
     def texts() -> Texts:
-        text = json.dumps(value(), default=plain_value)
-        return text, json.dumps(json.loads(text), sort_keys=True)
+        plain = without_secrets(json.loads(json.dumps(value(), default=plain_value)))
+        return json.dumps(plain), json.dumps(plain, sort_keys=True)
 
     return kept(part, how, texts)
 

@@ -34,6 +34,7 @@ SCHEMA_VERSION = 4
 READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
+MOST_BYTES = 2**30  # of rows in one file, unpacked: a small packed file may hold any number
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 COMPLETED, FAILED, INTERRUPTED = "completed", "failed", "interrupted"
@@ -218,15 +219,18 @@ def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, 
     """The same with a parser of one's own for the file's text.
 
     Raises:
-        CorruptRecordError: the file is torn, or a row is none.
+        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is none.
     """
     if not path.is_file():
         path = path.with_name(f"{path.name}.gz")
         if not path.is_file():
             return []
     try:
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
-        rows = parse(text)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES:,} bytes")
+        rows = parse(content.decode())
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
     if not all(isinstance(row, dict) for row in rows):

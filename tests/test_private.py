@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.private import REDACTED, local, localised, portable, redacted, shareable, without_secrets
+from bench.record import identity_digest
 
 ROOT = Path(__file__).parents[1]
 TOKEN, KEY, NETRC_KEY = "hf_" + "Planted" * 5, "local-planted-wandb-key/+7", "5eed" * 10
@@ -182,6 +183,7 @@ def test_no_key_no_name_and_no_home_reaches_a_record_a_log_a_page_or_wandbs_file
     assert sorted(record["status"] for record in records) == ["completed", "failed"]
     assert any(path.suffix == ".wandb" for path in files)
     assert any(path.name == "index.html" for path in files)
+    assert all(record["run_id"].endswith(identity_digest(record["identity"])) for record in records)
     (error,) = (record["error"]["message"] for record in records if record["error"])
     assert error == f"401 for {REDACTED} with {REDACTED} in ~"
     for secret in (TOKEN, KEY, NETRC_KEY):
