@@ -2,8 +2,10 @@
 
 The workspace of a run holds lease.1, lease.2, ...: the highest number is the holder. A lease is made exclusively, so of
 two that want the same number one gets it; it is never taken away: who takes over makes the next number, and the
-holder before sees that at its next beat. Whether a holder lives is judged without comparing the clocks of two
-machines: on the same machine by its process, elsewhere by whether its lease changes while one watches.
+holder before sees that at its next beat. Earlier leases stay until the holder gives the run free: a folder that is
+listed while files come and go may show neither those nor these, but what stays it shows. Whether a holder lives is
+judged without comparing the clocks of two machines: on the same machine by its process, elsewhere by whether its lease
+changes while one watches.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import re
 import signal
 import socket
@@ -26,10 +29,11 @@ import psutil
 
 _NAME = re.compile(r"lease\.(\d+)")
 SIZE = 1024  # bytes of a lease: it is overwritten in place, which also works on a full disk
+TRIES = 10  # to take what others are taking or giving free at this moment
 BEATS = 6  # in the time after which a lease without one is stale
 PARENT = "LORA_INIT_BENCH_PARENT"  # the process without which this one is to stop
 
-_watched: dict[Path, tuple[bytes, float]] = {}  # what a foreign lease held when it was first seen so, and when
+_watched: dict[Path, tuple[bytes | None, float]] = {}  # what a foreign lease held when it was first seen so, and when
 
 
 class LeaseLostError(RuntimeError):
@@ -114,24 +118,34 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if self._path is not None and self._holds():
-            self._path.unlink(missing_ok=True)
+            for lease in _leases(self._workspace):  # its own, the highest, last: until then nobody else is the holder
+                lease.unlink(missing_ok=True)
         self._path = None
 
     def _try(self) -> bool:
-        newest = _newest(self._workspace)
-        if newest is not None and not self._is_stale(newest):
-            return False
+        for _ in range(TRIES):
+            newest = _newest(self._workspace)
+            if newest is not None and not self._is_stale(newest):
+                return False
+            if self._make(newest):
+                return True
+            time.sleep(random.uniform(0.0, 0.05))  # another came between, and may have gone: look again
+        return False
+
+    def _make(self, newest: Path | None) -> bool:
+        """Makes the lease after the newest one, unless the folder is no longer what it was when that was found."""
         number = 1 if newest is None else _number(newest) + 1
         path = self._workspace / f"lease.{number}"
         try:
             self._workspace.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 file.write(self._content())
-        except FileExistsError:
-            return False  # another was faster
+        except (FileExistsError, FileNotFoundError):  # another was faster, or has just taken the folder away
+            return False
+        if _newest(self._workspace) != path or (newest is not None and not self._is_stale(newest)):
+            path.unlink(missing_ok=True)
+            return False
         self._path = path
-        for older in _leases(self._workspace)[:-1]:
-            older.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return True
@@ -144,7 +158,7 @@ class Lease:
         found = _read(path)
         if found is not None and found.alive is False:
             return True
-        seen, since = _watched.get(path, (b"", 0.0))
+        seen, since = _watched.get(path, (None, 0.0))  # a lease is empty for the moment in which it is made
         if seen != content:
             _watched[path] = (content, time.monotonic())
             return False

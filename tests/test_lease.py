@@ -56,8 +56,9 @@ def test_that_of_a_dead_process_of_this_machine_is_taken_over_at_once(workspace)
     assert holder(workspace).alive is False
     mine = Lease(workspace, 1000)
     assert mine.acquire()
-    assert [path.name for path in workspace.iterdir()] == ["lease.2"]
+    assert holder(workspace).pid == os.getpid()
     mine.release()
+    assert list(workspace.iterdir()) == []
 
 
 def test_that_of_another_machine_is_taken_over_when_it_has_not_changed_for_long(workspace, monkeypatch):
@@ -151,6 +152,60 @@ def test_of_many_at_once_one_takes_over_what_is_stale(workspace):
         process.join()
     assert taken.get(timeout=5)
     assert taken.empty()
+
+
+def test_of_many_at_once_one_takes_what_nobody_has(workspace):
+    """Many times: a lease that is just being made is empty for a moment."""
+    context = multiprocessing.get_context("fork")
+    for round_ in range(20):
+        barrier, taken = context.Barrier(8), context.SimpleQueue()
+        place = workspace / str(round_)
+        processes = [context.Process(target=_compete, args=(place, barrier, taken)) for _ in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert taken.get()
+        assert taken.empty()
+        assert list(place.iterdir()) == []
+
+
+def test_an_empty_lease_is_being_made_and_not_stale(workspace):
+    workspace.mkdir()
+    (workspace / "lease.1").touch()
+    assert time.monotonic() > 0.001
+    assert not Lease(workspace, 0.001).acquire()
+
+
+def test_a_folder_listed_while_leases_come_and_go_gives_no_second_lease(workspace, monkeypatch):
+    first, second = Lease(workspace, 60), Lease(workspace, 60)
+    foreign(workspace, machine=machine(), pid=2**22 + 1)
+    assert first.acquire()
+    (workspace / "lease.1").unlink()
+    listed, torn = lease._leases, [[]]
+    monkeypatch.setattr(lease, "_leases", lambda folder: torn.pop() if torn else listed(folder))
+    assert not second.acquire()
+    first.check()
+    first.release()
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_takeover_that_comes_too_late_takes_nothing(workspace, monkeypatch):
+    """It found a stale lease; before it makes the next one another did so, gave it free, and a third began anew."""
+    late, third = Lease(workspace, 60), Lease(workspace, 60)
+    foreign(workspace)
+
+    def meanwhile(self, path):
+        monkeypatch.undo()
+        path.unlink()
+        assert third.acquire()
+        return True
+
+    monkeypatch.setattr(Lease, "_is_stale", meanwhile)
+    assert not late.acquire()
+    third.check()
+    third.release()
+    assert list(workspace.iterdir()) == []
 
 
 def test_a_lease_has_the_same_size_at_every_beat(workspace):
