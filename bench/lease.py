@@ -64,6 +64,12 @@ def holder(workspace: Path) -> Holder | None:
     return None if newest is None else _read(newest)
 
 
+def is_held(workspace: Path) -> bool:
+    """Whether somebody who may live has a run, or has left a lease that cannot be read."""
+    found = holder(workspace)
+    return _newest(workspace) is not None if found is None else found.alive is not False
+
+
 class Lease:
     """A lease on one run.
 
@@ -138,8 +144,7 @@ class Lease:
         path = self._workspace / f"lease.{number}"
         try:
             self._workspace.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(self._content())
+            self._write_new(path)
         except (FileExistsError, FileNotFoundError):  # another was faster, or has just taken the folder away
             return False
         if _newest(self._workspace) != path or (newest is not None and not self._is_stale(newest)):
@@ -150,6 +155,22 @@ class Lease:
         self._thread.start()
         return True
 
+    def _write_new(self, path: Path) -> None:
+        """Makes a file exclusively and, where the file system has links, with its content at once."""
+        draft = path.with_name(f".{path.name}-{self._owner}")
+        try:
+            draft.write_bytes(self._content())
+            try:
+                os.link(draft, path)
+            except (FileExistsError, FileNotFoundError):
+                raise
+            except OSError:
+                with path.open("xb") as file:
+                    file.write(self._content())
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
     def _is_stale(self, path: Path) -> bool:
         try:
             content = path.read_bytes()
@@ -158,7 +179,7 @@ class Lease:
         found = _read(path)
         if found is not None and found.alive is False:
             return True
-        seen, since = _watched.get(path, (None, 0.0))  # a lease is empty for the moment in which it is made
+        seen, since = _watched.get(path, (None, 0.0))  # where there are no links, a lease is empty while it is made
         if seen != content:
             _watched[path] = (content, time.monotonic())
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bench.lease import Holder, holder
+from bench.lease import Holder, holder, is_held
 from bench.record import COMPLETED, FAILED, INTERRUPTED, Record
 from bench.run_folder import RunFolder
 
@@ -31,8 +31,7 @@ class State:
 
 def awaited(folder: RunFolder) -> bool:
     """Whether a run has not ended and somebody, who may live, has its lease."""
-    found = holder(folder.workspace)
-    return not folder.done and found is not None and found.alive is not False
+    return not folder.done and is_held(folder.workspace)
 
 
 def state(folder: RunFolder) -> State:

@@ -170,6 +170,39 @@ def test_of_many_at_once_one_takes_what_nobody_has(workspace):
         assert list(place.iterdir()) == []
 
 
+def test_a_lease_is_there_with_its_content_or_not_at_all(workspace, monkeypatch):
+    def link(draft, path):
+        assert draft.stat().st_size == lease.SIZE
+        raise KeyboardInterrupt  # the end, at the worst of moments
+
+    monkeypatch.setattr(lease.os, "link", link)
+    with pytest.raises(KeyboardInterrupt):
+        Lease(workspace, 60).acquire()
+    assert list(workspace.iterdir()) == []
+
+
+def test_without_links_a_lease_is_still_exclusive(workspace, monkeypatch):
+    def link(draft, path):
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(lease.os, "link", link)
+    first, second = Lease(workspace, 60), Lease(workspace, 60)
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_lease_that_cannot_be_read_is_somebodys_for_whom_to_wait(workspace):
+    assert not lease.is_held(workspace)
+    foreign(workspace)
+    assert lease.is_held(workspace)
+    (workspace / "lease.1").write_bytes(b"{")
+    assert lease.is_held(workspace)
+    foreign(workspace, machine=machine(), pid=2**22 + 1)
+    assert not lease.is_held(workspace)
+
+
 def test_an_empty_lease_is_being_made_and_not_stale(workspace):
     workspace.mkdir()
     (workspace / "lease.1").touch()
