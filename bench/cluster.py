@@ -66,6 +66,7 @@ class Cell:
         """One cell, in the process of a job; raises what the cell raised."""
         import submitit
 
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         quiet_environment()
         os.environ[POSITION] = f"[{number + 1}/{self.total}]"
         Singleton.set_state(self.singletons)
@@ -129,7 +130,7 @@ def launch_here(
         executor = submitit.LocalExecutor(settings["submitit_folder"], settings["max_num_timeout"])
         devices = {} if slot is None else {"gpus_per_node": 1, "visible_gpus": [slot]}
         executor.update_parameters(**{k: settings[k] for k in ("timeout_min", "signal_delay_s")}, **devices)
-        with _ignored(signal.SIGINT):  # Ctrl-C reaches the cell; its controller, which would kill it, must not see it
+        with _unstopped():
             running[executor.submit(cell, *waiting.popleft())] = slot
 
     def stop() -> None:
@@ -271,8 +272,22 @@ def _stopping(stop: Callable[[], None], over: Callable[[], bool]) -> Iterator[No
             raise SystemExit(128 + number) from None
 
 
-def _ignored(number: signal.Signals) -> contextlib.AbstractContextManager[None]:
-    return _handled(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def _unstopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come when this is over, so that what is being started is known to who stops.
+
+    A process started here has Ctrl-C blocked: submitit's controller, which would kill its cell, must not see it. The
+    cell does (Cell), also what has come before.
+    """
+    heard: list[int] = []
+    with _handled(signal.SIGTERM, lambda number, _frame: heard.append(number)):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if heard:
+        raise _StoppedError
 
 
 @contextlib.contextmanager

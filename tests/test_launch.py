@@ -126,6 +126,7 @@ def cell(overrides, number):
         sys.exit(3)
     signal.signal(signal.SIGINT, heard)
     signal.signal(signal.SIGTERM, heard)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as Cell does
     Path(f"begun-{number}").touch()
     time.sleep(60)
 
@@ -151,6 +152,39 @@ def test_a_signal_to_a_sweep_on_this_machine_reaches_its_cells_which_end_in_peac
     assert {path.name for path in tmp_path.glob("heard-*")} == {"heard-0", "heard-1"}
     assert not (tmp_path / "begun-2").exists()
     assert "the same command goes on" in error
+
+
+SIGNALLED_WHILE_STARTING = """
+import os, signal, sys
+from pathlib import Path
+import submitit
+from bench import cluster
+
+started = submitit.LocalExecutor.submit
+
+def submit(executor, *arguments):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return started(executor, *arguments)
+
+def cell(overrides, number):
+    Path(f"begun-{number}").touch()
+
+submitit.LocalExecutor.submit = submit
+settings = {"submitit_folder": "jobs/%j", "max_num_timeout": 1, "timeout_min": 5, "signal_delay_s": 10}
+cluster.launch_here(cell, [([], number) for number in range(2)], settings, [None])
+"""
+
+
+@needs_cluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_cell_is_started_is_not_lost(tmp_path, number):
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_WHILE_STARTING, str(int(number))],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 128 + number, done.stderr
+    assert "the same command goes on" in done.stderr
+    assert not (tmp_path / "begun-1").exists()
 
 
 # --- Slurm, played by scripts: what it is asked for, and that nobody waits for a job that is gone
