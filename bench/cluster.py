@@ -244,32 +244,37 @@ def _returned() -> JobReturn:
 
 
 class _StoppedError(Exception):
-    """SIGTERM, in the process that waits for the jobs."""
+    """A signal, in the process that waits for the jobs."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextlib.contextmanager
 def _stopping(stop: Callable[[], None], over: Callable[[], bool]) -> Iterator[None]:
     """Ctrl-C or SIGTERM while waiting: tells the jobs, and waits until they have ended, at most STOP_SECONDS.
 
-    A process that is killed, or whose terminal is lost, tells nobody: jobs of Slurm go on.
+    A process that is killed, or whose terminal is lost, tells nobody: jobs of Slurm go on. A second signal ends the
+    waiting.
     """
 
-    def raise_stopped(_signum: int, _frame: FrameType | None) -> None:
-        raise _StoppedError
+    def raise_stopped(number: int, _frame: FrameType | None) -> None:
+        raise _StoppedError(number)
 
-    with _handled(signal.SIGTERM, raise_stopped):
+    with _handled(signal.SIGINT, raise_stopped), _handled(signal.SIGTERM, raise_stopped):
         try:
             yield
-        except (KeyboardInterrupt, _StoppedError) as error:
+        except _StoppedError as stopped:
             print(
                 "stopping: the cells that run write a checkpoint; the same command goes on", file=sys.stderr, flush=True
             )
-            stop()
-            until = time.monotonic() + STOP_SECONDS
-            while not over() and time.monotonic() < until:
-                time.sleep(POLL_SECONDS)
-            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-            raise SystemExit(128 + number) from None
+            with contextlib.suppress(_StoppedError):
+                stop()
+                until = time.monotonic() + STOP_SECONDS
+                while not over() and time.monotonic() < until:
+                    time.sleep(POLL_SECONDS)
+            raise SystemExit(128 + stopped.number) from None
 
 
 @contextlib.contextmanager
@@ -287,7 +292,7 @@ def _unstopped() -> Iterator[None]:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if heard:
-        raise _StoppedError
+        raise _StoppedError(heard[0])
 
 
 @contextlib.contextmanager

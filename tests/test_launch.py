@@ -119,6 +119,8 @@ import signal, sys, time
 from pathlib import Path
 from bench import cluster
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+
 def cell(overrides, number):
     def heard(*_):
         time.sleep(1.5)  # as long as a checkpoint may take; submitit's controller would kill it after one second
@@ -266,7 +268,7 @@ def test_stopping_the_sweep_cancels_its_jobs(slurm, monkeypatch, capsys):
     def interrupted(array):
         answered.append(array)
         if len(answered) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return {"12_0", "12_1"} if (slurm / "queue").exists() else set()
 
     monkeypatch.setattr(cluster, "queued", interrupted)
