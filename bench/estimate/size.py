@@ -71,7 +71,6 @@ class Frame:
 _frames: dict[tuple[str, int | None], Frame | ValueError] = {}
 _counted: dict[tuple[str, ...], Sizes] = {}
 _checked: dict[tuple[Any, ...], str | None] = {}
-_demanding: dict[type[Any], bool] = {}  # to ask a protocol takes longer than all else of a cell
 
 
 def sizes(run: Run) -> Sizes:
@@ -176,12 +175,11 @@ def _count(run: Run, frame: Frame) -> Sizes:
 
 def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
     """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
+    from bench.identity import kept
     from bench.methods.base import DemandingMethod
 
-    kind = type(run.method)
-    if kind not in _demanding:
-        _demanding[kind] = isinstance(run.method, DemandingMethod)
-    demanding = _demanding[kind]
+    # Kept with the method: to ask a protocol takes longer than all else of a cell.
+    demanding = kept(run.method, "demanding", lambda: isinstance(run.method, DemandingMethod))
     asked = (*key, run.learning_rates if demanding else None)
     if asked not in _checked:
         try:
