@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import interrupt, parallel, provenance
 from bench.checkpoint import Checkpoint, Checkpointing, Checkpoints
-from bench.hashes import tokenizer_sha256
+from bench.process import provenance, ranks, signals
+from bench.process.hashes import tokenizer_sha256
 from bench.record import ALIGNMENT, CURVE, WEIGHTS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Attempt:
 
     def enter(self, phase: str) -> None:
         """A phase begins; here a run can be stopped."""
-        interrupt.stop_if_requested()
+        signals.stop_if_requested()
         self._workspace.tell(phase=phase)
         self._workspace.check()
 
@@ -70,13 +70,13 @@ class Attempt:
         stamp = {
             "code": provenance.code_sha256(),
             "stack": provenance.fingerprint(),
-            "num_processes": parallel.size(),
+            "num_processes": ranks.size(),
             "data": task.sha256,
             "model": loaded.revision,
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }
         self.checkpoints = Checkpoints(self._workspace.checkpoints, self._settings, stamp)
-        self.found = parallel.told_by_first(self.checkpoints.newest() if self._writes else None)
+        self.found = ranks.told_by_first(self.checkpoints.newest() if self._writes else None)
         if self.found is not None and self._writes:
             self.history[-1]["from_step"] = self.found.step
             self._keep()

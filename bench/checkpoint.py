@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from bench.hashes import fresh_sha256
+from bench.process.hashes import fresh_sha256
 from bench.record import write_whole
 
 FOLDER, SEAL, JOURNAL = "checkpoints", "sealed.json", "journal.json"

@@ -5,7 +5,7 @@ that was killed. These wait for every job, whatever becomes of it; a killed one 
 (bench.sweep), and the same command does it again.
 
 A job that is preempted, or near its time limit, gets a signal (submitit: SIGUSR2, or $SUBMITIT_PREEMPT_SIGNAL); its
-cell writes a checkpoint (bench.interrupt), Slurm requeues the job, and the cell goes on from there.
+cell writes a checkpoint (bench.process.signals), Slurm requeues the job, and the cell goes on from there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from omegaconf import DictConfig, open_dict
 from bench import stages  # noqa: F401  registers what a job's process must know before it reads its pickle
 from bench.arguments import refuse
 from bench.isolate import POSITION, gpus
-from bench.record import quiet_environment
+from bench.process.environment import quiet_environment
 
 if TYPE_CHECKING:
     import submitit

@@ -20,14 +20,14 @@ from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Met
 from bench.methods.find import method_class
 from bench.model import Model
 from bench.names import checked_name, checked_study
-from bench.private import localised
+from bench.process.redact import localised
+from bench.process.validation import ConfigError, check_plain, one_line
 from bench.record import Record, identity_digest
 from bench.score import Scoring
 from bench.svd import SVDSettings
 from bench.tasks import Task
 from bench.track import Track
 from bench.train import Train
-from bench.validation import ConfigError, check_plain, one_line
 
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import Run
-from bench.record import COMPLETED, WEIGHTS, quiet_environment, read_record
+from bench.process.environment import quiet_environment
+from bench.record import COMPLETED, WEIGHTS, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.private import without_secrets
+from bench.process.redact import without_secrets
 
 if TYPE_CHECKING:
     from bench.methods.base import Method

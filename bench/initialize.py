@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench import adapter, calibrate, parallel, rng
+from bench import adapter, calibrate
 from bench.adapter import AdaptedLayer
 from bench.cache import Cache
 from bench.calibrate import Calibration, Wanted
@@ -27,7 +27,9 @@ from bench.methods.base import (
     scaling_value,
 )
 from bench.model import LoadedModel, evaluating
-from bench.phases import Phases
+from bench.process import ranks as parallel
+from bench.process import rng
+from bench.process.phases import Phases
 from bench.svd import SVDSettings
 from bench.tasks import PreparedTask
 from bench.tasks.examples import IGNORED

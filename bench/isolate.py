@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from bench import job, results
-from bench.interrupt import SIGNALS, InterruptedRunError
 from bench.lease import PARENT
+from bench.process.signals import SIGNALS, InterruptedRunError
 from bench.record import COMPLETED, FAILED
 from bench.run_folder import RunFolder, held
 

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import interrupt, parallel, results
+from bench import results
 from bench.attempt import Attempt
-from bench.interrupt import InterruptedRunError
 from bench.lease import LeaseLostError, holder
-from bench.private import redacted
+from bench.process import ranks, signals
+from bench.process.redact import redacted
+from bench.process.signals import InterruptedRunError
 from bench.record import COMPLETED, FAILED, Record
 from bench.run_folder import RunFolder, Workspace, held
 from bench.track import Tracker
@@ -63,17 +64,17 @@ def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> 
     Raises:
         SystemExit: a signal has come; the run's state has been written.
     """
-    parallel.start()
+    ranks.start()
     signal_number = listener = None
-    with interrupt.handled():
+    with signals.handled():
         try:
-            if parallel.rank() > 0:
+            if ranks.rank() > 0:
                 return _help(cfg, run)
             return _lead(cfg, run, position, command)
         except InterruptedRunError as stopped:
-            signal_number, listener = stopped.number, interrupt.listener_of(stopped.number)
+            signal_number, listener = stopped.number, signals.listener_of(stopped.number)
             say(f"{position} {cfg.run_id}: stopped by {stopped}; the same command goes on from here", sys.stderr)
-    interrupt.leave(signal_number, listener)
+    signals.leave(signal_number, listener)
 
 
 def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
@@ -84,11 +85,11 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
             # Another process may have done it since.
             settled = _settled(cfg, folder) or (_copied(cfg, folder) if workspace else _elsewhere(folder))
             if settled is None and workspace is not None:
-                parallel.told_by_first(True)
+                ranks.told_by_first(True)
                 say(f"{position} {cfg.run_id}")
                 return _attempt(cfg, run, workspace, position, command)
     assert settled is not None
-    parallel.told_by_first(False)
+    ranks.told_by_first(False)
     status, text = settled
     say(f"{position} {cfg.run_id}: {text}", sys.stderr if status == FAILED else sys.stdout)
     if status == FAILED:
@@ -135,22 +136,22 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
                     workspace.interrupt(stopped_record)
                 raise
             ending.record.attempts, ending.record.command = attempt.history, command
-            with interrupt.deferred():
+            with signals.deferred():
                 tracker.finish(ending.record)
                 workspace.close(ending.record, ending.outcomes)
         if tracker.sync_path is not None:
             offline.append(tracker.sync_path)
     except LeaseLostError as lost:
         say(f"{position} {cfg.run_id}: {lost}", sys.stderr)
-        parallel.regroup(cfg.run_id)
+        ranks.regroup(cfg.run_id)
         return RUNNING
     except (OSError, ValueError) as error:  # a full disk, changed data: there is nothing to record, or no place for it
         ending = Ending(results.failed(cfg, error, ""), error=error)
-        parallel.report(cfg.run_id, error)
+        ranks.report(cfg.run_id, error)
     if ending.error is not None:
         failures.append(cfg.run_id)
         say(f"{position} {cfg.run_id}: failed: {type(ending.error).__name__}: {ending.error}", sys.stderr)
-        parallel.regroup(cfg.run_id)
+        ranks.regroup(cfg.run_id)
         return FAILED
     say(f"{position} {cfg.run_id}: {_summary(ending.record)}, {time.perf_counter() - began:.1f} s")
     return COMPLETED
@@ -169,16 +170,16 @@ def _ended(cfg: Run, run: Spine, attempt: Attempt) -> Ending:
 
 def _help(cfg: Run, run: Spine) -> str:
     """Does a run's share in a process that is not its first: what it finds is the same, and is not kept."""
-    if not parallel.told_by_first(True):  # what the first says counts
+    if not ranks.told_by_first(True):  # what the first says counts
         return DONE
     workspace = Workspace(RunFolder.of(cfg))
     with tempfile.TemporaryDirectory() as scratch:
         try:
             run(cfg, Attempt(workspace, cfg.checkpoint, lambda _row, _alignment: None, Path(scratch)))
         except Exception as error:  # as in the first process, which records it
-            say(f"process {parallel.rank()}: {type(error).__name__}: {error}", sys.stderr)
+            say(f"process {ranks.rank()}: {type(error).__name__}: {error}", sys.stderr)
             _tell(cfg, error)
-            parallel.regroup(cfg.run_id)
+            ranks.regroup(cfg.run_id)
             return FAILED
     return COMPLETED
 
@@ -189,10 +190,10 @@ def _tell(cfg: Run, error: Exception) -> None:
     Raises:
         InterruptedRunError: it says no more than that one of them was killed: the run can be gone on with.
     """
-    if parallel.lost(cfg.run_id, error):
-        say(f"process {parallel.rank()} has lost another one: {error}", sys.stderr)
-        interrupt.stop()
-    parallel.report(cfg.run_id, error)
+    if ranks.lost(cfg.run_id, error):
+        say(f"process {ranks.rank()} has lost another one: {error}", sys.stderr)
+        signals.stop()
+    ranks.report(cfg.run_id, error)
 
 
 def say(text: str, to: Any = None) -> None:

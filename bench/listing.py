@@ -15,7 +15,7 @@ import pandas as pd
 from bench import typed
 from bench.arguments import check_arguments, choices
 from bench.folders import CONF
-from bench.record import quiet_environment
+from bench.process.environment import quiet_environment
 
 if TYPE_CHECKING:
     from bench.config import Run

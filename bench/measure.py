@@ -19,8 +19,9 @@ from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench import alignment, rng
+from bench import alignment
 from bench.methods.base import Factors
+from bench.process import rng
 from bench.record import ALL_LAYERS
 from bench.tasks.examples import num_learned
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.record import quiet_environment
+from bench.process.environment import quiet_environment
 from bench.report.load import ReportError, Study, load_study
 from bench.report.tables import numbers, summary
 from bench.track import Mode, remove_logs, start, upload_path

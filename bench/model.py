@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from bench import rng
-from bench.hashes import file_sha256
-from bench.hub import ask
+from bench.process import rng
+from bench.process.hashes import file_sha256
+from bench.process.hub import ask
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from bench.folders import CONF
 from bench.overview import Entry, Overview, Refusal, Stage, overview
-from bench.record import quiet_environment
+from bench.process.environment import quiet_environment
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -7,15 +7,12 @@ not a finished run of this machine, and the run is done again.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import uuid
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,9 +22,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-import bench
-from bench.hashes import fresh_sha256
-from bench.private import shareable
+from bench.process.hashes import fresh_sha256
+from bench.process.redact import shareable
 from bench.record_schema import checked, parsed
 
 SCHEMA_VERSION = 4
@@ -250,21 +246,3 @@ def check_writable(results_dir: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"results_dir={results_dir} cannot be written: {error.strerror}; choose another") from None
-
-
-def _show_warning(others: Callable[..., None], message: Warning | str, category: type, path: str, *rest: Any) -> None:
-    """What the suite warns of is for its user: one line, without the place in the code."""
-    if category is UserWarning and Path(path).is_relative_to(Path(bench.__file__).parent):
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-    else:
-        others(message, category, path, *rest)
-
-
-def quiet_environment() -> None:
-    """Settings that libraries read when they are imported: no telemetry, no forks of the tokenizer."""
-    # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

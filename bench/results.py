@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.hashes import tokenizer_sha256
-from bench.provenance import environment
+from bench.process.hashes import tokenizer_sha256
+from bench.process.provenance import environment
 from bench.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 if TYPE_CHECKING:
     from bench.config import Run
     from bench.initialize import Initialization
     from bench.model import LoadedModel
-    from bench.phases import Phases
+    from bench.process.phases import Phases
     from bench.score import Outcome, Scored
     from bench.tasks import PreparedTask
     from bench.train import Training

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from bench import arguments, sweep, typed
 from bench.folders import CONF
-from bench.record import quiet_environment
+from bench.process.environment import quiet_environment
 
 if TYPE_CHECKING:
     from bench.attempt import Attempt
@@ -25,10 +25,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         cfg: the cell.
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
-    from bench import rng, weights
+    from bench import weights
     from bench.initialize import initialize
     from bench.measure import AlignmentProbe
-    from bench.phases import Phases
+    from bench.process import rng
+    from bench.process.phases import Phases
     from bench.results import Result
     from bench.score import check, check_merged, score
     from bench.train import train

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import checkpoint
 from bench.lease import Lease
-from bench.private import without_secrets
-from bench.provenance import fingerprint
+from bench.process.provenance import fingerprint
+from bench.process.redact import without_secrets
 from bench.record import (
     ALIGNMENT,
     COMPLETED,

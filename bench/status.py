@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench.lease import Holder
 from bench.names import study_folder
-from bench.private import redacted
+from bench.process.redact import redacted
 from bench.record import FAILED, INTERRUPTED, RECORD
 from bench.run_folder import RunFolder
 from bench.states import DONE, NEW, RECORDED, RUNNING, STALE, State, state

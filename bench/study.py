@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.names import is_name
-from bench.private import redacted
+from bench.process.redact import redacted
 from bench.record import RECORD, write_whole
 
 STUDY = "study.json"

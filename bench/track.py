@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.methods.find import method_class
-from bench.private import redacted, without_secrets
+from bench.process.redact import redacted, without_secrets
 from bench.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.private import redacted
-from bench.provenance import fingerprint
+from bench.process.environment import quiet_environment
+from bench.process.provenance import fingerprint
+from bench.process.redact import redacted
 from bench.record import (
     ALIGNMENT,
     COMPLETED,
@@ -27,7 +28,6 @@ from bench.record import (
     CorruptRecordError,
     Record,
     differing_files,
-    quiet_environment,
     read_record,
     read_rows,
     without_timing,

@@ -6,7 +6,7 @@ from bench.cache import Cache
 from bench.initialize import initialize
 from bench.methods.base import AdapterOptions, LearningRates
 from bench.model import UNKNOWN, LoadedModel
-from bench.phases import Phases
+from bench.process.phases import Phases
 from bench.svd import SVDSettings
 
 EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3)

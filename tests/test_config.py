@@ -4,7 +4,7 @@ import pytest
 
 from bench.config import Run
 from bench.folders import ROOT
-from bench.validation import ConfigError
+from bench.process.validation import ConfigError
 
 
 def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_run):

@@ -4,8 +4,8 @@ import warnings
 import pytest
 from huggingface_hub import constants
 
-from bench import hub
 from bench.model import Model
+from bench.process import hub
 from bench.tasks.data import Carving, Dataset, HubDataset, Splits
 from wandb_server import swallow
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import SHORT
 
 from bench import isolate
-from bench.interrupt import InterruptedRunError
 from bench.isolate import Children, free_gpu, gpus
+from bench.process.signals import InterruptedRunError
 from bench.record import CURVE, read_record, read_rows
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench import parallel
+from bench.process import ranks
 from bench.record import CURVE, read_record, read_rows
 from models import random_batch
 from two_processes import METHODS, found, process, uneven_batches
@@ -60,10 +60,10 @@ def test_each_part_is_computed_by_one_process_and_handed_to_the_other(results):
 
 def test_alone_every_function_is_what_it_would_be_without_the_module():
     tensor = torch.arange(3.0)
-    assert (parallel.size(), parallel.rank(), parallel.mine([1, 2, 3])) == (1, 0, [1, 2, 3])
-    assert torch.equal(parallel.total(tensor), torch.arange(3.0))
-    assert parallel.told_by_first("x") == "x"
-    assert parallel.shared_out(["b", "a"], str.upper) == {"b": "B", "a": "A"}
+    assert (ranks.size(), ranks.rank(), ranks.mine([1, 2, 3])) == (1, 0, [1, 2, 3])
+    assert torch.equal(ranks.total(tensor), torch.arange(3.0))
+    assert ranks.told_by_first("x") == "x"
+    assert ranks.shared_out(["b", "a"], str.upper) == {"b": "B", "a": "A"}
 
 
 RUN = [
@@ -92,7 +92,7 @@ def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, m
     from bench.job import execute
 
     worked = []
-    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
     cfg = compose_run("method=hu", f"results_dir={tmp_path / 'results'}")
 
     def run(given, attempt):
@@ -112,6 +112,6 @@ def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, m
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(monkeypatch):
     from bench.train import loop
 
-    monkeypatch.setattr(parallel, "size", lambda: 3)
+    monkeypatch.setattr(ranks, "size", lambda: 3)
     with pytest.raises(ValueError, match=r"train\.batch_size=16 cannot be shared out evenly over 3 processes"):
         loop._share(16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
-from bench import parallel, rng
+from bench.process import ranks, rng
 from bench.train import Train, losses, sharding
 from models import tiny_llama
 
@@ -83,7 +83,7 @@ def test_dropout_differs_between_processes_and_not_between_one_and_the_first_of_
     from bench.train.loop import arguments
 
     def seed(rank):
-        monkeypatch.setattr(parallel, "rank", lambda: rank)
+        monkeypatch.setattr(ranks, "rank", lambda: rank)
         return arguments(Train(**SETTINGS), 0, str(tmp_path)).seed
 
     assert len({seed(0), seed(1), seed(2)}) == 3
@@ -101,7 +101,7 @@ def test_fsdp_needs_several_processes():
 
 
 def test_fsdp_refuses_quantised_weights(monkeypatch):
-    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "size", lambda: 2)
     model = tiny_llama()
     weight = model.lm_head.weight
     model.lm_head.weight = torch.nn.Parameter(weight.detach().to(torch.uint8), requires_grad=False)
@@ -110,7 +110,7 @@ def test_fsdp_refuses_quantised_weights(monkeypatch):
 
 
 def test_fsdp_refuses_a_sequence_to_sequence_model_before_anything_is_loaded(compose_run):
-    from bench.validation import ConfigError
+    from bench.process.validation import ConfigError
 
     with pytest.raises(ConfigError, match=r"train\.parallel=fsdp cannot shard a sequence-to-sequence model"):
         compose_run("method=hu", "model=t5_base", "task=glue/sst2", "train.parallel=fsdp")

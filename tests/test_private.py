@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.private import REDACTED, local, localised, portable, redacted, shareable, without_secrets
+from bench.process.redact import REDACTED, local, localised, portable, redacted, shareable, without_secrets
 from bench.record import identity_digest
 
 ROOT = Path(__file__).parents[1]

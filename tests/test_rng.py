@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import rng
+from bench.process import rng
 
 
 def test_a_stream_depends_on_seed_and_stage_only():

@@ -5,7 +5,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from bench import adapter, parallel
+from bench import adapter
 from bench.calibrate import Wanted, calibrate
 from bench.methods.base import Rank
 from bench.methods.eva import EVA
@@ -14,6 +14,7 @@ from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
 from bench.methods.milora import MiLoRA
 from bench.methods.pissa import PiSSA
+from bench.process import ranks
 from bench.svd import SVDSettings
 from models import random_batch, tiny_llama
 from starts import start
@@ -62,6 +63,6 @@ def process(rank, folder):
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     computed = []
-    handed = parallel.shared_out(["a", "b", "c"], lambda name: computed.append(name) or f"{name} by {rank}")
+    handed = ranks.shared_out(["a", "b", "c"], lambda name: computed.append(name) or f"{name} by {rank}")
     torch.save([found(uneven_batches()), found([random_batch(3, 7)]), computed, handed], folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from bench import parallel
 from bench.checkpoint import Checkpointing, Checkpoints
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import AdapterOptions, Rank
@@ -18,6 +17,7 @@ from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
 from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
+from bench.process import ranks
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
@@ -129,11 +129,11 @@ def trained(case, how, logbook=None):
 
 def resumed(case, how, folder):
     """A training with checkpoints, and what is left if it is gone on with from the one in the middle."""
-    checkpoints = Checkpoints(folder, Checkpointing(steps=2, keep=9), {"num_processes": parallel.size()})
+    checkpoints = Checkpoints(folder, Checkpointing(steps=2, keep=9), {"num_processes": ranks.size()})
     once = trained(case, how, Logbook(checkpoints))
-    if parallel.rank() == 0:
+    if ranks.rank() == 0:
         shutil.rmtree(folder / "checkpoint-4")
-    found = parallel.told_by_first(checkpoints.newest() if parallel.rank() == 0 else None)
+    found = ranks.told_by_first(checkpoints.newest() if ranks.rank() == 0 else None)
     assert found.step == 2
     return once, trained(case, how, Logbook(checkpoints, found))
 
@@ -143,7 +143,7 @@ def process(rank, folder, port):
     torch.set_num_threads(1)
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}  # as torchrun does
-    parallel.start()
+    ranks.start()
     found = {("ddp", name): trained(CASES[name], "ddp") for name in REPLICATED}
     found |= {("fsdp", name): trained(CASES[name], "fsdp") for name in SHARDED}
     for how in ("ddp", "fsdp"):

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench import parallel
 from bench.cache import Cache, Entry, tensors_sha256
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.stage import calibrate
 from bench.calibrate.visit import Batch
 from bench.layers import heads
 from bench.model import UNKNOWN, LoadedModel
-from bench.provenance import fingerprint
+from bench.process import ranks
+from bench.process.provenance import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,16 +49,16 @@ def shared(
     name = key(loaded.revision, loaded.model, layers, task.calibration, wanted, checkpointing, fingerprint())
     title = f"{Path(str(loaded.model.name_or_path)).name}, {wanted.title}"
     title += f", {len(task.calibration_ids)} samples" if wanted.data else ""
-    fetch = cache.fetch if parallel.size() == 1 else functools.partial(_fetch_together, cache)
+    fetch = cache.fetch if ranks.size() == 1 else functools.partial(_fetch_together, cache)
     entry, read = fetch(name, title, compute)
     return Calibration.from_entry(*entry), read
 
 
 def _fetch_together(cache: Cache, name: str, title: str, compute: Callable[[], Entry]) -> tuple[Entry, bool]:
     """`cache.fetch` for processes that compute together: the first one reads and writes."""
-    first = parallel.rank() == 0
+    first = ranks.rank() == 0
     usable = first and cache.usable()
-    found = parallel.told_by_first(cache.look(name) if usable else None)
+    found = ranks.told_by_first(cache.look(name) if usable else None)
     if found is not None:
         return found, True
     entry = compute()
@@ -89,7 +89,7 @@ def key(
         "wanted": wanted.to_dict(),
         "checkpointing": checkpointing and wanted.gradient,
         "environment": environment,
-        "processes": parallel.size(),
+        "processes": ranks.size(),
         "code": _code_sha256(),
         "head": _head_sha256(model) if wanted.data else None,
         "samples": [tensors_sha256(batch) for batch in batches] if wanted.data else None,

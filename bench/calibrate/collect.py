@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bench import parallel, rng
 from bench.calibrate.result import Calibration, Cost, Wanted
 from bench.calibrate.sketch import GradientSketch
 from bench.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.calibrate.visit import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.methods.base import Spectral, Statistic
-from bench.phases import now
+from bench.process import ranks, rng
+from bench.process.phases import now
 from bench.svd import SVD, leading_svd
 from bench.tasks.examples import IGNORED, num_learned
 
@@ -41,7 +41,7 @@ def split(batches: Sequence[Batch], size: int) -> list[Piece]:
 
     A piece without a label token has no loss and is left out.
     """
-    size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / parallel.size()))
+    size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / ranks.size()))
     pieces = []
     for batch in batches:
         counted = num_learned(batch["labels"])
@@ -69,20 +69,20 @@ class Collector:
 
     def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration:
         """The statistics over all pieces, of which this process does its part."""
-        own = parallel.mine(pieces)
-        place = self._choose_place() if len(own) > 1 or parallel.size() > 1 else None
+        own = ranks.mine(pieces)
+        place = self._choose_place() if len(own) > 1 or ranks.size() > 1 else None
         self._sums = PLACES[place or "memory"]()
         loss = torch.zeros((), dtype=torch.float64)
-        bar = tqdm(own, desc="calibrate", unit="batch", leave=False, disable=parallel.rank() > 0)
+        bar = tqdm(own, desc="calibrate", unit="batch", leave=False, disable=ranks.rank() > 0)
         for index, piece in enumerate(bar):
             self._batch = {name: tensor.to(self._model.device) for name, tensor in piece.batch.items()}
-            self._last = index == len(own) - 1 and parallel.size() == 1
+            self._last = index == len(own) - 1 and ranks.size() == 1
             loss += piece.weight * self._visit(piece.weight, checkpointing)
         found = self._result
-        found.loss = parallel.total(loss).item()
+        found.loss = ranks.total(loss).item()
         if not math.isfinite(found.loss):
             raise ValueError(f"the pretrained model's loss on the calibration samples is {found.loss}")
-        if parallel.size() > 1:
+        if ranks.size() > 1:
             self._bring_together()
         found.num_samples = sum(len(piece.batch["input_ids"]) for piece in pieces)
         found.input_covariance = {name: total / found.num_samples for name, total in found.input_covariance.items()}
@@ -150,8 +150,8 @@ class Collector:
         if name not in self._sketches:
             k = self._width((output_gradient.shape[1], inputs.shape[1]))
             begun = GradientSketch.begin(inputs, output_gradient, k, rng.stream(0, f"sketch/{name}"))
-            if parallel.size() > 1:
-                parallel.from_first([begun.Omega, begun.Psi])
+            if ranks.size() > 1:
+                ranks.from_first([begun.Omega, begun.Psi])
                 begun.restart(inputs, output_gradient)
             self._sketches[name] = begun
         else:
@@ -216,17 +216,17 @@ class Collector:
                 total = self._sums.take((kind, name))
                 if total is None:
                     continue
-                total = parallel.total(total)
+                total = ranks.total(total)
                 if kind == "gradient" and self._wanted.decomposes:
                     self._sums.put((kind, name), total)
                 else:
                     self._deliver(kind, name, total)
         reached = [name for name in self._layers if name in self._sketches]
         for name in reached:
-            parallel.total(self._sketches[name].Y)
-            parallel.total(self._sketches[name].Z)
+            ranks.total(self._sketches[name].Y)
+            ranks.total(self._sketches[name].Z)
         if self._wanted.decomposes - {"weight"}:
-            self._deliver_svds(parallel.shared_out(list(self._layers), self._decomposed_total))
+            self._deliver_svds(ranks.shared_out(list(self._layers), self._decomposed_total))
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
         if name in self._sketches:

@@ -81,7 +81,7 @@ class Cost:
 
     Attributes:
         seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of totals).
-        peak_bytes: the highest memory, as bench.phases counts it.
+        peak_bytes: the highest memory, as bench.process.phases counts it.
         place: where totals lay between batches; None where there was one batch.
         batch_size: samples a backward pass, after halving for want of memory.
     """

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench import parallel
 from bench.calibrate.collect import Collector, decompose, split
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.visit import Batch
-from bench.phases import now, peak_bytes
+from bench.process import ranks
+from bench.process.phases import now, peak_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ def calibrate(
         from bench.adapter import float_weight
 
         began = now()
-        found.svds["weight"] = parallel.shared_out(
+        found.svds["weight"] = ranks.shared_out(
             list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, wanted)
         )
         found.cost.seconds["svd"] = found.cost.seconds.get("svd", 0.0) + now() - began
@@ -95,7 +95,7 @@ def _from_data(
         try:
             return collector.run(split(batches, size), checkpointing)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error) or parallel.size() > 1:
+            if not should_reduce_batch_size(error) or ranks.size() > 1:
                 raise
             if size == 1:
                 raise ValueError(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bench.model import evaluating
-from bench.phases import now
+from bench.process.phases import now
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -85,7 +85,7 @@ def evaluate(
     import torch
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-    from bench import rng
+    from bench.process import rng
 
     tasks = {"tasks": dict(evaluations), "groups": {}, "group_map": {}}
     while True:

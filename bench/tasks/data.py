@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from bench.hashes import file_sha256, values_sha256
-from bench.hub import ask
+from bench.process.hashes import file_sha256, values_sha256
+from bench.process.hub import ask
 from bench.tasks.examples import Classification
 
 Row = dict[str, Any]

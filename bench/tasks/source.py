@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.hashes import tokenizer_sha256, values_sha256
+from bench.process.hashes import tokenizer_sha256, values_sha256
 from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, Row, Rows
 from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text

@@ -12,9 +12,9 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from bench import rng
-from bench.hashes import values_sha256
 from bench.limits import max_tokens
+from bench.process import rng
+from bench.process.hashes import values_sha256
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.examples import Example, collate
 from bench.tasks.source import Source, of_dataset

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from bench import interrupt, parallel
+from bench.process import ranks, signals
 from bench.train.settings import Logbook, Row, Training
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Journal(TrainerCallback):
         self._written = 0
         self._carried = 0.0
         total = len(tokens_a_step)
-        self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=parallel.rank() > 0)
+        self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=ranks.rank() > 0)
         self._start = self._saved = time.perf_counter()
 
     @property
@@ -125,7 +125,7 @@ class Journal(TrainerCallback):
             due = False
         else:
             due = self.checkpoints.settings.due(step, last, (time.perf_counter() - self._saved) / 60)
-        flags = parallel.total(torch.tensor([float(interrupt.requested()), float(due)]))
+        flags = ranks.total(torch.tensor([float(signals.requested()), float(due)]))
         return bool(flags[0]), bool(flags[1])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from bench import parallel, rng
+from bench.process import ranks, rng
 from bench.tasks.examples import Example, collate, num_learned
 from bench.train import losses, sharding, states
 from bench.train.journal import Journal
@@ -57,7 +57,7 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
         report_to="none",
         disable_tqdm=True,
         # The rows of two processes are others, and so must be what dropout leaves of them.
-        seed=rng.derive(seed, f"dropout/{parallel.rank()}" if parallel.rank() else "dropout") % 2**32,
+        seed=rng.derive(seed, f"dropout/{ranks.rank()}" if ranks.rank() else "dropout") % 2**32,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         **sharding,
@@ -66,9 +66,9 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
 
 def _share(batch_size: int) -> int:
     """Examples of a batch that one process sees; what is trained on does not depend on how many there are."""
-    share, rest = divmod(batch_size, parallel.size())
+    share, rest = divmod(batch_size, ranks.size())
     if rest or not share:
-        raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {parallel.size()} processes")
+        raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {ranks.size()} processes")
     return share
 
 
@@ -141,7 +141,7 @@ class BenchTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The library's, which fills up a batch with other examples to share it; several processes have their own."""
-        if parallel.size() == 1:
+        if ranks.size() == 1:
             return super().evaluation_loop(*args, **kwargs)
         model, held_out = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
         model.eval()
@@ -151,7 +151,7 @@ class BenchTrainer(Trainer):
             with self.compute_loss_context_manager():
                 return model(**batch).loss, num_learned(batch["labels"]).sum()
 
-        found = losses.held_out_loss(held_out, self.args.eval_batch_size * parallel.size(), loss)
+        found = losses.held_out_loss(held_out, self.args.eval_batch_size * ranks.size(), loss)
         sharding.reshard(model)
         return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(held_out))
 
@@ -163,7 +163,7 @@ class BenchTrainer(Trainer):
         states.load_parameters(cast(nn.Module, self.model), Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if parallel.size() == 1:
+        if ranks.size() == 1:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         states.save_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(output_dir))
@@ -171,7 +171,7 @@ class BenchTrainer(Trainer):
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if parallel.size() == 1 or checkpoint is None:
+        if ranks.size() == 1 or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         states.load_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(checkpoint))
@@ -180,7 +180,7 @@ class BenchTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The library's step; refuses a loss that is not finite before the optimiser sees it."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        diverged = parallel.total(loss.detach().clone())  # not finite as soon as one process' is not
+        diverged = ranks.total(loss.detach().clone())  # not finite as soon as one process' is not
         if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
         return loss
@@ -192,11 +192,11 @@ class BenchTrainer(Trainer):
             return
         try:
             super()._save_checkpoint(model, trial)
-            parallel.wait_for_all()
-            if parallel.rank() == 0:
+            ranks.wait_for_all()
+            if ranks.rank() == 0:
                 checkpoints.seal(step, self._journal.state())
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, in the words of each library
-            if parallel.size() > 1:
+            if ranks.size() > 1:
                 raise
             checkpoints.discard(step)
             warnings.warn(f"no checkpoint of step {step}: {error}; the run goes on", stacklevel=2)

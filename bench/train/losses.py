@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench import adapter, parallel
+from bench import adapter
+from bench.process import ranks
 from bench.tasks.examples import Example, num_learned
 
 Inputs = dict[str, Tensor]
@@ -32,7 +33,7 @@ def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) 
     """
     if num_items is None:
         return mean
-    return mean * (num_learned(labels).sum() / num_items * parallel.size())
+    return mean * (num_learned(labels).sum() / num_items * ranks.size())
 
 
 @torch.no_grad()
@@ -48,10 +49,10 @@ def held_out_loss(
     sums = torch.zeros(len(starts), 2, dtype=torch.float64)
     for index, start in enumerate(starts):
         batch = examples[start : start + batch_size]
-        mine = parallel.mine(batch)
+        mine = ranks.mine(batch)
         mean, counted = loss(mine or batch[:1])  # where there are fewer examples than processes, one is not counted
         if mine and counted:
             sums[index] = torch.tensor([mean.item() * counted.item(), counted.item()])
-    means = parallel.total(sums).unbind(dim=1)
+    means = ranks.total(sums).unbind(dim=1)
     sizes = torch.tensor([len(examples[start : start + batch_size]) for start in starts])
     return ((means[0] / means[1] * sizes).sum() / len(examples)).item()

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bench import parallel
+from bench.process import ranks
 
 
 class Layout(TrainerCallback):
@@ -90,7 +90,7 @@ def layout(model: PreTrainedModel, how: Literal["ddp", "fsdp"]) -> Layout:
     """
     if how == "ddp":
         return Layout(model)
-    if parallel.size() == 1:
+    if ranks.size() == 1:
         raise ValueError(
             "train.parallel=fsdp shares the weights of a model among processes: start several with torchrun"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench import interrupt, rng
+from bench.process import rng, signals
 from bench.train.settings import Logbook, Train, Training
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def train(
     checkpoints, found = logbook.checkpoints, logbook.found
     laid = layout(model, settings.parallel)
     journal = Journal(tokens_a_step, probe, logbook, laid.whole)
-    with _folder(checkpoints) as folder, interrupt.deferred():
+    with _folder(checkpoints) as folder, signals.deferred():
         given = arguments(settings, seed, folder, **laid.settings)
         trainer = BenchTrainer(laid.trained, given, drawn, task, journal, loraplus_lr_ratio)
         trainer.add_callback(laid)
@@ -72,7 +72,7 @@ def train(
             journal.begin(model, found)
             trainer.train(resume_from_checkpoint=None if found is None else str(found.path))
             if journal.interrupted:
-                interrupt.stop()
+                signals.stop()
             if "held_out_loss" not in journal.curve[-1]:
                 trainer.evaluate()
             laid.finish()

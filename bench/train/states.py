@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from bench import parallel
+from bench.process import ranks
 from bench.train.sharding import gathered
 
 PARAMETERS, OPTIMIZER = "trained.safetensors", "optimizer.pt"
@@ -24,7 +24,7 @@ PARAMETERS, OPTIMIZER = "trained.safetensors", "optimizer.pt"
 def save_parameters(model: nn.Module, folder: Path) -> None:
     """Writes every parameter that trains; every process has to call it, the first one writes."""
     tensors = {name: gathered(p).cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    if parallel.rank() == 0:
+    if ranks.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / PARAMETERS)
 
@@ -52,7 +52,7 @@ def save_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
         for parameter, moments in optimizer.state.items()
     }
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    if parallel.rank() == 0:
+    if ranks.rank() == 0:
         torch.save({"state": state, "groups": groups}, folder / OPTIMIZER)
 
 

@@ -9,7 +9,7 @@ from faults import kinds
 from faults.harness import ended, folder_of, killed
 
 from bench.checkpoint import SEAL, check_tensors_only
-from bench.hashes import fresh_sha256
+from bench.process.hashes import fresh_sha256
 from bench.record import COMPLETED, read_record
 
 PICKLED = ["optimizer.pt", "scheduler.pt", "rng_state.pth"]

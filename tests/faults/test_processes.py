@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from conftest import SHORT, composed_run
 
-from bench import parallel
+from bench.process import ranks
 from bench.record import COMPLETED, CURVE, read_record, read_rows
 from bench.run_folder import RunFolder
 
@@ -114,15 +114,15 @@ def lonely(rank, folder, failing):
     """One of two: those that `failing` names report an error; leaves its exit status, and how long it took."""
     store = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    parallel.PATIENCE = timedelta(seconds=2)
+    ranks.PATIENCE = timedelta(seconds=2)
     status = 0
     if rank in failing:
-        parallel.report("a-run", OSError("no space"))
+        ranks.report("a-run", OSError("no space"))
         try:
-            parallel.regroup("a-run")
+            ranks.regroup("a-run")
         except SystemExit as stopped:
             status = stopped.code
-    (folder / f"{rank}.json").write_text(json.dumps([status, parallel.reported("a-run") if status == 0 else {}]))
+    (folder / f"{rank}.json").write_text(json.dumps([status, ranks.reported("a-run") if status == 0 else {}]))
     while not all((folder / f"{other}.json").exists() for other in (0, 1)):
         time.sleep(0.02)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.hashes import file_sha256
+from bench.process.hashes import file_sha256
 
 _STACK = ("torch", "transformers", "peft", "accelerate", "lm-eval", "datasets")
 # Of these alone the values are kept: no other variable can move a number, and others hold names and keys.
