@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.names import is_name, study_folder
-from bench.record import (
+from bench.runs.names import is_name, study_folder
+from bench.runs.record import (
     ALIGNMENT,
     CURVE,
     HASH_DIGITS,

@@ -13,20 +13,20 @@ from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationEr
 from pydantic.dataclasses import dataclass
 
 from bench.cache import Cache
-from bench.checkpoint import Checkpointing
 from bench.identity import Texts, kept, method_identity, plain_value, written
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
 from bench.model import Model
-from bench.names import checked_name, checked_study
 from bench.process.redact import localised
 from bench.process.validation import ConfigError, check_plain, one_line
-from bench.record import Record, identity_digest
+from bench.runs.checkpoint import Checkpointing
+from bench.runs.names import checked_name, checked_study
+from bench.runs.record import Record, identity_digest
+from bench.runs.tracking import Track
 from bench.score import Scoring
 from bench.svd import SVDSettings
 from bench.tasks import Task
-from bench.track import Track
 from bench.train import Train
 
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder

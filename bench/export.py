@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config import Run
 from bench.process.environment import quiet_environment
-from bench.record import COMPLETED, WEIGHTS, read_record
+from bench.runs.record import COMPLETED, WEIGHTS, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor

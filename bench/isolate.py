@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from bench import job, results
-from bench.lease import PARENT
 from bench.process.signals import SIGNALS, InterruptedRunError
-from bench.record import COMPLETED, FAILED
-from bench.run_folder import RunFolder, held
+from bench.runs import assemble, job
+from bench.runs.folder import RunFolder, held
+from bench.runs.lease import PARENT
+from bench.runs.record import COMPLETED, FAILED
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -164,7 +164,7 @@ def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> Non
     job.failures.append(cfg.run_id)
     with held(folder, cfg.run.lease_seconds, wait=False) as workspace:
         if workspace is not None and not folder.done:
-            workspace.close(results.failed(cfg, error, ""))
+            workspace.close(assemble.failed(cfg, error, ""))
     job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from bench import alignment
 from bench.methods.base import Factors
 from bench.process import rng
-from bench.record import ALL_LAYERS
+from bench.runs.record import ALL_LAYERS
 from bench.tasks.examples import num_learned
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The command line `python -m bench.mirror STUDY`: puts a study's report on Weights & Biases.
 
-One run of job type "report" in the study's group, beside the runs that `bench.track` has put there: the tables, the
-figures as images, and the files of both as an artifact. The report is read as `python -m bench.report` wrote it.
+One run of job type "report" in the study's group, beside the runs that `bench.runs.tracking` has put there: the tables,
+the figures as images, and the files of both as an artifact. The report is read as `python -m bench.report` wrote it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from bench.process.environment import quiet_environment
 from bench.report.load import ReportError, Study, load_study
 from bench.report.tables import numbers, summary
-from bench.track import Mode, remove_logs, start, upload_path
+from bench.runs.tracking import Mode, remove_logs, start, upload_path
 
 if TYPE_CHECKING:
     import wandb

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import rates
-from bench.record import FAILED, INTERRUPTED
-from bench.run_folder import RunFolder
-from bench.states import DONE, NEW, RECORDED, RUNNING, STALE, state
+from bench.runs.folder import RunFolder
+from bench.runs.record import FAILED, INTERRUPTED
+from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
 from bench.study import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run
     from bench.estimate import Estimate
-    from bench.record import Record
+    from bench.runs.record import Record
 
 Entry = tuple[PlannedRun, "Run | None"]  # the run is None where it is refused, or waits and cannot be composed yet
 Estimator = Callable[["Run"], "Estimate"]

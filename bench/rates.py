@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from bench.record import COMPLETED, Record
+from bench.runs.record import COMPLETED, Record
 
 # Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}

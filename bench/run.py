@@ -13,9 +13,9 @@ from bench.folders import CONF
 from bench.process.environment import quiet_environment
 
 if TYPE_CHECKING:
-    from bench.attempt import Attempt
     from bench.config import Run
-    from bench.results import Result
+    from bench.runs.assemble import Result
+    from bench.runs.attempt import Attempt
 
 
 def run(cfg: Run, attempt: Attempt) -> Result:
@@ -30,7 +30,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     from bench.measure import AlignmentProbe
     from bench.process import rng
     from bench.process.phases import Phases
-    from bench.results import Result
+    from bench.runs.assemble import Result
     from bench.score import check, check_merged, score
     from bench.train import train
 
@@ -62,7 +62,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
 def job(config: DictConfig) -> str:
     """What Hydra calls for each cell; returns how it ended."""
     from bench import isolate
-    from bench.job import execute
+    from bench.runs.job import execute
 
     cfg = typed.validated(config)
     sweep.check_folder(cfg)

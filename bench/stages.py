@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from bench.protocol import RATE, Cell, Definition, words
 from bench.rates import Selection, grid, on_grid, select
-from bench.record import CorruptRecordError, Record, read_record
+from bench.runs.record import CorruptRecordError, Record, read_record
 from bench.study import RATE_KEY, PlannedRun
 
 if TYPE_CHECKING:

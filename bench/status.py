@@ -19,12 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench.lease import Holder
-from bench.names import study_folder
 from bench.process.redact import redacted
-from bench.record import FAILED, INTERRUPTED, RECORD
-from bench.run_folder import RunFolder
-from bench.states import DONE, NEW, RECORDED, RUNNING, STALE, State, state
+from bench.runs.folder import RunFolder
+from bench.runs.lease import Holder
+from bench.runs.names import study_folder
+from bench.runs.record import FAILED, INTERRUPTED, RECORD
+from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, State, state
 from bench.study import RUN, CorruptPlanError, StudyPlan, read_plan
 
 COLUMNS = (DONE, RUNNING, INTERRUPTED, STALE, FAILED, RECORDED, NEW)

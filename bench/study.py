@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.names import is_name
 from bench.process.redact import redacted
-from bench.record import RECORD, write_whole
+from bench.runs.names import is_name
+from bench.runs.record import RECORD, write_whole
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages

@@ -27,9 +27,9 @@ from omegaconf import DictConfig, ListConfig
 from bench import stages
 from bench.arguments import refuse
 from bench.compose import Composer
-from bench.names import study_folder
-from bench.run_folder import RunFolder
-from bench.states import awaited
+from bench.runs.folder import RunFolder
+from bench.runs.names import study_folder
+from bench.runs.state import awaited
 from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.typed import ADHOC, build, experiment
 
@@ -47,7 +47,7 @@ _commands: dict[str, str] = {}  # by run id, the command line that makes exactly
 
 def check_folder(run: Run) -> None:
     """Refuses a results folder that cannot be written, or a study that leads out of it, in one line."""
-    from bench.record import check_writable
+    from bench.runs.record import check_writable
 
     try:
         study_folder(run.results_dir, run.study)
@@ -266,8 +266,8 @@ def finish() -> int:
 
     With a launcher that starts processes of its own, how runs ended is known from the records only.
     """
-    from bench import job
-    from bench.record import FAILED
+    from bench.runs import job
+    from bench.runs.record import FAILED
 
     if job.offline:
         for folder in sorted({path.parent for path in job.offline}):

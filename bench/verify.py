@@ -18,7 +18,8 @@ from typing import Any
 from bench.process.environment import quiet_environment
 from bench.process.provenance import fingerprint
 from bench.process.redact import redacted
-from bench.record import (
+from bench.runs.folder import RunFolder
+from bench.runs.record import (
     ALIGNMENT,
     COMPLETED,
     CURVE,
@@ -32,7 +33,6 @@ from bench.record import (
     read_rows,
     without_timing,
 )
-from bench.run_folder import RunFolder
 
 # Of a record, what a run comes to; the rest is what it was made from.
 RESULTS = ("status", "model", "data", "initialization", "training", "scores", "scoring")
@@ -67,9 +67,9 @@ def rerun(folder: Path, root: Path) -> Path:
         ValueError: the record is of a run that did not complete, or its configuration is not valid here.
     """
     from bench.config import Run
-    from bench.job import execute
     from bench.run import run
-    from bench.track import Track
+    from bench.runs.job import execute
+    from bench.runs.tracking import Track
 
     record = read_record(folder)
     if record.status != COMPLETED:

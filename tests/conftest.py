@@ -13,8 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from bench.record import read_record, read_rows
-from bench.run_folder import RunFolder
+from bench.runs.folder import RunFolder
+from bench.runs.record import read_record, read_rows
 
 # Four steps, four scored items: what can be shown on so little is shown on it.
 SHORT = (
@@ -97,7 +97,7 @@ def expand(monkeypatch):
         monkeypatch.setattr(sweep, "_planned", [])
         monkeypatch.setattr(sweep, "_waiting", [])
         monkeypatch.setattr(sweep, "write_plan", lambda folder, plan: None)
-        monkeypatch.setattr("bench.record.check_writable", lambda folder: None)
+        monkeypatch.setattr("bench.runs.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
             config.hydra.overrides.task = list(overrides)
@@ -122,8 +122,8 @@ class Cell(RunFolder):
 
 
 def _runner(root):
-    from bench.job import execute
     from bench.run import run
+    from bench.runs.job import execute
 
     count = iter(range(10_000))
 

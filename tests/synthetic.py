@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record import (
+from bench.runs.record import (
     ALIGNMENT,
     ALL_LAYERS,
     CURVE,
@@ -28,7 +28,7 @@ from bench.record import (
     WEIGHTS,
     read_rows,
 )
-from bench.record import _checksum as content_checksum
+from bench.runs.record import _checksum as content_checksum
 from bench.study import RUN, SELECT, PlannedRun, StudyPlan, write_plan
 
 TEMPLATES = Path(__file__).parent.parent / "results" / "schemes"

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from bench.checkpoint import SEAL, ChangedDataError, Checkpointing, Checkpoints
+from bench.runs.checkpoint import SEAL, ChangedDataError, Checkpointing, Checkpoints
 
 STAMP = {"code": "c", "stack": "s", "num_processes": 1, "data": "d", "model": "m", "tokenizer": "t"}
 

@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from bench.folders import ROOT
-from bench.record import Record, write_record
 from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
 from bench.report.load import ReportError, load_study
 from bench.report.questions import (
@@ -20,6 +19,7 @@ from bench.report.questions import (
     larger_rate,
     rate_by_width,
 )
+from bench.runs.record import Record, write_record
 from bench.study import PlannedRun, StudyPlan, write_plan
 
 CLAIMS = ROOT / "experiments" / "_claims.yaml"

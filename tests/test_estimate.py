@@ -9,7 +9,7 @@ import pytest
 
 from bench import estimate
 from bench.estimate import Passes, Sizes
-from bench.record import COMPLETED, FAILED, Record, read_record
+from bench.runs.record import COMPLETED, FAILED, Record, read_record
 
 RESULTS = Path(__file__).parent.parent / "results"
 # A matrix product on two cores of the machine that made the committed records.

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench import export
-from bench.record import read_record, write_record
+from bench.runs.record import read_record, write_record
 
 ADAPTERS = "hu lora_ga lora_xs lora_sb pissa olora milora corda eva lora_one asymmetry_a".split()
 # What a user without this suite would write.

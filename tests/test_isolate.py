@@ -11,7 +11,7 @@ from conftest import SHORT
 from bench import isolate
 from bench.isolate import Children, free_gpu, gpus
 from bench.process.signals import InterruptedRunError
-from bench.record import CURVE, read_record, read_rows
+from bench.runs.record import CURVE, read_record, read_rows
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from bench import lease
-from bench.lease import Lease, LeaseLostError, holder, machine
+from bench.runs import lease
+from bench.runs.lease import Lease, LeaseLostError, holder, machine
 
 
 @pytest.fixture

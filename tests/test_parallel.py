@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.process import ranks
-from bench.record import CURVE, read_record, read_rows
+from bench.runs.record import CURVE, read_record, read_rows
 from models import random_batch
 from two_processes import METHODS, found, process, uneven_batches
 
@@ -89,7 +89,7 @@ def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(
 
 
 def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, monkeypatch, tmp_path, capsys):
-    from bench.job import execute
+    from bench.runs.job import execute
 
     worked = []
     monkeypatch.setattr(ranks, "rank", lambda: 1)

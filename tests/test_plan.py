@@ -5,8 +5,8 @@ import pytest
 
 from bench import plan
 from bench.estimate import Estimate
-from bench.record import COMPLETED, FAILED, Record
-from bench.run_folder import RunFolder, held
+from bench.runs.folder import RunFolder, held
+from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study import RUN, PlannedRun
 
 HOUR = 3600.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.process.redact import REDACTED, local, localised, portable, redacted, shareable, without_secrets
-from bench.record import identity_digest
+from bench.runs.record import identity_digest
 
 ROOT = Path(__file__).parents[1]
 TOKEN, KEY, NETRC_KEY = "hf_" + "Planted" * 5, "local-planted-wandb-key/+7", "5eed" * 10

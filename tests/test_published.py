@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from bench.folders import ROOT
-from bench.record import Record, write_record
 from bench.report.load import ReportError, load_study
 from bench.report.papers import COLUMNS, known_methods, published, read_published
 from bench.report.published import paper_table, published_table, write_paper_tables
+from bench.runs.record import Record, write_record
 from bench.study import PlannedRun, StudyPlan, write_plan
 
 FILES = sorted((ROOT / "experiments").glob("*/published.csv"))

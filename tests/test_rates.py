@@ -3,7 +3,7 @@ import math
 import pytest
 
 from bench.rates import Point, Selection, grid, on_grid, select
-from bench.record import Record
+from bench.runs.record import Record
 
 
 def a_record(rate, seed, value=None, status="completed", higher=True, scores=None, loss=1.0):

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from bench.record import (
+from bench.runs.folder import RunFolder, held
+from bench.runs.record import (
     COMPLETED,
     CURVE,
     FAILED,
@@ -25,7 +26,6 @@ from bench.record import (
     write_record,
     write_whole,
 )
-from bench.run_folder import RunFolder, held
 
 IDENTITY = {"seed": 0}
 RUN_ID = f"hu-{identity_digest(IDENTITY)}"
@@ -166,7 +166,7 @@ def test_a_file_with_more_rows_than_can_be_meant_is_named(tmp_path, monkeypatch,
     text = (json.dumps({"step": 1}) + "\n").encode() * 1000
     (tmp_path / name).write_bytes(gzip.compress(text) if name == OUTCOMES else text)
     assert len(read_rows(tmp_path / name)) == 1000
-    monkeypatch.setattr("bench.record.MOST_BYTES", len(text) - 1)
+    monkeypatch.setattr("bench.runs.record.MOST_BYTES", len(text) - 1)
     with pytest.raises(CorruptRecordError, match=f"{name}.*more than"):
         read_rows(tmp_path / name)
 

@@ -8,11 +8,11 @@ import zlib
 import pandas as pd
 import pytest
 
-from bench.record import Record, read_record, write_record
 from bench.report.load import ReportError, load_study
 from bench.report.metrics import CORRELATION, SHARE
 from bench.report.statistics import estimate
 from bench.report.tables import numbers, summary, write_tables
+from bench.runs.record import Record, read_record, write_record
 from bench.study import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {

@@ -3,10 +3,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.record import Record
 from bench.report.load import Cell, Study
 from bench.report.metrics import scale_of
 from bench.report.tables import numbers, summary, write_tables
+from bench.runs.record import Record
 
 
 def score(value, task="sst2", metric="acc", stderr=0.001, majority=None, higher_is_better=True):

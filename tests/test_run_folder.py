@@ -3,10 +3,10 @@ import json
 import pytest
 from test_record import RUN_ID, a_record, finished
 
-from bench.checkpoint import ChangedDataError
-from bench.lease import LeaseLostError
-from bench.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_record, read_rows
-from bench.run_folder import RunFolder, held
+from bench.runs.checkpoint import ChangedDataError
+from bench.runs.folder import RunFolder, held
+from bench.runs.lease import LeaseLostError
+from bench.runs.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_record, read_rows
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from bench.config import Run
 from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
 from bench.model import EMBEDDED, Model
-from bench.names import checked_study, is_name, run_folder, study_folder
 from bench.process.validation import ConfigError
-from bench.record import CorruptRecordError, Record, read_record, write_record
 from bench.report.load import ReportError, load_study
+from bench.runs.names import checked_study, is_name, run_folder, study_folder
+from bench.runs.record import CorruptRecordError, Record, read_record, write_record
 from bench.study import CorruptPlanError, read_plan
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 
 from bench import stages
 from bench.protocol import Definition, Rates
-from bench.record import CorruptRecordError, Record
+from bench.runs.record import CorruptRecordError, Record
 from bench.stages import Expansion
 
 STAGES = {

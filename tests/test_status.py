@@ -5,10 +5,10 @@ import pytest
 from test_record import RUN_ID, a_record, finished
 
 from bench import status
-from bench.lease import Lease, machine
-from bench.record import FAILED, INTERRUPTED, WEIGHTS
-from bench.run_folder import RunFolder, held
-from bench.states import DONE, NEW, RECORDED, RUNNING, STALE, state
+from bench.runs.folder import RunFolder, held
+from bench.runs.lease import Lease, machine
+from bench.runs.record import FAILED, INTERRUPTED, WEIGHTS
+from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
 from bench.study import RUN, PlannedRun, StudyPlan, write_plan
 
 

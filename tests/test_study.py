@@ -5,7 +5,7 @@ import pytest
 from test_record import a_record
 
 from bench.compact import compact
-from bench.record import describe_files, differing_files, read_record, read_rows, write_record
+from bench.runs.record import describe_files, differing_files, read_record, read_rows, write_record
 from bench.study import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
 
 

@@ -10,8 +10,8 @@ import pytest
 import wandb
 
 from bench.measure import Row
-from bench.record import COMPLETED, FAILED, Record
-from bench.track import Track, Tracker, tags
+from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.tracking import Track, Tracker, tags
 
 SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0.1, "num_examples": 4}
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -39,7 +39,7 @@ def a_record(status=COMPLETED):
 
 @pytest.fixture(autouse=True)
 def nothing_lost(monkeypatch):
-    monkeypatch.setattr("bench.track._lost", set())
+    monkeypatch.setattr("bench.runs.tracking._lost", set())
 
 
 def tracked(folder, status=COMPLETED, config=None, record=None, mode="offline"):

@@ -4,7 +4,7 @@ import pytest
 from test_record import RUN_ID, finished
 
 from bench import verify
-from bench.record import CURVE, OUTCOMES, RECORD, WEIGHTS, read_record, write_record
+from bench.runs.record import CURVE, OUTCOMES, RECORD, WEIGHTS, read_record, write_record
 
 
 def test_a_run_that_is_as_it_was_written_has_no_problem(tmp_path, capsys):

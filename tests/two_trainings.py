@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from bench.checkpoint import Checkpointing, Checkpoints
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import AdapterOptions, Rank
 from bench.methods.full_ft import FullFT
@@ -18,6 +17,7 @@ from bench.methods.hu import Hu
 from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
 from bench.process import ranks
+from bench.runs.checkpoint import Checkpointing, Checkpoints
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
 from models import PAD, tiny_bert, tiny_llama, tiny_t5

@@ -17,7 +17,7 @@ from bench.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.estimate.tokens import num_items, passes
 from bench.identity import part_text
 from bench.process.provenance import fingerprint
-from bench.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
+from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
 from bench.study import every_run_folder
 
 if TYPE_CHECKING:

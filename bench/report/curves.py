@@ -11,10 +11,10 @@ from statistics import median_high
 import numpy as np
 import pandas as pd
 
-from bench.record import CURVE, read_rows
 from bench.report.load import Cell
 from bench.report.statistics import Array
 from bench.report.tables import init_seconds
+from bench.runs.record import CURVE, read_rows
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")
 REFERENCE = "hu"  # the LoRA that others are to be faster than

@@ -13,9 +13,9 @@ from typing import Any
 
 from bench import rates
 from bench.folders import experiments_folder
-from bench.names import study_folder
-from bench.record import COMPLETED, Record
 from bench.report.members import Member, ReportError, read_members, refuse_mixture
+from bench.runs.names import study_folder
+from bench.runs.record import COMPLETED, Record
 from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 

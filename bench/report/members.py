@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.record import CorruptRecordError, Record, read_record
+from bench.runs.record import CorruptRecordError, Record, read_record
 from bench.study import run_folders
 
 Member = tuple[Path, Record]

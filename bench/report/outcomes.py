@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import HASH_DIGITS, OUTCOMES
+from bench.runs.record import HASH_DIGITS, OUTCOMES
 
 NO_FILTER = "none"
 

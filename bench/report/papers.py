@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.folders import ROOT, experiments_folder
-from bench.record import Record
 from bench.report.load import METHOD_ORDER, ReportError
+from bench.runs.record import Record
 
 PUBLISHED = "published.csv"
 AVERAGE = "average"  # the task of a mean over the table's other tasks

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.record import Record
 from bench.report.comparisons import BASELINE, Comparison, Judged, detectable
 from bench.report.load import Cell
 from bench.report.render import DAGGER, MINUS, interval_text, p_text
 from bench.report.scores import Column, Scores
+from bench.runs.record import Record
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table

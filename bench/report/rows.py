@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.record import parse_rows
+from bench.runs.record import parse_rows
 
 
 def read_rows_with(path: Path, words: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows whose line holds one of some words; as bench.record.read_rows, also from the compressed file.
+    """The rows whose line holds one of some words; as bench.runs.record.read_rows, also from the compressed file.
 
     Raises:
         CorruptRecordError: the file, or one of these lines, is torn.

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import OUTCOMES, Record
 from bench.report.load import Cell
 from bench.report.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
 from bench.report.outcomes import items_of
 from bench.report.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.runs.record import OUTCOMES, Record
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
 WIDE = 8  # a table of more metrics shows the first of each task

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench.record import Record
 from bench.report.comparisons import Judged, clear_best, judge
 from bench.report.load import Cell, Study
 from bench.report.matching import MOST_PAIRS
@@ -24,6 +23,7 @@ from bench.report.render import DAGGER, DASH, FLOATS, bold, comment, interval_te
 from bench.report.scores import Column, average, average_scale, interquartile, sample_estimate
 from bench.report.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
 from bench.report.statistics import Estimate, seeds_alone
+from bench.runs.record import Record
 from bench.study import SELECT
 
 MAJORITY = "Majority class"

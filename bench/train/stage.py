@@ -15,8 +15,8 @@ from bench.train.settings import Logbook, Train, Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bench.checkpoint import Checkpoints
     from bench.measure import AlignmentProbe
+    from bench.runs.checkpoint import Checkpoints
     from bench.tasks import PreparedTask
 
 

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench import adapter, calibrate, record
+from bench import adapter, calibrate
 from bench.cache import Cache
 from bench.calibrate import Calibration, Wanted
 from bench.calibrate.collect import decompose
 from bench.methods.base import Factors, Layer, LearningRates, Rank
 from bench.model import LoadedModel
 from bench.process import provenance
+from bench.runs import record
 from shape import target_layers
 
 Batches = list[dict[str, Tensor]]
@@ -197,8 +198,8 @@ def run_cell(results_dir: Path, *overrides: str) -> Cell:
     Raises:
         RuntimeError: the run failed.
     """
-    from bench.job import execute
     from bench.run import run
+    from bench.runs.job import execute
 
     cfg = replace(composed(*overrides, "track=none", *no_cache()), results_dir=results_dir)
     began = time.perf_counter()

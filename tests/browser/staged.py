@@ -5,9 +5,9 @@ import zlib
 
 import pandas as pd
 
-import bench.record
-from bench.record import Record
+import bench.runs.record
 from bench.report.load import load_study
+from bench.runs.record import Record
 from bench.study import PlannedRun, StudyPlan, write_plan
 
 PLANTED = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -47,7 +47,7 @@ def a_record(run_id, method="hu", label=None, rank="r8", task="t", model="m", se
 def write_record(folder, record):
     path = folder / record.run_id
     path.mkdir(parents=True)
-    bench.record.write_record(path, record)
+    bench.runs.record.write_record(path, record)
 
 
 def planned(stage, method, run_id, seed, rate=None, rank="r8", refused=None):

@@ -233,8 +233,8 @@ def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
 
 
 def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_run, tmp_path, capsys, monkeypatch):
-    from bench.job import execute
     from bench.run import run
+    from bench.runs.job import execute
 
     def cell(study, *more):
         cfg = compose_run(
@@ -249,13 +249,13 @@ def test_a_pretrained_model_is_scored_once_for_all_studies_of_one_stack(compose_
     assert f"scored before, in {tmp_path / 'one'}" in again
     assert (copied / "record.json").read_bytes() == (folder / "record.json").read_bytes()
     assert "exact_match" in cell("three", "score.limit=5")[0]
-    monkeypatch.setattr("bench.run_folder.fingerprint", lambda: "another")
+    monkeypatch.setattr("bench.runs.folder.fingerprint", lambda: "another")
     assert "exact_match" in cell("four")[0]
 
 
 def test_a_trained_run_of_another_study_is_done_again(compose_run, tmp_path, capsys):
-    from bench.job import execute
     from bench.run import run
+    from bench.runs.job import execute
 
     short = ("train.max_steps=1", "train.batch_size=2", "task.calibration_samples=2", "measure=none", "score.limit=2")
     for study in ("one", "two"):

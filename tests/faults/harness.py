@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from bench.record import ALIGNMENT, CURVE, OUTCOMES, WEIGHTS, read_record, read_rows, without_timing
-from bench.run_folder import RunFolder
+from bench.runs.folder import RunFolder
+from bench.runs.record import ALIGNMENT, CURVE, OUTCOMES, WEIGHTS, read_record, read_rows, without_timing
 
 TIMEOUT = 300
 tried = Counter()  # of the faults: how many runs met each
@@ -46,8 +46,8 @@ def killed(cfg, fault, *arguments):
 
 
 def _do(cfg, fault, arguments):
-    from bench.job import execute
     from bench.run import run
+    from bench.runs.job import execute
 
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for the life of the process
     if fault is not None:

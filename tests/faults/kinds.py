@@ -23,20 +23,20 @@ def _before(owner, name, when, what=die):
 
 
 def kill_entering(phase):
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     _before(Attempt, "enter", lambda _self, name: name == phase)
 
 
 def kill_after_step(number):
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     _before(Attempt, "step", lambda _self, step, *_: step == number)
 
 
 def kill_before_seal(step):
     """The Trainer has written its files, and nothing says that they are whole."""
-    from bench.checkpoint import Checkpoints
+    from bench.runs.checkpoint import Checkpoints
 
     _before(Checkpoints, "seal", lambda _self, number, _journal: number == step)
 
@@ -49,7 +49,7 @@ def kill_while_saving(step):
 
 
 def kill_while_sealing(step):
-    from bench import checkpoint
+    from bench.runs import checkpoint
 
     _before(
         checkpoint, "write_whole", lambda path, _text: path.parent.name == f"checkpoint-{step}" and "seal" in path.name
@@ -57,21 +57,21 @@ def kill_while_sealing(step):
 
 
 def kill_before_record():
-    from bench import run_folder
+    from bench.runs import folder
 
-    _before(run_folder, "write_record", lambda *_: True)
+    _before(folder, "write_record", lambda *_: True)
 
 
 def kill_after_record():
     """The record is written, and the folder not yet under its own name."""
-    from bench.run_folder import Workspace
+    from bench.runs.folder import Workspace
 
     _before(Workspace, "check", lambda self: (self.path / "final" / "record.json").is_file())
 
 
 def kill_after_rename():
     """The folder is under its own name, and the workspace is still there."""
-    from bench.run_folder import Workspace
+    from bench.runs.folder import Workspace
 
     _before(Workspace, "_clear", lambda *_: True)
 
@@ -82,13 +82,13 @@ def kill_after(seconds):
 
 
 def signal_after_step(number, what):
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: os.kill(os.getpid(), what))
 
 
 def signal_entering(phase, what):
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     _before(Attempt, "enter", lambda _self, name: name == phase, lambda: os.kill(os.getpid(), what))
 
@@ -97,7 +97,7 @@ def listened_and_signalled(number, what):
     """Somebody listens to the signal: writes what checkpoints there are, and leaves."""
     import sys
 
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     workspaces = []
 
@@ -113,7 +113,7 @@ def listened_and_signalled(number, what):
 
 def fail_writing(name, number, error):
     """From the step on, a folder's files cannot be written: a full disk, in one of its words."""
-    from bench import checkpoint
+    from bench.runs import checkpoint
 
     _before(checkpoint, "write_whole", lambda path, _text: name in path.name, lambda: _raise(error))
 
@@ -138,7 +138,7 @@ def diverge_at(number):
 
 def clock_set_back(number, seconds):
     """From the step on, the machine's clock is behind."""
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     real = time.time
 
@@ -149,6 +149,6 @@ def clock_set_back(number, seconds):
 
 
 def sleep_after_step(number, seconds):
-    from bench.attempt import Attempt
+    from bench.runs.attempt import Attempt
 
     _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: time.sleep(seconds))

@@ -1,9 +1,9 @@
 """Imports and data that every run needs, had once: processes are forked from the one that has imported this."""
 
 import bench.initialize
-import bench.job
 import bench.measure
 import bench.run
+import bench.runs.job
 import bench.score.backends
 import bench.score.stage
 import bench.sweep

@@ -12,7 +12,7 @@ from conftest import SHORT, composed_run
 from faults import kinds
 from faults.harness import assert_same, ended, folder_of, killed
 
-from bench.record import COMPLETED, FAILED, read_record
+from bench.runs.record import COMPLETED, FAILED, read_record
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -160,8 +160,8 @@ def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_pat
     )
     line = next(line for line in sweep.stdout if line.startswith("[2/3]"))
     run_id = line.split()[1]
-    from bench.lease import holder
-    from bench.run_folder import RunFolder
+    from bench.runs.folder import RunFolder
+    from bench.runs.lease import holder
 
     starve(holder(RunFolder(tmp_path, "mine", run_id).workspace).pid)
     printed, complained = sweep.communicate(timeout=300)

@@ -8,9 +8,9 @@ from conftest import SHORT, composed_run
 from faults import kinds
 from faults.harness import ended, folder_of, killed
 
-from bench.checkpoint import SEAL, check_tensors_only
 from bench.process.hashes import fresh_sha256
-from bench.record import COMPLETED, read_record
+from bench.runs.checkpoint import SEAL, check_tensors_only
+from bench.runs.record import COMPLETED, read_record
 
 PICKLED = ["optimizer.pt", "scheduler.pt", "rng_state.pth"]
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from conftest import SHORT, composed_run
 
 from bench.process import ranks
-from bench.record import COMPLETED, CURVE, read_record, read_rows
-from bench.run_folder import RunFolder
+from bench.runs.folder import RunFolder
+from bench.runs.record import COMPLETED, CURVE, read_record, read_rows
 
 pytestmark = pytest.mark.faults
 

@@ -7,7 +7,7 @@ from conftest import SHORT, composed_run
 from faults import kinds
 from faults.harness import assert_same, ended, folder_of
 
-from bench.record import CURVE, INTERRUPTED, read_record, read_rows
+from bench.runs.record import CURVE, INTERRUPTED, read_record, read_rows
 
 
 def cell(root, *overrides):

@@ -12,7 +12,7 @@ from faults import kinds
 from faults.harness import ended, folder_of, killed, started
 
 from bench.model import EMBEDDED
-from bench.record import read_record
+from bench.runs.record import read_record
 
 
 def sweep(root, *overrides):

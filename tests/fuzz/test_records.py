@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.record import CURVE, RECORD, SCHEMA_VERSION, CorruptRecordError, Record, read_record, read_rows, write_record
+from bench.runs.record import (
+    CURVE,
+    RECORD,
+    SCHEMA_VERSION,
+    CorruptRecordError,
+    Record,
+    read_record,
+    read_rows,
+    write_record,
+)
 from bench.study import STUDY, CorruptPlanError, StudyPlan, read_plan
 from values import json_like, mutated, nested, one_line, places, texts, values
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import pytest
 from conftest import SHORT
 
-from bench.record import COMPLETED, INTERRUPTED, WEIGHTS, read_record, read_rows, without_timing
+from bench.runs.record import COMPLETED, INTERRUPTED, WEIGHTS, read_record, read_rows, without_timing
 
 # Six cells, each with some seconds of training and a checkpoint every twentieth step: time to come between.
 CELLS = (

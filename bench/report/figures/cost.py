@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import Record
 from bench.report.figures.draw import (
     GREY,
     WIDTH,
@@ -31,6 +30,7 @@ from bench.report.load import Cell
 from bench.report.metrics import base_name, scale_of
 from bench.report.scores import collect
 from bench.report.tables import init_seconds, num_head, seconds, trainable_parameters
+from bench.runs.record import Record
 
 PANELS_ABREAST = 3
 MIB = 2**20

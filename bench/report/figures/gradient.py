@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import ALIGNMENT, ALL_LAYERS
 from bench.report.figures.draw import (
     GREY,
     MANY,
@@ -30,6 +29,7 @@ from bench.report.figures.draw import (
 from bench.report.load import Cell
 from bench.report.rows import read_rows_with
 from bench.report.statistics import Array
+from bench.runs.record import ALIGNMENT, ALL_LAYERS
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"
 A_NORM, B_NORM = "Z_A_norm", "Z_B_norm"

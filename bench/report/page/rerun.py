@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from bench.record import Record
+from bench.runs.record import Record
 
 GROUPS = ("method", "rank", "task", "model")
 # Of settings with a default that an override can have changed; what a run's identity lacks does not concern it.

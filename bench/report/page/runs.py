@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.record import COMPLETED, FAILED, Record
 from bench.report.load import METHOD_ORDER, Study
 from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.render import DASH
+from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study import PlannedRun
 
 MISSING, WAITING, REFUSED, UNREADABLE = "missing", "waiting", "refused", "unreadable"

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.checkpoint import Checkpoint, Checkpointing, Checkpoints
 from bench.process import provenance, ranks, signals
 from bench.process.hashes import tokenizer_sha256
-from bench.record import ALIGNMENT, CURVE, WEIGHTS
+from bench.runs.checkpoint import Checkpoint, Checkpointing, Checkpoints
+from bench.runs.record import ALIGNMENT, CURVE, WEIGHTS
 
 if TYPE_CHECKING:
     from bench.measure import Row as AlignmentRow
     from bench.model import LoadedModel
-    from bench.run_folder import Workspace
+    from bench.runs.folder import Workspace
     from bench.tasks import PreparedTask
 
 Rows = Callable[[dict[str, Any], "list[AlignmentRow]"], None]

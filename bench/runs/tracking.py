@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.methods.find import method_class
 from bench.process.redact import redacted, without_secrets
-from bench.record import ALL_LAYERS, COMPLETED, Record
+from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 
 if TYPE_CHECKING:
     import wandb

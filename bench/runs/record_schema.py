@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from bench.names import is_name
+from bench.runs.names import is_name
 
 DEEPEST = 32  # containers in containers; the deepest that is written has 8
 

@@ -24,7 +24,7 @@ from pydantic_core import from_json
 
 from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
-from bench.record_schema import checked, parsed
+from bench.runs.record_schema import checked, parsed
 
 SCHEMA_VERSION = 4
 READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run

@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import results
-from bench.attempt import Attempt
-from bench.lease import LeaseLostError, holder
 from bench.process import ranks, signals
 from bench.process.redact import redacted
 from bench.process.signals import InterruptedRunError
-from bench.record import COMPLETED, FAILED, Record
-from bench.run_folder import RunFolder, Workspace, held
-from bench.track import Tracker
+from bench.runs import assemble
+from bench.runs.attempt import Attempt
+from bench.runs.folder import RunFolder, Workspace, held
+from bench.runs.lease import LeaseLostError, holder
+from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.tracking import Tracker
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.results import Result
+    from bench.runs.assemble import Result
 
 Spine = Callable[["Run", Attempt], "Result"]
 
@@ -130,7 +130,7 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
             try:
                 ending = _ended(cfg, run, attempt)
             except InterruptedRunError as stopped:
-                stopped_record = results.interrupted(cfg, str(stopped))
+                stopped_record = assemble.interrupted(cfg, str(stopped))
                 stopped_record.attempts, stopped_record.command = attempt.history, command
                 with suppress(OSError):  # its checkpoints say enough
                     workspace.interrupt(stopped_record)
@@ -146,7 +146,7 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
         ranks.regroup(cfg.run_id)
         return RUNNING
     except (OSError, ValueError) as error:  # a full disk, changed data: there is nothing to record, or no place for it
-        ending = Ending(results.failed(cfg, error, ""), error=error)
+        ending = Ending(assemble.failed(cfg, error, ""), error=error)
         ranks.report(cfg.run_id, error)
     if ending.error is not None:
         failures.append(cfg.run_id)
@@ -164,8 +164,8 @@ def _ended(cfg: Run, run: Spine, attempt: Attempt) -> Ending:
         raise
     except Exception as error:  # whatever it is, it is recorded and must not stop a sweep
         _tell(cfg, error)
-        return Ending(results.failed(cfg, error, traceback.format_exc()), error=error)
-    return Ending(results.completed(cfg, result), [asdict(outcome) for outcome in result.outcomes])
+        return Ending(assemble.failed(cfg, error, traceback.format_exc()), error=error)
+    return Ending(assemble.completed(cfg, result), [asdict(outcome) for outcome in result.outcomes])
 
 
 def _help(cfg: Run, run: Spine) -> str:

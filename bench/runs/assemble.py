@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.process.hashes import tokenizer_sha256
 from bench.process.provenance import environment
-from bench.record import COMPLETED, FAILED, INTERRUPTED, Record
+from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench.process.hashes import fresh_sha256
-from bench.record import write_whole
+from bench.runs.record import write_whole
 
 FOLDER, SEAL, JOURNAL = "checkpoints", "sealed.json", "journal.json"
 _PREFIX = "checkpoint-"

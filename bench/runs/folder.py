@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import checkpoint
-from bench.lease import Lease
 from bench.process.provenance import fingerprint
 from bench.process.redact import without_secrets
-from bench.record import (
+from bench.runs import checkpoint
+from bench.runs.lease import Lease
+from bench.runs.record import (
     ALIGNMENT,
     COMPLETED,
     CURVE,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bench.lease import Holder, holder, is_held
-from bench.record import COMPLETED, FAILED, INTERRUPTED, Record
-from bench.run_folder import RunFolder
+from bench.runs.folder import RunFolder
+from bench.runs.lease import Holder, holder, is_held
+from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 DONE, RECORDED, RUNNING, STALE, NEW = "done", "recorded", "running", "stale", "new"
 QUIET_SECONDS = 180.0  # three leases of the default length
