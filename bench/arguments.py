@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from bench.folders import CONF, experiments_folder
+from bench.study.folders import CONF, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())

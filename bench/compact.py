@@ -1,85 +1,13 @@
-"""The command line `python -m bench.compact STUDY`: makes a finished study small enough to be kept in a repository.
-
-Curves and alignment are compressed, the items' hashes shortened, weights and W&B's files deleted. Of runs that served
-only to choose a learning rate the record with its scores stays. Reports are the same before and after.
-"""
+"""The command line `python -m bench.compact STUDY`: makes a finished study small enough to be kept in a repository."""
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import shutil
 import sys
 from pathlib import Path
 
-from bench.runs.names import is_name, study_folder
-from bench.runs.record import (
-    ALIGNMENT,
-    CURVE,
-    HASH_DIGITS,
-    OUTCOMES,
-    RECORD,
-    SCHEMA_VERSION,
-    WEIGHTS,
-    describe_files,
-    read_record,
-    read_rows,
-    write_record,
-    write_whole,
-)
-from bench.study import SELECT, read_plan
-
-
-def compact(folder: Path) -> tuple[int, int]:
-    """Compacts the runs of a study's folder; returns its bytes before and after.
-
-    Raises:
-        ValueError: the folder holds no run, or its plan cannot be read.
-    """
-    found = (path.parent for path in folder.glob(f"*/{RECORD}"))
-    runs = sorted(run for run in found if is_name(run.name) and not run.is_symlink())  # what others own stays
-    if not runs:
-        raise ValueError(f"{folder} holds no run")
-    before = _size(folder)
-    plan = read_plan(folder)
-    scored = {run.run_id for run in plan.runs if run.stage != SELECT} if plan else set()
-    chosen = {run.run_id for run in plan.of(SELECT)} - scored if plan else set()
-    for run in runs:
-        _compact_run(run, keeps_rows=run.name not in chosen)
-    shutil.rmtree(folder / "wandb", ignore_errors=True)
-    return before, _size(folder)
-
-
-def _compact_run(run: Path, keeps_rows: bool) -> None:
-    """What is to stay is written first and then named in the record; what goes is deleted last."""
-    record = read_record(run)
-    gone = [WEIGHTS] if keeps_rows else [WEIGHTS, OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"]
-    if keeps_rows:
-        if rows := read_rows(run / OUTCOMES):
-            short = [row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} for row in rows]
-            _pack(run / OUTCOMES, "".join(json.dumps(row) + "\n" for row in short).encode())
-        for name in (CURVE, ALIGNMENT):
-            if (run / name).is_file():
-                _pack(run / f"{name}.gz", (run / name).read_bytes())
-                gone.append(name)
-    if record.schema_version < SCHEMA_VERSION:  # it names no files
-        content = json.loads((run / RECORD).read_text(encoding="utf-8"))
-        write_whole(run / RECORD, json.dumps(content, separators=(",", ":")) + "\n")
-    else:
-        kept = {name: one for name, one in describe_files(run).items() if name not in gone or name == WEIGHTS}
-        record.files = {WEIGHTS: record.files[WEIGHTS]} | kept if WEIGHTS in record.files else kept
-        write_record(run, record, indent=None)
-    for name in gone:
-        (run / name).unlink(missing_ok=True)
-
-
-def _pack(path: Path, content: bytes) -> None:
-    path.write_bytes(gzip.compress(content, 9, mtime=0))  # without the time, equal rows make equal bytes
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+from bench.runs.names import study_folder
+from bench.study.compact import compact
 
 
 def main() -> None:

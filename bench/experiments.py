@@ -14,8 +14,8 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from bench.folders import EXPERIMENTS as GROUP
-from bench.folders import experiments_folder
+from bench.study.folders import EXPERIMENTS as GROUP
+from bench.study.folders import experiments_folder
 
 HYDRA_KEYS = ("mode", "run", "sweep", "sweeper")  # a launcher is a choice of its own: launch=NAME
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from bench import typed
 from bench.arguments import check_arguments, choices
-from bench.folders import CONF
 from bench.process.environment import quiet_environment
+from bench.study.folders import CONF
 
 if TYPE_CHECKING:
     from bench.config import Run

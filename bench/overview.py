@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import rates
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
-from bench.study import SELECT, PlannedRun, group_text
+from bench.study import selection as rates
+from bench.study.plan_file import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run

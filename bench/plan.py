@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.folders import CONF
 from bench.overview import Entry, Overview, Refusal, Stage, overview
 from bench.process.environment import quiet_environment
+from bench.study.folders import CONF
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.study import PlannedRun
+    from bench.study.plan_file import PlannedRun
 
 Planner = Callable[[str, Sequence[str]], list[Entry]]
 GROUPS_SHOWN = 4

@@ -9,8 +9,8 @@ import hydra
 from omegaconf import DictConfig
 
 from bench import arguments, sweep, typed
-from bench.folders import CONF
 from bench.process.environment import quiet_environment
+from bench.study.folders import CONF
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -19,10 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from bench.protocol import RATE, Cell, Definition, words
-from bench.rates import Selection, grid, on_grid, select
 from bench.runs.record import CorruptRecordError, Record, read_record
-from bench.study import RATE_KEY, PlannedRun
+from bench.study.plan_file import RATE_KEY, PlannedRun
+from bench.study.protocol import RATE, Cell, Definition, words
+from bench.study.selection import Selection, grid, on_grid, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable

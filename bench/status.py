@@ -25,7 +25,7 @@ from bench.runs.lease import Holder
 from bench.runs.names import study_folder
 from bench.runs.record import FAILED, INTERRUPTED, RECORD
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, State, state
-from bench.study import RUN, CorruptPlanError, StudyPlan, read_plan
+from bench.study.plan_file import RUN, CorruptPlanError, StudyPlan, read_plan
 
 COLUMNS = (DONE, RUNNING, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
 WAITING = "waiting"

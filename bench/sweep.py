@@ -30,7 +30,7 @@ from bench.compose import Composer
 from bench.runs.folder import RunFolder
 from bench.runs.names import study_folder
 from bench.runs.state import awaited
-from bench.study import RUN, PlannedRun, StudyPlan, read_plan, write_plan
+from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.typed import ADHOC, build, experiment
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ def composed(*overrides):
     from omegaconf import OmegaConf
 
     import bench.sweep  # noqa: F401  its resolvers
-    from bench.folders import CONF
+    from bench.study.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
@@ -91,7 +91,7 @@ def expand(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from bench import sweep
-    from bench.folders import CONF
+    from bench.study.folders import CONF
 
     def expanded(*overrides):
         monkeypatch.setattr(sweep, "_planned", [])

@@ -29,7 +29,7 @@ from bench.runs.record import (
     read_rows,
 )
 from bench.runs.record import _checksum as content_checksum
-from bench.study import RUN, SELECT, PlannedRun, StudyPlan, write_plan
+from bench.study.plan_file import RUN, SELECT, PlannedRun, StudyPlan, write_plan
 
 TEMPLATES = Path(__file__).parent.parent / "results" / "schemes"
 METHODS = (

@@ -5,7 +5,6 @@ import sys
 import pytest
 import yaml
 
-from bench.folders import ROOT
 from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
 from bench.report.load import ReportError, load_study
 from bench.report.questions import (
@@ -20,7 +19,8 @@ from bench.report.questions import (
     rate_by_width,
 )
 from bench.runs.record import Record, write_record
-from bench.study import PlannedRun, StudyPlan, write_plan
+from bench.study.folders import ROOT
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 CLAIMS = ROOT / "experiments" / "_claims.yaml"
 HU, REVERSED = {"method": "hu"}, {"method": "reversed"}

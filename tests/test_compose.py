@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from bench import stages, sweep
 from bench.choices import NotSeparableError, deep_set, leaves_of
 from bench.compose import read_by
-from bench.folders import CONF, EXPERIMENTS, ROOT
+from bench.study.folders import CONF, EXPERIMENTS, ROOT
 from synthetic import make_study
 
 STUDIES = sorted(

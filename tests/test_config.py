@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from bench.config import Run
-from bench.folders import ROOT
 from bench.process.validation import ConfigError
+from bench.study.folders import ROOT
 
 
 def test_equal_runs_have_equal_ids_whatever_their_folders_and_tracking(compose_run):

@@ -11,7 +11,7 @@ from bench.report.figures import draw, gradient, loss, rates, score_against_para
 from bench.report.load import METHOD_ORDER, load_study
 from bench.report.palette import COLOURS, LINES, MARKERS, OTHER_MARKER, colour, line, marker
 from bench.runs.record import Record, read_record, write_record
-from bench.study import PlannedRun, StudyPlan, write_plan
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {
     "fingerprint": "f1",

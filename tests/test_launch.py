@@ -11,8 +11,8 @@ import pytest
 from conftest import SHORT
 
 from bench import arguments, cluster
-from bench.folders import CONF
 from bench.runs.record import COMPLETED, FAILED, read_record
+from bench.study.folders import CONF
 
 CLUSTER = importlib.util.find_spec("submitit") and importlib.util.find_spec("joblib")
 needs_cluster = pytest.mark.skipif(not CLUSTER, reason="needs the extra cluster")

@@ -5,7 +5,7 @@ import pytest
 
 from bench import listing
 from bench.arguments import choices
-from bench.folders import CONF
+from bench.study.folders import CONF
 
 
 def rows(capsys, *arguments):

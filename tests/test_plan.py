@@ -7,7 +7,7 @@ from bench import plan
 from bench.estimate import Estimate
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import COMPLETED, FAILED, Record
-from bench.study import RUN, PlannedRun
+from bench.study.plan_file import RUN, PlannedRun
 
 HOUR = 3600.0
 TASK_SCORE = {

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.folders import ROOT
 from bench.report.load import ReportError, load_study
 from bench.report.papers import COLUMNS, known_methods, published, read_published
 from bench.report.published import paper_table, published_table, write_paper_tables
 from bench.runs.record import Record, write_record
-from bench.study import PlannedRun, StudyPlan, write_plan
+from bench.study.folders import ROOT
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 FILES = sorted((ROOT / "experiments").glob("*/published.csv"))
 ROW = {

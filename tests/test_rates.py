@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from bench.rates import Point, Selection, grid, on_grid, select
 from bench.runs.record import Record
+from bench.study.selection import Point, Selection, grid, on_grid, select
 
 
 def a_record(rate, seed, value=None, status="completed", higher=True, scores=None, loss=1.0):

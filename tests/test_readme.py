@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from bench.arguments import choices
-from bench.folders import CONF
 from bench.methods.base import AdapterMethod
+from bench.study.folders import CONF
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from bench.report.metrics import CORRELATION, SHARE
 from bench.report.statistics import estimate
 from bench.report.tables import numbers, summary, write_tables
 from bench.runs.record import Record, read_record, write_record
-from bench.study import PlannedRun, StudyPlan, write_plan
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {
     "fingerprint": "f1",

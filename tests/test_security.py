@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from bench.arguments import check_arguments
-from bench.compact import compact
 from bench.config import Run
 from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
@@ -21,7 +20,8 @@ from bench.process.validation import ConfigError
 from bench.report.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, run_folder, study_folder
 from bench.runs.record import CorruptRecordError, Record, read_record, write_record
-from bench.study import CorruptPlanError, read_plan
+from bench.study.compact import compact
+from bench.study.plan_file import CorruptPlanError, read_plan
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in (ROOT / folder).rglob("*"))
@@ -323,7 +323,7 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("module", ["bench.report", "bench.compact", "bench.mirror", "bench.status"])
+@pytest.mark.parametrize("module", ["bench.report", "bench.study.compact", "bench.mirror", "bench.status"])
 def test_each_command_refuses_a_study_that_leads_elsewhere_in_one_line(tmp_path, module):
     for study in ("../x", "/etc"):
         command = [sys.executable, "-m", module, study, "--results-dir", str(tmp_path)]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench import stages
-from bench.protocol import Definition, Rates
 from bench.runs.record import CorruptRecordError, Record
 from bench.stages import Expansion
+from bench.study.protocol import Definition, Rates
 
 STAGES = {
     "select": {"rate": "grid", "seed": 100, "score.split": "selection"},

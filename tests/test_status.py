@@ -9,7 +9,7 @@ from bench.runs.folder import RunFolder, held
 from bench.runs.lease import Lease, machine
 from bench.runs.record import FAILED, INTERRUPTED, WEIGHTS
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
-from bench.study import RUN, PlannedRun, StudyPlan, write_plan
+from bench.study.plan_file import RUN, PlannedRun, StudyPlan, write_plan
 
 
 @pytest.fixture

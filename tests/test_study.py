@@ -4,9 +4,9 @@ import json
 import pytest
 from test_record import a_record
 
-from bench.compact import compact
 from bench.runs.record import describe_files, differing_files, read_record, read_rows, write_record
-from bench.study import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
+from bench.study.compact import compact
+from bench.study.plan_file import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
 
 
 def planned(stage, *overrides, run_id="x"):

@@ -18,7 +18,7 @@ from bench.estimate.tokens import num_items, passes
 from bench.identity import part_text
 from bench.process.provenance import fingerprint
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
-from bench.study import every_run_folder
+from bench.study.plan_file import every_run_folder
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bench.folders import experiments_folder
 from bench.report.load import ReportError, load_study
 from bench.report.questions import KINDS, Finding, NotRunError
 from bench.report.render import DASH, prose
 from bench.runs.record import write_whole
-from bench.study import run_folders
+from bench.study.folders import experiments_folder
+from bench.study.plan_file import run_folders
 
 CLAIMS = "_claims.yaml"
 NOT_RUN = "not run yet"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import rates
-from bench.folders import experiments_folder
 from bench.report.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
-from bench.study import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study import selection as rates
+from bench.study.folders import experiments_folder
+from bench.study.plan_file import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 
 @dataclass(frozen=True)

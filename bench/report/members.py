@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.runs.record import CorruptRecordError, Record, read_record
-from bench.study import run_folders
+from bench.study.plan_file import run_folders
 
 Member = tuple[Path, Record]
 

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.folders import ROOT, experiments_folder
 from bench.report.load import METHOD_ORDER, ReportError
 from bench.runs.record import Record
+from bench.study.folders import ROOT, experiments_folder
 
 PUBLISHED = "published.csv"
 AVERAGE = "average"  # the task of a mean over the table's other tasks

@@ -13,13 +13,13 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-from bench.rates import Selection
 from bench.report.curves import Curve, reach, read_curves
 from bench.report.load import Cell, ReportError, Study
 from bench.report.metrics import SHARE, Scale
 from bench.report.scores import Column, Sample, average, collect
 from bench.report.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
-from bench.study import group_text
+from bench.study.plan_file import group_text
+from bench.study.selection import Selection
 
 Group = Mapping[str, str]
 YES, NO, NOT_SETTLED = "yes", "no", "not settled"

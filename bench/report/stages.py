@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.rates import Selection
 from bench.report.comparisons import Judged, judge
 from bench.report.load import Cell, Study
 from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
 from bench.report.render import DASH, interval_text
 from bench.report.scores import sample_estimate
-from bench.study import SELECT
+from bench.study.plan_file import SELECT
+from bench.study.selection import Selection
 
 TUNED = "tuned"
 TITLES = {"shared": "shared learning rate", "published": "as published"}

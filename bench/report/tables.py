@@ -24,7 +24,7 @@ from bench.report.scores import Column, average, average_scale, interquartile, s
 from bench.report.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
 from bench.report.statistics import Estimate, seeds_alone
 from bench.runs.record import Record
-from bench.study import SELECT
+from bench.study.plan_file import SELECT
 
 MAJORITY = "Majority class"
 PAIRS_OF_STUDY = 40_000  # in comparisons.csv: 10 MB

@@ -156,7 +156,7 @@ def composed(*overrides: str) -> Any:
     from omegaconf import OmegaConf
 
     from bench.config import Run
-    from bench.folders import CONF
+    from bench.study.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import bench.runs.record
 from bench.report.load import load_study
 from bench.runs.record import Record
-from bench.study import PlannedRun, StudyPlan, write_plan
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 PLANTED = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 ENVIRONMENT = {

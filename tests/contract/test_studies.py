@@ -14,8 +14,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from bench import arguments, sweep
-from bench.folders import CONF
-from bench.rates import grid
+from bench.study.folders import CONF
+from bench.study.selection import grid
 from bench.tasks.definition import BUILT_IN, load_definition
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

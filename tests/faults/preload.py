@@ -9,7 +9,7 @@ import bench.score.stage
 import bench.sweep
 import bench.train.loop
 import bench.weights  # noqa: F401
-from bench.folders import CONF
+from bench.study.folders import CONF
 
 
 def prepare():

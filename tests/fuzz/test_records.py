@@ -18,7 +18,7 @@ from bench.runs.record import (
     read_rows,
     write_record,
 )
-from bench.study import STUDY, CorruptPlanError, StudyPlan, read_plan
+from bench.study.plan_file import STUDY, CorruptPlanError, StudyPlan, read_plan
 from values import json_like, mutated, nested, one_line, places, texts, values
 
 RESULTS = Path(__file__).parents[2] / "results"

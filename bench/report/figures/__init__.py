@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.rates import Selection
 from bench.report.curves import read_curves, target_loss
 from bench.report.figures import cost, gradient, loss, rates
 from bench.report.figures.choice import RATES, Choice, Place, best_cells, best_selections, choose
@@ -21,6 +20,7 @@ from bench.report.figures.gradient import alignment
 from bench.report.figures.loss import convergence
 from bench.report.load import Cell, Study
 from bench.report.palette import COLOURS, colour
+from bench.study.selection import Selection
 
 __all__ = ["COLOURS", "alignment", "colour", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
 

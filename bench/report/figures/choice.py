@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bench.rates import Selection
 from bench.report.comparisons import measured, ranked
 from bench.report.load import Cell, Study
 from bench.report.scores import collect
-from bench.study import SELECT
+from bench.study.plan_file import SELECT
+from bench.study.selection import Selection
 
 MOST_CELLS = 24  # rows of a table in one figure
 MOST_FIGURES = 32  # of one report

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.rates import Selection
 from bench.report.figures.draw import (
     WIDTH,
     Look,
@@ -23,7 +22,8 @@ from bench.report.figures.draw import (
 )
 from bench.report.load import Study
 from bench.report.metrics import base_name, scale_of
-from bench.study import SELECT
+from bench.study.plan_file import SELECT
+from bench.study.selection import Selection
 
 Place = tuple[str, str]
 

@@ -13,7 +13,7 @@ from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
-from bench.study import PlannedRun
+from bench.study.plan_file import PlannedRun
 
 MISSING, WAITING, REFUSED, UNREADABLE = "missing", "waiting", "refused", "unreadable"
 # In the order of the filter.

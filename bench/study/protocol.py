@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study import RATE_KEY
+from bench.study.plan_file import RATE_KEY
 
 RATE = "rate"  # in a stage: how its learning rates are found
 RULES = ("grid", "tuned", "shared", "published")
