@@ -323,7 +323,7 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("module", ["bench.report", "bench.study.compact", "bench.mirror", "bench.status"])
+@pytest.mark.parametrize("module", ["bench.report", "bench.compact", "bench.mirror", "bench.status"])
 def test_each_command_refuses_a_study_that_leads_elsewhere_in_one_line(tmp_path, module):
     for study in ("../x", "/etc"):
         command = [sys.executable, "-m", module, study, "--results-dir", str(tmp_path)]

@@ -203,7 +203,7 @@ def without_timing(values: Any) -> Any:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of curve.jsonl, alignment.jsonl or outcomes.jsonl.gz; none where the file does not exist.
 
-    Where there is curve.jsonl.gz instead (bench.study.compact), it is read.
+    Where there is curve.jsonl.gz instead (bench.compact), it is read.
 
     Raises:
         CorruptRecordError: the file is torn.
