@@ -17,6 +17,7 @@ from bench.identity import Texts, kept, method_identity, plain_value, written
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
+from bench.methods.svd import SVDSettings
 from bench.model import Model
 from bench.process.redact import localised
 from bench.process.validation import ConfigError, check_plain, one_line
@@ -25,7 +26,6 @@ from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
 from bench.runs.tracking import Track
 from bench.score import Scoring
-from bench.svd import SVDSettings
 from bench.tasks import Task
 from bench.train import Train
 

@@ -26,11 +26,11 @@ from bench.methods.base import (
     RankingMethod,
     scaling_value,
 )
+from bench.methods.svd import SVDSettings
 from bench.model import LoadedModel, evaluating
 from bench.process import ranks as parallel
 from bench.process import rng
 from bench.process.phases import Phases
-from bench.svd import SVDSettings
 from bench.tasks import PreparedTask
 from bench.tasks.examples import IGNORED
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from bench.cache import Cache
 from bench.initialize import initialize
 from bench.methods.base import AdapterOptions, LearningRates
+from bench.methods.svd import SVDSettings
 from bench.model import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
-from bench.svd import SVDSettings
 
 EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3)
 NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)

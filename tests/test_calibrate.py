@@ -17,8 +17,8 @@ from bench.calibrate.collect import Collector, split
 from bench.calibrate.sums import InScratchFiles, choose_place
 from bench.calibrate.visit import visit_gradients, weight_gradient
 from bench.methods.base import Rank
+from bench.methods.svd import SVDSettings, exact_svd
 from bench.model import UNKNOWN, LoadedModel
-from bench.svd import SVDSettings, exact_svd
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GRADIENT = Wanted(keeps=frozenset({"gradient"}))

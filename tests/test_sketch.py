@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.calibrate.sketch import OVERSAMPLING, GradientSketch
-from bench.svd import exact_svd
+from bench.methods.svd import exact_svd
 
 
 def tokens(num, side, values, seed):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.svd import SVD, SVDSettings, exact_svd, leading_svd
+from bench.methods.svd import SVD, SVDSettings, exact_svd, leading_svd
 from matrices import random
 
 RANDOMIZED = SVDSettings("randomized", 8, 1e-3)

@@ -14,8 +14,8 @@ from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
 from bench.methods.milora import MiLoRA
 from bench.methods.pissa import PiSSA
+from bench.methods.svd import SVDSettings
 from bench.process import ranks
-from bench.svd import SVDSettings
 from models import random_batch, tiny_llama
 from starts import start
 

@@ -19,9 +19,9 @@ from bench.calibrate.sketch import GradientSketch
 from bench.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.calibrate.visit import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.methods.base import Spectral, Statistic
+from bench.methods.svd import SVD, leading_svd
 from bench.process import ranks, rng
 from bench.process.phases import now
-from bench.svd import SVD, leading_svd
 from bench.tasks.examples import IGNORED, num_learned
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.methods.base import AdapterMethod, Method, Rank, Spectral, SpectralMethod, Statistic, sketches
-from bench.svd import SVD, SVDSettings
+from bench.methods.svd import SVD, SVDSettings
 
 PARTS = ("U", "S", "Vh")
 MATRICES: tuple[Statistic, ...] = ("gradient", "input_covariance", "label_covariance")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.svd import SVD, canonical, tall_svd
+from bench.methods.svd import SVD, canonical, tall_svd
 
 OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted
 ROWS_A_COLUMN = 1.5  # rows of Ψ for a column of Ω; at equal cost better than 2 or 1.25 (experiments/LOG.md)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from bench.svd import SVD, exact_svd
+from bench.methods.svd import SVD, exact_svd
 
 # A method's fields come from YAML: an unknown one or one of the wrong type is refused.
 STRICT = ConfigDict(extra="forbid", strict=False)
