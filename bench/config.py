@@ -18,7 +18,7 @@ from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
-from bench.model import Model
+from bench.model.load import Model
 from bench.process.redact import localised
 from bench.process.validation import ConfigError, check_plain, one_line
 from bench.runs.checkpoint import Checkpointing

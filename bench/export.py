@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.adapter import AdaptedLayer
     from bench.methods.base import Factors
-    from bench.weights import Saved
+    from bench.model.adapter import AdaptedLayer
+    from bench.model.weights import Saved
 
 
 # PEFT's names for the kinds of model.
@@ -61,7 +61,7 @@ def restore(folder: Path) -> Restored:
     Raises:
         ValueError: no finished run, or the pretrained model is no longer the one that was trained.
     """
-    from bench import adapter, weights
+    from bench.model import adapter, weights
 
     cfg, trained_from = finished_run(folder), read_record(folder).model["revision"]
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
@@ -91,8 +91,8 @@ def write_adapter(folder: Path, to: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from torch import nn
 
-    from bench import adapter
-    from bench.weights import Saved
+    from bench.model import adapter
+    from bench.model.weights import Saved
 
     cfg, saved = finished_run(folder), Saved.read(folder / WEIGHTS)
     parts = {name: _plain(saved, name, shifted=cfg.method.keeps_function) for name in saved.names}

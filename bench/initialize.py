@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench import adapter, calibrate
-from bench.adapter import AdaptedLayer
+from bench import calibrate
 from bench.cache import Cache
 from bench.calibrate import Calibration, Wanted
-from bench.calibrate.visit import Batch
 from bench.methods.base import (
     AdapterMethod,
     AdapterOptions,
@@ -27,7 +25,10 @@ from bench.methods.base import (
     scaling_value,
 )
 from bench.methods.svd import SVDSettings
-from bench.model import LoadedModel, evaluating
+from bench.model import adapter
+from bench.model.adapter import AdaptedLayer
+from bench.model.gradients import Batch
+from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks as parallel
 from bench.process import rng
 from bench.process.phases import Phases

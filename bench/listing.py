@@ -31,8 +31,8 @@ def num_trainable(run: Run) -> int:
     """
     import torch
 
-    from bench import adapter
     from bench.methods.base import AdapterMethod
+    from bench.model import adapter
 
     model = run.model.skeleton(run.task.num_labels)
     layers = adapter.target_layers(model, run.model.target_modules)

@@ -28,8 +28,8 @@ from bench.tasks.examples import num_learned
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bench.adapter import AdaptedLayer
-    from bench.calibrate.visit import Batch
+    from bench.model.adapter import AdaptedLayer
+    from bench.model.gradients import Batch
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -90,7 +90,7 @@ class AlignmentProbe:
 
     def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
         """Measures the model as it stands after `step` optimiser steps; returns the new rows."""
-        from bench.calibrate.visit import visit_gradients, weight_gradient
+        from bench.model.gradients import visit_gradients, weight_gradient
 
         start = time.perf_counter()
         by_name = {layer.name: layer for layer in self.layers}

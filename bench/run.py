@@ -25,9 +25,9 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         cfg: the cell.
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
-    from bench import weights
     from bench.initialize import initialize
     from bench.measure import AlignmentProbe
+    from bench.model import weights
     from bench.process import rng
     from bench.process.phases import Phases
     from bench.runs.assemble import Result

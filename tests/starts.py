@@ -6,7 +6,7 @@ from bench.cache import Cache
 from bench.initialize import initialize
 from bench.methods.base import AdapterOptions, LearningRates
 from bench.methods.svd import SVDSettings
-from bench.model import UNKNOWN, LoadedModel
+from bench.model.load import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
 
 EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3)

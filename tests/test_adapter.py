@@ -5,7 +5,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bench import adapter, weights
 from bench.methods.base import AdapterOptions, Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
@@ -15,6 +14,7 @@ from bench.methods.lora_xs import LoRAXS
 from bench.methods.none import NoTraining
 from bench.methods.orthogonal import Orthogonal
 from bench.methods.reversed import Reversed
+from bench.model import adapter, weights
 from starts import start
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

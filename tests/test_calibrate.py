@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bench.adapter import target_layers
 from bench.cache import Cache, entries
 from bench.calibrate import Calibration, Wanted, calibrate, key, shared
 from bench.calibrate.collect import Collector, split
 from bench.calibrate.sums import InScratchFiles, choose_place
-from bench.calibrate.visit import visit_gradients, weight_gradient
 from bench.methods.base import Rank
 from bench.methods.svd import SVDSettings, exact_svd
-from bench.model import UNKNOWN, LoadedModel
+from bench.model.adapter import target_layers
+from bench.model.gradients import visit_gradients, weight_gradient
+from bench.model.load import UNKNOWN, LoadedModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GRADIENT = Wanted(keeps=frozenset({"gradient"}))

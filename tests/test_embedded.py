@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.embedded import corpus, items, pretrain
-from bench.embedded.stories import MAX_QUANTITY, draw_story
-from bench.embedded.world import CREATURES
+from bench.model.embedded import corpus, items, pretrain
+from bench.model.embedded.stories import MAX_QUANTITY, draw_story
+from bench.model.embedded.world import CREATURES
 
 TASKS = ("gsm_tiny", "commonsense_tiny", "acceptability_tiny", "paraphrase_tiny", "entailment_tiny")
 CHECKPOINT = Path(items.__file__).parent / "tiny_llama"

@@ -4,7 +4,7 @@ import warnings
 import pytest
 from huggingface_hub import constants
 
-from bench.model import Model
+from bench.model.load import Model
 from bench.process import hub
 from bench.tasks.data import Carving, Dataset, HubDataset, Splits
 from wandb_server import swallow

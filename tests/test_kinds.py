@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from bench import adapter, weights
 from bench.calibrate import Wanted, calibrate
-from bench.calibrate.visit import visit_gradients
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
 from bench.methods.none import NoTraining
+from bench.model import adapter, weights
+from bench.model.gradients import visit_gradients
 from bench.tasks.examples import IGNORED, Example, collate
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_roberta, tiny_t5
 

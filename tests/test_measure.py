@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import adapter, alignment
+from bench import alignment
 from bench.calibrate import Wanted, calibrate
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Layer, LearningRates, Rank
@@ -15,6 +15,7 @@ from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_sb import LoRASB
 from bench.methods.lora_xs import LoRAXS
 from bench.methods.reversed import Reversed
+from bench.model import adapter
 
 PROJECTIONS = ("q_proj", "down_proj")
 RANK = Rank("r2", 2, 4)

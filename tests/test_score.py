@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import adapter
-from bench.embedded.items import splits
-from bench.limits import NO_LIMIT, max_tokens
 from bench.methods.base import AdapterOptions, Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
 from bench.methods.lora_xs import LoRAXS
+from bench.model import adapter
+from bench.model.embedded.items import splits
+from bench.model.limits import NO_LIMIT, max_tokens
 from bench.score import Scoring, check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer

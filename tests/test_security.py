@@ -15,7 +15,7 @@ from bench.arguments import check_arguments
 from bench.config import Run
 from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
-from bench.model import EMBEDDED, Model
+from bench.model.load import EMBEDDED, Model
 from bench.process.validation import ConfigError
 from bench.report.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, run_folder, study_folder

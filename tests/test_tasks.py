@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.model import LoadedModel, Model, check_tokenizer, kind_of
+from bench.model.load import LoadedModel, Model, check_tokenizer, kind_of
 from bench.tasks import source
 from bench.tasks.definition import prompt_and_target
 from bench.tasks.examples import (

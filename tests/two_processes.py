@@ -5,7 +5,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from bench import adapter
 from bench.calibrate import Wanted, calibrate
 from bench.methods.base import Rank
 from bench.methods.eva import EVA
@@ -15,6 +14,7 @@ from bench.methods.lora_sb import LoRASB
 from bench.methods.milora import MiLoRA
 from bench.methods.pissa import PiSSA
 from bench.methods.svd import SVDSettings
+from bench.model import adapter
 from bench.process import ranks
 from models import random_batch, tiny_llama
 from starts import start

@@ -18,9 +18,9 @@ from torch import nn
 from bench.cache import Cache, Entry, tensors_sha256
 from bench.calibrate.result import Calibration, Wanted
 from bench.calibrate.stage import calibrate
-from bench.calibrate.visit import Batch
-from bench.layers import heads
-from bench.model import UNKNOWN, LoadedModel
+from bench.model.gradients import Batch
+from bench.model.layers import heads
+from bench.model.load import UNKNOWN, LoadedModel
 from bench.process import ranks
 from bench.process.provenance import fingerprint
 

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from bench.calibrate.result import Calibration, Cost, Wanted
 from bench.calibrate.sketch import GradientSketch
 from bench.calibrate.sums import PLACES, Place, Sums, choose_place
-from bench.calibrate.visit import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
+from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.process import ranks, rng
 from bench.process.phases import now
 from bench.tasks.examples import IGNORED, num_learned

@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.calibrate.collect import Collector, decompose, split
 from bench.calibrate.result import Calibration, Wanted
-from bench.calibrate.visit import Batch
+from bench.model.gradients import Batch
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
 
@@ -41,7 +41,7 @@ def calibrate(
     """
     found = _from_data(model, layers, batches, wanted, checkpointing) if wanted.data else Calibration()
     if "weight" in wanted.decomposes:
-        from bench.adapter import float_weight
+        from bench.model.adapter import float_weight
 
         began = now()
         found.svds["weight"] = ranks.shared_out(

@@ -117,7 +117,7 @@ def _frame(run: Run) -> Frame:
 def _framed(run: Run) -> Frame:
     from torch import nn
 
-    from bench.layers import heads, target_layers
+    from bench.model.layers import heads, target_layers
 
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
@@ -144,7 +144,7 @@ def _framed(run: Run) -> Frame:
 
 
 def _count(run: Run, frame: Frame) -> Sizes:
-    """What the method adds to the model, and which of its tensors are trained; bench.adapter does the same."""
+    """What the method adds to the model, and which of its tensors are trained; bench.model.adapter does the same."""
     from bench.methods.base import AdapterMethod
 
     shapes = [(layer.out_features, layer.in_features) for layer in frame.layers.values()]
@@ -191,8 +191,8 @@ def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
 
 
 def _check(run: Run, frame: Frame, demanding: bool) -> None:
-    from bench.layers import check_rank
     from bench.methods.base import AdapterMethod, Layer, scaling_value
+    from bench.model.layers import check_rank
 
     if isinstance(run.method, AdapterMethod):
         check_rank(dict(frame.layers), run.rank)

@@ -76,7 +76,7 @@ def num_items(run: Run, dataset: Dataset) -> int:
     if run.score.split == "selection" or (dataset.hub is not None and dataset.splits.test is None):
         found = run.task.selection_samples
     elif dataset.hub is None:
-        from bench.embedded.items import SPLITS
+        from bench.model.embedded.items import SPLITS
 
         found = SPLITS["test"]
     else:

@@ -16,7 +16,7 @@ from bench.runs.record import ALIGNMENT, CURVE, WEIGHTS
 
 if TYPE_CHECKING:
     from bench.measure import Row as AlignmentRow
-    from bench.model import LoadedModel
+    from bench.model.load import LoadedModel
     from bench.runs.folder import Workspace
     from bench.tasks import PreparedTask
 

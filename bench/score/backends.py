@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from bench.limits import max_tokens
+from bench.model.limits import max_tokens
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from torch import nn
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.model import Kind
+    from bench.model.load import Kind
     from bench.tasks.definition import InMemoryTask
 
 Backend = Literal["hf", "vllm"]

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.limits import max_tokens
+from bench.model.limits import max_tokens
 from bench.score.backends import vllm_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.model import Kind
+    from bench.model.load import Kind
     from bench.score.settings import Scoring
     from bench.tasks.definition import InMemoryTask
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.model import Kind
+    from bench.model.load import Kind
     from bench.score.settings import Outcome, Scored, Scoring
     from bench.tasks.definition import InMemoryTask
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.limits import max_tokens
-from bench.model import evaluating
+from bench.model.limits import max_tokens
+from bench.model.load import evaluating
 from bench.score.backends import language_model, plain_generation_config
 from bench.score.guard import check, count_truncated, warn_truncated
 from bench.score.results import outcomes, scores
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.model import Kind
+    from bench.model.load import Kind
     from bench.tasks.definition import InMemoryTask
 
 # Draws for the standard error of metrics without a closed form (MCC, F1); lm-eval's default of 100,000 takes minutes.

@@ -104,7 +104,7 @@ class Dataset:
             ValueError: a file is missing.
         """
         if self.hub is None:
-            from bench.embedded.items import splits
+            from bench.model.embedded.items import splits
 
             return {use: _embedded_sha256(self.folder) for use in uses if splits(self.folder)}
         if data_root is None:
@@ -124,7 +124,7 @@ class Dataset:
             ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.
         """
         if self.hub is None:
-            from bench.embedded.items import splits
+            from bench.model.embedded.items import splits
 
             found = splits(self.folder)
             train = _first(found["train"], carving) if "train" in uses else found["train"]
@@ -261,6 +261,6 @@ def _first(rows: Rows, carving: Carving) -> Rows:
 
 @functools.cache
 def _embedded_sha256(name: str) -> str:
-    from bench.embedded.items import splits
+    from bench.model.embedded.items import splits
 
     return values_sha256(splits(name))

@@ -16,7 +16,7 @@ from bench.tasks.examples import Example, classify, encode, encode_seq2seq, enco
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from bench.model import Kind
+    from bench.model.load import Kind
     from bench.tasks.definition import InMemoryTask
 
 

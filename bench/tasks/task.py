@@ -12,7 +12,7 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from bench.limits import max_tokens
+from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
 from bench.tasks.data import Carving, Dataset
@@ -20,7 +20,7 @@ from bench.tasks.examples import Example, collate
 from bench.tasks.source import Source, of_dataset
 
 if TYPE_CHECKING:
-    from bench.model import Kind, LoadedModel
+    from bench.model.load import Kind, LoadedModel
     from bench.tasks.definition import InMemoryTask
 
 ScoreSplit = Literal["test", "selection"]

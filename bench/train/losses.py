@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench import adapter
+from bench.model import adapter
 from bench.process import ranks
 from bench.tasks.examples import Example, num_learned
 

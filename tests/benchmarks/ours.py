@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench import adapter, calibrate
+from bench import calibrate
 from bench.cache import Cache
 from bench.calibrate import Calibration, Wanted
 from bench.calibrate.collect import decompose
 from bench.methods.base import Factors, Layer, LearningRates, Rank
-from bench.model import LoadedModel
+from bench.model import adapter
+from bench.model.load import LoadedModel
 from bench.process import provenance
 from bench.runs import record
 from shape import target_layers

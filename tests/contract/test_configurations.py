@@ -22,7 +22,7 @@ ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encod
 
 
 def overrides_for(group, choice):
-    extra = ["model.path=bench/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
+    extra = ["model.path=bench/model/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
     extra += ["task=glue/sst2"] if group == "model" and choice in ENCODERS else []
     return [f"{group}={choice}", "data.root=null", *extra]
 

@@ -76,7 +76,7 @@ def test_an_encoder_scores_what_its_saved_weights_score(run_model):
     record, cell = run_model("encoder", "hu")
     restored = export.restore(cell.path)
     model, tokenizer = restored.model.eval(), restored.tokenizer
-    from bench.embedded.items import splits
+    from bench.model.embedded.items import splits
 
     docs = splits("acceptability_tiny")["test"][: record.scores[0]["num_examples"]]
     encoded = tokenizer([doc["sentence"] for doc in docs], padding=True, return_tensors="pt")

@@ -1,14 +1,5 @@
 """Imports and data that every run needs, had once: processes are forked from the one that has imported this."""
 
-import bench.initialize
-import bench.measure
-import bench.run
-import bench.runs.job
-import bench.score.backends
-import bench.score.stage
-import bench.sweep
-import bench.train.loop
-import bench.weights  # noqa: F401
 from bench.study.folders import CONF
 
 

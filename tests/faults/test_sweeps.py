@@ -11,7 +11,7 @@ from conftest import SHORT, composed_run
 from faults import kinds
 from faults.harness import ended, folder_of, killed, started
 
-from bench.model import EMBEDDED
+from bench.model.load import EMBEDDED
 from bench.runs.record import read_record
 
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench import adapter
 from bench.methods.base import AdapterMethod, Method, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.none import NoTraining
+from bench.model import adapter
 
 RANK = Rank("r3", 3, 6)
 each_reference = pytest.mark.parametrize("method", [FullFT(), NoTraining()], ids=lambda m: m.label)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.adapter import target_layers
 from bench.calibrate import Wanted, calibrate
 from bench.methods.asymmetry import AsymmetryA, AsymmetryB
 from bench.methods.base import Factors, Layer, LearningRates
@@ -21,6 +20,7 @@ from bench.methods.lora_one import LoRAOne
 from bench.methods.lora_sb import LoRASB
 from bench.methods.lora_xs import LoRAXS
 from bench.methods.milora import MiLoRA
+from bench.model.adapter import target_layers
 
 R = 4
 SHAPES = ("wide", "tall")

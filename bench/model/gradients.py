@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bench.model import evaluating
+from bench.model.load import evaluating
 from bench.process.phases import now
 
 if TYPE_CHECKING:

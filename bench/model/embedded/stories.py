@@ -1,8 +1,8 @@
 """Arithmetic stories: a person's things change in steps, each step one sentence and one equation.
 
 A story is told in two ways. Pretraining tells it as prose, each event followed by its equation
-(bench.embedded.corpus); gsm_tiny asks for its end first and wants the equations as the answer
-(bench.embedded.items). All quantities stay in 1..99.
+(bench.model.embedded.corpus); gsm_tiny asks for its end first and wants the equations as the answer
+(bench.model.embedded.items). All quantities stay in 1..99.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.embedded.world import CONTAINERS, PEOPLE, THINGS, count, plural, pronoun
+from bench.model.embedded.world import CONTAINERS, PEOPLE, THINGS, count, plural, pronoun
 
 MAX_QUANTITY = 99
 

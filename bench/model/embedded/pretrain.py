@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
-from bench.embedded.corpus import TASK_MARKERS, documents
+from bench.model.embedded.corpus import TASK_MARKERS, documents
 
 PAD, EOS = "<pad>", "</s>"
 HELD_OUT_SEED = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bench.embedded.world import CREATURES, PEOPLE, THINGS, count
+from bench.model.embedded.world import CREATURES, PEOPLE, THINGS, count
 
 _ACTIONS = (
     ("eats", "eat", "food"),

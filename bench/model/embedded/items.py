@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from bench.embedded.sentences import Pair, draw_clause, draw_comparison, draw_transfer
-from bench.embedded.stories import draw_story, plural_of
-from bench.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
+from bench.model.embedded.sentences import Pair, draw_clause, draw_comparison, draw_transfer
+from bench.model.embedded.stories import draw_story, plural_of
+from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
 
 ITEM_SEED = 20260102
 SPLITS = {"train": 4000, "selection": 200, "test": 400}

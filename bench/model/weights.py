@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench import adapter
-from bench.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 from bench.methods.base import AdapterOptions, Factors, Method, Rank
+from bench.model import adapter
+from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:

@@ -13,9 +13,9 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.layers import check_rank, heads, target_layers
-from bench.lora_r import LoraRLinear
 from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
+from bench.model.layers import check_rank, heads, target_layers
+from bench.model.lora_r import LoraRLinear
 
 __all__ = [
     "AdaptedLayer",

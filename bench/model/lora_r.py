@@ -1,7 +1,7 @@
 """A PEFT layer with a trained matrix between A and B, which LoRA-XS and LoRA-SB need and PEFT does not have.
 
-bench.adapter registers it through PEFT's extension point for custom LoRA modules. An adapter of this kind that PEFT
-reloads by itself loses lora_R silently: bench.export folds it into B.
+bench.model.adapter registers it through PEFT's extension point for custom LoRA modules. An adapter of this kind that
+PEFT reloads by itself loses lora_R silently: bench.export folds it into B.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from bench.embedded.sentences import draw_clause, draw_comparison, draw_transfer
-from bench.embedded.stories import draw_story, plural_of
-from bench.embedded.world import CREATURES, THINGS, Creature, count
+from bench.model.embedded.sentences import draw_clause, draw_comparison, draw_transfer
+from bench.model.embedded.stories import draw_story, plural_of
+from bench.model.embedded.world import CREATURES, THINGS, Creature, count
 
 LATE_SHARE = 0.25  # of stories tell all events before the first equation, as an answer to a question must
 # Words of the task formats that must not be seen in pretraining; a test holds the corpus to it.
