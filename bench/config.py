@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.cache import Cache
 from bench.identity import Texts, kept, method_identity, plain_value, written
+from bench.init.store import Cache
 from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class

@@ -25,7 +25,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         cfg: the cell.
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
-    from bench.initialize import initialize
+    from bench.init.stage import initialize
     from bench.measure import AlignmentProbe
     from bench.model import weights
     from bench.process import rng

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from bench.cache import Cache
-from bench.initialize import initialize
+from bench.init.stage import initialize
+from bench.init.store import Cache
 from bench.methods.base import AdapterOptions, LearningRates
 from bench.methods.svd import SVDSettings
 from bench.model.load import UNKNOWN, LoadedModel

@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from bench.cache import Cache, clear, entries, evict, main
+from bench.cache import main
+from bench.init.store import Cache, clear, entries, evict
 
 
 @pytest.fixture

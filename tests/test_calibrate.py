@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bench.cache import Cache, entries
-from bench.calibrate import Calibration, Wanted, calibrate, key, shared
-from bench.calibrate.collect import Collector, split
-from bench.calibrate.sums import InScratchFiles, choose_place
+from bench.init.calibrate import Calibration, Wanted, calibrate, key, shared
+from bench.init.calibrate.collect import Collector, split
+from bench.init.calibrate.sums import InScratchFiles, choose_place
+from bench.init.store import Cache, entries
 from bench.methods.base import Rank
 from bench.methods.svd import SVDSettings, exact_svd
 from bench.model.adapter import target_layers
@@ -231,7 +231,7 @@ def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch,
     everything = Wanted(frozenset({"gradient", "input_covariance", "label_covariance"}))
     expected = calibrate(model, layers, batches, everything)
     assert expected.cost.place == "memory"  # of a model as small as this
-    monkeypatch.setattr("bench.calibrate.collect.choose_place", lambda *_: place)
+    monkeypatch.setattr("bench.init.calibrate.collect.choose_place", lambda *_: place)
     found = calibrate(model, layers, batches, everything)
     assert found.cost.place == place
     for kind in everything.keeps:
@@ -307,7 +307,7 @@ def test_only_one_layers_gradient_is_at_hand_at_a_time(tiny_model, batch, monkey
         most.append(sum(ref() is not None for ref in alive))
         return gradient
 
-    monkeypatch.setattr("bench.calibrate.collect.weight_gradient", formed)
+    monkeypatch.setattr("bench.init.calibrate.collect.weight_gradient", formed)
     calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7)], wanted("gradient"))
     assert len(alive) == 14
     assert max(most) <= 2  # the one that is being formed, and the one before
@@ -449,7 +449,7 @@ def test_a_sketch_forms_no_gradient_and_finds_its_leading_directions(tiny_model,
     def refuse(*_):
         raise AssertionError("a gradient was formed")
 
-    monkeypatch.setattr("bench.calibrate.collect.weight_gradient", refuse)
+    monkeypatch.setattr("bench.init.calibrate.collect.weight_gradient", refuse)
     found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0))
     assert found.exact_layers == []
     wider = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0, rank=7))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.calibrate import Wanted, calibrate
+from bench.init.calibrate import Wanted, calibrate
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Factors, Rank
 from bench.methods.full_ft import FullFT
@@ -61,7 +61,7 @@ def test_every_layers_gradient_is_autograds_also_behind_the_decoders_own_embeddi
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
-    from bench.calibrate import stage
+    from bench.init.calibrate import stage
 
     model, batch = MODELS[name](), batch_of(name)
     layers = adapter.target_layers(model, None)
@@ -216,7 +216,7 @@ def test_a_visit_reaches_layers_that_only_the_decoders_tokens_feed(name):
 
 
 def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
-    from bench.calibrate.cached import key
+    from bench.init.calibrate.cached import key
 
     batches = [batch_of("bert")]
     wanted = Wanted(frozenset({"gradient"}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import alignment
-from bench.calibrate import Wanted, calibrate
+from bench.init.calibrate import Wanted, calibrate
 from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Layer, LearningRates, Rank
 from bench.methods.full_ft import FullFT

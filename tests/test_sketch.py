@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.calibrate.sketch import OVERSAMPLING, GradientSketch
+from bench.init.calibrate.sketch import OVERSAMPLING, GradientSketch
 from bench.methods.svd import exact_svd
 
 

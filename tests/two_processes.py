@@ -5,7 +5,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from bench.calibrate import Wanted, calibrate
+from bench.init.calibrate import Wanted, calibrate
 from bench.methods.base import Rank
 from bench.methods.eva import EVA
 from bench.methods.hu import Hu

@@ -215,7 +215,7 @@ def refusal(run: Run) -> str | None:
 
 
 def _num_statistics(run: Run, shapes: list[tuple[int, int]]) -> int:
-    from bench.calibrate.result import Wanted
+    from bench.init.calibrate.result import Wanted
 
     wanted = Wanted.by(run.method, run.rank, run.svd)
     covariances = len(wanted.keeps - {"gradient"})

@@ -11,7 +11,7 @@ from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.initialize import Initialization
+    from bench.init.stage import Initialization
     from bench.model.load import LoadedModel
     from bench.process.phases import Phases
     from bench.score import Outcome, Scored

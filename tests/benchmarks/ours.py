@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench import calibrate
-from bench.cache import Cache
-from bench.calibrate import Calibration, Wanted
-from bench.calibrate.collect import decompose
+from bench.init import calibrate
+from bench.init.calibrate import Calibration, Wanted
+from bench.init.calibrate.collect import decompose
+from bench.init.store import Cache
 from bench.methods.base import Factors, Layer, LearningRates, Rank
 from bench.model import adapter
 from bench.model.load import LoadedModel

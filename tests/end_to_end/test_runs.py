@@ -168,7 +168,7 @@ def test_a_rank_that_a_method_cannot_have_fails_before_any_data_is_read(run_cell
     def unread(*_):
         raise AssertionError("calibration began")
 
-    monkeypatch.setattr("bench.initialize.calibrate", unread)
+    monkeypatch.setattr("bench.init.stage.calibrate", unread)
     record, _ = run_cell(f"method={method}", f"rank.r={r}")
     assert record.error["type"] == "ValueError"
     assert message in record.error["message"]

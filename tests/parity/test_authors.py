@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.calibrate import Wanted, calibrate
+from bench.init.calibrate import Wanted, calibrate
 from bench.methods.asymmetry import AsymmetryA, AsymmetryB
 from bench.methods.base import Factors, Layer, LearningRates
 from bench.methods.lora_ga import LoRAGA

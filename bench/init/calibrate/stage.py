@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench.calibrate.collect import Collector, decompose, split
-from bench.calibrate.result import Calibration, Wanted
+from bench.init.calibrate.collect import Collector, decompose, split
+from bench.init.calibrate.result import Calibration, Wanted
 from bench.model.gradients import Batch
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes

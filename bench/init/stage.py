@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench import calibrate
-from bench.cache import Cache
-from bench.calibrate import Calibration, Wanted
+from bench.init import calibrate
+from bench.init.calibrate import Calibration, Wanted
+from bench.init.store import Cache
 from bench.methods.base import (
     AdapterMethod,
     AdapterOptions,

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bench.calibrate.result import Calibration, Cost, Wanted
-from bench.calibrate.sketch import GradientSketch
-from bench.calibrate.sums import PLACES, Place, Sums, choose_place
+from bench.init.calibrate.result import Calibration, Cost, Wanted
+from bench.init.calibrate.sketch import GradientSketch
+from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
 from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_gradient

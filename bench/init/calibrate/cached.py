@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench.cache import Cache, Entry, tensors_sha256
-from bench.calibrate.result import Calibration, Wanted
-from bench.calibrate.stage import calibrate
+from bench.init.calibrate.result import Calibration, Wanted
+from bench.init.calibrate.stage import calibrate
+from bench.init.store import Cache, Entry, tensors_sha256
 from bench.model.gradients import Batch
 from bench.model.layers import heads
 from bench.model.load import UNKNOWN, LoadedModel
@@ -106,6 +106,7 @@ def _head_sha256(model: PreTrainedModel) -> str | None:
 @functools.cache
 def _code_sha256() -> str:
     """Of the files that the numbers come from: an entry that other code has made is not read."""
-    folder = Path(__file__).parent
-    files = [*sorted(folder.glob("*.py")), folder.parent / "svd.py", folder.parent / "parallel.py"]
+    root = Path(__file__).parents[2]
+    others = (root / name for name in ("model/gradients.py", "methods/svd.py", "process/ranks.py"))
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *others]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,0 +1,1 @@
+"""Method x model -> adapters in place, checked; calibration and its store."""

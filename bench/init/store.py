@@ -1,0 +1,203 @@
+"""What calibration found, kept for the other cells of a sweep: one file an entry, named by all it depends on.
+
+`python -m bench.cache` lists it; `--clear` empties it. An entry is a safetensors file whose metadata holds a checksum
+of its tensors; it is written under another name and renamed when it is whole. Who computes an entry holds its lock,
+so that another process that needs it waits and reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, PositiveFloat
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER_VARIABLE = "LORA_INIT_BENCH_CACHE"
+SUFFIX = ".safetensors"
+Entry = tuple["dict[str, Tensor]", dict[str, Any]]
+
+
+def default_folder() -> Path:
+    """$LORA_INIT_BENCH_CACHE, else lora-init-bench below $XDG_CACHE_HOME or ~/.cache."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-init-bench"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Cache:
+    """The `cache` key; nothing of it can change a number.
+
+    Attributes:
+        enabled: whether entries are read and written.
+        dir: the folder; None for `default_folder`.
+        max_gb: size in 10⁹ bytes above which the entries that were not used for longest are deleted.
+    """
+
+    enabled: bool
+    dir: Path | None
+    max_gb: PositiveFloat
+
+    @property
+    def folder(self) -> Path:
+        """Where the entries lie."""
+        return self.dir.expanduser() if self.dir else default_folder()
+
+    def fetch(self, key: str, title: str, compute: Callable[[], Entry]) -> tuple[Entry, bool]:
+        """The entry of a key, and whether it was read; otherwise it is computed and kept.
+
+        A folder that cannot be written, or an entry that is corrupt, is warned about and costs the computation only.
+
+        Args:
+            key: names the file; a hash of all that the entry depends on.
+            title: what the listing shows.
+        """
+        from filelock import FileLock
+
+        if not self.usable():
+            return compute(), False
+        with FileLock(self.folder / f"{key}.lock"):
+            found = self.look(key)
+            if found is not None:
+                return found, True
+            entry = compute()
+            self.keep(key, title, entry)
+        return entry, False
+
+    def usable(self) -> bool:
+        """Whether there is a folder to read from and write to; one that cannot be written is warned about."""
+        if not self.enabled:
+            return False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                return True
+        except OSError as error:
+            _warn(f"cache.dir={self.folder} cannot be written ({error.strerror}); going on without it")
+            return False
+
+    def look(self, key: str) -> Entry | None:
+        """The entry of a key, if there is one and it is whole."""
+        path = self.folder / f"{key}{SUFFIX}"
+        return _read(path) if path.is_file() else None
+
+    def keep(self, key: str, title: str, entry: Entry) -> None:
+        """Writes an entry, and makes room for it."""
+        tensors, facts = entry
+        path = self.folder / f"{key}{SUFFIX}"
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if size > 1e9 * self.max_gb:
+            _warn(f"{title} takes {size / 1e9:.1f} GB, more than cache.max_gb={self.max_gb:g}; it is not kept")
+            return
+        try:
+            _write(path, title, tensors, facts)
+        except OSError as error:
+            _warn(f"{path} cannot be written ({error.strerror}); going on without it")
+            return
+        evict(self.folder, int(1e9 * self.max_gb), kept=path)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def _write(path: Path, title: str, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    metadata = {"format": "pt", "title": title, "facts": json.dumps(facts), "sha256": tensors_sha256(tensors)}
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> Entry | None:
+    """The entry, marked as used; None, after a warning, if it is not what was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        whole = metadata["sha256"] == tensors_sha256(tensors)
+        facts = json.loads(metadata["facts"])
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
+        whole = False
+    if not whole:
+        _warn(f"the cache entry {path} is corrupt; it is computed again")
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return tensors, facts
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, types, shapes and every bit."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@plain_dataclass(frozen=True)
+class Listed:
+    """One entry as the listing shows it: its file, size in bytes, and when it was last used."""
+
+    path: Path
+    num_bytes: int
+    used: float
+    title: str
+
+
+def entries(folder: Path) -> list[Listed]:
+    """The entries, the one used last first."""
+    from safetensors import SafetensorError, safe_open
+
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(FileNotFoundError):  # another process may delete it
+            status = path.stat()
+            try:
+                with safe_open(path, "pt") as file:
+                    title = (file.metadata() or {}).get("title", "?")
+            except (SafetensorError, OSError):
+                title = "corrupt"
+            found.append(Listed(path, status.st_size, status.st_mtime, title))
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
+    """Deletes the entries that were not used for longest until the rest fits; returns what it deleted."""
+    total, deleted = 0, []
+    for entry in entries(folder):
+        total += entry.num_bytes
+        if total > max_bytes and entry.path != kept:
+            entry.path.unlink(missing_ok=True)
+            deleted.append(entry.path)
+    return deleted
+
+
+def clear(folder: Path) -> int:
+    """Deletes every entry, and what was left half written; returns how many entries there were."""
+    found = entries(folder)
+    for pattern in (f"*{SUFFIX}", ".*.tmp", "*.lock"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    return len(found)
