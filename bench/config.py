@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 
 from bench.identity import Texts, kept, method_identity, plain_value, written
 from bench.init.store import Cache
-from bench.measure import Measure
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
@@ -28,6 +27,7 @@ from bench.runs.tracking import Track
 from bench.score import Scoring
 from bench.tasks import Task
 from bench.train import Train
+from bench.train.probe import Measure
 
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 

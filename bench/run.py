@@ -26,13 +26,13 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
     from bench.init.stage import initialize
-    from bench.measure import AlignmentProbe
     from bench.model import weights
     from bench.process import rng
     from bench.process.phases import Phases
     from bench.runs.assemble import Result
     from bench.score import check, check_merged, score
     from bench.train import train
+    from bench.train.probe import AlignmentProbe
 
     rng.seed_global(cfg.seed)
     phases, training = Phases.begin(attempt.enter), None

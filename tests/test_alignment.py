@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from bench import alignment
 from bench.methods.base import Factors
+from bench.train import alignment
 
 OUT, IN, R, S = 6, 9, 2, 0.7
 WAYS = [{"lora_A", "lora_B"}, {"lora_B"}, {"lora_A"}, {"lora_R"}]

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from bench.init.calibrate import Wanted, calibrate
-from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Factors, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
@@ -12,6 +11,7 @@ from bench.methods.none import NoTraining
 from bench.model import adapter, weights
 from bench.model.gradients import visit_gradients
 from bench.tasks.examples import IGNORED, Example, collate
+from bench.train.probe import AlignmentProbe, Measure
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_roberta, tiny_t5
 
 MODELS = {"bert": tiny_bert, "roberta": tiny_roberta, "t5": tiny_t5, "bart": tiny_bart, "llama": tiny_llama}

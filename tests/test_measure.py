@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import alignment
 from bench.init.calibrate import Wanted, calibrate
-from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import Layer, LearningRates, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
@@ -16,6 +14,8 @@ from bench.methods.lora_sb import LoRASB
 from bench.methods.lora_xs import LoRAXS
 from bench.methods.reversed import Reversed
 from bench.model import adapter
+from bench.train import alignment
+from bench.train.probe import AlignmentProbe, Measure
 
 PROJECTIONS = ("q_proj", "down_proj")
 RANK = Rank("r2", 2, 4)
@@ -78,7 +78,7 @@ def test_nothing_attains_more_than_is_attainable(tiny_model, batch):
 def test_the_global_row_takes_all_layers_as_one_vector(tiny_model, batch):
     wrapped, probe, gradients = probed(tiny_model(), batch(3, 6), Hu())
     found = values(probe.measure(wrapped, 0), "cosine")["all"]
-    from bench.alignment import cosine, induced_gradient
+    from bench.train.alignment import cosine, induced_gradient
 
     induced = [induced_gradient(gradients[x.name], x.factors(), x.scaling, x.trains).flatten() for x in probe.layers]
     gradient = torch.cat([gradients[x.name].flatten() for x in probe.layers])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import wandb
 
-from bench.measure import Row
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.runs.tracking import Track, Tracker, tags
+from bench.train.probe import Row
 
 SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0.1, "num_examples": 4}
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from bench.measure import AlignmentProbe, Measure
 from bench.methods.base import AdapterOptions, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
@@ -20,6 +19,7 @@ from bench.process import ranks
 from bench.runs.checkpoint import Checkpointing, Checkpoints
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
+from bench.train.probe import AlignmentProbe, Measure
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 from starts import start
 

@@ -15,10 +15,10 @@ from bench.runs.checkpoint import Checkpoint, Checkpointing, Checkpoints
 from bench.runs.record import ALIGNMENT, CURVE, WEIGHTS
 
 if TYPE_CHECKING:
-    from bench.measure import Row as AlignmentRow
     from bench.model.load import LoadedModel
     from bench.runs.folder import Workspace
     from bench.tasks import PreparedTask
+    from bench.train.probe import Row as AlignmentRow
 
 Rows = Callable[[dict[str, Any], "list[AlignmentRow]"], None]
 _ATTEMPTS = "attempts.json"

@@ -25,7 +25,7 @@ from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 if TYPE_CHECKING:
     import wandb
 
-    from bench.measure import Row as AlignmentRow
+    from bench.train.probe import Row as AlignmentRow
 
 Mode = Literal["offline", "online"]
 

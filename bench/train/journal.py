@@ -17,9 +17,9 @@ from bench.process import ranks, signals
 from bench.train.settings import Logbook, Row, Training
 
 if TYPE_CHECKING:
-    from bench.measure import AlignmentProbe
-    from bench.measure import Row as AlignmentRow
     from bench.runs.checkpoint import Checkpoint, Checkpoints
+    from bench.train.probe import AlignmentProbe
+    from bench.train.probe import Row as AlignmentRow
 
 
 class Journal(TrainerCallback):

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
-    from bench.measure import Row as AlignmentRow
     from bench.runs.checkpoint import Checkpoint, Checkpoints
+    from bench.train.probe import Row as AlignmentRow
 
 Row = dict[str, Any]
 

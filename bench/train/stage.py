@@ -15,9 +15,9 @@ from bench.train.settings import Logbook, Train, Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bench.measure import AlignmentProbe
     from bench.runs.checkpoint import Checkpoints
     from bench.tasks import PreparedTask
+    from bench.train.probe import AlignmentProbe
 
 
 def order(num_examples: int, num_draws: int, seed: int) -> list[int]:

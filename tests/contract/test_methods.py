@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.alignment import induced_gradient
 from bench.methods.base import LearningRates, Rank, scaling_value
+from bench.train.alignment import induced_gradient
 from matrices import both_orientations, covariance, layer_of, moved_by_one_step, random
 
 ROOT = Path(__file__).parents[2]

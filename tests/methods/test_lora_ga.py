@@ -127,7 +127,7 @@ def test_the_random_direction_splits_the_first_2r_vectors_by_the_generator():
 @both_orientations
 @pytest.mark.parametrize("direction", ["A2rBr", "ArBr", "random"])
 def test_every_direction_moves_w_along_the_first_2r_directions_of_the_gradient(out, into, direction):
-    from bench.alignment import induced_gradient
+    from bench.train.alignment import induced_gradient
 
     G = random(out, into)
     factors = optioned(G, direction=direction)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from bench.alignment import attainable_gradient, induced_gradient
 from bench.methods.base import Layer, LearningRates, Rank, scaling_value
 from bench.methods.lora_sb import LoRASB
+from bench.train.alignment import attainable_gradient, induced_gradient
 
 R = 4
 RATES = LearningRates(peak=0.3, first=0.02, calibration=0.005)

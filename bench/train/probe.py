@@ -1,4 +1,4 @@
-"""The probe that applies bench.alignment to the model in training, at step 0 and at intervals.
+"""The probe that applies bench.train.alignment to the model in training, at step 0 and at intervals.
 
 Its batch is independent of the calibration batch. The gradient is taken at the effective weight, layer by layer,
 with dropout off; nothing of the run (random streams, parameters' gradients, mode) is changed by it.
@@ -19,11 +19,11 @@ from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench import alignment
 from bench.methods.base import Factors
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
 from bench.tasks.examples import num_learned
+from bench.train import alignment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
