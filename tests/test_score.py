@@ -153,7 +153,7 @@ def test_answering_always_the_same_has_no_correlation(loaded):
 
 @pytest.mark.parametrize("labels", [[1, 1, 1, 0], [0, 0, 1, 0], [0, 1], [1, 1]])
 def test_the_baseline_is_what_lm_evals_metrics_make_of_one_answer_to_everything(labels):
-    from bench.score.results import majority
+    from bench.score.rows import majority
 
     rows = [{"sentence1": "a", "sentence2": "a", "label": label} for label in labels]
     task = load_definition("mrpc", "glue/mrpc/default.yaml", {"test": rows}, "test")

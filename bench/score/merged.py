@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bench.score.results import outcomes
+from bench.score.rows import outcomes
 from bench.score.stage import evaluate
 
 if TYPE_CHECKING:

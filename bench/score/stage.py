@@ -13,7 +13,7 @@ from bench.model.limits import max_tokens
 from bench.model.load import evaluating
 from bench.score.backends import language_model, plain_generation_config
 from bench.score.guard import check, count_truncated, warn_truncated
-from bench.score.results import outcomes, scores
+from bench.score.rows import outcomes, scores
 from bench.score.settings import Scored, Scoring
 
 if TYPE_CHECKING:
