@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.process.environment import quiet_environment
-from bench.report.load import ReportError, Study, load_study
-from bench.report.tables import numbers, summary
+from bench.report.read.load import ReportError, Study, load_study
+from bench.report.tables.tables import numbers, summary
 from bench.runs.tracking import Mode, remove_logs, start, upload_path
 
 if TYPE_CHECKING:

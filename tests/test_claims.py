@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
-from bench.report.load import ReportError, load_study
-from bench.report.questions import (
+from bench.report.papers.questions import (
     NO,
     NOT_SETTLED,
     YES,
@@ -18,6 +17,7 @@ from bench.report.questions import (
     larger_rate,
     rate_by_width,
 )
+from bench.report.read.load import ReportError, load_study
 from bench.runs.record import Record, write_record
 from bench.study.folders import ROOT
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan

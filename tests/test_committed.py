@@ -38,9 +38,9 @@ def test_a_table_of_the_readme_is_the_studys_own(study):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_committed_tables_follow_from_their_records(study, tmp_path):
-    from bench.report.load import load_study
-    from bench.report.published import write_paper_tables
-    from bench.report.tables import write_tables
+    from bench.report.papers.published import write_paper_tables
+    from bench.report.read.load import load_study
+    from bench.report.tables.tables import write_tables
 
     skip_own_runs(study)
     loaded = load_study(RESULTS, study)
@@ -53,7 +53,7 @@ def test_committed_tables_follow_from_their_records(study, tmp_path):
 @pytest.mark.parametrize("study", DRAWN)
 def test_committed_figures_follow_from_their_records(study, tmp_path):
     from bench.report.figures import write_figures
-    from bench.report.load import load_study
+    from bench.report.read.load import load_study
 
     skip_own_runs(study)
     write_figures(load_study(RESULTS, study), tmp_path)

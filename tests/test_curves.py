@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.report.curves import reach, read_curve, smooth
+from bench.report.read.curves import reach, read_curve, smooth
 
 
 def write_curve(folder, held_out, every=10, seconds=2.0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from bench.report.curves import read_curves, target_loss
 from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
-from bench.report.load import METHOD_ORDER, load_study
 from bench.report.palette import COLOURS, LINES, MARKERS, OTHER_MARKER, colour, line, marker
+from bench.report.read.curves import read_curves, target_loss
+from bench.report.read.load import METHOD_ORDER, load_study
 from bench.runs.record import Record, read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 

@@ -10,8 +10,8 @@ import wandb
 from test_track import KEY, of_type, whole
 
 from bench import mirror
-from bench.report.load import ReportError, load_study
-from bench.report.tables import numbers, summary
+from bench.report.read.load import ReportError, load_study
+from bench.report.tables.tables import numbers, summary
 
 ROOT = Path(__file__).parents[1]
 

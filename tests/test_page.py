@@ -12,11 +12,11 @@ import pytest
 from browser.staged import PLANTED, TABLES, a_figure, a_record, many_runs, staged_study, write_record
 
 from bench.report.figures.choice import KINDS, RATES
-from bench.report.load import load_study
 from bench.report.page import write_page
 from bench.report.page.figures import CAPTIONS
 from bench.report.page.rerun import rerun_command
 from bench.report.page.runs import page_runs
+from bench.report.read.load import load_study
 from bench.runs.record import Record
 
 ROOT = Path(__file__).parents[1]

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.load import ReportError, load_study
-from bench.report.papers import COLUMNS, known_methods, published, read_published
-from bench.report.published import paper_table, published_table, write_paper_tables
+from bench.report.papers.papers import COLUMNS, known_methods, published, read_published
+from bench.report.papers.published import paper_table, published_table, write_paper_tables
+from bench.report.read.load import ReportError, load_study
 from bench.runs.record import Record, write_record
 from bench.study.folders import ROOT
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan

@@ -8,10 +8,10 @@ import zlib
 import pandas as pd
 import pytest
 
-from bench.report.load import ReportError, load_study
-from bench.report.metrics import CORRELATION, SHARE
-from bench.report.statistics import estimate
-from bench.report.tables import numbers, summary, write_tables
+from bench.report.judge.metrics import CORRELATION, SHARE
+from bench.report.judge.statistics import estimate
+from bench.report.read.load import ReportError, load_study
+from bench.report.tables.tables import numbers, summary, write_tables
 from bench.runs.record import Record, read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 

@@ -5,8 +5,8 @@ import re
 import pytest
 from browser.staged import a_record, write_record
 
-from bench.report.load import load_study
-from bench.report.render import comment, prose
+from bench.report.read.load import load_study
+from bench.report.tables.render import comment, prose
 from bench.report.write import write_report
 
 SCRIPT = "<script>alert(1)</script>"

@@ -18,11 +18,11 @@ from scipy import stats
 from bench.report import outcomes
 from bench.report.figures import drawn_places
 from bench.report.figures.choice import MOST_CELLS, MOST_FIGURES, best_cells, choose
-from bench.report.load import ReportError, load_study
-from bench.report.matching import matches, matching
-from bench.report.members import read_members
-from bench.report.rows import read_rows_with
-from bench.report.statistics import sign_flip_p
+from bench.report.judge.matching import matches, matching
+from bench.report.judge.statistics import sign_flip_p
+from bench.report.read.load import ReportError, load_study
+from bench.report.read.members import read_members
+from bench.report.read.rows import read_rows_with
 from bench.report.write import write_report
 from synthetic import make_study
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.report.load import Cell, Study
-from bench.report.metrics import scale_of
-from bench.report.tables import numbers, summary, write_tables
+from bench.report.judge.metrics import scale_of
+from bench.report.read.load import Cell, Study
+from bench.report.tables.tables import numbers, summary, write_tables
 from bench.runs.record import Record
 
 

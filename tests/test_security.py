@@ -17,7 +17,7 @@ from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
 from bench.process.validation import ConfigError
-from bench.report.load import ReportError, load_study
+from bench.report.read.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, run_folder, study_folder
 from bench.runs.record import CorruptRecordError, Record, read_record, write_record
 from bench.study.compact import compact

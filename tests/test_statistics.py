@@ -6,9 +6,9 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
-from bench.report.improvement import improvement_estimate, probability_of_improvement
-from bench.report.metrics import SHARE, Scale, of_items
-from bench.report.statistics import (
+from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
+from bench.report.judge.metrics import SHARE, Scale, of_items
+from bench.report.judge.statistics import (
     detectable_difference,
     draw_items,
     estimate,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.report.load import ReportError, load_study
+from bench.report.read.load import ReportError, load_study
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The papers' claims as questions, answered from records: `python -m bench.report.claims`.
 
 experiments/_claims.yaml has the claims; results/claims.md and claims.csv get a row each: paper, claim, our answer, its
-interval, n, and the command that makes the records. The questions themselves are in bench.report.questions.
+interval, n, and the command that makes the records. The questions themselves are in bench.report.papers.questions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bench.report.load import ReportError, load_study
-from bench.report.questions import KINDS, Finding, NotRunError
-from bench.report.render import DASH, prose
+from bench.report.papers.questions import KINDS, Finding, NotRunError
+from bench.report.read.load import ReportError, load_study
+from bench.report.tables.render import DASH, prose
 from bench.runs.record import write_whole
 from bench.study.folders import experiments_folder
 from bench.study.plan_file import run_folders
@@ -42,7 +42,7 @@ class Claim:
     Attributes:
         source: where the paper says it.
         study: whose records answer.
-        kind: a function of bench.report.questions; `arguments` are its own.
+        kind: a function of bench.report.papers.questions; `arguments` are its own.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Answer:
 
     Attributes:
         text: yes, no, not settled, not run yet, or no answer where the study cannot be reported.
-        low, high: of the estimate; see bench.report.questions.Finding.
+        low, high: of the estimate; see bench.report.papers.questions.Finding.
         command: makes the records.
     """
 

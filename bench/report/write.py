@@ -8,13 +8,13 @@ from pathlib import Path
 
 from bench.report.figures import drawn_places, write_figures
 from bench.report.figures.choice import choose
-from bench.report.load import ReportError, Study
 from bench.report.page import PageTable, write_page
-from bench.report.paired import comparison_table
-from bench.report.published import shown_tables, write_paper_tables
-from bench.report.remarks import note, remarks
-from bench.report.stages import rates_table
-from bench.report.tables import Stages, judge_stages, num_head, summaries, write_tables
+from bench.report.papers.published import shown_tables, write_paper_tables
+from bench.report.read.load import ReportError, Study
+from bench.report.tables.paired import comparison_table
+from bench.report.tables.remarks import note, remarks
+from bench.report.tables.stages import rates_table
+from bench.report.tables.tables import Stages, judge_stages, num_head, summaries, write_tables
 
 TABLES, FIGURES = "tables", "figures"
 

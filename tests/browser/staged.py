@@ -6,7 +6,7 @@ import zlib
 import pandas as pd
 
 import bench.runs.record
-from bench.report.load import load_study
+from bench.report.read.load import load_study
 from bench.runs.record import Record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 

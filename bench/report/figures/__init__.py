@@ -11,15 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.report.curves import read_curves, target_loss
 from bench.report.figures import cost, gradient, loss, rates
 from bench.report.figures.choice import RATES, Choice, Place, best_cells, best_selections, choose
 from bench.report.figures.cost import score_against_parameters
 from bench.report.figures.draw import styled
 from bench.report.figures.gradient import alignment
 from bench.report.figures.loss import convergence
-from bench.report.load import Cell, Study
 from bench.report.palette import COLOURS, colour
+from bench.report.read.curves import read_curves, target_loss
+from bench.report.read.load import Cell, Study
 from bench.study.selection import Selection
 
 __all__ = ["COLOURS", "alignment", "colour", "convergence", "drawn_places", "score_against_parameters", "write_figures"]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bench.report.comparisons import measured, ranked
-from bench.report.load import Cell, Study
-from bench.report.scores import collect
+from bench.report.judge.comparisons import measured, ranked
+from bench.report.judge.scores import collect
+from bench.report.read.load import Cell, Study
 from bench.study.plan_file import SELECT
 from bench.study.selection import Selection
 

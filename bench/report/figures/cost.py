@@ -26,10 +26,10 @@ from bench.report.figures.draw import (
     spans_widely,
     styled,
 )
-from bench.report.load import Cell
-from bench.report.metrics import base_name, scale_of
-from bench.report.scores import collect
-from bench.report.tables import init_seconds, num_head, seconds, trainable_parameters
+from bench.report.judge.metrics import base_name, scale_of
+from bench.report.judge.scores import collect
+from bench.report.read.load import Cell
+from bench.report.tables.tables import init_seconds, num_head, seconds, trainable_parameters
 from bench.runs.record import Record
 
 PANELS_ABREAST = 3

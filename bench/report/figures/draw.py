@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.report import palette
-from bench.report.load import Cell
+from bench.report.read.load import Cell
 
 WIDTH = 7.2  # inches: the text of a page, so that a type size is the printed one
 GREY = "#7f7f7f"

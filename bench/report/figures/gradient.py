@@ -26,9 +26,9 @@ from bench.report.figures.draw import (
     spans_widely,
     styled,
 )
-from bench.report.load import Cell
-from bench.report.rows import read_rows_with
-from bench.report.statistics import Array
+from bench.report.judge.statistics import Array
+from bench.report.read.load import Cell
+from bench.report.read.rows import read_rows_with
 from bench.runs.record import ALIGNMENT, ALL_LAYERS
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"

@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report.curves import Curve, Curves, Target, reach, read_curves, smooth
 from bench.report.figures.draw import (
     MANY,
     WIDTH,
@@ -28,8 +27,9 @@ from bench.report.figures.draw import (
     spans_widely,
     styled,
 )
-from bench.report.load import Cell
-from bench.report.statistics import Array
+from bench.report.judge.statistics import Array
+from bench.report.read.curves import Curve, Curves, Target, reach, read_curves, smooth
+from bench.report.read.load import Cell
 
 SMOOTHED = 5  # steps; a 40th of a long run
 POINTS = 200  # of the training loss, drawn and kept

@@ -20,8 +20,8 @@ from bench.report.figures.draw import (
     spans_widely,
     styled,
 )
-from bench.report.load import Study
-from bench.report.metrics import base_name, scale_of
+from bench.report.judge.metrics import base_name, scale_of
+from bench.report.read.load import Study
 from bench.study.plan_file import SELECT
 from bench.study.selection import Selection
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.load import Study
 from bench.report.page.runs import STATUSES, PageRun
+from bench.report.read.load import Study
 
 SEED = "\0"  # stands for the seed in a command; no shell command can hold it
 

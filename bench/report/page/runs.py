@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report.load import METHOD_ORDER, Study
-from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
+from bench.report.judge.metrics import HELD_OUT_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
-from bench.report.render import DASH
+from bench.report.read.load import METHOD_ORDER, Study
+from bench.report.tables.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study.plan_file import PlannedRun
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.load import Study
 from bench.report.page.data import runs_data
 from bench.report.page.figures import figure
 from bench.report.page.runs import DASH, STATUSES, PageRun, page_runs
+from bench.report.read.load import Study
 
 PAGE = "index.html"
 _SCRIPTS = ("elements.js", "sorting.js", "tables.js", "runs.js", "filters.js")

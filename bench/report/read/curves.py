@@ -11,9 +11,9 @@ from statistics import median_high
 import numpy as np
 import pandas as pd
 
-from bench.report.load import Cell
-from bench.report.statistics import Array
-from bench.report.tables import init_seconds
+from bench.report.judge.statistics import Array
+from bench.report.read.load import Cell
+from bench.report.tables.tables import init_seconds
 from bench.runs.record import CURVE, read_rows
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, combinations_with_replacement, islice
 from typing import Any
 
-from bench.report.load import Cell
+from bench.report.read.load import Cell
 
 MOST_PAIRS = 10_000  # of one table: seconds; a table of 400 rows in 16 methods has 7,800
 Pair = tuple[int, int]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.comparisons import Judged, judge
-from bench.report.load import Cell, Study
-from bench.report.metrics import HELD_OUT_LOSS, base_name, scale_of
-from bench.report.render import DASH, interval_text
-from bench.report.scores import sample_estimate
+from bench.report.judge.comparisons import Judged, judge
+from bench.report.judge.metrics import HELD_OUT_LOSS, base_name, scale_of
+from bench.report.judge.scores import sample_estimate
+from bench.report.read.load import Cell, Study
+from bench.report.tables.render import DASH, interval_text
 from bench.study.plan_file import SELECT
 from bench.study.selection import Selection
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from bench.report.metrics import SHARE, OfItems, Scale
+from bench.report.judge.metrics import SHARE, OfItems, Scale
 
 Array = NDArray[np.floating]
 CONFIDENCE = 0.95

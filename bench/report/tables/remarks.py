@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.report.comparisons import BASELINE, Comparison, Judged, detectable
-from bench.report.load import Cell
-from bench.report.render import DAGGER, MINUS, interval_text, p_text
-from bench.report.scores import Column, Scores
+from bench.report.judge.comparisons import BASELINE, Comparison, Judged, detectable
+from bench.report.judge.scores import Column, Scores
+from bench.report.read.load import Cell
+from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")

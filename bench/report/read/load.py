@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.report.members import Member, ReportError, read_members, refuse_mixture
+from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report.load import METHOD_ORDER, ReportError
+from bench.report.read.load import METHOD_ORDER, ReportError
 from bench.runs.record import Record
 from bench.study.folders import ROOT, experiments_folder
 

@@ -18,13 +18,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.report.improvement import improvement_estimate, probability_of_improvement
-from bench.report.load import Cell
-from bench.report.matching import MOST_PAIRS, Pair, matches, matching
-from bench.report.metrics import SHARE, Scale
-from bench.report.outcomes import items_of
-from bench.report.scores import Column, Sample, Scores, average, average_scale, collect, heading
-from bench.report.statistics import (
+from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
+from bench.report.judge.matching import MOST_PAIRS, Pair, matches, matching
+from bench.report.judge.metrics import SHARE, Scale
+from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
+from bench.report.judge.statistics import (
     Array,
     Estimate,
     detectable_difference,
@@ -36,6 +34,8 @@ from bench.report.statistics import (
     sign_flip_p,
     spread,
 )
+from bench.report.read.load import Cell
+from bench.report.read.outcomes import items_of
 
 BASELINE = "hu"
 ALPHA = 0.05

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report.metrics import Scale
-from bench.report.statistics import Estimate
+from bench.report.judge.metrics import Scale
+from bench.report.judge.statistics import Estimate
 
 DASH = "–"
 DAGGER = "†"

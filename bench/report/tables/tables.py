@@ -13,16 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.comparisons import Judged, clear_best, judge
-from bench.report.load import Cell, Study
-from bench.report.matching import MOST_PAIRS
-from bench.report.metrics import SHARE
-from bench.report.paired import comparison_numbers, comparison_table
-from bench.report.remarks import failures, flagged, majority_texts, note, remarks, stack
-from bench.report.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
-from bench.report.scores import Column, average, average_scale, interquartile, sample_estimate
-from bench.report.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
-from bench.report.statistics import Estimate, seeds_alone
+from bench.report.judge.comparisons import Judged, clear_best, judge
+from bench.report.judge.matching import MOST_PAIRS
+from bench.report.judge.metrics import SHARE
+from bench.report.judge.scores import Column, average, average_scale, interquartile, sample_estimate
+from bench.report.judge.statistics import Estimate, seeds_alone
+from bench.report.read.load import Cell, Study
+from bench.report.tables.paired import comparison_numbers, comparison_table
+from bench.report.tables.remarks import failures, flagged, majority_texts, note, remarks, stack
+from bench.report.tables.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
+from bench.report.tables.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
 from bench.runs.record import Record
 from bench.study.plan_file import SELECT
 

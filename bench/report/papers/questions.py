@@ -13,11 +13,11 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-from bench.report.curves import Curve, reach, read_curves
-from bench.report.load import Cell, ReportError, Study
-from bench.report.metrics import SHARE, Scale
-from bench.report.scores import Column, Sample, average, collect
-from bench.report.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
+from bench.report.judge.metrics import SHARE, Scale
+from bench.report.judge.scores import Column, Sample, average, collect
+from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
+from bench.report.read.curves import Curve, reach, read_curves
+from bench.report.read.load import Cell, ReportError, Study
 from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 

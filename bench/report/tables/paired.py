@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.comparisons import Comparison, Judged
-from bench.report.metrics import Scale
-from bench.report.render import DASH, MINUS, bold, interval_text, p_text
-from bench.report.statistics import Estimate
+from bench.report.judge.comparisons import Comparison, Judged
+from bench.report.judge.metrics import Scale
+from bench.report.judge.statistics import Estimate
+from bench.report.tables.render import DASH, MINUS, bold, interval_text, p_text
 
 _CHANCE = Scale(factor=1.0, unit="", decimals=2)
 

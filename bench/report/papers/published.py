@@ -1,7 +1,7 @@
 """A study's results in the layout of its paper's tables: ours, the published number and the difference.
 
-Rows, tasks and their order are those of published.csv (bench.report.papers). A difference is printed only where both
-numbers are of one metric on the paper's model. Ours is given for each of the stages "published" (the paper's learning
+Rows, tasks and their order are those of published.csv (bench.report.papers.papers). A difference is printed only where
+both numbers are of one metric on the paper's model. Ours is given for each of the stages "published" (the paper's learning
 rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all).
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.load import Cell, Study
-from bench.report.metrics import METRICS, SHARE, Scale, base_name
-from bench.report.papers import AVERAGE, Number, RowKey, published, row_of
-from bench.report.render import DASH, comment, interval_text, latex, markdown, prose
-from bench.report.scores import Column, Found, average, average_scale, collect, sample_estimate
-from bench.report.statistics import Estimate
+from bench.report.judge.metrics import METRICS, SHARE, Scale, base_name
+from bench.report.judge.scores import Column, Found, average, average_scale, collect, sample_estimate
+from bench.report.judge.statistics import Estimate
+from bench.report.papers.papers import AVERAGE, Number, RowKey, published, row_of
+from bench.report.read.load import Cell, Study
+from bench.report.tables.render import DASH, comment, interval_text, latex, markdown, prose
 
 STAGES = ("published", "tuned")
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.load import Cell
-from bench.report.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
-from bench.report.outcomes import items_of
-from bench.report.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.judge.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.read.load import Cell
+from bench.report.read.outcomes import items_of
 from bench.runs.record import OUTCOMES, Record
 
 AVERAGED_FROM = 3  # datasets of one unit make an average

@@ -1,0 +1,1 @@
+"""Scores of cells -> means with intervals, paired comparisons and tests."""

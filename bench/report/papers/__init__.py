@@ -1,0 +1,1 @@
+"""Published numbers, the papers' layout, and the papers' questions asked of records."""

@@ -1,0 +1,1 @@
+"""Records and the rows beside them -> studies, cells and curves."""

@@ -1,0 +1,1 @@
+"""Cells and comparisons -> tables as Markdown, CSV and LaTeX."""
