@@ -7,8 +7,8 @@ from statistics import median
 import evaluate
 import pytest
 
-from bench import estimate
-from bench.estimate import Passes, Sizes
+from bench.plan import estimate
+from bench.plan.estimate import Passes, Sizes
 from bench.runs.record import COMPLETED, FAILED, Record, read_record
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -3,13 +3,13 @@ import sys
 
 import pytest
 
-from bench import listing
 from bench.arguments import choices
+from bench.plan import methods_table
 from bench.study.folders import CONF
 
 
 def rows(capsys, *arguments):
-    assert listing.main(arguments) == 0
+    assert methods_table.main(arguments) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
@@ -31,12 +31,12 @@ def test_every_method_is_listed_with_paper_needs_and_parameters(capsys):
 
 def test_an_option_that_some_method_cannot_carry_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit):
-        listing.main(["adapter.use_dora=true"])
+        methods_table.main(["adapter.use_dora=true"])
     assert "adapter.use_dora=true needs a method that trains lora_A or lora_B" in capsys.readouterr().err
 
 
 def test_a_rank_that_does_not_fit_is_answered_in_one_line(capsys):
-    assert listing.main(["rank=r96"]) == 2
+    assert methods_table.main(["rank=r96"]) == 2
     assert "rank.r=96 is larger than the smaller side 80" in capsys.readouterr().err
 
 

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from bench import plan
-from bench.estimate import Estimate
+from bench.plan import summary
+from bench.plan.__main__ import main
+from bench.plan.estimate import Estimate
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study.plan_file import RUN, PlannedRun
@@ -56,11 +57,11 @@ def an_hour(run):
 
 
 def overview(entries, estimator=an_hour):
-    return plan.overview("mine", [], entries, estimator)
+    return summary.overview("mine", [], entries, estimator)
 
 
 def main(capsys, entries, *arguments):
-    status = plan.main(["demo", *arguments], planner=lambda study, overrides: entries)
+    status = main(["demo", *arguments], planner=lambda study, overrides: entries)
     return status, capsys.readouterr()
 
 
@@ -80,10 +81,10 @@ def test_a_failed_run_is_started_again_only_when_asked(make):
     left_behind(entry, status=FAILED, weights=False)
     left = overview([entry])
     assert (left.total.to_do, left.total.failed, left.total.retried, left.total.seconds) == (0, 1, 0, 0)
-    assert "failed before, and not started again; run.retry_failed=true does: 1" in plan.text(left)
+    assert "failed before, and not started again; run.retry_failed=true does: 1" in summary.text(left)
     asked = overview([make(RUN, "method=hu", "run.retry_failed=true")])
     assert (asked.total.to_do, asked.total.failed, asked.total.retried, asked.total.seconds) == (1, 0, 1, HOUR)
-    assert "failed before, and started again: 1" in plan.text(asked)
+    assert "failed before, and started again: 1" in summary.text(asked)
 
 
 def test_a_run_that_is_interrupted_or_running_is_told_apart(make):
@@ -127,7 +128,7 @@ def test_refusals_of_one_reason_are_one_line(make):
     found = overview(entries)
     assert [(refusal.reason, len(refusal.cells)) for refusal in found.refusals] == [("too large", 6), ("no", 1)]
     assert (found.total.cells, found.total.runs, found.total.refused) == (8, 1, 7)
-    lines = [line for line in plan.text(found).splitlines() if line.startswith("refused")]
+    lines = [line for line in summary.text(found).splitlines() if line.startswith("refused")]
     assert lines == [
         "refused, 6 cells: too large (run: rank=r0; run: rank=r1; run: rank=r2; run: rank=r3; and 2 more)",
         "refused, 1 cell: no (tuned: method=eva)",
@@ -149,9 +150,9 @@ def test_a_model_of_unknown_size_makes_the_hours_a_lower_bound(make):
 
     found = overview(entries, unknown)
     assert (found.total.seconds, found.total.unknown) == (HOUR, 1)
-    assert "≥ 1" in plan.text(found)
-    assert "estimated from 1 record: 1 run\n" in plan.text(found)
-    assert "size unknown: no architecture in conf/model: 1 run\n" in plan.text(found)
+    assert "≥ 1" in summary.text(found)
+    assert "estimated from 1 record: 1 run\n" in summary.text(found)
+    assert "size unknown: no architecture in conf/model: 1 run\n" in summary.text(found)
     assert overview(entries[1:], unknown).total.seconds is None
 
 
@@ -174,8 +175,8 @@ def selection(make, values, *, missing=0):
 def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     found = selection(make, (0.1, 0.2, 0.9))
     assert found.edges == ("lora_ga (method=lora_ga; upper end, 0.01)",)
-    assert "best rate at the edge: lora_ga" in plan.text(found)
-    assert "python -m bench.extend mine adds points" in plan.text(found)
+    assert "best rate at the edge: lora_ga" in summary.text(found)
+    assert "python -m bench.extend mine adds points" in summary.text(found)
 
 
 def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):
@@ -205,7 +206,7 @@ def test_machines_get_the_same_numbers(make, capsys):
 
 def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as exit_status:
-        plan.main(["dem"])
+        main(["dem"])
     assert exit_status.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: experiments=dem does not exist")
@@ -219,7 +220,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
 )
 def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     with pytest.raises(SystemExit) as exit_status:
-        plan.main(["demo", override])
+        main(["demo", override])
     assert exit_status.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -230,7 +231,7 @@ def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):
     def planner(study, overrides):
         raise ValueError("hydra.sweeper.rates.shared is missing")
 
-    assert plan.main(["demo"], planner=planner) == 2
+    assert main(["demo"], planner=planner) == 2
     assert capsys.readouterr().err == "error: hydra.sweeper.rates.shared is missing\n"
 
 
@@ -242,7 +243,7 @@ def write_experiment(folder, text):
 def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_the_others(tmp_path, monkeypatch):
     write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'hu,full_ft', seed: '0,1'}}}\n")
     monkeypatch.chdir(tmp_path)
-    entries = plan.entries("mine", ["adapter.use_dora=true"])
+    entries = summary.entries("mine", ["adapter.use_dora=true"])
     assert [(planned.stage, planned.group, run is None) for planned, run in entries] == [
         (RUN, (f"method={method}", "adapter.use_dora=True"), method == "full_ft")
         for method in ("hu", "hu", "full_ft", "full_ft")
@@ -254,7 +255,7 @@ def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_t
 def test_a_rank_that_no_layer_can_have_is_refused_by_the_plan(tmp_path, monkeypatch):
     write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {rank: 'r8,r96', seed: '0,1'}}}\n")
     monkeypatch.chdir(tmp_path)
-    found = overview(plan.entries("mine", []))
+    found = overview(summary.entries("mine", []))
     assert (found.total.runs, found.total.refused) == (2, 2)
     (refusal,) = found.refusals
     assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")
@@ -275,19 +276,19 @@ hydra:
 """,
     )
     monkeypatch.chdir(tmp_path)
-    found = overview(plan.entries("mine", []))
+    found = overview(summary.entries("mine", []))
     assert [(stage.name, stage.to_do, stage.waiting) for stage in found.stages] == [
         ("select", 10, 0), ("tuned", 0, 6), ("shared", 0, 6),
     ]  # fmt: skip
     assert not (tmp_path / "results").exists()
-    (only,) = overview(plan.entries("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
+    (only,) = overview(summary.entries("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
     assert (only.name, only.to_do) == ("select", 20)
 
 
 def test_an_experiment_that_cannot_be_composed_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     write_experiment(tmp_path, "defaults: [{override /task: nosuch}]\n")
     monkeypatch.chdir(tmp_path)
-    assert plan.main(["mine"]) == 2
+    assert main(["mine"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "nosuch" in error

@@ -1,7 +1,7 @@
-"""`python -m bench.methods`: see bench.listing."""
+"""`python -m bench.methods`: see bench.plan.methods_table."""
 
 import sys
 
-from bench.listing import main
+from bench.plan.methods_table import main
 
 sys.exit(main())

@@ -8,12 +8,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench.listing import num_trainable
 from bench.methods.base import Rank
 from bench.methods.hu import Hu
 from bench.methods.lora_sb import LoRASB
 from bench.model import adapter
 from bench.model.load import Model
+from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down

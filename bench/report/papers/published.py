@@ -1,8 +1,8 @@
 """A study's results in the layout of its paper's tables: ours, the published number and the difference.
 
 Rows, tasks and their order are those of published.csv (bench.report.papers.papers). A difference is printed only where
-both numbers are of one metric on the paper's model. Ours is given for each of the stages "published" (the paper's learning
-rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all).
+both numbers are of one metric on the paper's model. Ours is given for each of the stages "published" (the paper's
+learning rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from bench.study.plan_file import SELECT, PlannedRun, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.estimate import Estimate
+    from bench.plan.estimate import Estimate
     from bench.runs.record import Record
 
 Entry = tuple[PlannedRun, "Run | None"]  # the run is None where it is refused, or waits and cannot be composed yet

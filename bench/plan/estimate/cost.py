@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.estimate.size import Sizes, UnknownSizeError, sizes
-from bench.estimate.tokens import passes
+from bench.plan.estimate.size import Sizes, UnknownSizeError, sizes
+from bench.plan.estimate.tokens import passes
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -1,24 +1,14 @@
-"""What an experiment file would do, before anything starts: `python -m bench.plan STUDY [key=value ...] [--json]`.
-
-Says for each stage how many runs there are, which are done, what is refused and why, what waits for a learning rate,
-and how long the rest will take (bench.estimate). Takes the overrides that `bench.run` takes; starts and writes nothing.
-"""
+"""The cells of an experiment, checked, and an overview of them as text."""
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.overview import Entry, Overview, Refusal, Stage, overview
-from bench.process.environment import quiet_environment
+from bench.plan.overview import Entry, Overview, Refusal, Stage
 from bench.study.folders import CONF
 
 if TYPE_CHECKING:
@@ -40,7 +30,7 @@ def text(found: Overview) -> str:
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
     if any("sizes" in source for source in found.sources):
         lines.append("From sizes: every example as long as task.max_length and every answer as long as allowed, so "
-                     "mostly too high; activations and speed are guessed (bench/estimate).")  # fmt: skip
+                     "mostly too high; activations and speed are guessed (bench/plan/estimate).")  # fmt: skip
     lines += [f"best rate at the edge: {e}; python -m bench.extend {found.study} adds points" for e in found.edges]
     return "\n".join([*lines, "", f"start: {found.command}"])
 
@@ -115,37 +105,7 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
 
 def _checked(planned: PlannedRun, run: Run | None) -> Entry:
     """Refuses also what only a model's layers tell."""
-    from bench.estimate import refusal
+    from bench.plan.estimate import refusal
 
     reason = None if run is None else refusal(run)
     return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)
-
-
-def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> int:
-    """Prints the overview; exit status 2 with one line on stderr for what cannot be planned."""
-    parser = argparse.ArgumentParser(prog="python -m bench.plan", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", help="an experiment, such as demo: experiments/STUDY.yaml")
-    parser.add_argument("overrides", nargs="*", help="as bench.run takes them: key=value")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    given = parser.parse_intermixed_args(arguments)
-    quiet_environment()
-    from bench.arguments import check_arguments, refuse
-    from bench.estimate import estimator
-
-    if stray := [text for text in given.overrides if "=" not in text and not text.startswith("~")]:
-        refuse(f"{stray[0]} is no override; write key=value")
-    check_arguments([f"+experiments={given.study}", *given.overrides])
-    try:
-        cells = planner(given.study, given.overrides)
-        results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))
-        found = overview(given.study, given.overrides, cells, estimator(results_dir))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(asdict(found), indent=1) if given.json else text(found))
-    return 0
-
-
-if __name__ == "__main__":
-    gc.disable()  # a plan keeps what it makes to its end; looking for what it does not takes a fifth of the time
-    sys.exit(main())

@@ -7,7 +7,7 @@ table 2, counted for GPT's layer). Left out: decomposing matrices, reading data,
 and the logits of scoring, whose batch is halved where they do not fit.
 """
 
-from bench.estimate.cost import (
+from bench.plan.estimate.cost import (
     BLOCK_SECONDS,
     UTILISATION,
     Estimate,
@@ -17,9 +17,9 @@ from bench.estimate.cost import (
     peak_bytes,
     seconds_by_phase,
 )
-from bench.estimate.records import estimate, estimator
-from bench.estimate.size import Sizes, refusal, sizes
-from bench.estimate.tokens import GUESSED_CHOICES, Passes, passes
+from bench.plan.estimate.records import estimate, estimator
+from bench.plan.estimate.size import Sizes, refusal, sizes
+from bench.plan.estimate.tokens import GUESSED_CHOICES, Passes, passes
 
 __all__ = [
     "BLOCK_SECONDS",

@@ -1,0 +1,1 @@
+"""Before a study starts: its cells, what is refused, hours and bytes."""
