@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from bench import arguments, sweep, typed
 from bench.process.environment import quiet_environment
 from bench.study.folders import CONF
+from bench.sweep import arguments, guard, resolvers
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -61,14 +61,14 @@ def run(cfg: Run, attempt: Attempt) -> Result:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> str:
     """What Hydra calls for each cell; returns how it ended."""
-    from bench import isolate
     from bench.runs.job import execute
+    from bench.sweep import process
 
-    cfg = typed.validated(config)
-    sweep.check_folder(cfg)
+    cfg = resolvers.validated(config)
+    guard.check_folder(cfg)
     if cfg.run.isolate:
-        return isolate.supervise(cfg, sweep.overrides(), sweep.position())
-    return execute(cfg, run, sweep.position(), sweep.command())
+        return process.supervise(cfg, guard.overrides(), guard.position())
+    return execute(cfg, run, guard.position(), guard.command())
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
         status = stopped.code if isinstance(stopped.code, int) else 1
         if status == 2:
             raise
-    ended = sweep.finish()
+    ended = guard.finish()
     sys.exit(status or ended)
 
 

@@ -44,7 +44,7 @@ def composed(*overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    import bench.sweep  # noqa: F401  its resolvers
+    import bench.sweep.guard  # noqa: F401  its resolvers
     from bench.study.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -90,23 +90,23 @@ def expand(monkeypatch):
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from bench import sweep
     from bench.study.folders import CONF
+    from bench.sweep import guard
 
     def expanded(*overrides):
-        monkeypatch.setattr(sweep, "_planned", [])
-        monkeypatch.setattr(sweep, "_waiting", [])
-        monkeypatch.setattr(sweep, "write_plan", lambda folder, plan: None)
+        monkeypatch.setattr(guard, "_planned", [])
+        monkeypatch.setattr(guard, "_waiting", [])
+        monkeypatch.setattr(guard, "write_plan", lambda folder, plan: None)
         monkeypatch.setattr("bench.runs.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
             config.hydra.overrides.task = list(overrides)
             try:
-                sweep.Guard().on_multirun_start(config)
+                guard.Guard().on_multirun_start(config)
             finally:
                 HydraConfig.instance().cfg = None
         assert not GlobalHydra.instance().is_initialized()
-        return sweep._planned
+        return guard._planned
 
     return expanded
 

@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bench import stages, sweep
-from bench.choices import NotSeparableError, deep_set, leaves_of
-from bench.compose import read_by
 from bench.study.folders import CONF, EXPERIMENTS, ROOT
+from bench.sweep import expansion, guard
+from bench.sweep.choices import NotSeparableError, deep_set, leaves_of
+from bench.sweep.compose import read_by
 from synthetic import make_study
 
 STUDIES = sorted(
@@ -32,19 +32,19 @@ def swept():
         def open_sweep(*arguments):
             plain = [text for text in arguments if "${" not in text]  # which reading the configuration would resolve
             config = GlobalHydra.instance().hydra.compose_config("config", plain, RunMode.MULTIRUN)
-            return sweep.composer(config), _cells(config, arguments)
+            return guard.composer(config), _cells(config, arguments)
 
         yield open_sweep
     HydraConfig.instance().cfg = None
 
 
 def _cells(config, given):
-    if not stages.is_staged(config.hydra.sweeper):
+    if not expansion.is_staged(config.hydra.sweeper):
         axes = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         (cells,) = BasicSweeper.split_arguments(parsed.parse_overrides([*axes, *given]), max_batch_size=None)
         return cells
-    expanded = sweep.expansion(config, given)
+    expanded = guard.expansion(config, given)
     expanded.selection = lambda group: None  # no records
     cells = [cell for stage in expanded.definition.stages for cell in expanded.cells(stage)]
     waited = {True: ("train.learning_rate=0.0125",), False: ()}

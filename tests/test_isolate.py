@@ -8,10 +8,10 @@ import time
 import pytest
 from conftest import SHORT
 
-from bench import isolate
-from bench.isolate import Children, free_gpu, gpus
 from bench.process.signals import InterruptedRunError
 from bench.runs.record import CURVE, read_record, read_rows
+from bench.sweep import process
+from bench.sweep.process import Children, free_gpu, gpus
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_runs_of_one_launch_take_gpus_in_turn(monkeypatch):
         seen.append((cfg, gpu))
         return "completed"
 
-    monkeypatch.setattr(isolate, "run_child", run_child)
-    assert isolate.launch([(number, [], "") for number in range(4)], jobs=None) == ["completed"] * 4
+    monkeypatch.setattr(process, "run_child", run_child)
+    assert process.launch([(number, [], "") for number in range(4)], jobs=None) == ["completed"] * 4
     assert sorted(gpu for _, gpu in seen) == ["0", "0", "1", "1"]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import SHORT
 
-from bench import arguments, cluster
 from bench.runs.record import COMPLETED, FAILED, read_record
 from bench.study.folders import CONF
+from bench.sweep import arguments
+from bench.sweep import slurm as cluster
 
 CLUSTER = importlib.util.find_spec("submitit") and importlib.util.find_spec("joblib")
 needs_cluster = pytest.mark.skipif(not CLUSTER, reason="needs the extra cluster")
@@ -29,7 +30,7 @@ def composed_launcher(*overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    import bench.sweep  # noqa: F401  its launchers
+    import bench.sweep.guard  # noqa: F401  its launchers
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)

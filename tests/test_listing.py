@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from bench.arguments import choices
 from bench.plan import methods_table
 from bench.study.folders import CONF
+from bench.sweep.arguments import choices
 
 
 def rows(capsys, *arguments):

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from bench.plan import summary
-from bench.plan.__main__ import main
+from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import COMPLETED, FAILED, Record
@@ -61,7 +61,7 @@ def overview(entries, estimator=an_hour):
 
 
 def main(capsys, entries, *arguments):
-    status = main(["demo", *arguments], planner=lambda study, overrides: entries)
+    status = plan_main(["demo", *arguments], planner=lambda study, overrides: entries)
     return status, capsys.readouterr()
 
 
@@ -206,7 +206,7 @@ def test_machines_get_the_same_numbers(make, capsys):
 
 def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as exit_status:
-        main(["dem"])
+        plan_main(["dem"])
     assert exit_status.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: experiments=dem does not exist")
@@ -220,7 +220,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
 )
 def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     with pytest.raises(SystemExit) as exit_status:
-        main(["demo", override])
+        plan_main(["demo", override])
     assert exit_status.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -231,7 +231,7 @@ def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):
     def planner(study, overrides):
         raise ValueError("hydra.sweeper.rates.shared is missing")
 
-    assert main(["demo"], planner=planner) == 2
+    assert plan_main(["demo"], planner=planner) == 2
     assert capsys.readouterr().err == "error: hydra.sweeper.rates.shared is missing\n"
 
 
@@ -288,7 +288,7 @@ hydra:
 def test_an_experiment_that_cannot_be_composed_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     write_experiment(tmp_path, "defaults: [{override /task: nosuch}]\n")
     monkeypatch.chdir(tmp_path)
-    assert main(["mine"]) == 2
+    assert plan_main(["mine"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "nosuch" in error

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from bench.arguments import choices
 from bench.methods.base import AdapterMethod
 from bench.study.folders import CONF
+from bench.sweep.arguments import choices
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.arguments import check_arguments
 from bench.config import Run
-from bench.experiments import ExperimentsSource
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
 from bench.process.validation import ConfigError
@@ -22,6 +20,8 @@ from bench.runs.names import checked_study, is_name, run_folder, study_folder
 from bench.runs.record import CorruptRecordError, Record, read_record, write_record
 from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, read_plan
+from bench.sweep.arguments import check_arguments
+from bench.sweep.search_path import ExperimentsSource
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in (ROOT / folder).rglob("*"))

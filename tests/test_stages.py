@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import stages
 from bench.runs.record import CorruptRecordError, Record
-from bench.stages import Expansion
 from bench.study.protocol import Definition, Rates
+from bench.sweep import expansion as stages
+from bench.sweep.expansion import Expansion
 
 STAGES = {
     "select": {"rate": "grid", "seed": 100, "score.split": "selection"},

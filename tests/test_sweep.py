@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from bench import arguments, sweep
+from bench.sweep import arguments, guard
 
 
 def command(*arguments, cwd=None):
@@ -114,7 +114,7 @@ def test_slurm_is_refused_for_a_single_run_which_would_stay_here(tmp_path):
 def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_do(compose_run):
     def hint(ranks, *overrides):
         methods = ("hu", "lora_ga", "lora_sb")
-        return sweep._hint([compose_run(f"method={m}", f"rank={r}", *overrides) for m in methods for r in ranks])
+        return guard._hint([compose_run(f"method={m}", f"rank={r}", *overrides) for m in methods for r in ranks])
 
     apart = "lora_ga, lora_sb: some ranks need calibrations of their own; svd.rank=128 lets all share one"
     assert hint(["r8", "r64"]) == apart

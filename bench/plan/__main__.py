@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> 
     parser.add_argument("--json", action="store_true", help="for machines")
     given = parser.parse_intermixed_args(arguments)
     quiet_environment()
-    from bench.arguments import check_arguments, refuse
     from bench.plan.estimate import estimator
+    from bench.sweep.arguments import check_arguments, refuse
 
     if stray := [text for text in given.overrides if "=" not in text and not text.startswith("~")]:
         refuse(f"{stray[0]} is no override; write key=value")

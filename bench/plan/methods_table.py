@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import typed
-from bench.arguments import check_arguments, choices
 from bench.process.environment import quiet_environment
 from bench.study.folders import CONF
+from bench.sweep import resolvers
+from bench.sweep.arguments import check_arguments, choices
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name in choices(CONF / "method"):
-            runs.append(typed.validated(compose("config", overrides=[*given, f"method={name}"])))
+            runs.append(resolvers.validated(compose("config", overrides=[*given, f"method={name}"])))
     try:
         found = table(runs)
     except ValueError as error:

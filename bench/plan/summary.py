@@ -82,16 +82,16 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
-    from bench import stages, sweep
+    from bench.sweep import expansion, guard
 
     arguments = [f"+experiments={study}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
             given = list(config.hydra.overrides.task)
-            if not stages.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in sweep.cells_of(config, given)]
-            expanded = sweep.expansion(config, given)
+            if not expansion.is_staged(config.hydra.sweeper):
+                return [_checked(*cell) for cell in guard.cells_of(config, given)]
+            expanded = guard.expansion(config, given)
             return [
                 _checked(planned, run)
                 for stage in expanded.definition.asked

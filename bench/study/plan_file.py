@@ -1,7 +1,7 @@
 """What a study consists of: results/STUDY/study.json, written when its sweep starts and read by reports.
 
-A run belongs to one or more stages (bench.stages); its record does not say which, because the same run can serve
-several. The file keeps for each planned run the overrides that make it, so that it can be run again by itself.
+A run belongs to one or more stages (bench.sweep.expansion); its record does not say which, because the same run can
+serve several. The file keeps for each planned run the overrides that make it, so that it can be run again by itself.
 """
 
 from __future__ import annotations

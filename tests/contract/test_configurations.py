@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import arguments
 from bench.methods.base import AdapterMethod, Method
+from bench.sweep import arguments
 
 ROOT = Path(__file__).parents[2]
 CHOICES = [(group, choice) for group in arguments.GROUPS for choice in arguments.choices(ROOT / "conf" / group)]
@@ -80,7 +80,7 @@ def test_every_experiment_expands_into_valid_runs_without_running_one(expand, ex
 
 
 def test_an_experiment_may_pair_learning_rates_with_methods(expand, tmp_path, monkeypatch):
-    from bench import experiments
+    from bench.sweep import search_path
 
     def paired(methods):
         text = (ROOT / "experiments" / "demo.yaml").read_text().replace("none,full_ft,hu,reversed,lora_ga", methods)
@@ -89,7 +89,7 @@ def test_an_experiment_may_pair_learning_rates_with_methods(expand, tmp_path, mo
         return {(run.method_name, run.train.learning_rate) for run in expand("+experiments=paired")}
 
     (tmp_path / "experiments").mkdir()
-    monkeypatch.setattr(experiments, "experiments_folder", lambda: tmp_path / "experiments")
+    monkeypatch.setattr(search_path, "experiments_folder", lambda: tmp_path / "experiments")
     assert paired("hu,full_ft") == {("hu", 0.5), ("full_ft", 0.25), ("lora_xs", 1.0), ("lora_sb", 2.0)}
     with pytest.raises(SystemExit):
         paired("hu,pissa")

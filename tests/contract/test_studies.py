@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from bench import arguments, sweep
 from bench.study.folders import CONF
 from bench.study.selection import grid
+from bench.sweep import arguments, guard
 from bench.tasks.definition import BUILT_IN, load_definition
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -52,11 +52,11 @@ class Study:
         given = [f"+experiments={name}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=given, return_hydra_config=True)
-            expansion = sweep.expansion(config, given)
+            expansion = guard.expansion(config, given)
             expansion.selection = lambda group: None  # no records
             self.definition, self.groups = expansion.definition, expansion.groups()
             self.cells = {stage: list(expansion.cells(stage)) for stage in self.definition.stages}
-            composed = sweep.composer(config)
+            composed = guard.composer(config)
             self.runs = {
                 stage: [composed((*cell.all_overrides, *_waited(cell))) for cell in self._some(stage)]
                 for stage in self.definition.stages

@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from bench import arguments
+from bench.sweep import arguments
 from bench.tasks.data import Dataset
 from bench.tasks.definition import BUILT_IN, OWN, load_definition, prompt_and_target
 from rows import ROWS

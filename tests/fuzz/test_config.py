@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench.arguments import KEYS, check_arguments
 from bench.config import Run
 from bench.process.validation import ConfigError
 from bench.runs.names import is_name, study_folder
+from bench.sweep.arguments import KEYS, check_arguments
 from values import mutated, one_line, places, texts, values
 
 BASES = ["method=hu", "method=lora_ga", "method=none", "task=gsm8k", "task=glue/rte", "model=t5_base"]

@@ -24,14 +24,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
-from bench import stages
-from bench.arguments import refuse
-from bench.compose import Composer
 from bench.runs.folder import RunFolder
 from bench.runs.names import study_folder
 from bench.runs.state import awaited
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
-from bench.typed import ADHOC, build, experiment
+from bench.sweep import expansion as stages
+from bench.sweep.arguments import refuse
+from bench.sweep.compose import Composer
+from bench.sweep.resolvers import ADHOC, build, experiment
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -69,7 +69,7 @@ def position() -> str:
 
 def _given_position() -> str | None:
     """By the process that does the sweep, to one that does a cell of it."""
-    from bench.isolate import POSITION
+    from bench.sweep.process import POSITION
 
     return os.environ.get(POSITION)
 
@@ -136,10 +136,10 @@ def launch_processes(cells: Sequence[Sequence[str]], first: int, jobs: int | Non
         first: number of the first of them in the sweep.
         jobs: at a time; None: one a GPU.
     """
-    from bench import isolate
+    from bench.sweep import process
 
     total = len(_launched)
-    ended = isolate.launch(
+    ended = process.launch(
         [(_run_of(cell), cell, f"[{first + place + 1}/{total}]") for place, cell in enumerate(cells)], jobs
     )
     return [

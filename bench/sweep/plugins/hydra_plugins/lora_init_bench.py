@@ -13,19 +13,19 @@ from omegaconf import DictConfig
 
 
 class StagedSweeper(BasicSweeper):
-    """Launches one stage after another, each as a whole, with any launcher (bench.stages)."""
+    """Launches one stage after another, each as a whole, with any launcher (bench.sweep.expansion)."""
 
     def __init__(self, params: Any, max_batch_size: int | None = None, **_stages: Any) -> None:
         super().__init__(max_batch_size, params)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Called by Hydra; the command line's cells were composed and validated before (bench.sweep.Guard)."""
-        from bench import sweep
+        """Called by Hydra; the command line's cells were composed and validated before (bench.sweep.guard.Guard)."""
+        from bench.sweep import guard
 
         assert self.launcher is not None
         returns: list[Any] = []
         first = 0
-        for batch in sweep.batches():
+        for batch in guard.batches():
             returns.append(self.launcher.launch(batch, initial_job_idx=first))
             for result in returns[-1]:
                 _ = result.return_value  # raises what the job raised
@@ -34,7 +34,7 @@ class StagedSweeper(BasicSweeper):
 
 
 class ProcessLauncher(Launcher):
-    """A process for each cell (bench.isolate): as many at a time as there are GPUs, each with one of its own."""
+    """A process for each cell (bench.sweep.process): as many at a time as there are GPUs, each with one of its own."""
 
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
@@ -44,6 +44,6 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Called by the sweeper."""
-        from bench import sweep
+        from bench.sweep import guard
 
-        return sweep.launch_processes(job_overrides, initial_job_idx, self._jobs)
+        return guard.launch_processes(job_overrides, initial_job_idx, self._jobs)

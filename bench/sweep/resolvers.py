@@ -9,16 +9,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import experiments, stages
-from bench.arguments import refuse
+from bench.sweep import expansion, search_path
+from bench.sweep.arguments import refuse
 
 if TYPE_CHECKING:
     from bench.config import Run
 
 ADHOC = "adhoc"  # the study of runs without an experiment
 
-experiments.register()
-stages.register()
+search_path.register()
+expansion.register()
 
 
 def _by(group: str) -> Callable[..., Any]:

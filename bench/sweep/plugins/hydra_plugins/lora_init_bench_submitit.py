@@ -1,4 +1,4 @@
-"""Hydra's side of bench.cluster; Hydra takes launchers from the namespace hydra_plugins only.
+"""Hydra's side of bench.sweep.slurm; Hydra takes launchers from the namespace hydra_plugins only.
 
 Their settings are in conf/launch; those of Slurm are as in hydra_plugins.hydra_submitit_launcher.
 """
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 def _at_a_time() -> int:
     """${at_a_time:}, for launch=joblib."""
-    from bench import cluster
+    from bench.sweep import slurm
 
-    return cluster.at_a_time()
+    return slurm.at_a_time()
 
 
 OmegaConf.register_new_resolver("at_a_time", _at_a_time, replace=True)
@@ -37,7 +37,7 @@ class _Submitit(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
-        from bench.cluster import Cell
+        from bench.sweep.slurm import Cell
 
         self.cell = Cell(config, hydra_context, task_function, Singleton.get_state())
 
@@ -52,10 +52,10 @@ class SubmititLocal(_Submitit):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Called by the sweeper."""
-        from bench import cluster
+        from bench.sweep import slurm
 
         settings, cells = dict(self.settings), self.cells(job_overrides, initial_job_idx)
-        return cluster.launch_here(self.cell, cells, settings, cluster.slots(settings.pop("jobs")))
+        return slurm.launch_here(self.cell, cells, settings, slurm.slots(settings.pop("jobs")))
 
 
 class SubmititSlurm(_Submitit):
@@ -63,7 +63,7 @@ class SubmititSlurm(_Submitit):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Called by the sweeper."""
-        from bench import cluster
+        from bench.sweep import slurm
 
         settings, cells = dict(self.settings), self.cells(job_overrides, initial_job_idx)
-        return cluster.launch_array(self.cell, cells, settings, settings.pop("array_size"))
+        return slurm.launch_array(self.cell, cells, settings, settings.pop("array_size"))

@@ -2,7 +2,7 @@
 
 Hydra's own submitit launcher starts all cells of a sweep at once on one machine, and stops waiting at the first job
 that was killed. These wait for every job, whatever becomes of it; a killed one is known by what it has not recorded
-(bench.sweep), and the same command does it again.
+(bench.sweep.guard), and the same command does it again.
 
 A job that is preempted, or near its time limit, gets a signal (submitit: SIGUSR2, or $SUBMITIT_PREEMPT_SIGNAL); its
 cell writes a checkpoint (bench.process.signals), Slurm requeues the job, and the cell goes on from there.
@@ -30,10 +30,10 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from bench import stages  # noqa: F401  registers what a job's process must know before it reads its pickle
-from bench.arguments import refuse
-from bench.isolate import POSITION, gpus
 from bench.process.environment import quiet_environment
+from bench.sweep import expansion  # noqa: F401  registers what a job's process must know before it reads its pickle
+from bench.sweep.arguments import refuse
+from bench.sweep.process import POSITION, gpus
 
 if TYPE_CHECKING:
     import submitit

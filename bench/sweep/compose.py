@@ -2,9 +2,9 @@
 
 Hydra takes up to a quarter of a second for a configuration, and most cells of a sweep differ from the first one in
 choices that do not meddle with each other. So Hydra composes the first cell, and then each other choice once, in the
-first one's place; a cell is put together from what its choices write (bench.choices), and each part of it is resolved
-and validated once. Wherever that could come to something else than Hydra's own composition (a choice that overrides
-another, a deletion, an unknown resolver) or to an error, the cell is composed by Hydra as a whole.
+first one's place; a cell is put together from what its choices write (bench.sweep.choices), and each part of it is
+resolved and validated once. Wherever that could come to something else than Hydra's own composition (a choice that
+overrides another, a deletion, an unknown resolver) or to an error, the cell is composed by Hydra as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.choices import Choices, NotSeparableError, Sections, deep_set, whole_key
+from bench.sweep.choices import Choices, NotSeparableError, Sections, deep_set, whole_key
 
 if TYPE_CHECKING:
     from bench.config import Run

@@ -1,0 +1,1 @@
+"""Hydra's side: a command line -> cells, composed and validated -> launched processes."""
