@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.identity import Texts, kept, method_identity, plain_value, written
 from bench.init.store import Cache
 from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
 from bench.methods.find import method_class
@@ -21,6 +20,7 @@ from bench.model.load import Model
 from bench.process.redact import localised
 from bench.process.validation import ConfigError, check_plain, one_line
 from bench.runs.checkpoint import Checkpointing
+from bench.runs.identity import Texts, kept, method_identity, plain_value, written
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
 from bench.runs.tracking import Track

@@ -20,7 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from bench.process import ranks, rng
 from bench.tasks.examples import Example, collate, num_learned
-from bench.train import losses, sharding, states
+from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
 
@@ -157,16 +157,16 @@ class BenchTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What trains, and nothing else of the model."""
-        states.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
+        saved_state.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        states.load_parameters(cast(nn.Module, self.model), Path(resume_from_checkpoint))
+        saved_state.load_parameters(cast(nn.Module, self.model), Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if ranks.size() == 1:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        states.save_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(output_dir))
+        saved_state.save_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(output_dir))
         if self.args.should_save:
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
 
@@ -174,7 +174,7 @@ class BenchTrainer(Trainer):
         if ranks.size() == 1 or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        states.load_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(checkpoint))
+        saved_state.load_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(checkpoint))
         cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bench.identity import part_text
 from bench.plan.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.plan.estimate.tokens import num_items, passes
 from bench.process.provenance import fingerprint
+from bench.runs.identity import part_text
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
 from bench.study.plan_file import every_run_folder
 

@@ -90,7 +90,7 @@ def sizes(run: Run) -> Sizes:
 
 
 def _key(run: Run) -> tuple[str, ...]:
-    from bench.identity import part_text
+    from bench.runs.identity import part_text
 
     parts = (run.model, run.method, run.rank, run.adapter, run.svd)
     return (type(run.method).__qualname__, str(run.task.num_labels), *map(part_text, parts))
@@ -98,7 +98,7 @@ def _key(run: Run) -> tuple[str, ...]:
 
 def _frame(run: Run) -> Frame:
     """The model's own layers, counted once."""
-    from bench.identity import part_text
+    from bench.runs.identity import part_text
 
     if run.model.source == "hub" and run.model.architecture is None:
         raise UnknownSizeError("no architecture in conf/model")
@@ -175,8 +175,8 @@ def _count(run: Run, frame: Frame) -> Sizes:
 
 def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
     """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
-    from bench.identity import kept
     from bench.methods.base import DemandingMethod
+    from bench.runs.identity import kept
 
     # Kept with the method: to ask a protocol takes longer than all else of a cell.
     demanding = kept(run.method, "demanding", lambda: isinstance(run.method, DemandingMethod))
