@@ -216,7 +216,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8"), ("hu", "hu is no override")],
+    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8")],
 )
 def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     with pytest.raises(SystemExit) as exit_status:
@@ -225,6 +225,11 @@ def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_word_that_is_no_override_is_refused_in_one_line(capsys):
+    assert plan_main(["demo", "hu"]) == 2
+    assert capsys.readouterr().err == "error: hu is no override; write key=value\n"
 
 
 def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):
