@@ -6,6 +6,7 @@ import pytest
 from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
+from bench.plan.overview import overview as overview_of
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study.plan_file import RUN, PlannedRun
@@ -57,7 +58,7 @@ def an_hour(run):
 
 
 def overview(entries, estimator=an_hour):
-    return summary.overview("mine", [], entries, estimator)
+    return overview_of("mine", [], entries, estimator)
 
 
 def main(capsys, entries, *arguments):
