@@ -18,10 +18,10 @@ import pandas as pd
 import yaml
 
 from bench.process import command
+from bench.process.files import write_whole
 from bench.report.papers.questions import KINDS, Finding, NotRunError
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.render import DASH, prose
-from bench.runs.record import write_whole
 from bench.study.folders import experiments_folder
 from bench.study.plan_file import run_folders
 
