@@ -1,6 +1,7 @@
 """What the pages tell a reader to write and type is true: README.md, and the pages of the rooms."""
 
 import functools
+import importlib
 import importlib.util
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from test_pages import leaves, named_in_first_cell, shipped
 
 from bench.study.folders import CONF
 from bench.sweep import arguments
@@ -183,45 +185,34 @@ TYPED = [(page, command) for page, text in PAGES.items() for command in commands
 @functools.cache
 def known_keys():
     """Every key of a run, of every group's choices, of every launcher and of the sweeper."""
-    found = set()
+    found = {"data.root", "hydra.launcher.jobs"}
     for path in CONF.rglob("*.yaml"):
-        group = path.relative_to(CONF).parts[0] if path.parent != CONF else ""
+        group = path.relative_to(CONF).parts[0]
         values = yaml.safe_load(path.read_text()) or {}
-        values = values if group in ("", "method", "protocol", "launch", "measure", "track") else {group: values}
-        found |= set(flattened(values))
-        found |= {f"{group}.{key}" for key in flattened(values)}
-    return found | {"data.root", "hydra.launcher.jobs"}
-
-
-def flattened(values, above=""):
-    for key, value in values.items():
-        yield f"{above}{key}"
-        if isinstance(value, dict):
-            yield from flattened(value, f"{above}{key}.")
+        found |= {key for key, _ in leaves(values)}
+        found |= {key for key, _ in leaves(values, f"{group}.")}
+    return found
 
 
 @pytest.mark.parametrize(("page", "command"), TYPED, ids=lambda value: " ".join(value) if isinstance(value, list) else value)
-def test_every_command_is_one(page, command):
+def test_every_command_is_one(page, command, monkeypatch):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
     module, *given = command[command.index("-m") + 1 :]
-    path = Path(importlib.util.find_spec(module).origin)
-    source = (path.parent / "__main__.py" if path.name == "__init__.py" else path).read_text()
     if module in ("bench.run", "bench.methods"):
-        arguments.check_arguments([text for text in given if not STAND_IN.search(text)])
-        for text in given:
-            key = text.lstrip("+").partition("=")[0]
-            if "=" in text and key not in (*arguments.GROUPS, "experiments", "protocol"):
-                assert key in known_keys(), text
-        return
-    for text in given:
-        if text.startswith("--"):
-            assert f'"{text}"' in source, text
-    if module == "bench.plan" and not STAND_IN.search(given[0]):
-        assert given[0] in arguments.choices(ROOT / "experiments")
-    if module == "bench.report" and given and not STAND_IN.search(given[0]):
-        assert (ROOT / "experiments" / f"{given[0]}.yaml").exists()
+        given = [text for text in given if not text.startswith("-") and not STAND_IN.search(text)]
+        arguments.check_arguments(given)
+        keys = {text.lstrip("+").partition("=")[0] for text in given}
+        assert keys <= {*arguments.GROUPS, "experiments", *known_keys()}
+    else:
+        parse = []
+        monkeypatch.setattr("bench.process.command.main", lambda parser, call, words: parse.append(parser) or 0)
+        door = importlib.import_module(module if importlib.util.find_spec(f"{module}.__main__") is None else f"{module}.__main__")
+        door.main(given)
+        parsed = parse[0].parse_intermixed_args(given)
+        if "study" in parsed and not STAND_IN.search(parsed.study):
+            assert parsed.study in arguments.choices(ROOT / "experiments")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md" and not page.endswith("LOG.md")])
@@ -236,61 +227,6 @@ def test_every_key_and_file_that_a_page_names_exists(page):
 
 
 # Tables
-
-
-def shipped(group):
-    """The choices of a group without those on trial, whose learning rate is still a guess."""
-    files = {name: (CONF / group / f"{name}.yaml").read_text() for name in arguments.choices(CONF / group)}
-    return {name for name, text in files.items() if "# a guess" not in text}
-
-
-@pytest.mark.parametrize("group", ["method", "rank", "train", "measure", "track", "launch"])
-def test_the_table_of_groups_names_every_choice(group):
-    table = PAGES["conf/README.md"].partition("| group | choices |")[2].partition("\n\n")[0]
-    row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
-    assert {name.strip() for name in row.split("|")[2].split(",")} == shipped(group)
-
-
-def named_in_first_cell(rows):
-    """Names of each row; one without a group has that of the name before it."""
-    found = []
-    for row in rows:
-        names = re.findall(r"`([\w/]+)`", row.split("|")[1])
-        group = names[0].rpartition("/")[0]
-        found.append([name if "/" in name or not group else f"{group}/{name}" for name in names])
-    return found
-
-
-def rows_of(table):
-    return [line for line in table.splitlines() if line.startswith("| `") and "`task=`" not in line]
-
-
-def test_the_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do(compose_run):
-    rows = rows_of(marked("tasks"))
-    named = named_in_first_cell(rows)
-    assert {name for names in named for name in names} == shipped("task")
-    for row, names in zip(rows, named, strict=True):
-        cells = [cell.strip() for cell in row.split("|")]
-        for name in names:
-            task = compose_run(f"task={name}").task
-            try:
-                task.check("encoder")
-                fits = True
-            except ValueError:
-                fits = False
-            says = cells[-2] in ("✓", "regression") or f"`{name.rpartition('/')[2]}`" in cells[-2]
-            assert fits == says, name
-            templates = set.intersection(*(set(task.datasets[d].definitions) for d in (*task.train, *task.score)))
-            assert {text.strip() for text in cells[4].split(",")} == templates, name
-
-
-def test_the_table_of_models_has_every_model_under_its_kind(compose):
-    rows = rows_of(PAGES["conf/README.md"].partition("| `model=` |")[2].partition("\n\n")[0])
-    assert {name for names in named_in_first_cell(rows) for name in names} == shipped("model")
-    for row, names in zip(rows, named_in_first_cell(rows), strict=True):
-        for name in names:
-            kind = compose(f"model={name}", "model.path=x" if name == "local" else "seed=0")["model"]["kind"]
-            assert row.split("|")[2].strip().startswith(kind or "read from its config.json")
 
 
 def test_the_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
@@ -345,5 +281,6 @@ def test_the_claims_are_listed_by_paper():
 
 def test_every_experiment_is_named_on_the_page_of_experiments():
     table = PAGES["experiments/README.md"].partition("| study | question |")[2].partition("\n\n")[0]
-    named = {name for names in named_in_first_cell(rows_of(table)) for name in names}
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for names in named_in_first_cell(rows) for name in names}
     assert named == {name for name in arguments.choices(ROOT / "experiments") if not name.startswith("community/")}
