@@ -1,5 +1,6 @@
 """What the pages tell a reader to write and type is true: README.md, and the pages of the rooms."""
 
+import argparse
 import functools
 import importlib
 import importlib.util
@@ -7,12 +8,14 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from test_committed import skip_own_runs
 from test_pages import leaves, named_in_first_cell, shipped
 
 from bench.study.folders import CONF
@@ -28,7 +31,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 CLAIMS = (ROOT / "results" / "claims.md").read_text()
-STAND_IN = re.compile(r"YOUR_STUDY|STUDY|PAPER|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
+STAND_IN = re.compile(r"STUDY|PAPER|NAME|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
 
 
 def block(kind, heading, page=README):
@@ -58,6 +61,7 @@ def test_it_says_on_the_first_screen_where_the_suite_has_never_run():
 
 
 def test_its_table_is_the_demos_without_the_footnote():
+    skip_own_runs("demo")
     table = (ROOT / "results" / "demo" / "tables" / "results.md").read_text().partition("\n\n")[0]
     assert between("results/demo/tables/results.md", README).strip() == table
 
@@ -76,6 +80,13 @@ def block_of(heading):
     return README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
 
+def test_contributing_shows_the_layers_that_import_linter_keeps():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    shown = re.search(r"```\n(verify.*?)```", PAGES["CONTRIBUTING.md"], re.DOTALL).group(1)
+    layers = [line.partition("  ")[0] for line in shown.splitlines()]
+    assert layers == next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+
 # Adding a method
 
 
@@ -89,7 +100,7 @@ def my_init(monkeypatch):
 
 
 def test_the_method_it_shows_is_one(my_init):
-    method = my_init.MyInit()
+    method = my_init.MyInit(scaling="alpha_over_r", gain=1.0)
     G = random(24, 40)
     factors = method.factors(layer_of(random(24, 40, seed=1), 4, gradient=G), torch.Generator())
     assert factors.lora_A.shape == (4, 40)
@@ -189,12 +200,14 @@ def known_keys():
     for path in CONF.rglob("*.yaml"):
         group = path.relative_to(CONF).parts[0]
         values = yaml.safe_load(path.read_text()) or {}
-        found |= {key for key, _ in leaves(values)}
-        found |= {key for key, _ in leaves(values, f"{group}.")}
-    return found
+        found |= {key for key, _ in (*leaves(values), *leaves(values, f"{group}."))}
+    parts = [key.split(".") for key in found]
+    return {".".join(key[:end]) for key in parts for end in range(1, len(key) + 1)}
 
 
-@pytest.mark.parametrize(("page", "command"), TYPED, ids=lambda value: " ".join(value) if isinstance(value, list) else value)
+@pytest.mark.parametrize(
+    ("page", "command"), TYPED, ids=lambda value: " ".join(value) if isinstance(value, list) else value
+)
 def test_every_command_is_one(page, command, monkeypatch):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -206,13 +219,30 @@ def test_every_command_is_one(page, command, monkeypatch):
         keys = {text.lstrip("+").partition("=")[0] for text in given}
         assert keys <= {*arguments.GROUPS, "experiments", *known_keys()}
     else:
-        parse = []
-        monkeypatch.setattr("bench.process.command.main", lambda parser, call, words: parse.append(parser) or 0)
-        door = importlib.import_module(module if importlib.util.find_spec(f"{module}.__main__") is None else f"{module}.__main__")
-        door.main(given)
-        parsed = parse[0].parse_intermixed_args(given)
+        is_room = importlib.util.find_spec(module).submodule_search_locations
+        door = importlib.import_module(f"{module}.__main__" if is_room else module)
+        monkeypatch.setattr(sys, "argv", [module, *given])
+        parsed = parsed_by(door.main, monkeypatch)
         if "study" in parsed and not STAND_IN.search(parsed.study):
             assert parsed.study in arguments.choices(ROOT / "experiments")
+
+
+def parsed_by(main, monkeypatch):
+    """What a command's parser makes of sys.argv; the command stops there."""
+
+    class ParsedError(Exception):
+        pass
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+
+        def stop(self, words=None, parse=parse):
+            raise ParsedError(parse(self, words))
+
+        monkeypatch.setattr(argparse.ArgumentParser, name, stop)
+    with pytest.raises(ParsedError) as stopped:
+        main()
+    return stopped.value.args[0]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md" and not page.endswith("LOG.md")])
