@@ -25,7 +25,6 @@ from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
 from bench.runs.record_parts import (
     Config,
-    Count,
     DataFacts,
     Environment,
     ErrorFacts,
@@ -77,13 +76,13 @@ class Record(BaseModel):
         files: size and sha256 of each file beside the record.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", validate_assignment=True)
 
     run_id: FileName
     status: Status
     label: str
     config: Config
-    identity: dict[str, dict[str, Any] | Count]
+    identity: dict[str, Any]
     environment: Environment
     command: str | None = None
     model: ModelFacts = ModelFacts()

@@ -227,10 +227,10 @@ class ScoreFacts(Part):
 
     task: str
     metric: str
-    value: Number
-    stderr: Number
-    num_examples: Count
-    higher_is_better: bool
+    value: Number = None
+    stderr: Number = None
+    num_examples: Count = 0
+    higher_is_better: bool = True
     majority: Number = None
 
 
