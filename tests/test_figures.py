@@ -140,7 +140,7 @@ def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_fi
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     write_run(tmp_path, "hu")
     read = []
-    for name in ("curves.read_rows", "figures.gradient.read_rows_with"):
+    for name in ("read.curves.read_rows", "figures.gradient.read_rows_with"):
         module, _, function = f"bench.report.{name}".rpartition(".")
         real = getattr(__import__(module, fromlist=[function]), function)
         seen = lambda path, *words, real=real: read.append(path.name) or real(path, *words)  # noqa: E731

@@ -156,7 +156,7 @@ def test_numbers_that_are_missing_are_dashes(staged, tmp_path):
 
 
 def test_a_configuration_with_numbers_that_json_lacks_still_makes_a_page(staged, tmp_path):
-    staged.members[0][1].config["train"]["max_grad_norm"] = float("inf")
+    staged.members[0][1].config.train.max_grad_norm = float("inf")
     page = write_page(staged, [], [], tmp_path)
     sections = [section for section in data_of(page)["sections"] if isinstance(section, dict)]
     assert "inf" in [section.get("max_grad_norm") for section in sections]

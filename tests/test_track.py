@@ -125,7 +125,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp
         "score/gsm_tiny/exact_match/stderr": 0.1,
         "initialization/num_trainable": 12,
         "final/loss": 1.0,
-        "final/held_out_loss": 2.5,
+        "final/eval_loss": 2.5,
         "seconds/train": 4.5,
         "train/held_out_loss": {"min": 2.0, "last": 2.5},
     }
