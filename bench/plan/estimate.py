@@ -72,7 +72,7 @@ class Estimator:
             return self._from_size(run)
         seconds = median(_scaled(run, record) for record in records)
         alike = [record for record in records if same_method and _needs_as_much(run, record)]
-        peaks = [phase["peak_bytes"] for record in alike for phase in record.phases.values() if phase["peak_bytes"]]
+        peaks = [phase.peak_bytes for record in alike for phase in record.phases.values() if phase.peak_bytes]
         if peaks:
             return Estimate(seconds, max(peaks), source)
         sized = self._from_size(run)
@@ -83,18 +83,18 @@ class Estimator:
         """Completed records on such a GPU by what makes seconds comparable."""
         found = defaultdict(list)
         for record in self._records:
-            if record.status == COMPLETED and record.environment["hardware"]["gpu"] == self._gpu:
+            if record.status == COMPLETED and record.environment.hardware.gpu == self._gpu:
                 model = json.dumps(record.identity["model"], sort_keys=True)
-                task = record.config["task"]
-                found[model, task["name"], task["max_length"], "train" in record.phases].append(record)
+                task = record.config.task
+                found[model, task.name, task.max_length, "train" in record.phases].append(record)
         return found
 
     def _comparable(self, run: Run) -> tuple[list[Record], bool, str]:
         """The comparable records, whether they are of the run's method, and what to call them."""
         model = json.dumps(run.model.identity(), sort_keys=True)
         found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains), [])
-        here = [record for record in found if record.environment["fingerprint"] == self._stack]
-        same = [record for record in here or found if record.config["method"]["name"] == run.method_name]
+        here = [record for record in found if record.environment.fingerprint == self._stack]
+        same = [record for record in here or found if record.config.method.name == run.method_name]
         records = same or here or found
         source = f"from {len(records)} record{'' if len(records) == 1 else 's'}"
         return records, bool(same), source if here else f"{source} of another stack"
@@ -124,21 +124,22 @@ def _read(results_dir: Path) -> Iterator[Record]:
 
 def _scaled(run: Run, record: Record) -> float:
     """The seconds of a record, its training scaled to this run's examples and its scoring to this run's items."""
-    scale = {"score": size.num_items(run) / max(1, sum({s["task"]: s["num_examples"] for s in record.scores}.values()))}
+    scored = sum({score.task: score.num_examples for score in record.scores}.values())
+    scale = {"score": size.num_items(run) / max(1, scored)}
     if run.trains:
-        then = record.config["train"]
-        examples = then["max_steps"] * then["batch_size"] * then["gradient_accumulation_steps"]
-        scale["train"] = scale["measure"] = size.num_examples(run.train) / examples
-    return sum(phase["seconds"] * scale.get(name, 1.0) for name, phase in record.phases.items())
+        scale["train"] = scale["measure"] = size.num_examples(run.train) / max(
+            1, size.num_examples(record.config.train)
+        )
+    return sum(phase.seconds * scale.get(name, 1.0) for name, phase in record.phases.items())
 
 
 def _needs_as_much(run: Run, record: Record) -> bool:
-    train, measure = record.config["train"], record.config["measure"]
+    train = record.config.train
     return (
-        train["batch_size"] >= run.train.batch_size
-        and train.get("precision") == run.train.precision
-        and record.config["rank"]["r"] >= run.rank.r
-        and bool(measure["alignment_steps"]) >= bool(run.measure.alignment_steps)
+        train.batch_size >= run.train.batch_size
+        and train.precision == run.train.precision
+        and (record.config.rank.r or 0) >= run.rank.r
+        and bool(record.config.measure.alignment_steps) >= bool(run.measure.alignment_steps)
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.config import Run
+    from bench.runs.record_parts import TrainConfig
     from bench.tasks.data import Dataset
     from bench.train.settings import Train
 
@@ -128,7 +129,7 @@ def trained_and_added(run: Run) -> tuple[int, int]:
     return counted.head + magnitudes + sum(parts[part] for part in trains), sum(parts.values())
 
 
-def num_examples(train: Train) -> int:
+def num_examples(train: Train | TrainConfig) -> int:
     """Examples that training goes through, repeated ones counted again."""
     return train.max_steps * train.batch_size * train.gradient_accumulation_steps
 
