@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 from browser.staged import PLANTED, TABLES, a_figure, a_record, staged_study, write_record
+from records import make_record
 
 from bench.report.page import write_page
 from bench.report.page.rerun import rerun_command
 from bench.report.page.runs import page_runs
 from bench.report.read.load import load_study
-from bench.runs.record import Record
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_study_without_a_plan_shows_its_records(tmp_path):
 )
 def test_the_command_of_a_run_without_a_plan_makes_the_same_run(compose_run, overrides):
     run = compose_run("study=x", *overrides)
-    record = Record(run.run_id, "completed", "L", run.to_dict(), run.identity, {})
+    record = make_record(run.run_id, "completed", "L", run.to_dict(), run.identity, {})
     python, flag, module, *again = shlex.split(rerun_command(record))
     assert (python, flag, module) == ("python", "-m", "bench.run")
     same = compose_run(*again)

@@ -18,7 +18,7 @@ _PLAIN_STRING = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*
 
 def rerun_command(record: Record) -> str:
     """The shell command that makes the run again, with every setting written out."""
-    config = record.config
+    config = record.config.model_dump()
     chosen = [f"{group}={_written(config[group]['name'])}" for group in GROUPS if config.get(group, {}).get("name")]
     chosen += [f"{key}={_written(config[key])}" for key in ("seed", "study") if config.get(key) is not None]
     settings = [

@@ -14,6 +14,7 @@ from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.read.load import METHOD_ORDER, Study
 from bench.report.tables.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import PlannedRun
 
 MISSING, WAITING, REFUSED, UNREADABLE = "missing", "waiting", "refused", "unreadable"
@@ -81,44 +82,43 @@ def _order(stages: tuple[str, ...], run: PageRun) -> tuple:
 
 def _recorded(study: Study, record: Record, planned: Sequence[PlannedRun]) -> PageRun:
     config, identity = record.config, record.identity
-    names = {group: str(config.get(group, {}).get("name") or DASH) for group in GROUPS}
-    names |= {} if "rank" in identity else {"rank": DASH}
     stages = tuple(dict.fromkeys(run.stage for run in planned))
     if not stages and (study.plan is None or len(study.stages) == 1):
         stages = study.stages
     reason = ""
     if record.status != COMPLETED:
-        error = record.error or {}
-        step = f" (step {error['step']})" if error.get("step") is not None else ""
-        reason = f"{error.get('type', 'Error')}: {error.get('message', 'unknown')}{step}"
+        reason = str(record.error or ErrorFacts())
     scores = _scores(record)
-    seconds = [phase["seconds"] for phase in record.phases.values()]
+    seconds = [phase.seconds for phase in record.phases.values()]
     return PageRun(
         status=record.status if record.status in STATUSES else FAILED,
         run_id=record.run_id,
+        method=config.method.name or DASH,
         label=record.label,
-        seed=config.get("seed") if "seed" in identity else None,
+        rank=config.rank.name or DASH if "rank" in identity else DASH,
+        task=config.task.name or DASH,
+        model=config.model.name or DASH,
+        seed=config.seed if "seed" in identity else None,
         stages=stages,
-        learning_rate=config.get("train", {}).get("learning_rate") if "train" in identity else None,
+        learning_rate=config.train.learning_rate if "train" in identity else None,
         scores=tuple((name, text) for name, text, _ in scores),
         score=scores[0][2] if scores else None,
         seconds=sum(seconds) if seconds else None,
         reason=reason,
         command=study.plan.command(planned[0]) if study.plan and planned else rerun_command(record),
-        config=config,
-        **names,
+        config=config.model_dump(),
     )
 
 
 def _scores(record: Record) -> list[tuple[str, str, float | None]]:
     """Metric, text and value of each score; the dataset is named where there are several; without scores the loss."""
-    several = len({score["task"] for score in record.scores}) > 1
-    bases = [(score["task"], base_name(score["metric"])) for score in record.scores]
+    several = len({score.task for score in record.scores}) > 1
+    bases = [(score.task, base_name(score.metric)) for score in record.scores]
     found = []
     for score, base in zip(record.scores, bases, strict=True):
-        metric = base[1] if bases.count(base) == 1 else score["metric"]
-        found.append((f"{score['task']} {metric}" if several else metric, score["metric"], score["value"]))
-    loss = record.training.get(HELD_OUT_LOSS)
+        metric = base[1] if bases.count(base) == 1 else score.metric
+        found.append((f"{score.task} {metric}" if several else metric, score.metric, score.value))
+    loss = record.eval_loss
     if not found and loss is not None:
         found.append(("held-out loss", HELD_OUT_LOSS, loss))
     return [(name, *_printed(metric, value)) for name, metric, value in found]

@@ -19,6 +19,7 @@ from bench.report.figures.choice import KINDS
 from bench.report.page.runs import STATUSES, page_runs
 from bench.report.read.load import Study
 from bench.report.tables.render import DASH
+from bench.runs.record_parts import Environment as RunEnvironment
 
 PAGE = "index.html"
 PageTable = tuple[str, pd.DataFrame, list[str]]  # title, table, and the notes below it
@@ -132,16 +133,16 @@ def _counted(texts: Any) -> list[str]:
     return [f"{text} ({count:,} runs)" if len(counts) > 1 else text for text, count in sorted(counts.items())]
 
 
-def _stack(environment: dict[str, Any]) -> str:
+def _stack(environment: RunEnvironment) -> str:
     """Software and hardware that can change a number."""
-    versions, hardware = environment.get("versions", {}), environment.get("hardware", {})
+    versions, hardware = environment.versions, environment.hardware
     software = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if versions.get(name)]
-    threads = f"threads: {hardware['num_threads']}" if hardware.get("num_threads") else ""
-    return ", ".join(str(part) for part in (*software, hardware.get("gpu") or hardware.get("cpu"), threads) if part)
+    threads = f"threads: {hardware.num_threads}" if hardware.num_threads else ""
+    return ", ".join(str(part) for part in (*software, hardware.gpu or hardware.cpu, threads) if part)
 
 
-def _code(environment: dict[str, Any]) -> str:
+def _code(environment: RunEnvironment) -> str:
     """Version and commit of the suite."""
-    code = environment.get("code", {})
-    revision = f", commit {code['revision'][:12]}" if code.get("revision") else ""
-    return f"{code.get('version') or ''}{revision}{' with changes' if code.get('dirty') else ''}"
+    code = environment.code
+    revision = f", commit {code.revision[:12]}" if code.revision else ""
+    return f"{code.version or ''}{revision}{' with changes' if code.dirty else ''}"
