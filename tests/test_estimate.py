@@ -19,8 +19,8 @@ COUNTED = Sizes(
     blocks=2, heads=4, hidden_size=8, outputs=30,
 )  # fmt: skip
 SMALL = (
-    "train.max_steps=2", "train.batch_size=3", "train.held_out_steps=0", "task.max_length=10",
-    "task.held_out_samples=3", "measure=none", "score.limit=4", "score.batch_size=2", "score.merged_samples=0",
+    "train.max_steps=2", "train.batch_size=3", "train.eval_steps=0", "task.max_length=10",
+    "task.eval_samples=3", "measure=none", "score.limit=4", "score.batch_size=2", "score.merged_samples=0",
 )  # fmt: skip
 
 
@@ -46,20 +46,20 @@ def estimated(run, records, gpu=None):
 def test_tokens_are_counted_as_if_every_text_were_as_long_as_allowed(small_run):
     found = estimate.passes(small_run())
     assert found["train"] == Passes(tokens=2 * 3 * 10, batches=2)
-    assert found["held_out"] == Passes(tokens=3 * 10, batches=1)
+    assert found["eval"] == Passes(tokens=3 * 10, batches=1)
     # four prompts in two batches, then 48 tokens for each, one pass a token and batch
     assert found["score"] == Passes(tokens=4 * 10 + 4 * 48, batches=2 + 2 * 48)
-    assert sorted(found) == ["held_out", "score", "train"]
+    assert sorted(found) == ["eval", "score", "train"]
 
 
-def test_measures_held_out_losses_and_calibration_are_counted_as_often_as_they_happen(small_run):
+def test_measures_eval_losses_and_calibration_are_counted_as_often_as_they_happen(small_run):
     run = small_run(
-        "method=lora_ga", "train.max_steps=7", "measure.alignment_steps=3", "train.held_out_steps=3",
+        "method=lora_ga", "train.max_steps=7", "measure.alignment_steps=3", "train.eval_steps=3",
         "task.probe_samples=2", "task.calibration_samples=5", "task.calibration_batch_size=2",
     )  # fmt: skip
     found = estimate.passes(run)
     assert found["measure"] == Passes(tokens=3 * 4 * 10, batches=3)  # at steps 0, 3 and 6
-    assert found["held_out"] == Passes(tokens=3 * 3 * 10, batches=3)  # at steps 3, 6 and 7
+    assert found["eval"] == Passes(tokens=3 * 3 * 10, batches=3)  # at steps 3, 6 and 7
     assert found["calibrate"] == Passes(tokens=50, batches=3)
 
 
@@ -86,7 +86,7 @@ def test_seconds_follow_from_operations_a_token(small_run):
     found = estimate.seconds_by_phase(small_run(), COUNTED, speed, on_gpu=False)
     launch = 2 * estimate.BLOCK_SECONDS  # of the two blocks
     assert found["train"] == pytest.approx(60 * (2 * 500 + 2 * 500 + 2 * 50) + 2 * 3 * launch)
-    assert found["held_out"] == pytest.approx(30 * 2 * 500 + launch)
+    assert found["eval"] == pytest.approx(30 * 2 * 500 + launch)
     assert found["load"] == pytest.approx(4 * 1000 / 1e9)
 
 

@@ -72,7 +72,7 @@ def completed(cfg: Run, result: Result) -> Record:
             "num_tokens": training.num_tokens,
             "seconds": training.seconds,
             "loss": training.curve[-1]["loss"],
-            "held_out_loss": training.held_out_loss,
+            "eval_loss": training.eval_loss,
         }
     record.scores = [asdict(score) for score in result.scored.scores]
     record.scoring = {

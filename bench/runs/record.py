@@ -25,9 +25,10 @@ from pydantic_core import from_json
 from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
 from bench.runs.record_schema import checked, parsed
+from bench.runs.renamed import modern_row
 
-SCHEMA_VERSION = 4
-READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run
+SCHEMA_VERSION = 5
+READABLE = (3, 4, 5)  # 3 has no checksums: it is reported, and never taken for a finished run; 5 renames keys of 4
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 MOST_BYTES = 2**30  # of rows in one file, unpacked: a small packed file may hold any number
@@ -103,7 +104,7 @@ def read_record(folder: Path) -> Record:
             raise CorruptRecordError(f"{path}: schema {str(schema)[:20]!r}, this version reads {known}")
         if schema >= 4 and content.pop("checksum") != _checksum(content):
             raise CorruptRecordError(f"{path}: changed since it was written: its checksum is another")
-        return Record(**checked(content))
+        return Record(**checked(_renamed(content)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptRecordError):
             raise
@@ -120,9 +121,17 @@ def sealed_record(folder: Path) -> Record | None:
         content = from_json(written, cache_strings="keys")
         checksum = content.pop("checksum")
         right = _is_as_written(written, checksum) or checksum == _checksum(content)
-        return Record(**content) if right and content["schema_version"] == SCHEMA_VERSION else None
+        return Record(**_renamed(content)) if right and content["schema_version"] >= 4 else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    """A record's content with this version's names in its training."""
+    training = content.get("training")
+    if isinstance(training, dict):
+        content["training"] = modern_row(training)
+    return content
 
 
 def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
@@ -208,7 +217,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         CorruptRecordError: the file is torn.
     """
-    return parse_rows(path, lambda text: [json.loads(line) for line in text.splitlines()])
+    return [modern_row(row) for row in parse_rows(path, lambda text: [json.loads(line) for line in text.splitlines()])]
 
 
 def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ class _Training(TypedDict, total=False):
     num_tokens: Count
     seconds: Seconds
     loss: Number
-    held_out_loss: Number
+    eval_loss: Number
 
 
 class _Score(TypedDict):

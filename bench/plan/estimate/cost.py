@@ -57,7 +57,7 @@ def seconds_by_phase(run: Run, counted: Sizes, flops_per_second: float, on_gpu: 
     operations = {
         "calibrate": of_gradients if "gradient" in run.method.requires else forward,
         "train": 2 * forward + 2 * counted.multiplied_trained,
-        "held_out": forward,
+        "eval": forward,
         "measure": of_gradients,
         "score": forward,
     }

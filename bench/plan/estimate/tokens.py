@@ -35,7 +35,7 @@ class Passes:
 
 
 def passes(run: Run) -> dict[str, Passes]:
-    """Of each phase; `held_out` is the loss looked at during training, `measure` the alignment at its intervals."""
+    """Of each phase; `eval` is the eval loss taken during training, `measure` the alignment at its intervals."""
     task, train = run.task, run.train
     found = {"score": _scoring(run)}
     if run.method.requires:
@@ -44,8 +44,8 @@ def passes(run: Run) -> dict[str, Passes]:
         return found
     batches = train.max_steps * train.gradient_accumulation_steps
     found["train"] = _passes(batches * train.batch_size, task.max_length, train.batch_size)
-    looked = math.ceil(train.max_steps / train.held_out_steps) if train.held_out_steps else 1
-    found["held_out"] = _passes(task.held_out_samples, task.max_length, train.batch_size).times(looked)
+    looked = math.ceil(train.max_steps / train.eval_steps) if train.eval_steps else 1
+    found["eval"] = _passes(task.eval_samples, task.max_length, train.batch_size).times(looked)
     if interval := run.measure.alignment_steps:
         found["measure"] = _passes(2 * task.probe_samples, task.max_length, 2 * task.probe_samples).times(
             1 + train.max_steps // interval
@@ -73,8 +73,8 @@ def _scoring(run: Run) -> Passes:
 
 def num_items(run: Run, dataset: Dataset) -> int:
     """How many items of a dataset a run scores, by the official number of rows."""
-    if run.score.split == "selection" or (dataset.hub is not None and dataset.splits.test is None):
-        found = run.task.selection_samples
+    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
+        found = run.task.validation_samples
     elif dataset.hub is None:
         from bench.model.embedded.items import SPLITS
 

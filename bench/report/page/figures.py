@@ -11,10 +11,10 @@ from urllib.parse import quote
 _PNG_SIZE = slice(16, 24)  # of the IHDR chunk, which stands first: https://www.w3.org/TR/png-3/#11IHDR
 # What each of bench.report.figures shows, by the first part of its file's name; another has its name alone.
 CAPTIONS = {
-    "convergence": "Training and held-out loss against step, tokens and seconds, initialisation included; mean over "
+    "convergence": "Training and eval loss against step, tokens and seconds, initialisation included; mean over "
     "seeds and their range",
-    "target": "What it takes to reach a held-out loss: the seeds, their median and range",
-    "rates": "Score on the selection split against learning rate; the best of each method is marked",
+    "target": "What it takes to reach an eval loss: the seeds, their median and range",
+    "rates": "Score on the validation split against learning rate; the best of each method is marked",
     "alignment": "Cosine of the induced and the full gradient, and captured energy, against step",
     "layers": "Cosine of the induced and the full gradient of each layer at each step; mean over seeds",
     "features": "Norms of the features behind A and behind B against step; means over tokens and layers",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report.judge.metrics import HELD_OUT_LOSS, base_name, scale_of
+from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.read.load import METHOD_ORDER, Study
 from bench.report.tables.render import DASH
@@ -131,16 +131,16 @@ def _named(config: dict[str, Any], group: str) -> str:
 
 
 def _scores(record: Record) -> tuple[RunScore, ...]:
-    """All of them, the dataset named where there are several; the held-out loss where nothing was scored."""
+    """All of them, the dataset named where there are several; the eval loss where nothing was scored."""
     several = len({score["task"] for score in record.scores}) > 1
     bases = [(score["task"], base_name(score["metric"])) for score in record.scores]
     found = []
     for score, base in zip(record.scores, bases, strict=True):
         metric = base[1] if bases.count(base) == 1 else score["metric"]
         found.append(_score(f"{score['task']} {metric}" if several else metric, score["metric"], score["value"]))
-    loss = record.training.get(HELD_OUT_LOSS)
+    loss = record.training.get(EVAL_LOSS)
     if not found and loss is not None:
-        found.append(_score("held-out loss", HELD_OUT_LOSS, loss))
+        found.append(_score("eval loss", EVAL_LOSS, loss))
     return tuple(found)
 
 
