@@ -323,7 +323,7 @@ def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_
 def test_the_widths_of_the_claims_are_those_of_the_embedded_models():
     for claim in read_claims(CLAIMS):
         for model, width in claim.arguments.get("widths", {}).items():
-            config = json.loads((ROOT / "bench" / "embedded" / model / "config.json").read_text())
+            config = json.loads((ROOT / "bench" / "model" / "embedded" / model / "config.json").read_text())
             assert config["hidden_size"] == width
 
 

@@ -48,7 +48,7 @@ def runs(run_cell_in_module):
 
 
 def test_stock_peft_loads_every_adapter_on_the_unmodified_base_in_a_process_of_its_own(runs, ids, tmp_path):
-    base = Path(export.__file__).parent / "embedded" / "tiny_llama"
+    base = Path(export.__file__).parent / "model" / "embedded" / "tiny_llama"
     torch.save(ids, tmp_path / "ids")
     folders = {name: tmp_path / name.replace(", ", "-") for name in runs if name not in ("full_ft", "none")}
     for name, folder in folders.items():

@@ -25,7 +25,7 @@ EMBEDDED = ("gsm_tiny", "commonsense_tiny", "glue_tiny")
 
 
 Encoded = namedtuple("Encoded", "input_ids")
-TINY_LLAMA = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
+TINY_LLAMA = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 
 
 def model_at(path, **settings):
