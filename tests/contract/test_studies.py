@@ -21,11 +21,11 @@ from bench.tasks.definition import BUILT_IN, load_definition
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = {
     str(path.relative_to(EXPERIMENTS).with_suffix("")): path
-    for path in sorted(EXPERIMENTS.rglob("*.yaml"))
+    for path in sorted(EXPERIMENTS.rglob("[!_]*.yaml"))
     if "/protocol:" in path.read_text()
 }
-HUB = [name for name in FILES if not name.endswith("_tiny")]
-FOLDERS = sorted({Path(name).parent.name for name in FILES})
+HUB = [name for name in FILES if not name.endswith("_tiny") and not name.startswith("community/")]
+FOLDERS = sorted({str(Path(name).parent) for name in FILES})
 SELECT = "select"
 
 # The papers' budgets: examples a step, epochs (of a task, or of the one task), warm-up as a share of the steps.
@@ -105,7 +105,12 @@ every_study = pytest.mark.parametrize("name", FILES)
 
 def test_there_are_the_studies_of_four_papers():
     assert set(HUB) == {*BUDGETS, "impact_of_init/tinyllama_wikitext"}
-    assert FOLDERS == ["asymmetry", "impact_of_init", "lora_ga", "lora_sb"]
+    assert [folder for folder in FOLDERS if not folder.startswith("community/")] == [
+        "asymmetry",
+        "impact_of_init",
+        "lora_ga",
+        "lora_sb",
+    ]
 
 
 @every_study
