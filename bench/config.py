@@ -152,7 +152,7 @@ class Run:
         Raises:
             ConfigError: as `from_config`.
         """
-        return cls.from_config(modern(localised(record.config))[0])
+        return cls.from_config(modern(localised(record.config.model_dump()))[0])
 
     def _check_options(self) -> None:
         """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""

@@ -54,7 +54,7 @@ def modern(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def modern_row(row: dict[str, Any]) -> dict[str, Any]:
     """A record's training, or a row of curve.jsonl, under this version's names."""
-    if _TRAINING.keys().isdisjoint(row):
+    if not isinstance(row, dict) or _TRAINING.keys().isdisjoint(row):
         return row
     return {_TRAINING.get(key, key): value for key, value in row.items()}
 
