@@ -147,7 +147,7 @@ class Run:
         Raises:
             ConfigError: as `from_config`.
         """
-        return cls.from_config(localised(record.config))
+        return cls.from_config(localised(record.config.model_dump()))
 
     def _check_options(self) -> None:
         """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""

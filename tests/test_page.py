@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser.staged import PLANTED, TABLES, a_figure, a_record, many_runs, staged_study, write_record
+from records import make_record
 
 from bench.report.figures.choice import KINDS, RATES
 from bench.report.page import write_page
@@ -17,7 +18,6 @@ from bench.report.page.figures import CAPTIONS
 from bench.report.page.rerun import rerun_command
 from bench.report.page.runs import page_runs
 from bench.report.read.load import load_study
-from bench.runs.record import Record
 
 ROOT = Path(__file__).parents[1]
 
@@ -156,7 +156,7 @@ def test_numbers_that_are_missing_are_dashes(staged, tmp_path):
 
 
 def test_a_configuration_with_numbers_that_json_lacks_still_makes_a_page(staged, tmp_path):
-    staged.members[0][1].config["train"]["max_grad_norm"] = float("inf")
+    staged.members[0][1].config.train.max_grad_norm = float("inf")
     page = write_page(staged, [], [], tmp_path)
     sections = [section for section in data_of(page)["sections"] if isinstance(section, dict)]
     assert "inf" in [section.get("max_grad_norm") for section in sections]
@@ -206,7 +206,7 @@ def test_a_study_without_a_plan_shows_its_records(tmp_path):
 )
 def test_the_command_of_a_run_without_a_plan_makes_the_same_run(compose_run, overrides):
     run = compose_run("study=x", *overrides)
-    record = Record(run.run_id, "completed", "L", run.to_dict(), run.identity, {})
+    record = make_record(run.run_id, "completed", "L", run.to_dict(), run.identity, {})
     python, flag, module, *again = shlex.split(rerun_command(record))
     assert (python, flag, module) == ("python", "-m", "bench.run")
     same = compose_run(*again)

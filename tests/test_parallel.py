@@ -60,10 +60,10 @@ def test_each_part_is_computed_by_one_process_and_handed_to_the_other(results):
 
 def test_alone_every_function_is_what_it_would_be_without_the_module():
     tensor = torch.arange(3.0)
-    assert (ranks.size(), ranks.rank(), ranks.mine([1, 2, 3])) == (1, 0, [1, 2, 3])
-    assert torch.equal(ranks.total(tensor), torch.arange(3.0))
-    assert ranks.told_by_first("x") == "x"
-    assert ranks.shared_out(["b", "a"], str.upper) == {"b": "B", "a": "A"}
+    assert (ranks.size(), ranks.rank(), ranks.shard([1, 2, 3])) == (1, 0, [1, 2, 3])
+    assert torch.equal(ranks.all_reduce_sum(tensor), torch.arange(3.0))
+    assert ranks.broadcast_object("x") == "x"
+    assert ranks.map_over_ranks(["b", "a"], str.upper) == {"b": "B", "a": "A"}
 
 
 RUN = [
@@ -83,9 +83,9 @@ def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(
     two = read_record(folder)
     losses = [[row["loss"] for row in read_rows(path / CURVE)] for path in (folder, cell.path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    for one, other in zip(*(r.initialization["layers"] for r in (two, alone)), strict=True):
-        assert one["name"] == other["name"]
-        assert one["lora_A_norm"] == pytest.approx(other["lora_A_norm"], rel=1e-5)
+    for one, other in zip(*(r.initialization.layers for r in (two, alone)), strict=True):
+        assert one.name == other.name
+        assert one.lora_A_norm == pytest.approx(other.lora_A_norm, rel=1e-5)
 
 
 def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, monkeypatch, tmp_path, capsys):

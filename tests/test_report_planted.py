@@ -8,6 +8,7 @@ from browser.staged import a_record, write_record
 from bench.report.read.load import load_study
 from bench.report.tables.render import comment, prose
 from bench.report.write import write_report
+from bench.runs.record_parts import PhaseCost
 
 SCRIPT = "<script>alert(1)</script>"
 PLANTED = (
@@ -32,10 +33,10 @@ def report(tmp_path_factory):
     for seed, label in enumerate(PLANTED):
         for value in (0.5, 0.7):
             record = a_record(f"run-{seed}-{value}", f"method{seed}", label, seed=int(10 * value), value=value)
-            record.config["method"]["note"] = record.identity["method"]["note"] = label
-            record.config["task"]["name"] = f"t {SCRIPT}"
-            record.scores[1]["value"] = 0.25
-            record.phases["initialise"] = {"seconds": 0.5, "peak_bytes": 2**20}
+            record.config.method.note = record.identity["method"]["note"] = label
+            record.config.task.name = f"t {SCRIPT}"
+            record.scores[1].value = 0.25
+            record.phases = record.phases | {"initialise": PhaseCost(seconds=0.5, peak_bytes=2**20)}
             write_record(folder, record)
         failed = a_record(f"failed-{seed}", label=label, error=f"it said {label}")
         failed.identity["method"]["note"] = label

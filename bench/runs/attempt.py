@@ -149,7 +149,7 @@ class Attempt:
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }
         self.checkpoints = Checkpoints(self.path / checkpoint.FOLDER, settings, stamp)
-        self.found = ranks.told_by_first(self.checkpoints.newest() if self._lease is not None else None)
+        self.found = ranks.broadcast_object(self.checkpoints.newest() if self._lease is not None else None)
         if self.found is not None and self._lease is not None:
             self.history[-1]["from_step"] = self.found.step
             self._note()

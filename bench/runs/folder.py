@@ -17,13 +17,13 @@ from bench.runs import checkpoint
 from bench.runs.record import (
     COMPLETED,
     RECORD,
+    SCHEMA_VERSION,
     WEIGHTS,
     CorruptRecordError,
     Record,
     differing_files,
     identity_digest,
     read_record,
-    sealed_record,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class RunFolder:
     @property
     def done(self) -> bool:
         """True if the run was completed on this machine: its record is intact and every file that it names is there."""
-        record = sealed_record(self.path)
-        return record is not None and record.status == COMPLETED and self.holds(record)
+        record = self.record
+        if record is None or record.schema_version < SCHEMA_VERSION:  # which has no checksums
+            return False
+        return record.status == COMPLETED and self.holds(record)
 
     def holds(self, record: Record) -> bool:
         """True if a record is of this run, its weights are there, and its other files have the recorded sizes.
@@ -91,7 +93,7 @@ class RunFolder:
         for found in sorted(results_dir.rglob(f"{self.path.name}/{RECORD}")):
             other = RunFolder(found.parent.parent.parent, found.parent.parent.name, found.parent.name)
             record = other.record
-            if other.done and record is not None and record.environment["fingerprint"] == fingerprint():
+            if other.done and record is not None and record.environment.fingerprint == fingerprint():
                 copied = self.path.with_name(f".{self.path.name}.copy")
                 shutil.rmtree(copied, ignore_errors=True)
                 shutil.copytree(other.path, copied)

@@ -73,13 +73,13 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
                 # Another process may have done it since.
                 settled = _settled(cfg, folder) or (_copied(cfg, folder) if attempt else _elsewhere(folder))
                 if settled is None and attempt is not None:
-                    ranks.told_by_first(True)
+                    ranks.broadcast_object(True)
                     say(f"{position} {cfg.run_id}")
                     return _attempt(cfg, run, attempt, position, command)
         except (OSError, ValueError) as error:  # the lease could not be taken, or freed
             settled = FAILED, f"failed: {error}"
     assert settled is not None
-    ranks.told_by_first(False)
+    ranks.broadcast_object(False)
     status, text = settled
     say(f"{position} {cfg.run_id}: {text}", sys.stderr if status == FAILED else sys.stdout)
     if status == FAILED:
@@ -91,8 +91,7 @@ def _settled(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
     """The status of a run that need not be done, and why; None if it is to be done."""
     record = folder.record
     if record is not None and record.status == FAILED and not cfg.run.retry_failed:
-        error = record.error or {}
-        return FAILED, f"failed before ({error.get('type')}: {error.get('message')}); run.retry_failed=true tries again"
+        return FAILED, f"failed before ({record.error}); run.retry_failed=true tries again"
     return (DONE, "done before") if folder.done else None
 
 
@@ -134,15 +133,15 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
             offline.append(tracker.sync_path)
     except LeaseLostError as lost:
         say(f"{position} {cfg.run_id}: {lost}", sys.stderr)
-        ranks.regroup(cfg.run_id)
+        ranks.barrier_after_failure(cfg.run_id)
         return RUNNING
     except (OSError, ValueError) as error:  # a full disk or changed data: nothing to record, or no place for it
         record = assemble.failed(cfg, error, "")
         ranks.report(cfg.run_id, error)
     if record.error is not None:
         failures.append(cfg.run_id)
-        say(f"{position} {cfg.run_id}: failed: {record.error['type']}: {record.error['message']}", sys.stderr)
-        ranks.regroup(cfg.run_id)
+        say(f"{position} {cfg.run_id}: failed: {record.error}", sys.stderr)
+        ranks.barrier_after_failure(cfg.run_id)
         return FAILED
     say(f"{position} {cfg.run_id}: {_summary(record)}, {time.perf_counter() - began:.1f} s")
     return COMPLETED
@@ -162,7 +161,7 @@ def _recorded(cfg: Run, run: Spine, attempt: Attempt) -> tuple[Record, list[dict
 
 def _follow(cfg: Run, run: Spine) -> str:
     """In a process of rank > 0: does its share of the run; what it computes is the same as in rank 0, and not kept."""
-    if not ranks.told_by_first(True):  # rank 0's value counts
+    if not ranks.broadcast_object(True):  # rank 0's value counts
         return DONE
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -170,7 +169,7 @@ def _follow(cfg: Run, run: Spine) -> str:
         except Exception as error:  # rank 0 has it too, and records it
             say(f"process {ranks.rank()}: {type(error).__name__}: {error}", sys.stderr)
             _tell_ranks(cfg, error)
-            ranks.regroup(cfg.run_id)
+            ranks.barrier_after_failure(cfg.run_id)
             return FAILED
     return COMPLETED
 
@@ -181,7 +180,7 @@ def _tell_ranks(cfg: Run, error: Exception) -> None:
     Raises:
         InterruptedRunError: the error is only that one of them was killed, so that the run can be resumed.
     """
-    if ranks.lost(cfg.run_id, error):
+    if ranks.is_peer_loss(cfg.run_id, error):
         say(f"process {ranks.rank()} has lost another one: {error}", sys.stderr)
         signals.stop()
     ranks.report(cfg.run_id, error)
@@ -193,9 +192,9 @@ def say(text: str, to: Any = None) -> None:
 
 
 def _summary(written: Record) -> str:
-    loss = written.training.get("held_out_loss")
+    loss = written.eval_loss
     parts = [] if loss is None else [f"held-out loss {loss:.3f}"]
     for score in written.scores:
-        error = "" if score["stderr"] is None else f" ± {score['stderr']:.3f}"
-        parts.append(f"{score['task']} {score['metric']} {score['value']:.3f}{error}")
+        error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
+        parts.append(f"{score.task} {score.metric} {score.value:.3f}{error}")
     return ", ".join(parts)

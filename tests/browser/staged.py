@@ -4,10 +4,10 @@ import struct
 import zlib
 
 import pandas as pd
+from records import make_record
 
 import bench.runs.record
 from bench.report.read.load import load_study
-from bench.runs.record import Record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 PLANTED = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -32,7 +32,9 @@ def a_record(run_id, method="hu", label=None, rank="r8", task="t", model="m", se
     identity = {key: config[key] for key in ("seed", "method", "rank", "task", "model", "train")}
     if method == "full_ft":
         del identity["rank"]
-    record = Record(run_id, "failed" if error else "completed", label or method.upper(), config, identity, ENVIRONMENT)
+    record = make_record(
+        run_id, "failed" if error else "completed", label or method.upper(), config, identity, ENVIRONMENT
+    )
     record.phases = {"train": {"seconds": 10.0 + seed, "peak_bytes": 1}, "score": {"seconds": 1.5, "peak_bytes": 1}}
     if error:
         record.error = {"type": "RuntimeError", "message": error, "step": 7, "traceback": ""}

@@ -19,7 +19,7 @@ _KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 def rerun_command(record: Record) -> str:
     """The shell command that makes this run again, with every setting of it spelt out."""
-    config = record.config
+    config = record.config.model_dump()
     chosen = [f"{group}={_written(config[group]['name'])}" for group in GROUPS if config.get(group, {}).get("name")]
     settings = [
         f"++{section}.{key}={_written(value)}"  # ++: whether conf/ names the key or leaves it to its default

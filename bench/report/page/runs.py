@@ -13,6 +13,7 @@ from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.read.load import METHOD_ORDER, Study
 from bench.report.tables.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import PlannedRun
 
 MISSING, WAITING, REFUSED, UNREADABLE = "missing", "waiting", "refused", "unreadable"
@@ -101,22 +102,20 @@ def _recorded(study: Study, record: Record, planned: list[PlannedRun]) -> PageRu
     if not stages and (study.plan is None or len(study.stages) == 1):
         stages = study.stages
     command = study.plan.command(planned[0]) if study.plan and planned else rerun_command(record)
-    seconds = [phase["seconds"] for phase in record.phases.values()]
+    seconds = [phase.seconds for phase in record.phases.values()]
     reason = None
     if record.status != COMPLETED:
-        error = record.error or {}
-        step = f" (step {error['step']})" if error.get("step") is not None else ""
-        reason = f"{error.get('type', 'Error')}: {error.get('message', 'unknown')}{step}"
+        reason = str(record.error or ErrorFacts())
     return PageRun(
-        method=_named(config, "method"),
+        method=config.method.name or DASH,
         label=record.label,
-        rank=_named(config, "rank") if "rank" in record.identity else DASH,
-        task=_named(config, "task"),
-        model=_named(config, "model"),
-        learning_rate=config.get("train", {}).get("learning_rate") if "train" in record.identity else None,
-        settings={key: value for key, value in config.items() if key != "seed"},
+        rank=config.rank.name or DASH if "rank" in record.identity else DASH,
+        task=config.task.name or DASH,
+        model=config.model.name or DASH,
+        learning_rate=config.train.learning_rate if "train" in record.identity else None,
+        settings={key: value for key, value in config.model_dump().items() if key != "seed"},
         command=command,
-        seed=config.get("seed") if "seed" in record.identity else None,
+        seed=config.seed if "seed" in record.identity else None,
         stages=stages,
         status=record.status if record.status in STATUSES else FAILED,
         run_id=record.run_id,
@@ -126,19 +125,15 @@ def _recorded(study: Study, record: Record, planned: list[PlannedRun]) -> PageRu
     )
 
 
-def _named(config: dict[str, Any], group: str) -> str:
-    return str(config.get(group, {}).get("name") or DASH)
-
-
 def _scores(record: Record) -> tuple[RunScore, ...]:
     """All of them, the dataset named where there are several; the held-out loss where nothing was scored."""
-    several = len({score["task"] for score in record.scores}) > 1
-    bases = [(score["task"], base_name(score["metric"])) for score in record.scores]
+    several = len({score.task for score in record.scores}) > 1
+    bases = [(score.task, base_name(score.metric)) for score in record.scores]
     found = []
     for score, base in zip(record.scores, bases, strict=True):
-        metric = base[1] if bases.count(base) == 1 else score["metric"]
-        found.append(_score(f"{score['task']} {metric}" if several else metric, score["metric"], score["value"]))
-    loss = record.training.get(HELD_OUT_LOSS)
+        metric = base[1] if bases.count(base) == 1 else score.metric
+        found.append(_score(f"{score.task} {metric}" if several else metric, score.metric, score.value))
+    loss = record.training.eval_loss if record.training else None
     if not found and loss is not None:
         found.append(_score("held-out loss", HELD_OUT_LOSS, loss))
     return tuple(found)

@@ -139,10 +139,10 @@ def _stacks(study: Study) -> list[str]:
     """Software and hardware that can move a number, each with its runs where there are several."""
     described: Counter[str] = Counter()
     for _, record in study.members:
-        versions, hardware = record.environment.get("versions", {}), record.environment.get("hardware", {})
+        versions, hardware = record.environment.versions, record.environment.hardware
         software = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if versions.get(name)]
-        threads = f"threads: {hardware['num_threads']}" if hardware.get("num_threads") else None
-        parts = [*software, hardware.get("gpu") or hardware.get("cpu"), threads]
+        threads = f"threads: {hardware.num_threads}" if hardware.num_threads else None
+        parts = [*software, hardware.gpu or hardware.cpu, threads]
         described[", ".join(str(part) for part in parts if part)] += 1
     if len(described) == 1:
         return list(described)
@@ -153,10 +153,10 @@ def _codes(study: Study) -> list[str]:
     """Versions and commits of the suite."""
     found = set()
     for _, record in study.members:
-        code = record.environment.get("code", {})
-        if code.get("version"):
-            revision = f", commit {code['revision'][:12]}" if code.get("revision") else ""
-            found.add(f"{code['version']}{revision}{' with changes' if code.get('dirty') else ''}")
+        code = record.environment.code
+        if code.version:
+            revision = f", commit {code.revision[:12]}" if code.revision else ""
+            found.add(f"{code.version}{revision}{' with changes' if code.dirty else ''}")
     return sorted(found)
 
 
