@@ -15,9 +15,9 @@ from bench.process.provenance import fingerprint
 from bench.process.redact import without_secrets
 from bench.runs import checkpoint
 from bench.runs.record import (
+    CHECKSUMMED,
     COMPLETED,
     RECORD,
-    SCHEMA_VERSION,
     WEIGHTS,
     CorruptRecordError,
     Record,
@@ -63,7 +63,7 @@ class RunFolder:
     def done(self) -> bool:
         """True if the run was completed on this machine: its record is intact and every file that it names is there."""
         record = self.record
-        if record is None or record.schema_version < SCHEMA_VERSION:  # which has no checksums
+        if record is None or record.schema_version < CHECKSUMMED:  # which has no checksums
             return False
         return record.status == COMPLETED and self.holds(record)
 

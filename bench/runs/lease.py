@@ -1,9 +1,9 @@
 """One process at a time works on a run: a lease file with a heartbeat, and a note of how far the run is.
 
 The lease is filelock's SoftFileLease, in the run's hidden workspace. The lease of a process that has died on this
-machine is taken over at once, any other when its file has not changed for `run.lease_seconds` on the contender's own
-clock: timestamps of two machines are never compared. Nothing stops a holder that was only suspended; it learns at its
-next heartbeat, and before it replaces a record, that the run is no longer its own.
+machine is taken over at once, any other when its file has not changed for `run.heartbeat_timeout_seconds` on the
+contender's own clock: timestamps of two machines are never compared. Nothing stops a holder that was only suspended; it
+learns at its next heartbeat, and before it replaces a record, that the run is no longer its own.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Lease:
             return False
         except LeaseSettingsMismatch:
             raise ValueError(
-                "the process that holds this run has another run.lease_seconds; give this command the same value"
+                "the process that holds this run has another run.heartbeat_timeout_seconds; "
+                "give this command the same value"
             ) from None
         self._note = {"since": time.time()}
         self.tell()
