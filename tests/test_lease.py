@@ -86,9 +86,7 @@ def test_that_of_a_killed_or_a_stopped_process_is_taken_over(workspace, how):
 
 def test_a_process_with_another_timeout_is_refused_in_one_line(workspace):
     foreign(workspace, seconds=30)
-    with pytest.raises(
-        ValueError, match=r"^the .* another run\.heartbeat_timeout_seconds; give .* the same value$"
-    ):
+    with pytest.raises(ValueError, match=r"^the .* another run\.heartbeat_timeout_seconds; give .* the same value$"):
         Lease(workspace, 60).acquire()
 
 
