@@ -49,7 +49,7 @@ def test_committed_figures_follow_from_their_records(study, tmp_path):
 
 
 def test_the_claims_are_answered_by_the_committed_records(tmp_path):
-    from bench.report.claims import answer, read_claims, write_claims
+    from bench.report.claims import read_claims, write_claims
 
     for study in STUDIES:
         skip_own_runs(study)
