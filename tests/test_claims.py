@@ -254,7 +254,11 @@ ONE = """
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: higher_score", "kind: better", "claim one: kind='better': unknown kind; known: higher_score, larger_rate"),
+        (
+            "kind: higher_score",
+            "kind: better",
+            "claim one: kind='better': unknown kind; known: higher_score, larger_rate",
+        ),
         ("source: abstract, ", "", "claim one: source is missing"),
         ("a: {method: hu}, ", "", "claim one: a is missing"),
         (
@@ -306,7 +310,9 @@ def test_the_list_has_a_bullet_a_claim_and_the_csv_a_row(made, tmp_path):
     pairs(made, (0.7, 0.71, 0.72), (0.5, 0.5, 0.5))
     markdown = write_claims(claims, tmp_path, tmp_path)
     assert (tmp_path / "claims.md").read_text() == markdown
-    first = "- C **yes**: HU 71, REVERSED 50. +21 [+18.5, +23.5] points, n = 3 (`python -m bench.run -m +experiments=p/s`)"
+    first = (
+        "- C **yes**: HU 71, REVERSED 50. +21 [+18.5, +23.5] points, n = 3 (`python -m bench.run -m +experiments=p/s`)"
+    )
     assert markdown.splitlines()[:3] == ["### P", "", first]
     rows = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
     assert [(row["id"], row["answer"], row["n"]) for row in rows] == [("one", "yes", "3"), ("two", NOT_RUN, "")]
