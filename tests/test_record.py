@@ -6,7 +6,8 @@ import pytest
 from records import make_record
 
 from bench.process.files import write_whole
-from bench.runs.folder import RunFolder, held
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import (
     COMPLETED,
     CURVE,
@@ -38,11 +39,11 @@ def a_record(status=COMPLETED, run_id=RUN_ID):
 
 def finished(root, status=COMPLETED, weights=True, run_id=RUN_ID):
     folder = RunFolder(root, "study", run_id)
-    with held(folder, 60, wait=False) as workspace:
-        workspace.append(CURVE, [{"step": 1, "loss": 2.5}])
+    with held(folder, 60, wait=False) as attempt:
+        attempt.append(CURVE, [{"step": 1, "loss": 2.5}])
         if weights:
-            workspace.weights_path.write_bytes(b"weights")
-        workspace.close(a_record(status, run_id), [{"task": "t", "doc_id": 0}])
+            attempt.weights_path.write_bytes(b"weights")
+        attempt.close(a_record(status, run_id), [{"task": "t", "doc_id": 0}])
     return folder
 
 
