@@ -199,6 +199,13 @@ class Run:
         return bool(self.method.trains)
 
     @property
+    def tags(self) -> list[str]:
+        """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
+        rank = [self.rank.name] if isinstance(self.method, AdapterMethod) else []
+        trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
+        return [self.method_name, *rank, self.task.name, self.model.name, *trained]
+
+    @property
     def learning_rates(self) -> LearningRates:
         """What a method may know of the schedule."""
         return LearningRates(
