@@ -347,7 +347,7 @@ def test_compacting_leaves_what_lies_behind_a_link(tmp_path):
 def test_a_plan_or_a_record_with_an_id_that_leads_elsewhere_is_corrupt(tmp_path, run_id):
     run = {"stage": "run", "group": [], "overrides": [], "run_id": run_id, "refused": None}
     (tmp_path / "study.json").write_text(json.dumps({"experiment": None, "stages": ["run"], "runs": [run]}))
-    with pytest.raises(CorruptPlanError, match="no folder's name"):
+    with pytest.raises(CorruptPlanError, match="no name of a file or folder"):
         read_plan(tmp_path)
     content = make_record().model_dump() | {"schema_version": 3, "run_id": run_id}
     (tmp_path / "record.json").write_text(json.dumps(content))
