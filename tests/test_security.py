@@ -17,7 +17,7 @@ from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
 from bench.process.validation import ConfigError
 from bench.report.read.load import ReportError, load_study
-from bench.runs.names import checked_study, is_name, run_folder, study_folder
+from bench.runs.names import checked_study, is_name, study_folder
 from bench.runs.record import CorruptRecordError, read_record
 from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, read_plan
@@ -309,13 +309,10 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     outside.mkdir()
     (results / "inside").mkdir(parents=True)
     (results / "linked").symlink_to(outside)
-    (results / "inside" / "run-1").symlink_to(outside)
     (results / "loop").symlink_to(results / "loop")
     for study in ("linked", "linked/deeper", "loop"):
         with pytest.raises(ValueError, match=r"link|cannot be followed"):
             study_folder(results, study)
-    with pytest.raises(ValueError, match="leads out of"):
-        run_folder(results, "inside", "run-1")
     with pytest.raises(ReportError, match="leads out of"):
         load_study(results, "linked")
     elsewhere = tmp_path / "elsewhere"
