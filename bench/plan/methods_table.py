@@ -1,6 +1,7 @@
-"""Every method with its paper, what it trains and needs, and how many parameters that is; no weights are read.
+"""Lists every method with its paper, what it trains and needs, and its number of trained parameters.
 
-`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes what `bench.run` takes.
+`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes the overrides that `bench.run` takes. No weights
+are read.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def num_trainable(run: Run) -> int:
-    """How many parameters a run trains, but for a head, counted on the meta device from the model's configuration.
+    """Number of parameters that a run trains, without a classification head; counted on the meta device.
 
-    A method that shares ranks out among layers is counted with r in each.
+    A method that gives each layer a rank of its own is counted with r in every layer.
 
     Raises:
         ValueError: the rank does not fit a layer.
@@ -45,14 +46,14 @@ def num_trainable(run: Run) -> int:
 
 
 def paper(run: Run) -> str:
-    """The source that the method's module names in its first line, in parentheses."""
+    """The paper that the method's module names in parentheses in its first line."""
     opening = (sys.modules[type(run.method).__module__].__doc__ or "").partition("\n")[0]
     found = re.search(r"\((.*)\)", opening)
     return found.group(1) if found else "–"
 
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a method."""
+    """One row for the method of each run."""
     rows = []
     for run in runs:
         method = run.method
