@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from bench import export
 from bench.runs.record import read_record, write_record
 
-# Each way to leave the pretrained weights: untouched, shifted, with R, with a first step, of several ranks, half frozen.
+# Each way to leave the pretrained weights: kept, shifted, with R, with a first step, of several ranks, half frozen.
 ADAPTERS = "hu lora_ga lora_xs lora_sb pissa eva lora_one asymmetry_a".split()
 # What a user without this suite would write.
 STOCK = """
