@@ -144,21 +144,6 @@ def test_the_template_of_a_community_study_expands_into_runs(tmp_path, monkeypat
     assert set(definition.rates.centre) == {"hu", "lora_ga"}
 
 
-def test_what_the_example_of_a_community_study_computes_is_what_its_page_says(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    page = PAGES["experiments/community/rank_of_init/README.md"]
-    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), {})
-    change, spread = capsys.readouterr().out.strip().split(", standard deviation ")
-    assert f"by {change} points" in page
-    assert f"standard deviation of {spread} points" in page
-
-
-def test_the_frame_that_the_readme_shows_has_a_row_for_each_method(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    exec(block("python", "A sweep of your own"), {})
-    assert {"LoRA", "LoRA-GA", "Full FT"} <= {line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()}
-
-
 def staged(experiment):
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
