@@ -1,7 +1,7 @@
 """Lists every method with its paper, what it trains and needs, and its number of trained parameters.
 
-`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes the overrides that `bench.run` takes. No weights
-are read.
+`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes the overrides that `bench.run` takes. It reads
+no weights.
 """
 
 from __future__ import annotations
@@ -54,21 +54,18 @@ def paper(run: Run) -> str:
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for the method of each run."""
-    rows = []
-    for run in runs:
-        method = run.method
-        rows.append(
-            {
-                "method": run.method_name,
-                "label": method.label,
-                "trains": " ".join(sorted(method.trains)) or "–",
-                "needs": " ".join(sorted(method.requires)) or "–",
-                "keeps the function": "yes" if method.keeps_function else "no",
-                "parameters": f"{num_trainable(run):,}",
-                "paper": paper(run),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "method": run.method_name,
+            "label": run.method.label,
+            "trains": " ".join(sorted(run.method.trains)) or "–",
+            "needs": " ".join(sorted(run.method.requires)) or "–",
+            "keeps the function": "yes" if run.method.keeps_function else "no",
+            "parameters": f"{num_trainable(run):,}",
+            "paper": paper(run),
+        }
+        for run in runs
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
