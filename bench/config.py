@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationEr
 from pydantic.dataclasses import dataclass
 
 from bench.init.store import Cache
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
+from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
@@ -259,8 +259,7 @@ class Run:
 
 def _kinds(method: Method) -> tuple[bool, bool, bool]:
     """Whether a method adds an adapter, decomposes something, and does so in a sketch."""
-    decomposes = isinstance(method, SpectralMethod) and bool(method.decomposes)
-    return isinstance(method, AdapterMethod), decomposes, bool(decomposes and sketches(method))
+    return method.has_adapter, bool(method.decomposes), method.sketches
 
 
 @functools.cache

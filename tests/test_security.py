@@ -35,7 +35,7 @@ SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in
     [
         "subprocess.run", "os.system", "builtins.eval", "posix.system", "pty.spawn", "torch.load", "torch.hub.load",
         "numpy.load", "pandas.read_pickle", "joblib.load", "wandb.init", "hydra.utils.instantiate", "bench.run.main",
-        "bench.methods.base.Method", "bench.methods.base.AdapterMethod", "bench.methods.base.Rank", "bench.config.Run",
+        "bench.methods.base.Method", "bench.methods.base.Rank", "bench.config.Run",
         "bench.methods.hu.torch", "bench.methods.hu.Hu.factors", "bench.methods.hu:Hu", "bench..hu.Hu", ".Hu", "Hu", "",
         "bench.methods.hu.__class__", "__main__.x", "a" * 10_000 + ".B", "bench.methods.hu.Hu\n",
         "bénch.methods.Hu", "../leaking.Leaking", "subprocess.Popen", "threading.Thread",
@@ -85,7 +85,7 @@ def test_a_class_of_another_module_is_a_method_if_it_has_what_a_method_has(tmp_p
 def test_a_record_is_no_way_around_it(compose_run):
     run = compose_run()
     config = run.to_dict() | {"method": {"name": "x", "_target_": "subprocess.Popen", "args": ["true"]}}
-    with pytest.raises(ConfigError, match=r"is no method|Python's own"):
+    with pytest.raises(ConfigError, match="is no method"):
         Run.from_config(config)
 
 

@@ -145,14 +145,12 @@ def _framed(run: Run) -> Frame:
 
 def _count(run: Run, frame: Frame) -> Sizes:
     """What the method adds to the model, and which of its tensors are trained; bench.model.adapter does the same."""
-    from bench.methods.base import AdapterMethod
-
     shapes = [(layer.out_features, layer.in_features) for layer in frame.layers.values()]
     trains, r = run.method.trains, run.rank.r
     target = sum(rows * columns for rows, columns in shapes)
     head, head_linear = (frame.head, frame.head_linear) if trains else (0, 0)
     parts: dict[str, int] = {}
-    if isinstance(run.method, AdapterMethod):
+    if run.method.has_adapter:
         parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}
         parts |= {"lora_R": r * r * len(shapes)} if "lora_R" in trains else {}
     trained = sum(size for part, size in parts.items() if part in trains)
@@ -175,32 +173,16 @@ def _count(run: Run, frame: Frame) -> Sizes:
 
 def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
     """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
-    from bench.methods.base import DemandingMethod
-    from bench.runs.identity import kept
+    from bench.model.layers import check_start
 
-    # Kept with the method: to ask a protocol takes longer than all else of a cell.
-    demanding = kept(run.method, "demanding", lambda: isinstance(run.method, DemandingMethod))
-    asked = (*key, run.learning_rates if demanding else None)
+    asked = (*key, run.learning_rates)
     if asked not in _checked:
         try:
-            _check(run, frame, demanding)
+            check_start(frame.layers, run.method, run.rank, run.learning_rates)
             _checked[asked] = None
         except ValueError as error:
             _checked[asked] = str(error)
     return _checked[asked]
-
-
-def _check(run: Run, frame: Frame, demanding: bool) -> None:
-    from bench.methods.base import AdapterMethod, Layer, scaling_value
-    from bench.model.layers import check_rank
-
-    if isinstance(run.method, AdapterMethod):
-        check_rank(dict(frame.layers), run.rank)
-    if demanding:
-        method: Any = run.method
-        scaling = scaling_value(method.scaling, run.rank)
-        for name, layer in frame.layers.items():
-            method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
 
 
 def refusal(run: Run) -> str | None:
@@ -215,9 +197,9 @@ def refusal(run: Run) -> str | None:
 
 
 def _num_statistics(run: Run, shapes: list[tuple[int, int]]) -> int:
-    from bench.init.calibrate.result import Wanted
+    from bench.init.calibrate.result import CalibrationRequest
 
-    wanted = Wanted.by(run.method, run.rank, run.svd)
-    covariances = len(wanted.keeps - {"gradient"})
-    gradients = wanted.gradient and not wanted.sketched
+    request = CalibrationRequest.of(run.method, run.rank, run.svd)
+    covariances = len(request.matrices - {"gradient"})
+    gradients = request.gradient and not request.sketched
     return sum(gradients * rows * columns + covariances * columns**2 for rows, columns in shapes)
