@@ -15,7 +15,7 @@ from bench.tasks.definition import InMemoryTask, load_definition, read_definitio
 from built_methods import built
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer
 
-CHECKPOINT = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
+CHECKPOINT = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 SETTINGS = {
     "split": "test",
     "limit": 8,

@@ -4,14 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from records import make_record
 
-from bench.runs.record import CorruptRecordError, Record
+from bench.runs.record import CorruptRecordError
 from bench.study.protocol import Definition, Rates
 from bench.sweep import expansion as stages
 from bench.sweep.expansion import Expansion
 
 STAGES = {
-    "select": {"rate": "grid", "seed": 100, "score.split": "selection"},
+    "select": {"rate": "grid", "seed": 100, "score.split": "validation"},
     "tuned": {"rate": "tuned", "seed": "0,1"},
     "shared": {"rate": "shared", "seed": 0},
     "published": {"rate": "published", "seed": 0},
@@ -62,7 +63,7 @@ def score(records, expanded, values, status="completed"):
 def add(records, cell, value, status="completed"):
     name, run_id = cell.group[0].removeprefix("method="), " ".join(cell.all_overrides)
     config = {"method": {"name": name}, "seed": 100, "train": {"learning_rate": cell.learning_rate}}
-    record = Record(run_id, status, name, config, {}, {})
+    record = make_record(run_id, status, name, config, {}, {})
     record.scores = [{"task": "t", "metric": "acc", "value": value, "higher_is_better": True}]
     records[run_id] = record
 
@@ -79,7 +80,7 @@ def test_the_grid_gives_every_method_as_many_rates_around_its_own_centre(records
 
 def test_a_cell_has_the_stages_settings_and_its_rate_on_its_command_line(records):
     cell = next(expansion(["+experiments=e"]).cells("select"))
-    wanted = ("+experiments=e", "method=hu", "seed=100", "score.split=selection", "train.learning_rate=0.003")
+    wanted = ("+experiments=e", "method=hu", "seed=100", "score.split=validation", "train.learning_rate=0.003")
     assert cell.all_overrides == wanted
 
 

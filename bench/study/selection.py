@@ -1,4 +1,4 @@
-"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the selection split.
+"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the validation split.
 
 A choice sees the records of the selection stage only. It is made for each group (method, rank, task, model) alone,
 from a grid of the same size for every method: the rate with the best mean over seeds, of equal ones the smaller; a
@@ -15,12 +15,13 @@ from statistics import fmean
 from typing import Literal
 
 from bench.runs.record import COMPLETED, Record
+from bench.runs.record_parts import ScoreFacts
 
 # Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 # Means of equal scores differ in the last bit with their number; far below one item of any test set.
 ROUNDING = 1e-9
-HELD_OUT_LOSS = "held_out_loss"
+EVAL_LOSS = "eval_loss"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Selection:
     """The learning rates of one group, ascending, and which was best.
 
     Attributes:
-        metric: what `values` are: a metric's name, "mean of 3 first metrics", or held_out_loss.
+        metric: what `values` are: a metric's name, "mean of 3 first metrics", or eval_loss.
     """
 
     group: tuple[str, ...]
@@ -109,35 +110,35 @@ def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
     """
     by_rate: dict[float, list[Record]] = defaultdict(list)
     for record in records:
-        by_rate[record.config["train"]["learning_rate"]].append(record)
+        by_rate[record.config.train.learning_rate or 0.0].append(record)
     completed = [record for record in records if record.status == COMPLETED]
     metric, higher = _metric(completed)
     points = []
     for rate in sorted(by_rate):
-        runs = sorted(by_rate[rate], key=lambda record: record.config["seed"])
+        runs = sorted(by_rate[rate], key=lambda record: record.config.seed)
         values = tuple(_value(run) for run in runs if run.status == COMPLETED)
         points.append(Point(rate, values, sum(run.status != COMPLETED for run in runs)))
     first = records[0]
-    return Selection(group, first.config["method"]["name"], first.label, tuple(points), metric, higher)
+    return Selection(group, first.config.method.name, first.label, tuple(points), metric, higher)
 
 
-def _first_metrics(record: Record) -> list[dict]:
+def _first_metrics(record: Record) -> list[ScoreFacts]:
     """The first score of each dataset."""
-    return list({score["task"]: score for score in reversed(record.scores)}.values())[::-1]
+    return list({score.task: score for score in reversed(record.scores)}.values())[::-1]
 
 
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:
     scores = next((_first_metrics(record) for record in records if record.scores), [])
     if not scores:
-        return HELD_OUT_LOSS, False
-    directions = {score["higher_is_better"] for score in scores}
+        return EVAL_LOSS, False
+    directions = {score.higher_is_better for score in scores}
     if len(directions) > 1:
-        names = ", ".join(f"{score['task']} {score['metric']}" for score in scores)
+        names = ", ".join(f"{score.task} {score.metric}" for score in scores)
         raise ValueError(f"no learning rate can be chosen by metrics of both directions: {names}")
-    name = scores[0]["metric"] if len(scores) == 1 else f"mean of {len(scores)} first metrics"
+    name = scores[0].metric if len(scores) == 1 else f"mean of {len(scores)} first metrics"
     return name, directions.pop()
 
 
 def _value(record: Record) -> float:
-    values = [score["value"] for score in _first_metrics(record)] or [record.training.get(HELD_OUT_LOSS)]
-    return math.nan if any(value is None for value in values) else fmean(values)
+    values = [score.value for score in _first_metrics(record)] or [record.eval_loss]
+    return fmean(math.nan if value is None else value for value in values)

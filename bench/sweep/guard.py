@@ -275,8 +275,7 @@ def finish() -> int:
     for run in {run.run_id: run for run in _planned}.values():
         record = RunFolder.of(run).record
         if record is not None and record.status == FAILED:
-            error = record.error or {}
-            failed[run.run_id] = f": {error.get('type')}: {error.get('message')}"
+            failed[run.run_id] = f": {record.error}"
         elif record is None and run.run_id not in failed:
             left.append(run.run_id)
     if left:

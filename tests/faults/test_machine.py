@@ -111,7 +111,7 @@ def test_a_checkpoint_with_one_flipped_byte_gives_way_to_the_one_before(tmp_path
 
 
 def test_a_clock_set_back_changes_nothing(tmp_path, undisturbed):
-    cfg = cell(tmp_path, "run.lease_seconds=1")
+    cfg = cell(tmp_path, "run.heartbeat_timeout_seconds=1")
     assert ended(cfg, kinds.clock_set_back, 4, 1e6) == 0
     assert_same(undisturbed, folder_of(cfg).path)
 
@@ -120,8 +120,8 @@ def test_a_loss_that_is_not_finite_fails_the_run_which_is_retried_only_when_aske
     cfg = cell(tmp_path)
     assert ended(cfg, kinds.diverge_at, 5) == 1
     record = folder_of(cfg).record
-    assert (record.status, record.error["step"], record.error["type"]) == (FAILED, 5, "DivergedError")
-    assert "Traceback" in record.error["traceback"]
+    assert (record.status, record.error.step, record.error.type) == (FAILED, 5, "DivergedError")
+    assert "Traceback" in record.error.traceback
     before = (folder_of(cfg).path / "record.json").read_bytes()
     assert ended(cfg) == 1
     assert (folder_of(cfg).path / "record.json").read_bytes() == before
@@ -154,7 +154,7 @@ def without_empty_groups():
 def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_path):
     """A process of its own for each: the killed one is recorded, the others are as they would have been."""
     study = ["-m", "method=hu", "seed=0,1,2", *SHORT, f"results_dir={tmp_path}", "study=mine", "launch=process"]
-    slow = ["train.max_steps=40", "train.held_out_steps=0", "measure=none"]
+    slow = ["train.max_steps=40", "train.eval_steps=0", "measure=none"]
     sweep = subprocess.Popen(
         [sys.executable, "-m", "bench.run", *study, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import pytest
 from conftest import SHORT
@@ -21,7 +20,7 @@ CELLS = (
     "method=hu,lora_ga",
     "seed=0,1,2",
     "train.max_steps=300",
-    "train.held_out_steps=60",
+    "train.eval_steps=60",
     "measure.alignment_steps=30",
     "checkpoint.steps=20",
 )
@@ -103,7 +102,7 @@ class Sweep:
     def times_finished(self):
         """Of each cell, how often a job has reported that it is done."""
         logs = [p.read_text() for p in self.folder.glob("results/.sweep/.submitit/*/*/*_0_log.out")]
-        return [sum(log.count(f"{name}: held-out loss") for log in logs) for name in self.records()]
+        return [sum(log.count(f"{name}: eval loss") for log in logs) for name in self.records()]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def assert_equal(sweep, undisturbed):
     assert set(found) == set(expected)
     for name, record in found.items():
         assert record.status == COMPLETED
-        ours, theirs = (without_timing(asdict(r)) for r in (record, expected[name]))
+        ours, theirs = (without_timing(r.model_dump()) for r in (record, expected[name]))
         assert {k for k in ours if ours[k] != theirs[k]} <= {"environment"}  # which names the job's GPUs
         assert ours["environment"]["fingerprint"] == theirs["environment"]["fingerprint"]
         one, other = sweep.results / name, undisturbed.results / name
