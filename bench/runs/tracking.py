@@ -109,8 +109,8 @@ def log_report(
         images = {names[path].with_suffix("").as_posix(): path for path in files if path.suffix == ".png"}
         run.log({name: wandb.Image(str(path), caption=path.stem) for name, path in images.items()})
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{described['group']}"), type="report")
-        for path, name in names.items():
-            artifact.add_file(str(path), name=name.as_posix())
+        for path in files:
+            artifact.add_file(str(path), name=names[path].as_posix())
         run.log_artifact(artifact)
         written, url = Path(run.dir).parent, run.url
     remove_logs(written)
