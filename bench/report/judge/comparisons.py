@@ -5,7 +5,7 @@ paired t over seeds and a test over items (McNemar's exact one for one seed, els
 union of their hypotheses (Berger 1982, Technometrics 24). A test over items alone would take the luck of a seed for the
 method; one over seeds alone, the luck of the test set. What is asked of a table is how each method compares with LoRA
 and how the best compares with the runner-up; Holm's correction is over all of these, all columns together. All other
-pairs are in comparisons.csv without a correction, as far as MOST_PAIRS goes.
+pairs are in comparisons.csv without a correction.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 
 from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
-from bench.report.judge.matching import MOST_PAIRS, Pair, matches, matching
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
 from bench.report.judge.statistics import (
@@ -110,7 +110,6 @@ class Judged:
     Attributes:
         columns: of the scores, those that are shown.
         measured: the same with their samples, and the average.
-        left_out: which pairs were too many to compare, in words; "" where none were.
     """
 
     cells: tuple[Cell, ...]
@@ -118,19 +117,24 @@ class Judged:
     columns: tuple[Column, ...]
     measured: tuple[Measured, ...]
     comparisons: tuple[Comparison, ...]
-    left_out: str = ""
 
 
-def judge(cells: Sequence[Cell], most_pairs: int = MOST_PAIRS) -> Judged:
-    """Reads what the rows of one table reached and compares them.
-
-    Args:
-        most_pairs: of rows that are compared beside those that are asked for.
-    """
+def judge(cells: Sequence[Cell]) -> Judged:
+    """The scores of the rows of one table, and their comparisons."""
     scores = collect(cells)
     columns = measured(scores, scores.shown)
-    pairs, left_out = matching(cells, most_pairs)
-    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairs), left_out)
+    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns))
+
+
+def matches(one: Cell, other: Cell) -> bool:
+    """Whether two rows are of one method, or equal in every setting that both have."""
+    mine, theirs = _settings(one), _settings(other)
+    return one.method == other.method or all(mine[axis] == theirs[axis] for axis in mine.keys() & theirs.keys())
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The settings that another method can have too."""
+    return {axis: value for axis, value in cell.axes.items() if value is not None and not axis.startswith("method.")}
 
 
 def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
@@ -152,9 +156,10 @@ def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def compare(cells: Sequence[Cell], columns: Sequence[Measured], matched: set[Pair]) -> tuple[Comparison, ...]:
-    """The matched pairs and those that are asked for, and what Holm makes of the latter."""
+def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Comparison, ...]:
+    """Compares every pair of rows that match, and corrects the p-values of the family."""
     made: list[Comparison] = []
+    matched = {pair for pair in combinations(range(len(cells)), 2) if matches(*(cells[index] for index in pair))}
     for column in columns:
         asked = _asked(cells, column)
         turned = {(min(pair), max(pair)): pair for pair in asked}

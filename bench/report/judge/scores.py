@@ -11,11 +11,12 @@ from statistics import mean
 
 import numpy as np
 
-from bench.report.judge.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.judge.metrics import SHARE, Scale, base_name, of_items, scale_of
 from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
-from bench.runs.record import OUTCOMES, Record
+from bench.runs.record import OUTCOMES
 from bench.runs.record_parts import ScoreFacts
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
@@ -112,7 +113,7 @@ def collect(cells: Sequence[Cell]) -> Scores:
     by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
-            for score in run.scores if scored else _held_out(run):
+            for score in run.scores if scored else eval_loss_score(run):
                 column = Column(score.task or None, score.metric, score.higher_is_better)
                 by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
     found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
@@ -229,14 +230,3 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
 
 def _value(score: ScoreFacts) -> float:
     return math.nan if score.value is None else score.value
-
-
-def _held_out(run: Record) -> list[ScoreFacts]:
-    """The held-out loss in a score's form, for tasks that score nothing."""
-    if run.eval_loss is None:
-        return []
-    return [
-        ScoreFacts(
-            task="", metric=HELD_OUT_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False
-        )
-    ]

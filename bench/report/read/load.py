@@ -124,14 +124,9 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     Raises:
         ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
     """
-    try:
-        folder = study_folder(results_dir, name)
-    except ValueError as error:
-        raise ReportError(str(error)) from None
-    if not folder.is_dir():
-        raise ReportError(_no_study(results_dir, name))
+    folder = existing_folder(results_dir, name)
     found, unreadable = read_members(folder)
-    plan = _plan(folder)
+    plan = planned(folder)
     completed = [record for _, record in found if record.status == COMPLETED]
     if not completed:
         made_by = f"; {_command(plan.experiment or name)} makes them" if plan else ""
@@ -146,16 +141,32 @@ def _command(experiment: str) -> str:
     return f"python -m bench.run -m +experiments={experiment}"
 
 
-def _no_study(results_dir: Path, name: str) -> str:
-    """Why there is nothing to report, and what would change that."""
+def existing_folder(results_dir: Path, name: str) -> Path:
+    """The folder of a study.
+
+    Raises:
+        ReportError: there is none; the message names the command that makes it, and the studies that there are.
+    """
+    try:
+        folder = study_folder(results_dir, name)
+    except ValueError as error:
+        raise ReportError(str(error)) from None
+    if folder.is_dir():
+        return folder
+    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
+    there_are = f"there are: {', '.join(known) or 'none'}"
     experiments = experiments_folder()
     if experiments is not None and (experiments / f"{name}.yaml").is_file():
-        return f"no records of {name} in {results_dir}; {_command(name)} makes them"
-    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
-    return f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}"
+        raise ReportError(f"no records of {name} in {results_dir}; {_command(name)} makes them; {there_are}")
+    raise ReportError(f"no study {name!r} in {results_dir}; {there_are}")
 
 
-def _plan(folder: Path) -> StudyPlan | None:
+def planned(folder: Path) -> StudyPlan | None:
+    """The plan that a study's sweeps left; None for single runs.
+
+    Raises:
+        ReportError: the plan cannot be read.
+    """
     try:
         return read_plan(folder)
     except CorruptPlanError as error:

@@ -62,7 +62,6 @@ def remarks(judged: Judged) -> list[str]:
         _one_seed(cells, scores, shown),
         _compared(judged),
         _detectable(judged),
-        _uncompared(judged),
         *_data(cells, scores),
     )
     return [line for line in lines if line]
@@ -164,13 +163,6 @@ def _compared(judged: Judged) -> str:
         more = f"; and {len(clear) - _SAID} more" if len(clear) > _SAID else ""
         text = f"{len(clear)} of {len(asked)} {number} clear after Holm's correction: {said}{more}."
     return head + text
-
-
-def _uncompared(judged: Judged) -> str:
-    """Which of the other pairs are nowhere compared."""
-    if not judged.left_out:
-        return ""
-    return f"Of the other pairs, too many to compare, comparisons.csv lacks those of {judged.left_out}."
 
 
 def _baselines(judged: Judged, asked: Sequence[Comparison]) -> str:

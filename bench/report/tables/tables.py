@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from bench.report.judge.comparisons import Judged, clear_best, judge
-from bench.report.judge.matching import MOST_PAIRS
 from bench.report.judge.metrics import SHARE
 from bench.report.judge.scores import Column, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, seeds_alone
@@ -27,7 +26,6 @@ from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SELECT
 
 MAJORITY = "Majority class"
-PAIRS_OF_STUDY = 40_000  # in comparisons.csv: 10 MB
 Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
@@ -161,9 +159,7 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
 def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
     stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
-    parts = {stage: one.parts for stage, one in stages.items()}
-    most = min(MOST_PAIRS, PAIRS_OF_STUDY // max(1, sum(map(len, parts.values()))))
-    return {stage: {place: judge(part.cells, most) for place, part in of.items()} for stage, of in parts.items()}
+    return {stage: {place: judge(part.cells) for place, part in one.parts.items()} for stage, one in stages.items()}
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
