@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bench.report.read.load import existing_folder, planned
 from bench.report.read.members import read_members
 from bench.runs.record import ALIGNMENT, CURVE, Record, read_rows
 from bench.runs.record_parts import ScoreFacts
+from bench.study.plan_file import RUN
 from bench.study.selection import HELD_OUT_LOSS as EVAL_LOSS
 
 Results = str | Path
@@ -164,15 +166,18 @@ def _frame(
     """A frame of what `rows` makes of each run, beside the columns that name the run."""
     folder = existing_folder(Path(results_dir), study)
     plan = planned(folder)
-    peak = "peak_learning_rate" if "learning_rate" in columns else "learning_rate"
+    peak = "learning_rate" if columns is _SCORE else "peak_learning_rate"
     named = {peak if name == "learning_rate" else name: kind for name, kind in _RUN.items()}
+    stages_of: dict[str | None, list[str | None]] = defaultdict(list)
+    for run in plan.runs if plan else ():
+        stages_of[run.run_id].append(run.stage)
     found: dict[str, list[Any]] = {name: [] for name in named | columns}
     for path, record in read_members(folder)[0]:
-        stages = [run.stage for run in plan.runs if run.run_id == record.run_id] if plan else ["run"]
+        stages = stages_of.get(record.run_id, [None]) if plan else [RUN]
         values = list(rows(record, path))
         about = _about(record) | {"study": study}
         about[peak] = about.pop("learning_rate")
-        for stage in dict.fromkeys(stages or [None]):
+        for stage in dict.fromkeys(stages):
             for row in values:
                 one = about | row | {"stage": stage}
                 for name, column in found.items():
