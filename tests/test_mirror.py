@@ -58,7 +58,7 @@ def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, monk
 
 
 def test_the_tables_are_those_of_the_report(study):
-    (part,) = study.parts.values()
+    (part,) = study.by_task_and_model.values()
     found = mirror.tables(study)
     pd.testing.assert_frame_equal(found["numbers"], numbers(study))
     pd.testing.assert_frame_equal(found["table"], summary(part))

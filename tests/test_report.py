@@ -105,10 +105,10 @@ def test_a_mean_that_is_not_finite_has_no_interval():
 def test_an_interval_clear_of_a_value_is_clear_by_more_than_rounding():
     equal = estimate([0.1 + 0.2], 0.0, SHARE)
     assert equal.low > 0.3  # by the last bit
-    assert not equal.clear_of(0.3, higher_is_better=True)
-    assert equal.clear_of(0.299, higher_is_better=True)
-    assert equal.clear_of(0.301, higher_is_better=False)
-    assert not equal.clear_of(0.299, higher_is_better=False)
+    assert not equal.is_better_than(0.3, higher_is_better=True)
+    assert equal.is_better_than(0.299, higher_is_better=True)
+    assert equal.is_better_than(0.301, higher_is_better=False)
+    assert not equal.is_better_than(0.299, higher_is_better=False)
 
 
 def test_a_row_is_a_cell_and_its_n_the_seeds(tmp_path):
@@ -177,8 +177,8 @@ def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
                 settings = used | {"task": used["task"] | learned, "rank": {"r": r}}
                 write_run(tmp_path, "hu", task=task, model=model, settings=settings)
     study = load_study(tmp_path, "study")
-    assert list(study.parts) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
-    for part in study.parts.values():
+    assert list(study.by_task_and_model) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
+    for part in study.by_task_and_model.values():
         assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
 
 
@@ -307,7 +307,7 @@ def test_luck_of_one_seed_is_no_difference_between_methods(tmp_path):
     row = pd.read_csv(tmp_path / "tables" / "comparisons.csv").iloc[0]
     assert row["p_items"] < 0.001 < 0.05 < row["p_seeds"] == row["p"]
     assert row["p_seeds_permutation"] == 0.25
-    assert not row["clear"]
+    assert not row["is_significant"]
 
 
 def test_a_table_names_the_smallest_difference_that_it_could_have_found(tmp_path):

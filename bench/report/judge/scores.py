@@ -18,6 +18,7 @@ from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
 from bench.runs.record import OUTCOMES
 from bench.runs.record_parts import ScoreFacts
+from bench.study.selection import first_of_each
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
 WIDE = 8  # a table of more metrics shows the first of each task
@@ -93,7 +94,7 @@ class Scores:
     @property
     def first_metrics(self) -> tuple[Column, ...]:
         """The first metric of each dataset."""
-        return tuple({column.dataset: column for column in reversed(self.columns)}.values())[::-1]
+        return tuple(first_of_each(self.columns, lambda column: column.dataset))
 
     @property
     def shown(self) -> tuple[Column, ...]:
@@ -225,7 +226,7 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
     """Whether the interval, or the mean where none is known, is better than the majority class."""
     if found.low is None:
         found = Estimate(found.mean, found.mean, found.mean, found.n, found.over)
-    return found.clear_of(majority, higher_is_better)
+    return found.is_better_than(majority, higher_is_better)
 
 
 def _value(score: ScoreFacts) -> float:

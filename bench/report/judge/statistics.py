@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from bench.report.judge.metrics import SHARE, OfItems, Scale
+from bench.study.selection import ROUNDING
 
 Array = NDArray[np.floating]
 CONFIDENCE = 0.95
-# Means of equal scores differ in the last bit with their number; far below one item of any test set.
-ROUNDING = 1e-9
 NUM_DRAWS = 1000  # of items: a standard error to 2 %
 NUM_RESAMPLES = 2000  # of seeds, for percentiles; rliable's default
 DIGITS = 1e9  # of a difference, those that count in a permutation
@@ -52,7 +51,7 @@ class Estimate:
     n: int
     over: Over
 
-    def clear_of(self, value: float, higher_is_better: bool) -> bool:
+    def is_better_than(self, value: float, higher_is_better: bool) -> bool:
         """Whether the whole interval is better than a value; False where no interval is known."""
         if self.low is None or self.high is None:
             return False

@@ -16,7 +16,7 @@ from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
 from bench.study.folders import experiments_folder
-from bench.study.plan_file import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study.plan_file import RUN, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Cell:
         return self.runs[0].config.train.learning_rate if self.trained else None
 
     @property
-    def place(self) -> tuple[str, str]:
+    def task_and_model(self) -> tuple[str, str]:
         """The names of task and model."""
         return _place(self.runs[0])
 
@@ -79,10 +79,10 @@ class Study:
     members: list[Member] = field(default_factory=list)
 
     @property
-    def parts(self) -> dict[tuple[str, str], Study]:
-        """The study by names of task and model, in their order: what one table or figure can hold."""
-        places = sorted({cell.place for cell in self.cells})
-        return {place: replace(self, cells=[c for c in self.cells if c.place == place]) for place in places}
+    def by_task_and_model(self) -> dict[tuple[str, str], Study]:
+        """One study per (task, model), sorted; a table or figure never mixes two."""
+        places = sorted({cell.task_and_model for cell in self.cells})
+        return {place: replace(self, cells=[c for c in self.cells if c.task_and_model == place]) for place in places}
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -108,6 +108,7 @@ class Study:
         return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
 
 
+BASELINE = "hu"  # LoRA, with which every method is compared
 # The order of tables and legends: references, random starts, those made from W, from inputs, from the gradient.
 METHOD_ORDER = tuple(
     "none full_ft hu reversed orthogonal asymmetry_b asymmetry_a pissa milora olora mica corda eva "
@@ -176,7 +177,7 @@ def planned(folder: Path) -> StudyPlan | None:
 def _main_stage(stages: tuple[str, ...]) -> str:
     """What the study's table is of: tuned rates if there are such, else the last stage that is no selection."""
     scored = [stage for stage in stages if stage != SELECT]
-    return "tuned" if "tuned" in scored else (scored or stages)[-1]
+    return TUNED if TUNED in scored else (scored or stages)[-1]
 
 
 def _groups(plan: StudyPlan | None, stage: str) -> dict[str, tuple[str, ...]]:
