@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.runs.checkpoint import Checkpointing
 from bench.runs.identity import Texts, kept, method_identity, plain_value, written
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
+from bench.runs.renamed import modern
 from bench.runs.tracking import Track
 from bench.score import Scoring
 from bench.tasks import Task
@@ -47,13 +49,14 @@ class Execution:
         retry_failed: do again what has failed.
         isolate: in a process of its own, so that one that is killed leaves a record and the others alone.
         when_running: elsewhere: skip the run, or wait until it has ended there.
-        lease_seconds: without a sign for so long, who has the run counts as gone.
+        heartbeat_timeout_seconds: seconds without a heartbeat after which the lease holder is presumed dead and the run
+            may be taken over.
     """
 
     retry_failed: bool = False
     isolate: bool = False
     when_running: Literal["skip", "wait"] = "skip"
-    lease_seconds: PositiveFloat = 60.0
+    heartbeat_timeout_seconds: PositiveFloat = 60.0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -93,7 +96,9 @@ class Run:
             raise ConfigError("a configuration is a mapping, and so is its method; conf/config.yaml has the keys")
         check_plain(config)
         try:
-            values = dict(config)
+            values, renamed = modern(config)
+            for note in renamed:
+                warnings.warn(note, stacklevel=2)
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
@@ -147,7 +152,7 @@ class Run:
         Raises:
             ConfigError: as `from_config`.
         """
-        return cls.from_config(localised(record.config.model_dump()))
+        return cls.from_config(modern(localised(record.config.model_dump()))[0])
 
     def _check_options(self) -> None:
         """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""

@@ -110,7 +110,7 @@ def test_a_cell_of_a_plain_sweep_is_the_one_hydra_composes(name, swept):
 
 
 def test_a_local_model_is_composed_in_parts(swept):
-    folder = ROOT / "bench" / "embedded" / "tiny_llama_w32"
+    folder = ROOT / "bench" / "model" / "embedded" / "tiny_llama_w32"
     composer, cells = swept("method=hu,eva", "model=local", f"model.path={folder}", "model.kind=causal", "rank=r4,r8")
     for cell in cells:
         assert_equal(composer, cell)

@@ -19,8 +19,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 # A matrix product on two cores of the machine that made the committed records.
 CPU_SPEED = 100e9
 SMALL = (
-    "train.max_steps=2", "train.batch_size=3", "train.held_out_steps=0", "task.max_length=10",
-    "task.held_out_samples=3", "measure=none", "score.limit=4", "score.batch_size=2", "score.merged_samples=0",
+    "train.max_steps=2", "train.batch_size=3", "train.eval_steps=0", "task.max_length=10",
+    "task.eval_samples=3", "measure=none", "score.limit=4", "score.batch_size=2", "score.merged_samples=0",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_tokens_are_counted_as_if_every_text_were_as_long_as_allowed(small_run):
 
 def test_measures_eval_losses_and_calibration_are_counted_as_often_as_they_happen(small_run):
     run = small_run(
-        "method=lora_ga", "train.max_steps=7", "measure.alignment_steps=3", "train.held_out_steps=3",
+        "method=lora_ga", "train.max_steps=7", "measure.alignment_steps=3", "train.eval_steps=3",
         "task.probe_samples=2", "task.calibration_samples=5", "task.calibration_batch_size=2",
     )  # fmt: skip
     found = size.tokens_and_passes(run)

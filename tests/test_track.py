@@ -33,7 +33,7 @@ def a_config(method="hu.Hu", name="hu", learning_rate=0.01, **others):
 def a_record(status=COMPLETED):
     record = make_record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
     record.initialization = {"num_trainable": 12, "num_head": 0, "logit_change": 0.5, "calibration": None}
-    record.training = {"loss": 1.0, "held_out_loss": 2.5}
+    record.training = {"loss": 1.0, "eval_loss": 2.5}
     record.phases = {"train": {"seconds": 4.5, "peak_bytes": 7}}
     return record
 
@@ -46,8 +46,8 @@ def nothing_lost(monkeypatch):
 def tracked(folder, status=COMPLETED, config=None, record=None, mode="offline"):
     with Tracker(Track(mode, "p"), folder, "hu-1", "study", config or a_config()) as tracker:
         tracker.log({}, [Row(0, "all", "cosine", 0.5), Row(0, "layers.0.q_proj", "cosine", 0.1)])
-        for step, held_out_loss in ((1, 2.0), (2, 2.5)):
-            row = {"step": step, "loss": 3.0 - step, "held_out_loss": held_out_loss, "tokens": 10 * step}
+        for step, eval_loss in ((1, 2.0), (2, 2.5)):
+            row = {"step": step, "loss": 3.0 - step, "eval_loss": eval_loss, "tokens": 10 * step}
             tracker.log(row, [Row(step, "all", "cosine", None)])
         tracker.finish(record or a_record(status))
     return tracker.sync_path
@@ -111,7 +111,7 @@ def test_a_tag_is_no_longer_than_wandb_takes():
 
 def test_curves_and_alignment_are_drawn_against_the_training_step(tmp_path):
     metrics = {m.get("name") or m["glob_name"]: m for m in of_type(tracked(tmp_path), "metric")}
-    for name in ("train/*", "alignment/*", "train/held_out_loss", "train/tokens"):
+    for name in ("train/*", "alignment/*", "train/eval_loss", "train/tokens"):
         assert metrics[name]["step_metric"] == "train/step"
     hidden = {name for name, metric in metrics.items() if metric["options"].get("hidden")}
     assert hidden == {"train/step", "train/tokens", "train/seconds"}
@@ -127,7 +127,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp
         "final/loss": 1.0,
         "final/eval_loss": 2.5,
         "seconds/train": 4.5,
-        "train/held_out_loss": {"min": 2.0, "last": 2.5},
+        "train/eval_loss": {"min": 2.0, "last": 2.5},
     }
     assert {key: summary[key] for key in expected} == expected
 

@@ -149,8 +149,8 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
         found["calibrate"] = batches(task.calibration_samples, task.calibration_batch_size)
     if run.trains:
         found["train"] = batches(num_examples(train), train.batch_size)
-        evaluations = math.ceil(train.max_steps / train.held_out_steps) if train.held_out_steps else 1
-        found["held_out"] = batches(task.held_out_samples, train.batch_size, evaluations)
+        evaluations = math.ceil(train.max_steps / train.eval_steps) if train.eval_steps else 1
+        found["held_out"] = batches(task.eval_samples, train.batch_size, evaluations)
         if interval := run.measure.alignment_steps:
             found["measure"] = batches(2 * task.probe_samples, 2 * task.probe_samples, 1 + train.max_steps // interval)
     return found
@@ -178,7 +178,7 @@ def num_items(run: Run) -> int:
 
 def _num_items(run: Run, dataset: Dataset) -> int:
     if run.score.split == "selection" or (dataset.hub is not None and dataset.splits.test is None):
-        found = run.task.selection_samples
+        found = run.task.validation_samples
     elif dataset.hub is None:
         from bench.model.embedded.items import SPLITS
 

@@ -20,11 +20,11 @@ from bench.runs import checkpoint
 from bench.runs.lease import Lease
 from bench.runs.record import (
     ALIGNMENT,
+    CHECKSUMMED,
     COMPLETED,
     CURVE,
     OUTCOMES,
     RECORD,
-    SCHEMA_VERSION,
     WEIGHTS,
     CorruptRecordError,
     Record,
@@ -72,7 +72,7 @@ class RunFolder:
     def done(self) -> bool:
         """Whether the run was completed here: a whole record says so, and all that it names is there."""
         record = self.record
-        if record is None or record.schema_version < SCHEMA_VERSION:  # which has no checksums
+        if record is None or record.schema_version < CHECKSUMMED:  # which has no checksums
             return False
         return record.status == COMPLETED and self.holds(record)
 

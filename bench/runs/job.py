@@ -81,7 +81,7 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
     folder = RunFolder.of(cfg)
     settled = _settled(cfg, folder)
     if settled is None:
-        with held(folder, cfg.run.lease_seconds, wait=cfg.run.when_running == "wait") as workspace:
+        with held(folder, cfg.run.heartbeat_timeout_seconds, wait=cfg.run.when_running == "wait") as workspace:
             # Another process may have done it since.
             settled = _settled(cfg, folder) or (_copied(cfg, folder) if workspace else _elsewhere(folder))
             if settled is None and workspace is not None:
@@ -202,7 +202,7 @@ def say(text: str, to: Any = None) -> None:
 
 def _summary(written: Record) -> str:
     loss = written.eval_loss
-    parts = [] if loss is None else [f"held-out loss {loss:.3f}"]
+    parts = [] if loss is None else [f"eval loss {loss:.3f}"]
     for score in written.scores:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         parts.append(f"{score.task} {score.metric} {score.value:.3f}{error}")

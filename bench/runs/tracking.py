@@ -260,7 +260,7 @@ def _define_axes(run: wandb.Run) -> None:
     run.define_metric("alignment/*", step_metric=STEP)
     for name in ("tokens", "seconds"):
         run.define_metric(f"train/{name}", step_metric=STEP, hidden=True)
-    for name in ("loss", "held_out_loss"):
+    for name in ("loss", "eval_loss"):
         run.define_metric(f"train/{name}", step_metric=STEP, summary="min,last")
 
 

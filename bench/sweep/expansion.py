@@ -1,4 +1,4 @@
-"""Sweeps in stages: learning rates are chosen on the selection split, then the test split is scored at the chosen ones.
+"""Sweeps in stages: learning rates are chosen on the validation split, then the test split is scored at those.
 
 An experiment's hydra.sweeper has `params`, common to all stages (what makes a row of the study's table), `rates` (where
 each method's grid of learning rates lies), and `stages`, in order; conf/protocol/standard.yaml explains them. A stage

@@ -162,7 +162,7 @@ def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> Non
     hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
     error = KilledError(f"the process was killed by {name}{hint}; it goes on from its checkpoint when it is retried")
     job.failures.append(cfg.run_id)
-    with held(folder, cfg.run.lease_seconds, wait=False) as workspace:
+    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as workspace:
         if workspace is not None and not folder.done:
             workspace.close(assemble.failed(cfg, error, ""))
     job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)

@@ -1,4 +1,4 @@
-"""The scores of cells by column: a column is one metric of one scored dataset, or the held-out loss without scores."""
+"""The scores of cells by column: a column is one metric of one scored dataset, or the eval loss without scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AGREE = 1e-6  # a metric computed again from its items; lm-eval's differ by roun
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table is of; `dataset` is None for the held-out loss."""
+    """What a column of a table is of; `dataset` is None for the eval loss."""
 
     dataset: str | None
     metric: str
@@ -165,7 +165,7 @@ def interquartile(found: Mapping[Column, Found], columns: Sequence[Column]) -> E
 def heading(column: Column, columns: Sequence[Column]) -> str:
     """Dataset, metric and unit; with lm-eval's filter where the metric comes under several."""
     if column.dataset is None:
-        return "held-out loss"
+        return "eval loss"
     name = base_name(column.metric)
     several = sum(c.dataset == column.dataset and base_name(c.metric) == name for c in columns) > 1
     filtered = column.metric.partition(",")[2]

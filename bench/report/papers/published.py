@@ -28,7 +28,7 @@ STAGES = (PUBLISHED, TUNED)
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
     PUBLISHED: "Ours of the stage published: the learning rate and scaling that the paper states.",
-    TUNED: "Ours of the stage tuned: each method at its best learning rate of the selection split, all with one "
+    TUNED: "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
     "rule of scaling; the published numbers are at the paper's own.",
 }
 

@@ -14,7 +14,7 @@ from bench.report.read.members import read_members
 from bench.runs.record import ALIGNMENT, CURVE, Record, read_rows
 from bench.runs.record_parts import ScoreFacts
 from bench.study.plan_file import RUN
-from bench.study.selection import HELD_OUT_LOSS as EVAL_LOSS
+from bench.study.selection import EVAL_LOSS
 
 Results = str | Path
 _RUN = {
@@ -117,7 +117,7 @@ def curves(study: str, results_dir: Results = "results") -> pd.DataFrame:
 
     def rows(record: Record, folder: Path) -> Iterator[dict[str, Any]]:
         for row in read_rows(folder / CURVE):
-            yield {"init_seconds": record.init_seconds, "eval_loss": row.get("held_out_loss")} | row
+            yield {"init_seconds": record.init_seconds} | row
 
     columns = dict.fromkeys("loss eval_loss learning_rate grad_norm tokens seconds init_seconds".split(), "float64")
     return _frame(study, results_dir, rows, {"step": "Int64"} | columns)

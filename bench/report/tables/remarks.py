@@ -43,7 +43,7 @@ def remarks(judged: Judged) -> list[str]:
     lines = (
         _choice(scores, shown),
         _average(scores),
-        "Held-out loss in nats." if any(column.dataset is None for column in shown) else "",
+        "Eval loss in nats." if any(column.dataset is None for column in shown) else "",
         _stuck(cells, scores, shown),
         _one_seed(cells, scores, shown),
         _compared(judged),
@@ -174,8 +174,8 @@ def _detectable(judged: Judged) -> str:
             unit = " points" if column.scale.unit == "%" else ""
             found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
     return " ".join(
-        f"Minimum detectable effect (two-sided α = 0.05, power 0.8, n = {'1 seed, items only' if n == 1 else f'{n} seeds'},"
-        f" uncorrected): {', '.join(texts)}."
+        f"Minimum detectable effect (two-sided α = 0.05, power 0.8, n = {n} {'seed, over items' if n == 1 else 'seeds'}"
+        f", uncorrected): {', '.join(texts)}."
         for n, texts in found.items()
     )
 
