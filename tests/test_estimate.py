@@ -46,7 +46,7 @@ def estimated(run, records=(), gpu=None):
 def test_tokens_are_counted_as_if_every_text_were_as_long_as_allowed(small_run):
     assert size.tokens_and_passes(small_run()) == {
         "train": (2 * 3 * 10, 2),
-        "held_out": (3 * 10, 1),
+        "eval": (3 * 10, 1),
         # four prompts in two batches, then 48 tokens for each, one pass a token and batch
         "score": (4 * 10 + 4 * 48, 2 + 2 * 48),
     }
@@ -59,7 +59,7 @@ def test_measures_eval_losses_and_calibration_are_counted_as_often_as_they_happe
     )  # fmt: skip
     found = size.tokens_and_passes(run)
     assert found["measure"] == (3 * 4 * 10, 3)  # at steps 0, 3 and 6
-    assert found["held_out"] == (3 * 3 * 10, 3)  # at steps 3, 6 and 7
+    assert found["eval"] == (3 * 3 * 10, 3)  # at steps 3, 6 and 7
     assert found["calibrate"] == (50, 3)
 
 

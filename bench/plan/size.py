@@ -137,7 +137,7 @@ def num_examples(train: Train | TrainConfig) -> int:
 def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
     """For each phase the tokens, padding included, and the batches that go through the model; upper bounds.
 
-    `held_out` is the eval loss during training, `measure` the alignment measures. Generation takes a pass a token.
+    `eval` is the eval loss during training, `measure` the alignment measures. Generation takes a pass a token.
     """
     task, train = run.task, run.train
 
@@ -150,7 +150,7 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
     if run.trains:
         found["train"] = batches(num_examples(train), train.batch_size)
         evaluations = math.ceil(train.max_steps / train.eval_steps) if train.eval_steps else 1
-        found["held_out"] = batches(task.eval_samples, train.batch_size, evaluations)
+        found["eval"] = batches(task.eval_samples, train.batch_size, evaluations)
         if interval := run.measure.alignment_steps:
             found["measure"] = batches(2 * task.probe_samples, 2 * task.probe_samples, 1 + train.max_steps // interval)
     return found

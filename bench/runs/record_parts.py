@@ -213,7 +213,7 @@ class TrainingFacts(Part):
     num_tokens: Count = 0
     seconds: Seconds = 0.0
     loss: Number = None
-    eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "eval_loss"))
+    eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
 
 
 class ScoreFacts(Part):
