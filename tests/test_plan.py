@@ -8,7 +8,8 @@ from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
 from bench.plan.overview import overview as overview_of
-from bench.runs.folder import RunFolder, held
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
 from bench.study.plan_file import RUN, PlannedRun
 

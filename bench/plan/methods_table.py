@@ -32,12 +32,11 @@ def num_trainable(run: Run) -> int:
     """
     import torch
 
-    from bench.methods.base import AdapterMethod
     from bench.model import adapter
 
     model = run.model.skeleton(run.task.num_labels)
     layers = adapter.target_layers(model, run.model.target_modules)
-    if isinstance(run.method, AdapterMethod):
+    if run.method.has_adapter:
         adapter.check_rank(layers, run.rank)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)

@@ -247,11 +247,9 @@ def _plan_cells(config: DictConfig, arguments: Sequence[str]) -> None:
 
 def _hint(runs: list[Run]) -> str | None:
     """What would spare a sweep calibrations: ranks that need different numbers of triplets do not share one."""
-    from bench.methods.base import SpectralMethod
-
     widths: dict[str, set[int]] = {}
     for run in runs:
-        if isinstance(run.method, SpectralMethod) and run.method.decomposes:
+        if run.method.decomposes:
             needed = run.method.num_singular(run.rank.r)
             widths.setdefault(run.method_name, set()).add(max(run.svd.rank, needed))
     apart = sorted(name for name, found in widths.items() if len(found) > 1)
