@@ -58,6 +58,6 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
                 if problem["type"] == "value_error"
                 else problem["msg"].lower()
             )
-            whole = isinstance(problem["input"], dict)  # which says less than the message, at length
+            whole = not key or isinstance(problem["input"], dict)  # which says less than the message, at length
             lines.append(message if whole else f"{key}={problem['input']!r:.200}: {message}")
     return "; ".join(lines)

@@ -14,7 +14,7 @@ KEYS = {
     "train.held_out_steps": "train.eval_steps",
     "task.held_out_samples": "task.eval_samples",
     "task.selection_samples": "task.validation_samples",
-    "run.heartbeat_timeout_seconds": "run.heartbeat_timeout_seconds",
+    "run.lease_seconds": "run.heartbeat_timeout_seconds",
 }
 VALUES = {"score.split": {"selection": "validation"}}
 _TRAINING = {"held_out_loss": "eval_loss"}  # of a record's training, and of a row of curve.jsonl
