@@ -26,7 +26,7 @@ from omegaconf import DictConfig, ListConfig
 
 from bench.runs.folder import RunFolder
 from bench.runs.names import study_folder
-from bench.runs.state import awaited
+from bench.runs.state import may_be_running
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.sweep import expansion as stages
 from bench.sweep.arguments import refuse
@@ -118,7 +118,7 @@ def batches() -> Iterator[list[list[str]]]:
         _launched.extend(left)
         if left:
             yield left
-        if elsewhere := [cell for cell in left if awaited(RunFolder.of(_run_of(cell)))]:
+        if elsewhere := [cell for cell in left if may_be_running(RunFolder.of(_run_of(cell)))]:
             print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
             _launched.extend(elsewhere)
             yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
