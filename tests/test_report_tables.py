@@ -26,7 +26,7 @@ def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None,
             scores=scores,
             data=data or {},
             scoring=scoring or {},
-        )  # fmt: skip
+        )
         for seed, scores in enumerate(runs)
     ]
     return Cell(label.lower(), label, axes or {}, records, [])
