@@ -114,7 +114,7 @@ def test_a_trained_method_that_is_not_above_the_majority_class_has_a_dagger(tmp_
     assert [text.endswith(" †") for text in table["sst2 acc %"]] == [False, False, True, True, False]
     assert list(table.loc[1, ["learning rate", "sst2 acc %", "n"]]) == ["–", "30.0", "–"]
     text = markdown(tmp_path, *cells)
-    assert "†: trained, and" in text
+    assert "†: trained, but" in text
     assert numbers(study(*cells))["above_majority"].tolist() == [False, False, False, True]
 
 
