@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import Run
+from bench.config import ConfigError, Run
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
-from bench.process.validation import ConfigError
 from bench.report.read.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, run_folder, study_folder
 from bench.runs.record import CorruptRecordError, Record, read_record, write_record

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -36,28 +36,37 @@ class _State:
 
 
 @contextmanager
-def handled() -> Iterator[None]:
-    """Inside, a signal raises InterruptedRunError, at once or at the end of what is `deferred`.
+def listening(
+    hear: Callable[[int], object], numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[dict[int, Any]]:
+    """Inside, `hear` is called with the number of each of these signals; yields the handlers they had before.
 
-    Only the main thread hears signals; in another one nothing changes.
+    Python lets its main thread alone set handlers; in another thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield {}
         return
-    _State.came, _State.deferring = None, 0
-    _State.before = {number: signal.getsignal(number) for number in SIGNALS}
-    # Without Slurm nobody sends these two on purpose, and their default is to end the process.
-    for signal_number in SIGNALS:
-        signal.signal(signal_number, _hear)
+    before = {number: signal.signal(number, lambda number, _frame: hear(number)) for number in numbers}
     try:
-        yield
+        yield before
     finally:
-        for number, handler in _State.before.items():
+        for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        _State.came = None
 
 
-def _hear(number: int, _frame: FrameType | None) -> None:
+@contextmanager
+def handled() -> Iterator[None]:
+    """Inside, a signal raises InterruptedRunError, at once or at the end of what is `deferred`."""
+    _State.came, _State.deferring = None, 0
+    # SIGUSR1 and SIGUSR2 as well: without Slurm nobody sends them on purpose, and they would end the process.
+    with listening(_hear, SIGNALS) as _State.before:
+        try:
+            yield
+        finally:
+            _State.came = None
+
+
+def _hear(number: int) -> None:
     again = _State.came is not None
     _State.came = _State.came or number
     if not _State.deferring or (again and number == signal.SIGINT):  # a second Ctrl-C does not wait

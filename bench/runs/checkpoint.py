@@ -31,13 +31,13 @@ class Checkpointing:
 
     Attributes:
         minutes: between two checkpoints; one more is written after the last step. 0: after every step.
-        steps: between two, instead of minutes.
-        keep: how many, in case the newest cannot be read.
+        steps: between two checkpoints, instead of minutes.
+        keep: checkpoints kept, in case the newest cannot be read.
     """
 
-    minutes: NonNegativeFloat = 5.0
-    steps: PositiveInt | None = None
-    keep: PositiveInt = 2
+    minutes: NonNegativeFloat
+    steps: PositiveInt | None
+    keep: PositiveInt
 
     def due(self, step: int, last: bool, minutes: float) -> bool:
         """Whether one belongs after this step.

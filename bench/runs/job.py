@@ -81,7 +81,7 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
     folder = RunFolder.of(cfg)
     settled = _settled(cfg, folder)
     if settled is None:
-        with held(folder, cfg.run.lease_seconds, wait=cfg.run.when_running == "wait") as workspace:
+        with held(folder, cfg.run.heartbeat_timeout_seconds, wait=cfg.run.when_running == "wait") as workspace:
             # Another process may have done it since.
             settled = _settled(cfg, folder) or (_copied(cfg, folder) if workspace else _elsewhere(folder))
             if settled is None and workspace is not None:

@@ -111,7 +111,7 @@ def test_a_checkpoint_with_one_flipped_byte_gives_way_to_the_one_before(tmp_path
 
 
 def test_a_clock_set_back_changes_nothing(tmp_path, undisturbed):
-    cfg = cell(tmp_path, "run.lease_seconds=1")
+    cfg = cell(tmp_path, "run.heartbeat_timeout_seconds=1")
     assert ended(cfg, kinds.clock_set_back, 4, 1e6) == 0
     assert_same(undisturbed, folder_of(cfg).path)
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from bench.plan.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.plan.estimate.tokens import num_items, passes
 from bench.process.provenance import fingerprint
-from bench.runs.identity import part_text
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
 from bench.study.plan_file import every_run_folder
 
@@ -175,10 +174,9 @@ def estimator(results_dir: Path) -> Callable[[Run], Estimate]:
 
 def _alike(run: Run) -> tuple[Any, ...]:
     """What an estimate depends on: all but seed, learning rate and paths."""
-    train = tuple((field.name, getattr(run.train, field.name)) for field in fields(run.train))
-    parts = (run.method, run.rank, run.adapter, run.task, run.model, run.measure, run.score, run.svd)
-    shown = tuple(part_text(part) for part in parts)
-    return (run.method_name, *shown, *(one for one in train if one[0] != "learning_rate"))
+    train = replace(run.train, learning_rate=None)
+    parts = (run.method, run.rank, run.adapter, run.task, run.model, run.measure, run.score, run.svd, train)
+    return (run.method_name, *map(repr, parts))
 
 
 def _read(results_dir: Path) -> Iterator[Record]:

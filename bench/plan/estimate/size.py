@@ -90,19 +90,15 @@ def sizes(run: Run) -> Sizes:
 
 
 def _key(run: Run) -> tuple[str, ...]:
-    from bench.runs.identity import part_text
-
     parts = (run.model, run.method, run.rank, run.adapter, run.svd)
-    return (type(run.method).__qualname__, str(run.task.num_labels), *map(part_text, parts))
+    return (str(run.task.num_labels), *map(repr, parts))
 
 
 def _frame(run: Run) -> Frame:
     """The model's own layers, counted once."""
-    from bench.runs.identity import part_text
-
     if run.model.source == "hub" and run.model.architecture is None:
         raise UnknownSizeError("no architecture in conf/model")
-    key = part_text(run.model), run.task.num_labels
+    key = repr(run.model), run.task.num_labels
     if key not in _frames:
         try:
             _frames[key] = _framed(run)
@@ -176,10 +172,8 @@ def _count(run: Run, frame: Frame) -> Sizes:
 def _wrong(run: Run, frame: Frame, key: tuple[str, ...]) -> str | None:
     """What the run itself refuses as soon as its model is loaded; asked once for equal layers and learning rates."""
     from bench.methods.base import DemandingMethod
-    from bench.runs.identity import kept
 
-    # Kept with the method: to ask a protocol takes longer than all else of a cell.
-    demanding = kept(run.method, "demanding", lambda: isinstance(run.method, DemandingMethod))
+    demanding = isinstance(run.method, DemandingMethod)
     asked = (*key, run.learning_rates if demanding else None)
     if asked not in _checked:
         try:
