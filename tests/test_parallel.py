@@ -60,10 +60,10 @@ def test_each_part_is_computed_by_one_process_and_handed_to_the_other(results):
 
 def test_alone_every_function_is_what_it_would_be_without_the_module():
     tensor = torch.arange(3.0)
-    assert (ranks.size(), ranks.rank(), ranks.mine([1, 2, 3])) == (1, 0, [1, 2, 3])
-    assert torch.equal(ranks.total(tensor), torch.arange(3.0))
-    assert ranks.told_by_first("x") == "x"
-    assert ranks.shared_out(["b", "a"], str.upper) == {"b": "B", "a": "A"}
+    assert (ranks.size(), ranks.rank(), ranks.shard([1, 2, 3])) == (1, 0, [1, 2, 3])
+    assert torch.equal(ranks.all_reduce_sum(tensor), torch.arange(3.0))
+    assert ranks.broadcast_object("x") == "x"
+    assert ranks.map_over_ranks(["b", "a"], str.upper) == {"b": "B", "a": "A"}
 
 
 RUN = [

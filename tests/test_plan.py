@@ -6,6 +6,7 @@ import pytest
 from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
+from bench.plan.overview import overview as overview_of
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.study.plan_file import RUN, PlannedRun
@@ -57,7 +58,7 @@ def an_hour(run):
 
 
 def overview(entries, estimator=an_hour):
-    return summary.overview("mine", [], entries, estimator)
+    return overview_of("mine", [], entries, estimator)
 
 
 def main(capsys, entries, *arguments):
@@ -216,7 +217,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8"), ("hu", "hu is no override")],
+    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8")],
 )
 def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     with pytest.raises(SystemExit) as exit_status:
@@ -225,6 +226,11 @@ def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_word_that_is_no_override_is_refused_in_one_line(capsys):
+    assert plan_main(["demo", "hu"]) == 2
+    assert capsys.readouterr().err == "error: hu is no override; write key=value\n"
 
 
 def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):

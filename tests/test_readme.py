@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from test_pages import shipped
 
 from bench.methods.base import AdapterMethod
 from bench.study.folders import CONF
-from bench.sweep.arguments import choices
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]
@@ -53,61 +53,6 @@ def test_the_yaml_it_shows_configures_that_method(my_init, compose):
     values["method"] = shown["method"]
     values["train"]["learning_rate"] = float(shown["train"]["learning_rate"])
     assert type(Run.from_config(values).method) is my_init.MyInit
-
-
-def shipped(group):
-    """The choices of a group without those on trial, whose learning rate is still a guess."""
-    files = {name: (CONF / group / f"{name}.yaml").read_text() for name in choices(CONF / group)}
-    return {name for name, text in files.items() if "# a guess" not in text}
-
-
-@pytest.mark.parametrize("group", ["method", "rank", "train", "measure", "track"])
-def test_it_names_every_choice_of_every_group(group):
-    table = README.partition("| group | choices |")[2].partition("\n\n")[0]
-    row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
-    assert {name.strip() for name in row.split("|")[2].split(",")} == shipped(group)
-
-
-def named_in_first_cell(rows):
-    """Names of each row; one without a group has that of the name before it."""
-    found = []
-    for row in rows:
-        names = re.findall(r"`([\w/]+)`", row.split("|")[1])
-        group = names[0].rpartition("/")[0]
-        found.append([name if "/" in name or not group else f"{group}/{name}" for name in names])
-    return found
-
-
-def rows_of(table):
-    return [line for line in table.splitlines() if line.startswith("| `") and "`task=`" not in line]
-
-
-def test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do(compose_run):
-    rows = rows_of(README.partition("<!-- tasks -->")[2].partition("<!-- end tasks -->")[0])
-    named = named_in_first_cell(rows)
-    assert {name for names in named for name in names} == shipped("task")
-    for row, names in zip(rows, named, strict=True):
-        cells = [cell.strip() for cell in row.split("|")]
-        for name in names:
-            task = compose_run(f"task={name}").task
-            try:
-                task.check("encoder")
-                fits = True
-            except ValueError:
-                fits = False
-            says = cells[-2] in ("✓", "regression") or f"`{name.rpartition('/')[2]}`" in cells[-2]
-            assert fits == says, name
-            templates = set.intersection(*(set(task.datasets[d].definitions) for d in (*task.train, *task.score)))
-            assert {text.strip() for text in cells[4].split(",")} == templates, name
-
-
-def test_its_table_of_models_has_every_model_under_its_kind(compose):
-    rows = rows_of(README.partition("| `model=` |")[2].partition("\n\n")[0])
-    assert {name for names in named_in_first_cell(rows) for name in names} == shipped("model")
-    for row, names in zip(rows, named_in_first_cell(rows), strict=True):
-        for name in names:
-            kind = compose(f"model={name}", "model.path=x" if name == "local" else "seed=0")["model"]["kind"]
-            assert row.split("|")[2].strip().startswith(kind or "read from its config.json")
 
 
 def test_its_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from bench.process.files import write_whole
 from bench.runs.folder import RunFolder, held
 from bench.runs.record import (
     COMPLETED,
@@ -24,7 +25,6 @@ from bench.runs.record import (
     sealed_record,
     without_timing,
     write_record,
-    write_whole,
 )
 
 IDENTITY = {"seed": 0}

@@ -244,7 +244,7 @@ def test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line(tmp_pa
     assert "heavy: []" in done.stdout
     wrong = [sys.executable, "-m", "bench.report", "nosuch", "--results-dir", str(tmp_path)]
     refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
 
 

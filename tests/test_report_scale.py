@@ -15,11 +15,11 @@ import pytest
 from browser.staged import a_record, write_record
 from scipy import stats
 
-from bench.report import outcomes
 from bench.report.figures import drawn_places
 from bench.report.figures.choice import MOST_CELLS, MOST_FIGURES, best_cells, choose
 from bench.report.judge.matching import matches, matching
 from bench.report.judge.statistics import sign_flip_p
+from bench.report.read import outcomes
 from bench.report.read.load import ReportError, load_study
 from bench.report.read.members import read_members
 from bench.report.read.rows import read_rows_with

@@ -63,6 +63,6 @@ def process(rank, folder):
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     computed = []
-    handed = ranks.shared_out(["a", "b", "c"], lambda name: computed.append(name) or f"{name} by {rank}")
+    handed = ranks.map_over_ranks(["a", "b", "c"], lambda name: computed.append(name) or f"{name} by {rank}")
     torch.save([found(uneven_batches()), found([random_batch(3, 7)]), computed, handed], folder / f"{rank}.pt")
     dist.destroy_process_group()

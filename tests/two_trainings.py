@@ -133,7 +133,7 @@ def resumed(case, how, folder):
     once = trained(case, how, Logbook(checkpoints))
     if ranks.rank() == 0:
         shutil.rmtree(folder / "checkpoint-4")
-    found = ranks.told_by_first(checkpoints.newest() if ranks.rank() == 0 else None)
+    found = ranks.broadcast_object(checkpoints.newest() if ranks.rank() == 0 else None)
     assert found.step == 2
     return once, trained(case, how, Logbook(checkpoints, found))
 

@@ -29,8 +29,7 @@ from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
 from bench.model.load import LoadedModel, evaluating
-from bench.process import ranks as parallel
-from bench.process import rng
+from bench.process import ranks, rng
 from bench.process.phases import Phases
 from bench.tasks import PreparedTask
 from bench.tasks.examples import IGNORED
@@ -134,8 +133,8 @@ def initialize(
         calibration, read = calibrate.shared(loaded, linear, task, wanted, cache)
     with phases.measure("initialise"):
         look = _Look(calibration, learning_rates)
-        trained, layers, ranks = _adapt(model, method, rank, options, linear, look)
-        factors = _factors(layers, method, ranks, look, seed)
+        trained, layers, layer_ranks = _adapt(model, method, rank, options, linear, look)
+        factors = _factors(layers, method, layer_ranks, look, seed)
         reports = [_start(layer, method, factors[layer.name]) for layer in layers]
     return Initialization(
         model=trained,
@@ -184,28 +183,28 @@ def _adapt(
     look: _Look,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, int]]:
     """Adds the adapters; returns the model, its layers and their ranks, which some methods choose."""
-    ranks = dict.fromkeys(linear, rank.r)
+    layer_ranks = dict.fromkeys(linear, rank.r)
     if isinstance(method, RankingMethod):
         scaling = scaling_value(method.scaling, rank)
-        ranks = method.ranks(look(name, module, rank.r, scaling) for name, module in linear.items())
-    trained, layers = adapter.add(model, method, rank, linear, options, ranks)
-    return trained, layers, ranks
+        layer_ranks = method.ranks(look(name, module, rank.r, scaling) for name, module in linear.items())
+    trained, layers = adapter.add(model, method, rank, linear, options, layer_ranks)
+    return trained, layers, layer_ranks
 
 
 def _factors(
-    layers: list[AdaptedLayer], method: Method, ranks: dict[str, int], look: _Look, seed: int
+    layers: list[AdaptedLayer], method: Method, layer_ranks: dict[str, int], look: _Look, seed: int
 ) -> dict[str, Factors | None]:
     """Asks the method for each layer's factors; None where it has none."""
     by_name = {layer.name: layer for layer in layers}
 
     def compute(name: str) -> Factors | None:
-        if not isinstance(method, AdapterMethod) or not ranks[name]:
+        if not isinstance(method, AdapterMethod) or not layer_ranks[name]:
             return None
         layer = by_name[name]
-        seen = look(name, layer.module, ranks[name], layer.scaling)
+        seen = look(name, layer.module, layer_ranks[name], layer.scaling)
         return method.factors(seen, rng.stream(seed, f"init/{name}")).to(torch.device("cpu"))
 
-    found = parallel.shared_out(list(by_name), compute)
+    found = ranks.map_over_ranks(list(by_name), compute)
     return {name: factors and factors.to(by_name[name].weight.device) for name, factors in found.items()}
 
 

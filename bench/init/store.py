@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
 
+from bench.process.files import write_whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -117,14 +119,7 @@ def _write(path: Path, title: str, tensors: dict[str, Tensor], facts: Mapping[st
     from safetensors.torch import save
 
     metadata = {"format": "pt", "title": title, "facts": json.dumps(facts), "sha256": tensors_sha256(tensors)}
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def _read(path: Path) -> Entry | None:

@@ -1,8 +1,8 @@
-"""What an experiment file would do, before anything starts: `python -m bench.plan STUDY [key=value ...] [--json]`.
+"""What an experiment would run, before anything starts: `python -m bench.plan STUDY [key=value ...] [--json]`.
 
-Says for each stage how many runs there are, which are done, what is refused and why, what waits for a learning rate,
-and how long the rest will take (bench.plan.estimate). Takes the overrides that `bench.run` takes; starts and writes
-nothing.
+Counts for each stage the runs, those that are done, those that are refused and why, and those that wait for a learning
+rate, and estimates how long the rest takes (bench.plan.estimate). Takes the overrides that `bench.run` takes; starts
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,32 +17,29 @@ from pathlib import Path
 
 from bench.plan.overview import overview
 from bench.plan.summary import Planner, entries, text
-from bench.process.environment import quiet_environment
+from bench.process import command
 
 
 def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> int:
-    """Prints the overview; exit status 2 with one line on stderr for what cannot be planned."""
-    parser = argparse.ArgumentParser(prog="python -m bench.plan", description=(__doc__ or "").splitlines()[0])
+    """The command line; returns the exit status, 2 for what cannot be planned."""
+    parser = command.parser("plan", __doc__)
     parser.add_argument("study", help="an experiment, such as demo: experiments/STUDY.yaml")
     parser.add_argument("overrides", nargs="*", help="as bench.run takes them: key=value")
     parser.add_argument("--json", action="store_true", help="for machines")
-    given = parser.parse_intermixed_args(arguments)
-    quiet_environment()
-    from bench.plan.estimate import estimator
-    from bench.sweep.arguments import check_arguments, refuse
+    return command.main(parser, lambda options: _print_plan(options, planner), arguments)
 
-    if stray := [text for text in given.overrides if "=" not in text and not text.startswith("~")]:
-        refuse(f"{stray[0]} is no override; write key=value")
-    check_arguments([f"+experiments={given.study}", *given.overrides])
-    try:
-        cells = planner(given.study, given.overrides)
-        results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))
-        found = overview(given.study, given.overrides, cells, estimator(results_dir))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(asdict(found), indent=1) if given.json else text(found))
-    return 0
+
+def _print_plan(options: argparse.Namespace, planner: Planner) -> None:
+    from bench.plan.estimate import estimator
+    from bench.sweep.arguments import check_arguments
+
+    if stray := [text for text in options.overrides if "=" not in text and not text.startswith("~")]:
+        raise ValueError(f"{stray[0]} is no override; write key=value")
+    check_arguments([f"+experiments={options.study}", *options.overrides])
+    cells = planner(options.study, options.overrides)
+    results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))
+    found = overview(options.study, options.overrides, cells, estimator(results_dir))
+    print(json.dumps(asdict(found), indent=1) if options.json else text(found))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.process.environment import quiet_environment
+from bench.process import command
 from bench.study.folders import CONF
 from bench.sweep import resolvers
 from bench.sweep.arguments import check_arguments, choices
@@ -70,25 +71,22 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; what cannot be counted is answered in one line."""
+    """The command line; returns the exit status, 2 where the parameters of a method cannot be counted."""
+    parser = command.parser("methods", __doc__)
+    parser.add_argument("overrides", nargs="*", help="as bench.run takes them: model=NAME rank=NAME key=value")
+    return command.main(parser, _print_table, arguments)
+
+
+def _print_table(options: argparse.Namespace) -> None:
     from hydra import compose, initialize_config_dir
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if any(argument in ("-h", "--help") for argument in given):
-        print(__doc__)
-        return 0
-    quiet_environment()
-    check_arguments(given)
-    runs = []
+    check_arguments(options.overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for name in choices(CONF / "method"):
-            runs.append(resolvers.validated(compose("config", overrides=[*given, f"method={name}"])))
-    try:
-        found = table(runs)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(found.to_markdown(index=False, disable_numparse=True, colalign=["left"] * 5 + ["right", "left"]))
+        composed = [
+            compose("config", overrides=[*options.overrides, f"method={name}"]) for name in choices(CONF / "method")
+        ]
+    runs = [resolvers.validated(config) for config in composed]
+    aligned = ["left"] * 5 + ["right", "left"]
+    print(table(runs).to_markdown(index=False, disable_numparse=True, colalign=aligned))
     rank = runs[0].rank
     print(f"\n{runs[0].model.name}, {', '.join(runs[0].model.target_modules or ['every linear layer'])}; r = {rank.r}")
-    return 0

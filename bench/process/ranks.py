@@ -1,6 +1,6 @@
-"""Several processes of one run, started by torchrun: who does which part, and how the parts come together.
+"""Several processes of one run, started by torchrun: torch.distributed in the few collectives that a run needs.
 
-With one process every function is what it would be without this module.
+With one process every function returns what it was given.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# A failure that all processes have in common reaches them within a step; one that does not must not hold up the others.
+# A failure that all ranks share reaches them within one step; after a failure of one rank the others wait this long.
 PATIENCE = timedelta(seconds=30)
 
 
 def start() -> None:
-    """Joins the processes that torchrun started; nothing where it did not."""
+    """Initialises the process group if torchrun started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
-        # While the first process scores, the others wait for longer than the libraries' 10 to 30 minutes.
+        # While rank 0 scores, the others wait for longer than the libraries' default of 10 to 30 minutes.
         PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=2))
 
 
@@ -36,93 +36,93 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def report(run: str, error: Exception) -> None:
-    """Tells the other processes, which may be waiting for this one, that a run has failed here."""
+    """Publishes to the other ranks, which may be waiting for this one, that a run failed here."""
     if size() > 1:
-        _notes().set(f"{run}/{rank()}", f"{type(error).__name__}: {error}")
+        _failures().set(f"{run}/{rank()}", f"{type(error).__name__}: {error}")
 
 
 def reported(run: str) -> dict[int, str]:
-    """What processes have told of a run's failure, by rank."""
+    """The failures of a run that ranks have published so far, by rank."""
     keys = {number: f"{run}/{number}" for number in range(size())} if size() > 1 else {}
-    return {number: _notes().get(key).decode() for number, key in keys.items() if _notes().check([key])}
+    return {number: _failures().get(key).decode() for number, key in keys.items() if _failures().check([key])}
 
 
-def lost(run: str, error: Exception) -> bool:
-    """Whether an error only says that another process is gone, which did not fail but was killed."""
+def is_peer_loss(run: str, error: Exception) -> bool:
+    """Whether an error only says that another process was killed: communication broke, and no rank published one."""
     unreachable = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
     return size() > 1 and unreachable and not reported(run)
 
 
-def regroup(run: str) -> None:
-    """After a failure: goes on once every process has reported one of the same run.
+def barrier_after_failure(run: str) -> None:
+    """Returns once every rank has published a failure of the same run.
 
     Raises:
-        SystemExit: one has not, and may be waiting for this one without end; torchrun then ends it.
+        SystemExit: a rank has not within PATIENCE: it may wait for this one without end, and torchrun then ends it.
     """
     if size() > 1:
         try:
-            _notes().wait([f"{run}/{number}" for number in range(size())], PATIENCE)
+            _failures().wait([f"{run}/{number}" for number in range(size())], PATIENCE)
         except RuntimeError:  # each kind of store has its own
             sys.exit(1)
 
 
-def _notes() -> dist.Store:
-    """What every process can write and read without the others' help."""
+def _failures() -> dist.Store:
+    """The key-value store of failures, which a rank reads and writes without the others' taking part."""
     return dist.PrefixStore("failures", dist.distributed_c10d._get_default_store())
 
 
-def mine(parts: Sequence[T]) -> list[T]:
-    """The parts that this process does: every size()-th."""
-    return list(parts[rank() :: size()])
+def shard(items: Sequence[T]) -> list[T]:
+    """This rank's share of the items: every size()-th."""
+    return list(items[rank() :: size()])
 
 
-def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
     if size() > 1:
-        shared = tensor.to(_meeting_place(tensor))
+        shared = tensor.to(_device(tensor))
         dist.all_reduce(shared)
         tensor.copy_(shared)
     return tensor
 
 
-def from_first(tensors: Iterable[Tensor]) -> None:
-    """Gives every process the first one's values, in place."""
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """Overwrites the tensors of every rank with those of rank 0."""
     if size() > 1:
         for tensor in tensors:
-            shared = tensor.to(_meeting_place(tensor)).contiguous()
+            shared = tensor.to(_device(tensor)).contiguous()
             dist.broadcast(shared, src=0)
             tensor.copy_(shared)
 
 
-def wait_for_all() -> None:
-    """Returns when every process has come so far."""
+def barrier() -> None:
+    """Returns when every rank has called it."""
     if size() > 1:
         dist.barrier()
 
 
-def _meeting_place(tensor: Tensor) -> torch.device:
-    """Where the processes can exchange a tensor: NCCL does so on GPUs only."""
+def _device(tensor: Tensor) -> torch.device:
+    """The device on which ranks can exchange a tensor: NCCL does so on GPUs only."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else tensor.device
 
 
-def told_by_first(value: T) -> T:
-    """The first process's value, in every process."""
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, on every rank."""
     box = [value]
     if size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def shared_out(names: Sequence[str], compute: Callable[[str], T]) -> dict[str, T]:
-    """`compute` of every name, each done by one process and handed to all: every process holds the same bits."""
+def map_over_ranks(names: Sequence[str], compute: Callable[[str], T]) -> dict[str, T]:
+    """`compute` of every name, each on one rank and broadcast from there: every rank holds the same bits."""
     if size() == 1:
         return {name: compute(name) for name in names}
-    done: dict[str, Any] = {name: compute(name) for name in mine(names)}
+    done: dict[str, Any] = {name: compute(name) for name in shard(names)}
     for index, name in enumerate(names):
         box = [done.get(name)]
         dist.broadcast_object_list(box, src=index % size())

@@ -17,10 +17,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bench.process import command
+from bench.process.files import write_whole
 from bench.report.papers.questions import KINDS, Finding, NotRunError
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.render import DASH, prose
-from bench.runs.record import write_whole
 from bench.study.folders import experiments_folder
 from bench.study.plan_file import run_folders
 
@@ -193,23 +194,19 @@ def _claim(path: Path, place: int, entry: Any) -> Claim:
     return Claim(**{name: entry[name] for name in texts}, arguments=arguments)
 
 
-def main() -> None:
-    """Prints and writes the table of claims."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.report.claims", description="The papers' claims, and what the records say to them."
-    )
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
-    arguments = parser.parse_args()
-    try:
-        experiments = experiments_folder()
-        if experiments is None:
-            raise ReportError("no folder experiments here; change to a checkout of the suite")
-        claims = read_claims(experiments / CLAIMS)
-        answers = [answer(claim, arguments.results_dir) for claim in claims]
-        print(write_claims(answers, arguments.results_dir))
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return command.main(command.parser("report.claims", __doc__, results_dir=True), _print_claims, arguments)
+
+
+def _print_claims(options: argparse.Namespace) -> None:
+    experiments = experiments_folder()
+    if experiments is None:
+        raise ReportError("no folder experiments here; change to a checkout of the suite")
+    claims = read_claims(experiments / CLAIMS)
+    answers = [answer(claim, options.results_dir) for claim in claims]
+    print(write_claims(answers, options.results_dir))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -76,7 +76,7 @@ class Attempt:
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }
         self.checkpoints = Checkpoints(self._workspace.checkpoints, self._settings, stamp)
-        self.found = ranks.told_by_first(self.checkpoints.newest() if self._writes else None)
+        self.found = ranks.broadcast_object(self.checkpoints.newest() if self._writes else None)
         if self.found is not None and self._writes:
             self.history[-1]["from_step"] = self.found.step
             self._keep()

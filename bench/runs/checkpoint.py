@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.process.files import write_whole
 from bench.process.hashes import fresh_sha256
-from bench.runs.record import write_whole
 
 FOLDER, SEAL, JOURNAL = "checkpoints", "sealed.json", "journal.json"
 _PREFIX = "checkpoint-"

@@ -85,11 +85,11 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
             # Another process may have done it since.
             settled = _settled(cfg, folder) or (_copied(cfg, folder) if workspace else _elsewhere(folder))
             if settled is None and workspace is not None:
-                ranks.told_by_first(True)
+                ranks.broadcast_object(True)
                 say(f"{position} {cfg.run_id}")
                 return _attempt(cfg, run, workspace, position, command)
     assert settled is not None
-    ranks.told_by_first(False)
+    ranks.broadcast_object(False)
     status, text = settled
     say(f"{position} {cfg.run_id}: {text}", sys.stderr if status == FAILED else sys.stdout)
     if status == FAILED:
@@ -143,7 +143,7 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
             offline.append(tracker.sync_path)
     except LeaseLostError as lost:
         say(f"{position} {cfg.run_id}: {lost}", sys.stderr)
-        ranks.regroup(cfg.run_id)
+        ranks.barrier_after_failure(cfg.run_id)
         return RUNNING
     except (OSError, ValueError) as error:  # a full disk, changed data: there is nothing to record, or no place for it
         ending = Ending(assemble.failed(cfg, error, ""), error=error)
@@ -151,7 +151,7 @@ def _attempt(cfg: Run, run: Spine, workspace: Workspace, position: str, command:
     if ending.error is not None:
         failures.append(cfg.run_id)
         say(f"{position} {cfg.run_id}: failed: {type(ending.error).__name__}: {ending.error}", sys.stderr)
-        ranks.regroup(cfg.run_id)
+        ranks.barrier_after_failure(cfg.run_id)
         return FAILED
     say(f"{position} {cfg.run_id}: {_summary(ending.record)}, {time.perf_counter() - began:.1f} s")
     return COMPLETED
@@ -170,7 +170,7 @@ def _ended(cfg: Run, run: Spine, attempt: Attempt) -> Ending:
 
 def _help(cfg: Run, run: Spine) -> str:
     """Does a run's share in a process that is not its first: what it finds is the same, and is not kept."""
-    if not ranks.told_by_first(True):  # what the first says counts
+    if not ranks.broadcast_object(True):  # what the first says counts
         return DONE
     workspace = Workspace(RunFolder.of(cfg))
     with tempfile.TemporaryDirectory() as scratch:
@@ -179,7 +179,7 @@ def _help(cfg: Run, run: Spine) -> str:
         except Exception as error:  # as in the first process, which records it
             say(f"process {ranks.rank()}: {type(error).__name__}: {error}", sys.stderr)
             _tell(cfg, error)
-            ranks.regroup(cfg.run_id)
+            ranks.barrier_after_failure(cfg.run_id)
             return FAILED
     return COMPLETED
 
@@ -190,7 +190,7 @@ def _tell(cfg: Run, error: Exception) -> None:
     Raises:
         InterruptedRunError: it says no more than that one of them was killed: the run can be gone on with.
     """
-    if ranks.lost(cfg.run_id, error):
+    if ranks.is_peer_loss(cfg.run_id, error):
         say(f"process {ranks.rank()} has lost another one: {error}", sys.stderr)
         signals.stop()
     ranks.report(cfg.run_id, error)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import tempfile
-import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from bench.process.files import write_whole
 from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
 from bench.runs.record_schema import checked, parsed
@@ -131,19 +131,6 @@ def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
     content["checksum"] = _checksum(content)
     separators = None if indent else (",", ":")
     write_whole(folder / RECORD, json.dumps(content, indent=indent, separators=separators) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file such that, whenever the machine stops, the earlier or the new one stands there."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
+from bench.process.files import write_whole
 from bench.runs.names import is_name
 from bench.runs.record import (
     ALIGNMENT,
@@ -24,7 +25,6 @@ from bench.runs.record import (
     read_record,
     read_rows,
     write_record,
-    write_whole,
 )
 from bench.study.plan_file import SELECT, read_plan
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.process.files import write_whole
 from bench.process.redact import redacted
 from bench.runs.names import is_name
-from bench.runs.record import RECORD, write_whole
+from bench.runs.record import RECORD
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages

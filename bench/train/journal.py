@@ -125,7 +125,7 @@ class Journal(TrainerCallback):
             due = False
         else:
             due = self.checkpoints.settings.due(step, last, (time.perf_counter() - self._saved) / 60)
-        flags = ranks.total(torch.tensor([float(signals.requested()), float(due)]))
+        flags = ranks.all_reduce_sum(torch.tensor([float(signals.requested()), float(due)]))
         return bool(flags[0]), bool(flags[1])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

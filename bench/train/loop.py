@@ -180,7 +180,7 @@ class BenchTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The library's step; refuses a loss that is not finite before the optimiser sees it."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        diverged = ranks.total(loss.detach().clone())  # not finite as soon as one process' is not
+        diverged = ranks.all_reduce_sum(loss.detach().clone())  # not finite as soon as one process' is not
         if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
         return loss
@@ -192,7 +192,7 @@ class BenchTrainer(Trainer):
             return
         try:
             super()._save_checkpoint(model, trial)
-            ranks.wait_for_all()
+            ranks.barrier()
             if ranks.rank() == 0:
                 checkpoints.seal(step, self._journal.state())
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, in the words of each library

@@ -49,10 +49,10 @@ def held_out_loss(
     sums = torch.zeros(len(starts), 2, dtype=torch.float64)
     for index, start in enumerate(starts):
         batch = examples[start : start + batch_size]
-        mine = ranks.mine(batch)
+        mine = ranks.shard(batch)
         mean, counted = loss(mine or batch[:1])  # where there are fewer examples than processes, one is not counted
         if mine and counted:
             sums[index] = torch.tensor([mean.item() * counted.item(), counted.item()])
-    means = ranks.total(sums).unbind(dim=1)
+    means = ranks.all_reduce_sum(sums).unbind(dim=1)
     sizes = torch.tensor([len(examples[start : start + batch_size]) for start in starts])
     return ((means[0] / means[1] * sizes).sum() / len(examples)).item()

@@ -119,7 +119,7 @@ def lonely(rank, folder, failing):
     if rank in failing:
         ranks.report("a-run", OSError("no space"))
         try:
-            ranks.regroup("a-run")
+            ranks.barrier_after_failure("a-run")
         except SystemExit as stopped:
             status = stopped.code
     (folder / f"{rank}.json").write_text(json.dumps([status, ranks.reported("a-run") if status == 0 else {}]))

@@ -58,7 +58,7 @@ def _fetch_together(cache: Cache, name: str, title: str, compute: Callable[[], E
     """`cache.fetch` for processes that compute together: the first one reads and writes."""
     first = ranks.rank() == 0
     usable = first and cache.usable()
-    found = ranks.told_by_first(cache.look(name) if usable else None)
+    found = ranks.broadcast_object(cache.look(name) if usable else None)
     if found is not None:
         return found, True
     entry = compute()

@@ -69,7 +69,7 @@ class Collector:
 
     def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration:
         """The statistics over all pieces, of which this process does its part."""
-        own = ranks.mine(pieces)
+        own = ranks.shard(pieces)
         place = self._choose_place() if len(own) > 1 or ranks.size() > 1 else None
         self._sums = PLACES[place or "memory"]()
         loss = torch.zeros((), dtype=torch.float64)
@@ -79,7 +79,7 @@ class Collector:
             self._last = index == len(own) - 1 and ranks.size() == 1
             loss += piece.weight * self._visit(piece.weight, checkpointing)
         found = self._result
-        found.loss = ranks.total(loss).item()
+        found.loss = ranks.all_reduce_sum(loss).item()
         if not math.isfinite(found.loss):
             raise ValueError(f"the pretrained model's loss on the calibration samples is {found.loss}")
         if ranks.size() > 1:
@@ -151,7 +151,7 @@ class Collector:
             k = self._width((output_gradient.shape[1], inputs.shape[1]))
             begun = GradientSketch.begin(inputs, output_gradient, k, rng.stream(0, f"sketch/{name}"))
             if ranks.size() > 1:
-                ranks.from_first([begun.Omega, begun.Psi])
+                ranks.broadcast_([begun.Omega, begun.Psi])
                 begun.restart(inputs, output_gradient)
             self._sketches[name] = begun
         else:
@@ -216,17 +216,17 @@ class Collector:
                 total = self._sums.take((kind, name))
                 if total is None:
                     continue
-                total = ranks.total(total)
+                total = ranks.all_reduce_sum(total)
                 if kind == "gradient" and self._wanted.decomposes:
                     self._sums.put((kind, name), total)
                 else:
                     self._deliver(kind, name, total)
         reached = [name for name in self._layers if name in self._sketches]
         for name in reached:
-            ranks.total(self._sketches[name].Y)
-            ranks.total(self._sketches[name].Z)
+            ranks.all_reduce_sum(self._sketches[name].Y)
+            ranks.all_reduce_sum(self._sketches[name].Z)
         if self._wanted.decomposes - {"weight"}:
-            self._deliver_svds(ranks.shared_out(list(self._layers), self._decomposed_total))
+            self._deliver_svds(ranks.map_over_ranks(list(self._layers), self._decomposed_total))
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
         if name in self._sketches:

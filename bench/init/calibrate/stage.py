@@ -44,7 +44,7 @@ def calibrate(
         from bench.model.adapter import float_weight
 
         began = now()
-        found.svds["weight"] = ranks.shared_out(
+        found.svds["weight"] = ranks.map_over_ranks(
             list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, wanted)
         )
         found.cost.seconds["svd"] = found.cost.seconds.get("svd", 0.0) + now() - began

@@ -1,0 +1,64 @@
+"""What the command lines share: the parser, quiet libraries, and one line on stderr for what is refused.
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command.parser("status", __doc__, study=True)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    return command.main(parser, _print_status, arguments)  # _print_status(options) prints; may return a status
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.process.environment import quiet_environment
+from bench.process.redact import redacted
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class if there is no message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool = False) -> argparse.ArgumentParser:
+    """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
+
+    Args:
+        name: of the command, without "bench.".
+        doc: the docstring of its module, whose first line becomes the description.
+        study: add the argument `study` and the option `--results-dir`.
+        results_dir: add the option `--results-dir` alone.
+    """
+    made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=(doc or "").partition("\n")[0])
+    if study:
+        made.add_argument("study", help="the folder below the results folder, such as demo")
+    if study or results_dir:
+        made.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
+    return made
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    call: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parses a command line, calls, and returns the exit status.
+
+    Args:
+        parser: made by `parser`; options may stand between the words of a positional argument.
+        call: does what the command is for; the exit status is what it returns, None being 0. A ValueError or OSError
+            that it raises is printed as "error: ..." on stderr, without secrets, and the exit status is 2.
+        arguments: words of the command line; None: those of this process.
+    """
+    options = parser.parse_intermixed_args(arguments)
+    quiet_environment()
+    try:
+        return call(options) or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
+        return 2

@@ -1,0 +1,39 @@
+import os
+
+import pytest
+
+from bench.process import command
+
+
+def parser(**options):
+    return command.parser("status", "What it does.\n\nMore.", **options)
+
+
+def test_a_parser_has_the_commands_name_its_modules_first_line_and_the_results_folder(capsys):
+    with pytest.raises(SystemExit):
+        command.main(parser(study=True), print, ["--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: python -m bench.status [-h] [--results-dir RESULTS_DIR] study")
+    assert "What it does." in printed
+    assert "More." not in printed
+
+
+@pytest.mark.parametrize("error", [ValueError("r=9 is too large\nr is at most 8"), OSError("disk full")])
+def test_what_is_refused_is_an_error_on_stderr_and_status_2(error, capsys):
+    def call(options):
+        raise error
+
+    assert command.main(parser(), call, []) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_the_exit_status_is_what_the_call_returns_and_libraries_are_quiet(monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    assert command.main(parser(), lambda options: None, []) == 0
+    assert command.main(parser(), lambda options: 1, []) == 1
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_one_line_of_an_error_is_its_first_or_its_name():
+    assert command.one_line(ValueError("a\nb")) == "a"
+    assert command.one_line(KeyError()) == "KeyError"
