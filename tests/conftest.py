@@ -42,7 +42,7 @@ def cache_of_the_tests():
 
 
 def composed(*overrides):
-    """The resolved configuration, a copy of its own: Hydra takes 0.1 to 0.4 seconds, and tests ask for the same again."""
+    """The resolved configuration, a copy of its own: Hydra takes 0.1 to 0.4 seconds, and tests ask again."""
     return copy.deepcopy(_composed(*overrides))
 
 
@@ -98,12 +98,10 @@ def expand(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from bench.study.folders import CONF
-    from bench.sweep import guard
+    from bench.sweep import guard, sweep
 
     def expanded(*overrides):
-        monkeypatch.setattr(guard, "_planned", [])
-        monkeypatch.setattr(guard, "_waiting", [])
-        monkeypatch.setattr(guard, "write_plan", lambda folder, plan: None)
+        monkeypatch.setattr(sweep, "_write", lambda folder, plan: None)
         monkeypatch.setattr("bench.runs.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -113,7 +111,7 @@ def expand(monkeypatch):
             finally:
                 HydraConfig.instance().cfg = None
         assert not GlobalHydra.instance().is_initialized()
-        return guard._planned
+        return sweep.Sweep.current.runs
 
     return expanded
 

@@ -177,7 +177,7 @@ def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     found = selection(make, (0.1, 0.2, 0.9))
     assert found.edges == ("lora_ga (method=lora_ga; upper end, 0.01)",)
     assert "best rate at the edge: lora_ga" in summary.text(found)
-    assert "python -m bench.extend mine adds points" in summary.text(found)
+    assert "`python -m bench.run -m +experiments=mine hydra.sweeper.extend=4` adds points" in summary.text(found)
 
 
 def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):

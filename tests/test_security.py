@@ -107,7 +107,6 @@ def test_a_command_line_names_nothing_for_hydra_to_call(capsys, argument):
 @pytest.mark.parametrize(
     "text",
     [
-        "# @package hydra.callbacks\nmine: {a: b}\n",
         "# @package _global_\nhydra:\n  callbacks:\n    mine: {_target_: os.system}\n",
         "# @package _global_\nhydra:\n  job_logging:\n    handlers: {x: {class: subprocess.Popen, args: ['true']}}\n",
         "# @package _global_\nhydra:\n  launcher: {setup: ['touch mark']}\n",

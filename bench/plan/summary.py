@@ -31,10 +31,8 @@ def text(found: Overview) -> str:
     if any("sizes" in source for source in found.sources):
         lines.append("From sizes: every example as long as task.max_length and every answer as long as allowed, so "
                      "mostly too high; activations and speed are guessed (bench/plan/estimate).")  # fmt: skip
-    lines += [
-        f"best rate at the edge: {e}; `python -m bench.run -m +experiments={found.study} hydra.sweeper.extend=4` adds points"
-        for e in found.edges
-    ]
+    more = f"`python -m bench.run -m +experiments={found.study} hydra.sweeper.extend=4` adds points"
+    lines += [f"best rate at the edge: {edge}; {more}" for edge in found.edges]
     return "\n".join([*lines, "", f"start: {found.command}"])
 
 

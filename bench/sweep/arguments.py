@@ -46,15 +46,12 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
-        swept = [
-            list(override.sweep_string_iterator()) if override.is_sweep_override() else [] for override in overrides
-        ]
+        swept = [list(one.sweep_string_iterator()) if one.is_sweep_override() else None for one in overrides]
     except HydraException as error:
         refuse(str(error).splitlines()[0])
-    for text, override, values in zip(texts, overrides, swept, strict=True):
+    for text, override, several in zip(texts, overrides, swept, strict=True):
         key, value = override.key_or_group, override.value()
-        if not values:
-            values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+        values = list(map(str, value if isinstance(value, list) else [value])) if several is None else several
         if override.package is not None and not override.is_delete():
             refuse(f"{text}: a choice has one place; leave @{override.package} out")
         named = [name for name in keys_of({key.replace("/", "."): value}) if names_code(name)]
@@ -94,9 +91,9 @@ def keys_of(values: Any, above: str = "") -> Iterator[str]:
 def names_code(key: str, in_experiment: bool = False) -> bool:
     """Whether the value of a dotted key could make Hydra, or Python's logging, call what it names."""
     first, *inner = key.split(".")
-    if first == "hydra" and inner:
-        if inner[0] not in OF_EXPERIMENTS if in_experiment else inner[0] in NAMES_CODE:
-            return True
+    of_hydra = inner[0] if first == "hydra" and inner else None
+    if of_hydra in NAMES_CODE or (in_experiment and of_hydra not in (None, *OF_EXPERIMENTS)):
+        return True
     return "_target_" in (first, *inner) and key != "method._target_"
 
 

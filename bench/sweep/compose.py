@@ -8,8 +8,9 @@ OmegaConf.update, which is what Hydra itself calls for them, last of all.
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from collections.abc import Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -29,6 +30,31 @@ if TYPE_CHECKING:
 Overrides = tuple[str, ...]  # of one cell, as on its command line
 
 
+@functools.cache
+def parsed(text: str) -> Override:
+    """An override as Hydra reads it, which takes it milliseconds.
+
+    Raises:
+        HydraException: it is none.
+    """
+    return OverridesParser.create().parse_override(text)
+
+
+def product(overrides: Sequence[str]) -> list[Overrides]:
+    """The cells of overrides such as method=hu,eva; of two overrides of one key the last one counts.
+
+    Raises:
+        HydraException: an override cannot be parsed, or not be enumerated.
+    """
+    axes: dict[str, list[str]] = {}
+    for override in map(parsed, overrides):
+        key = override.get_key_element()
+        swept = override.is_sweep_override()
+        values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+        axes[key] = [f"{key}={value}" for value in values]
+    return list(itertools.product(*axes.values()))
+
+
 class Composer:
     """Composes and validates cells, each once.
 
@@ -39,8 +65,6 @@ class Composer:
     def __init__(self, config: DictConfig) -> None:
         self._config = config
         self._loader = GlobalHydra.instance().config_loader()
-        self._parser = OverridesParser.create(config_loader=self._loader)
-        self._parsed: dict[str, Override] = {}
         self._composed: dict[Overrides, tuple[DictConfig, Any]] = {}  # a run's configuration, and Hydra's own
         self._open: dict[tuple[Overrides, tuple[str, ...]], DictConfig] = {}  # copies, to set these keys in
         self._runs: dict[Overrides, Run] = {}
@@ -59,24 +83,10 @@ class Composer:
                 raise ValueError(" ".join(str(error).split())) from None
         return self._runs[cell]
 
-    def product(self, overrides: Sequence[str]) -> list[Overrides]:
-        """The cells of overrides such as method=hu,eva; of two overrides of one key the last one counts.
-
-        Raises:
-            HydraException: an override cannot be parsed, or is an interval.
-        """
-        axes: dict[str, list[str]] = {}
-        for override in map(self._parse, overrides):
-            key = override.get_key_element()
-            swept = override.is_sweep_override()
-            values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
-            axes[key] = [f"{key}={value}" for value in values]
-        return list(product(*axes.values()))
-
     def _config_of(self, cell: Overrides) -> DictConfig:
-        parsed = [self._parse(text) for text in cell]
-        late = [override for override in parsed if _sets_a_value(override)] if all(map(_replaces, parsed)) else []
-        early = tuple(text for text, override in zip(cell, parsed, strict=True) if override not in late)
+        given = [parsed(text) for text in cell]
+        late = [override for override in given if _sets_a_value(override)] if all(map(_replaces, given)) else []
+        early = tuple(text for text, override in zip(cell, given, strict=True) if override not in late)
         key = early, tuple(override.key_or_group for override in late)
         if key not in self._open:
             self._open[key] = copy.deepcopy(self._of_choices(early))
@@ -97,11 +107,6 @@ class Composer:
                 del composed["hydra"]
             self._composed[overrides] = composed, HydraConfig.instance().cfg
         return self._composed[overrides][0]
-
-    def _parse(self, text: str) -> Override:
-        if text not in self._parsed:
-            self._parsed[text] = self._parser.parse_override(text)
-        return self._parsed[text]
 
 
 def _replaces(override: Override) -> bool:

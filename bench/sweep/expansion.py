@@ -8,15 +8,17 @@ one's records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.runs.record import CorruptRecordError, Record, read_record
 from bench.study.plan_file import RATE_KEY, PlannedRun
 from bench.study.protocol import RATE, Cell, Definition, words
 from bench.study.selection import Selection, grid, on_grid, select
+from bench.sweep.compose import product
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -45,16 +47,6 @@ class PlannedCell:
         return self.planned.run_id is None and self.planned.refused is None
 
 
-class Compose(Protocol):
-    """bench.sweep.compose.Composer, as far as an expansion needs it."""
-
-    def __call__(self, overrides: Sequence[str], /) -> Run:
-        """The validated run of a cell."""
-
-    def product(self, overrides: Sequence[str], /) -> list[tuple[str, ...]]:
-        """The cells of overrides such as method=hu,eva."""
-
-
 class Expansion:
     """The cells of an experiment, stage by stage.
 
@@ -65,7 +57,9 @@ class Expansion:
         compose: makes and validates the run of a cell.
     """
 
-    def __init__(self, definition: Definition, arguments: Sequence[str], compose: Compose) -> None:
+    def __init__(
+        self, definition: Definition, arguments: Sequence[str], compose: Callable[[Sequence[str]], Run]
+    ) -> None:
         self.definition = definition
         self._compose = compose
         self._base, given = _parted(arguments)
@@ -75,7 +69,7 @@ class Expansion:
 
     def groups(self) -> list[tuple[str, ...]]:
         """The rows of the table: the product of the common axes, without what `only` leaves out."""
-        return [group for group in self._compose.product(list(self._common.values())) if self._takes_part(group)]
+        return [group for group in product(list(self._common.values())) if self._takes_part(group)]
 
     def cells(self, stage: str) -> Iterator[Cell]:
         """The cells of one stage; a grid's with the points added to it before."""
@@ -113,8 +107,29 @@ class Expansion:
         """Drops what was read from records, because new ones may have come."""
         self._selections.clear()
 
-    def extensions(self) -> Iterator[list[tuple[str, ...]]]:
-        """Batches of cells beyond the ends of grids, until no best rate lies at an end or `extend` points were added."""
+    def batches(self, plan: Callable[[], None]) -> Iterator[list[tuple[str, ...]]]:
+        """The overrides of each stage's cells, when its turn has come: the records that it needs can be read then.
+
+        Args:
+            plan: called whenever learning rates have become known, so that the study's plan can be written.
+        """
+        for stage in self.definition.asked:
+            self.forget()
+            plan()
+            cells = list(self.planned(stage))
+            for cell in cells:
+                if cell.waits:
+                    print(f"{stage}: {' '.join(cell.planned.group)} has no learning rate yet: its grid is not "
+                          "complete, or no rate of it survived", file=sys.stderr)  # fmt: skip
+            if ready := [cell.overrides for cell in cells if cell.run is not None and not cell.waits]:
+                yield ready
+            if self.definition.stages[stage][RATE] == "grid" and self.definition.extend:
+                yield from self._extensions()
+        self.forget()
+        plan()
+
+    def _extensions(self) -> Iterator[list[tuple[str, ...]]]:
+        """Batches beyond the ends of grids, until no best rate is at an end or `extend` points were added."""
         while True:
             self.forget()
             added = [
@@ -147,8 +162,8 @@ class Expansion:
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
         """All but the learning rate of a group's cells in a stage; the command line's come last."""
         settings = {key: _text(key, value) for key, value in self.definition.stages[stage].items() if key != RATE}
-        product = self._compose.product(list((settings | self._given).values()))
-        return [(*self._base, *group, *own) for own in product]
+        axes = list((settings | self._given).values())
+        return [(*self._base, *group, *own) for own in product(axes)]
 
     def _read(self, group: tuple[str, ...]) -> Selection | None:
         if self._centre(group) is None:
@@ -205,7 +220,7 @@ class Expansion:
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
         axes = {key: f"{key}={value}" for key, value in self.definition.params.items()}
-        rows = self._compose.product(list((self._common | {"method": axes.get("method", "")}).values()))
+        rows = product(list((self._common | {"method": axes.get("method", "")}).values()))
         groups = [other for other in rows if _method(other) == method and self._takes_part(other)]
         wanted = set(group) - {f"method={_method(group)}"}
         near = max(groups, key=lambda other: len(wanted & set(other)), default=None)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
+from hydra.plugins.launcher import Launcher
 
 from bench.process.signals import InterruptedRunError, listening
 from bench.sweep import resolvers  # noqa: F401  registers the plugins that a job's process needs to unpickle its launcher
@@ -33,9 +34,9 @@ LATE_SECONDS = 15.0  # how long after its end a job's last file may appear on a 
 STOP_SECONDS = 60.0  # what jobs have to write their checkpoints when a sweep is stopped
 
 
-def unpickled(kind: type, state: Mapping[str, Any]) -> Any:
+def unpickled(kind: type[Launcher], state: Mapping[str, Any]) -> Launcher:
     """The launcher in a job's process; importing this module has made its class known."""
-    launcher = kind.__new__(kind)
+    launcher = object.__new__(kind)
     vars(launcher).update(state)
     return launcher
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ from omegaconf import DictConfig
 from bench.runs.folder import RunFolder
 from bench.runs.state import awaited
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
-from bench.study.protocol import RATE, Definition
+from bench.study.protocol import Definition
 from bench.sweep.arguments import refuse
-from bench.sweep.compose import Composer
+from bench.sweep.compose import Composer, product
 from bench.sweep.expansion import Expansion, PlannedCell, shown
 from bench.sweep.resolvers import check_folder, experiment
 
@@ -50,7 +49,7 @@ class Sweep:
                 self.expansion = Expansion(Definition.from_config(sweeper), arguments, self.compose)
             else:
                 axes = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-                self._cells = self.compose.product([*axes, *arguments])
+                self._cells = product([*axes, *arguments])
         except (HydraException, TypeError) as error:
             raise ValueError(" ".join(str(error).split())) from None
 
@@ -105,7 +104,7 @@ class Sweep:
 
         When a batch has ended, those of its cells that another process held are launched once more, to wait for it.
         """
-        for batch in self._stages() if self.expansion else [self._cells]:
+        for batch in self.expansion.batches(self.plan) if self.expansion else [self._cells]:
             left = [list(cell) for cell in batch if not RunFolder.of(self.compose(cell)).done]
             self.num_launched += len(left)
             if left:
@@ -114,25 +113,6 @@ class Sweep:
                 print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
                 self.num_launched += len(elsewhere)
                 yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
-
-    def _stages(self) -> Iterator[Sequence[Sequence[str]]]:
-        """The cells of each stage when its turn has come: what it needs of earlier records can be read then."""
-        assert self.expansion is not None
-        expansion, definition = self.expansion, self.expansion.definition
-        for stage in definition.asked:
-            expansion.forget()
-            self.plan()
-            cells = list(expansion.planned(stage))
-            for cell in cells:
-                if cell.waits:
-                    print(f"{stage}: {' '.join(cell.planned.group)} has no learning rate yet: its grid is not complete, "
-                          "or no rate of it survived", file=sys.stderr)  # fmt: skip
-            if ready := [cell.overrides for cell in cells if cell.run is not None and not cell.waits]:
-                yield ready
-            if definition.stages[stage][RATE] == "grid" and definition.extend:
-                yield from expansion.extensions()
-        expansion.forget()
-        self.plan()
 
 
 def _write(folder: Path, newer: StudyPlan) -> None:
