@@ -1,42 +1,47 @@
-# make demo: set-up, the demo's sweep, its tables and figures. make test: set-up, the tests.
+# Each target sets up .venv first. make help lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 # Fixed, because the last digits of a singular value decomposition depend on the number of threads.
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults lint format bench slurm clean
+.PHONY: demo check test faults lint format bench slurm help clean
 
-demo: .venv/installed
+demo: .venv/installed ## the demo's sweep, its tables and figures
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
 
-test: export OMP_NUM_THREADS = 1
-test: .venv/installed
-	$(BIN)/python -m pytest
+# A worker a core, each of one thread; a test's duration varies by a factor of 1,000, so an idle worker takes over half
+# of what waits at the busiest one.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL = -n auto --dist worksteal
 
-# The long part: kills at random moments, several processes, ten thousand examples of wrong input each.
-faults: export OMP_NUM_THREADS = 1
+check: lint ## the linters and all tests that start no run, process or figure: at most 2 minutes on 2 cores
+	$(PYTEST) $(PARALLEL) -m "not slow and not faults"
+
+test: .venv/installed ## all tests but the nightly ones: at most 10 minutes on 2 cores
+	$(PYTEST) $(PARALLEL)
+
 faults: export HYPOTHESIS_PROFILE = nightly
-faults: .venv/installed
-	$(BIN)/python -m pytest -m faults --durations=10 tests
-	$(BIN)/python -m pytest --durations=10 tests/faults tests/fuzz
+faults: .venv/installed ## nightly: kills at random moments, several processes, 2,000 examples of wrong input each
+	$(PYTEST) -m faults --durations=10 tests
+	$(PYTEST) --durations=10 tests/faults tests/fuzz
 
-lint: .venv/installed
+lint: .venv/installed ## formatting, ruff, import contracts, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/installed ## formats, and mends what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Timings, each ratio beside its goal, into results/benchmarks; they assert nothing. FULL=1: 64 samples, whole grids.
-bench: .venv/installed
+bench: .venv/installed ## timings, into results/benchmarks
 	$(BIN)/python tests/benchmarks $(if $(FULL),--full)
 
 # Sweeps on a real Slurm of one node, which is started and stopped for them: as root, with Debian's packages.
-slurm: .venv/installed
+slurm: .venv/installed ## sweeps on a real Slurm of one node
 	tests/slurm/run.sh
 
 # torch comes first and alone: an index without a CPU build would otherwise be asked for one by every package.
@@ -47,5 +52,8 @@ slurm: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-clean:
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+clean: ## removes .venv
 	rm -rf .venv

@@ -19,6 +19,7 @@ from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
 from bench.process.redact import localised, without_secrets
+from bench.runs.aliases import renamed
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
@@ -120,7 +121,8 @@ class Run:
             ConfigError: as `from_config`.
         """
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-        return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | localised(record.config))
+        config = renamed(localised(record.config.model_dump()), tell=lambda former, now: None)
+        return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def check(self) -> None:
         """Refuses names that cannot be folders, and values that are valid alone but not together.

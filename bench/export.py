@@ -49,7 +49,7 @@ def finished_run(folder: Path) -> Run:
     """
     record = read_record(folder)
     if record.status != COMPLETED:
-        raise ValueError(f"{folder} holds a run that failed: {(record.error or {}).get('message')}")
+        raise ValueError(f"{folder} holds a run that failed: {record.error}")
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}, which are not committed: do the run again")
     return Run.from_record(record)
@@ -63,7 +63,7 @@ def restore(folder: Path) -> Restored:
     """
     from bench.model import adapter, weights
 
-    cfg, trained_from = finished_run(folder), read_record(folder).model["revision"]
+    cfg, trained_from = finished_run(folder), read_record(folder).model.revision
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
     if loaded.revision != trained_from:
         raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")

@@ -129,13 +129,11 @@ def _gone(found: State) -> str:
 
 def _interrupted(found: State) -> str:
     error = None if found.record is None else found.record.error
-    return "killed; it goes on from its checkpoint" if error is None else f"by {error.get('type')}"
+    return "killed; it goes on from its checkpoint" if error is None else f"by {error.type}"
 
 
 def _failed(found: State) -> str:
-    error = (found.record.error if found.record else None) or {}
-    step = error.get("step")
-    return f"{error.get('type')}: {error.get('message')}" + (f" (step {step})" if step is not None else "")
+    return str(found.record.error if found.record else None)
 
 
 def _where(found: Holder) -> str:
@@ -172,7 +170,7 @@ def plain(found: Status) -> dict[str, Any]:
         if one.holder is not None:
             runs[run_id] |= vars(one.holder)
         if one.name == FAILED and one.record is not None:
-            runs[run_id]["error"] = one.record.error
+            runs[run_id]["error"] = one.record.error and one.record.error.model_dump()
     return {"study": found.name, "stages": {stage: dict(count) for stage, count in found.stages.items()}, "runs": runs}
 
 

@@ -89,14 +89,14 @@ def differences(one: Path, other: Path) -> list[str]:
         then, now = (_rows(folder / name) for folder in (one, other))
         if then or name != OUTCOMES:  # of a run that only chose a learning rate a compacted study keeps no rows
             found += _differing(then, now, name)
-    weights = [record.files.get(WEIGHTS, {}).get("sha256") for record in (first, second)]
+    weights = [file.sha256 if (file := record.files.get(WEIGHTS)) else None for record in (first, second)]
     if None not in weights and weights[0] != weights[1]:
         found.append(f"{WEIGHTS}: other bytes")
     return found
 
 
 def _results(record: Record) -> dict[str, Any]:
-    return without_timing({name: getattr(record, name) for name in RESULTS})
+    return without_timing(record.model_dump(include=set(RESULTS)))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def _short(value: Any) -> str:
 
 def _repeat(folder: Path) -> int:
     """Reruns and compares; prints what was found."""
-    then = read_record(folder).environment["fingerprint"]
+    then = read_record(folder).environment.fingerprint
     if then != fingerprint():
         print("warning: made on another stack or machine type, where last digits are others", file=sys.stderr)
     with tempfile.TemporaryDirectory() as root:

@@ -42,7 +42,7 @@ def cache_of_the_tests():
 
 
 def composed(*overrides):
-    """The resolved configuration, a copy of its own: Hydra takes 0.1 to 0.4 seconds, and tests ask again."""
+    """The resolved configuration, a copy of its own: Hydra takes 0.1 s or more, and tests ask for the same again."""
     return copy.deepcopy(_composed(*overrides))
 
 

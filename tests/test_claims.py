@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from records import make_record
 
 from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
 from bench.report.papers.questions import (
@@ -18,7 +19,7 @@ from bench.report.papers.questions import (
     rate_by_width,
 )
 from bench.report.read.load import ReportError, load_study
-from bench.runs.record import Record, write_record
+from bench.runs.record import write_record
 from bench.study.folders import ROOT
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
@@ -45,7 +46,7 @@ class Maker:
             "stage": stage,
             "group": list(group),
         }
-        record = Record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
+        record = make_record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
         record.initialization = {"num_trainable": about.get("num_trainable", 100), "num_head": 0}
         record.phases = {"initialise": {"seconds": about.get("init", 0.0)}}
         record.training = {"num_steps": 4}
@@ -323,7 +324,7 @@ def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_
 def test_the_widths_of_the_claims_are_those_of_the_embedded_models():
     for claim in read_claims(CLAIMS):
         for model, width in claim.arguments.get("widths", {}).items():
-            config = json.loads((ROOT / "bench" / "embedded" / model / "config.json").read_text())
+            config = json.loads((ROOT / "bench" / "model" / "embedded" / model / "config.json").read_text())
             assert config["hidden_size"] == width
 
 

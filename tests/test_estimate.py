@@ -6,10 +6,11 @@ from statistics import median
 
 import evaluate
 import pytest
+from records import make_record
 
 from bench.plan import estimate
 from bench.plan.estimate import Passes, Sizes
-from bench.runs.record import COMPLETED, FAILED, Record, read_record
+from bench.runs.record import COMPLETED, FAILED, read_record
 
 RESULTS = Path(__file__).parent.parent / "results"
 # A matrix product on two cores of the machine that made the committed records.
@@ -31,7 +32,7 @@ def small_run(compose_run):
 
 def record_of(run, *, train=10.0, score=2.0, num_examples=4, status=COMPLETED, gpu=None, stack="here", peak=7):
     phases = {"load": 0.5, "calibrate": 0.25, "initialise": 0.25, "train": train, "score": score}
-    return Record(
+    return make_record(
         run_id=run.run_id, status=status, label="", config=run.to_dict(), identity=run.identity,
         environment={"hardware": {"gpu": gpu}, "fingerprint": stack},
         phases={name: {"seconds": seconds, "peak_bytes": peak} for name, seconds in phases.items()},
@@ -226,7 +227,7 @@ def test_records_of_the_same_stack_and_method_come_first(small_run):
     [
         lambda run: record_of(run, status=FAILED),
         lambda run: record_of(run, gpu="another"),
-        lambda run: dataclasses.replace(record_of(run), identity=run.identity | {"model": {}}),
+        lambda run: record_of(run).model_copy(update={"identity": run.identity | {"model": {}}}),
     ],
 )
 def test_a_failed_run_another_gpu_and_another_model_say_nothing(small_run, record):
@@ -267,12 +268,12 @@ def test_estimates_from_sizes_come_near_the_committed_records(compose_run, study
     by_method = defaultdict(list)
     for path in sorted((RESULTS / study).glob("*/record.json")):
         record = read_record(path.parent)
-        by_method[record.config["method"]["name"]].append(record.phases.values())
+        by_method[record.config.method.name].append(record.phases.values())
     assert {"hu", "full_ft", "lora_ga", "lora_sb", "none"} <= set(by_method)
     for method, runs in by_method.items():
         found = estimate.from_sizes(compose_run(f"method={method}", *overrides), lambda dtype: CPU_SPEED, on_gpu=False)
-        took = median(sum(phase["seconds"] for phase in phases) for phases in runs)
-        peak = min(max(phase["peak_bytes"] for phase in phases) for phases in runs)
+        took = median(sum(phase.seconds for phase in phases) for phases in runs)
+        peak = min(max(phase.peak_bytes for phase in phases) for phases in runs)
         assert 1 / 4 < found.seconds / took < 4, method
         assert 2 / 3 < found.peak_bytes / peak < 4 / 3, method
 

@@ -48,7 +48,7 @@ def runs(run_cell_in_module):
 
 
 def test_stock_peft_loads_every_adapter_on_the_unmodified_base_in_a_process_of_its_own(runs, ids, tmp_path):
-    base = Path(export.__file__).parent / "embedded" / "tiny_llama"
+    base = Path(export.__file__).parent / "model" / "embedded" / "tiny_llama"
     torch.save(ids, tmp_path / "ids")
     folders = {name: tmp_path / name.replace(", ", "-") for name in runs if name not in ("full_ft", "none")}
     for name, folder in folders.items():
@@ -73,7 +73,7 @@ def test_a_shifted_base_doubles_the_rank_and_a_matrix_in_the_middle_does_not(run
         config = json.loads((tmp_path / name / "adapter_config.json").read_text())
         assert config["r"] == r
         assert config["use_dora"] == ("DoRA" in name)
-        scaling = read_record(runs[name]).config["method"]["scaling"]
+        scaling = read_record(runs[name]).config.method.scaling
         s = {"alpha_over_r": 2.0, "alpha_over_sqrt_r": 4.0, "one": 1.0}[scaling]
         assert config["lora_alpha"] / r == pytest.approx(s)
         keys = load_file(tmp_path / name / "adapter_model.safetensors").keys()
@@ -132,7 +132,7 @@ def test_a_base_that_has_changed_since_is_refused(runs, tmp_path):
         if path.is_file():
             (folder / path.name).write_bytes(path.read_bytes())
     record = read_record(folder)
-    record.model["revision"] = "0" * 64
+    record.model.revision = "0" * 64
     write_record(folder, record)
     with pytest.raises(ValueError, match=r"the run started from 0000"):
         export.restore(folder)

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from records import make_record
 
 from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
 from bench.report.palette import COLOURS, LINES, MARKERS, OTHER_MARKER, colour, line, marker
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import METHOD_ORDER, load_study
-from bench.runs.record import Record, read_record, write_record
+from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {
@@ -36,12 +37,15 @@ def write_run(
     identity = {"method": {"_target_": method}, "seed": seed, "train": {"learning_rate": rate}}
     identity |= {"task": {"name": task}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
     name = "-".join(map(str, (method, r, task, model.replace("/", "."), f"{rate:g}", f"s{seed}")))
-    record = Record(name, status, method.upper(), config, identity, ENVIRONMENT)
+    record = make_record(name, status, method.upper(), config, identity, ENVIRONMENT)
     trained = method != "none"
     record.model = {"kind": kind}
-    record.initialization = {"num_trainable": parameters if trained else 0, "num_head": 0}
-    record.initialization |= {"layers": [{"name": name} for name in LAYERS]}
-    record.initialization["calibration"] = {"total_seconds": 1.0, "peak_bytes": 3 * 2**20}
+    record.initialization = {
+        "num_trainable": parameters if trained else 0,
+        "num_head": 0,
+        "layers": [{"name": name} for name in LAYERS],
+        "calibration": {"total_seconds": 1.0, "peak_bytes": 3 * 2**20},
+    }
     record.training = {"num_steps": 3, "held_out_loss": losses[-1]} if trained else {}
     record.phases = {
         "initialise": {"seconds": init, "peak_bytes": 2 * 2**20},
@@ -136,7 +140,7 @@ def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_fi
 def test_each_file_is_read_once(tmp_path, monkeypatch):
     write_run(tmp_path, "hu")
     read = []
-    for name in ("curves.read_rows", "figures.gradient.read_rows_with"):
+    for name in ("read.curves.read_rows", "figures.gradient.read_rows_with"):
         module, _, function = f"bench.report.{name}".rpartition(".")
         real = getattr(__import__(module, fromlist=[function]), function)
         seen = lambda path, *words, real=real: read.append(path.name) or real(path, *words)  # noqa: E731

@@ -83,9 +83,9 @@ def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(
     two = read_record(folder)
     losses = [[row["loss"] for row in read_rows(path / CURVE)] for path in (folder, cell.path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    for one, other in zip(*(r.initialization["layers"] for r in (two, alone)), strict=True):
-        assert one["name"] == other["name"]
-        assert one["lora_A_norm"] == pytest.approx(other["lora_A_norm"], rel=1e-5)
+    for one, other in zip(*(r.initialization.layers for r in (two, alone)), strict=True):
+        assert one.name == other.name
+        assert one.lora_A_norm == pytest.approx(other.lora_A_norm, rel=1e-5)
 
 
 def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, monkeypatch, tmp_path, capsys):

@@ -2,13 +2,14 @@ import dataclasses
 import json
 
 import pytest
+from records import make_record
 
 from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
 from bench.plan.overview import overview as overview_of
 from bench.runs.folder import RunFolder, held
-from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.record import COMPLETED, FAILED
 from bench.study.plan_file import RUN, PlannedRun
 
 HOUR = 3600.0
@@ -43,7 +44,7 @@ def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
     run = entry[1]
     environment = {"hardware": {"gpu": None}, "fingerprint": "another"}
     phases = {name: {"seconds": 36.0, "peak_bytes": 2**30} for name in ("load", "train", "score")}
-    record = Record(
+    record = make_record(
         run.run_id, status, run.method.label, run.to_dict(), run.identity, environment,
         phases=phases, scores=[TASK_SCORE | {"value": value}],
     )  # fmt: skip

@@ -2,11 +2,12 @@ import csv
 from pathlib import Path
 
 import pytest
+from records import make_record
 
 from bench.report.papers.papers import COLUMNS, known_methods, published, read_published
 from bench.report.papers.published import paper_table, published_table, write_paper_tables
 from bench.report.read.load import ReportError, load_study
-from bench.runs.record import Record, write_record
+from bench.runs.record import write_record
 from bench.study.folders import ROOT
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
@@ -52,7 +53,7 @@ def write_run(method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, st
     }
     run_id = f"{method}-{rank}-{task}-{model}-{rate}-{scaling}-{seed}"
     environment = {"fingerprint": "f", "versions": {}, "hardware": {}}
-    record = Record(run_id, status, method.upper(), config, config, environment)
+    record = make_record(run_id, status, method.upper(), config, config, environment)
     record.initialization = {"num_trainable": 1000 * rank, "num_head": 0}
     record.training = {"num_steps": 3}
     record.scores = list(scores)

@@ -1,27 +1,93 @@
-"""What the README tells a reader to write and type is true."""
+"""What the pages tell a reader to write and type is true: README.md, and the pages of the rooms."""
 
+import argparse
+import functools
+import importlib
+import importlib.util
 import json
 import re
+import shlex
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from test_pages import shipped
+from test_committed import skip_own_runs
+from test_pages import leaves, named_in_first_cell, shipped
 
-from bench.methods.base import AdapterMethod
 from bench.study.folders import CONF
+from bench.sweep import arguments
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+OF_OTHERS = {".venv", "node_modules", "results", ".github"}  # results/ has generated tables, and one page
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted(ROOT.rglob("*.md"))
+    if not OF_OTHERS & set(path.relative_to(ROOT).parts[:-1]) or path == ROOT / "results" / "README.md"
+}
+README = PAGES["README.md"]
+CLAIMS = (ROOT / "results" / "claims.md").read_text()
+STAND_IN = re.compile(r"STUDY|PAPER|NAME|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
 
 
-def block(kind, heading):
-    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+def block(kind, heading, page=README):
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL).group(1)
+
+
+def between(marker, page):
+    return page.partition(f"<!-- {marker} -->\n")[2].partition("<!-- end")[0]
+
+
+def marked(marker):
+    """What stands under a marker, which one page has."""
+    (page,) = (text for text in PAGES.values() if f"<!-- {marker} -->" in text)
+    return between(marker, page)
+
+
+# What the first page says
+
+
+def test_the_readme_is_read_to_the_end():
+    assert len(README.splitlines()) <= 200
+
+
+def test_it_says_on_the_first_screen_where_the_suite_has_never_run():
+    assert "never run on a GPU or against the Hugging Face Hub" in " ".join(README.splitlines()[:10])
+
+
+def test_its_table_is_the_demos_without_the_footnote():
+    skip_own_runs("demo")
+    table = (ROOT / "results" / "demo" / "tables" / "results.md").read_text().partition("\n\n")[0]
+    assert between("results/demo/tables/results.md", README).strip() == table
+
+
+def test_the_numbers_it_found_are_those_of_the_claims():
+    found = re.findall(r"^- .+?\*\*(.+?)\*\*, (\S+ \[.+?\] \w+)", block_of("What was found so far"), re.MULTILINE)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in CLAIMS.splitlines() if "| **" in line]
+    answers = {(row[2].split("**")[1], row[3]) for row in rows}
+    assert len(found) == 6
+    assert set(found) <= answers
+    settled = sum(answer in ("yes", "no") for answer in (row[2].split("**")[1] for row in rows))
+    assert (len(rows), settled) == (20, 2)  # as the section says: change both
+
+
+def block_of(heading):
+    return README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_contributing_shows_the_layers_that_import_linter_keeps():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    shown = re.search(r"```\n(verify.*?)```", PAGES["CONTRIBUTING.md"], re.DOTALL).group(1)
+    layers = [line.partition("  ")[0] for line in shown.splitlines()]
+    assert layers == next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+
+# Adding a method
 
 
 @pytest.fixture
@@ -34,8 +100,7 @@ def my_init(monkeypatch):
 
 
 def test_the_method_it_shows_is_one(my_init):
-    method = my_init.MyInit()
-    assert isinstance(method, AdapterMethod)
+    method = my_init.MyInit(scaling="alpha_over_r", gain=1.0)
     G = random(24, 40)
     factors = method.factors(layer_of(random(24, 40, seed=1), 4, gradient=G), torch.Generator())
     assert factors.lora_A.shape == (4, 40)
@@ -46,18 +111,156 @@ def test_the_yaml_it_shows_configures_that_method(my_init, compose):
     from bench.config import Run
 
     shown = yaml.safe_load(block("yaml", "Add a method"))
-    assert shown["method"]["scaling"] == f"${{scaling:{my_init.MyInit().scaling}}}"
-    shown["method"]["scaling"] = my_init.MyInit().scaling
-    assert {k: v for k, v in shown["method"].items() if k not in ("name", "_target_")} == vars(my_init.MyInit())
+    assert shown["method"]["scaling"] == "${scaling:alpha_over_r}"
+    shown["method"]["scaling"] = "alpha_over_r"
     values = compose("method=hu")
     values["method"] = shown["method"]
     values["train"]["learning_rate"] = float(shown["train"]["learning_rate"])
     assert type(Run.from_config(values).method) is my_init.MyInit
 
 
-def test_its_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
-    table = README.partition("<!-- schemes -->")[2].partition("<!-- end schemes -->")[0]
-    rows = [line for line in table.splitlines() if line.startswith("| `")]
+def test_the_dataset_and_task_of_contributing_make_a_run(compose):
+    from bench.config import Run
+
+    section = PAGES["CONTRIBUTING.md"].partition("## A new task")[2]
+    dataset, task = re.findall(r"```yaml\n(# conf/.+?)```", section, flags=re.DOTALL)
+    shown = yaml.safe_load(task)
+    shown.pop("defaults")
+    values = compose()
+    shared = yaml.safe_load((CONF / "task" / "_base.yaml").read_text()) | {"data_root": None}
+    values["task"] = shared | shown | {"datasets": {"my_data": yaml.safe_load(dataset)}}
+    assert Run.from_config(values).run_id.startswith("hu-r8-my_task-tiny_llama-s0-")
+
+
+def test_the_template_of_a_community_study_expands_into_runs(tmp_path, monkeypatch):
+    from bench.sweep import search_path
+
+    template = ROOT / "experiments" / "community" / "template" / "_study.yaml"
+    folder = tmp_path / "experiments" / "community" / "YOUR_STUDY"
+    folder.mkdir(parents=True)
+    (folder / "gsm_tiny.yaml").write_text(template.read_text())
+    monkeypatch.setattr(search_path, "experiments_folder", lambda: tmp_path / "experiments")
+    definition = staged("+experiments=community/YOUR_STUDY/gsm_tiny")
+    assert list(definition.stages) == ["select", "tuned"]
+    assert set(definition.rates.centre) == {"hu", "lora_ga"}
+
+
+def staged(experiment):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from bench.sweep import guard
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[experiment], return_hydra_config=True)
+        expansion = guard.expansion(config, [experiment])
+    HydraConfig.instance().cfg = None
+    return expansion.definition
+
+
+# Links, commands and keys of every page
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower()).replace(" ", "-")
+
+
+def anchors(page):
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+def commands(page):
+    """The lines that a reader types, continued ones as one, without comments."""
+    for text in re.findall(r"```\n(.*?)```", page, re.DOTALL):
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.strip().startswith(("python -m bench", "torchrun", "make ", ".venv/bin/python -m bench")):
+                yield shlex.split(line, comments=True)
+
+
+TYPED = [(page, command) for page, text in PAGES.items() for command in commands(text)]
+
+
+@functools.cache
+def known_keys():
+    """Every key of a run, of every group's choices, of every launcher and of the sweeper."""
+    found = {"data.root", "hydra.launcher.jobs"}
+    for path in CONF.rglob("*.yaml"):
+        group = path.relative_to(CONF).parts[0]
+        values = yaml.safe_load(path.read_text()) or {}
+        found |= {key for key, _ in (*leaves(values), *leaves(values, f"{group}."))}
+    parts = [key.split(".") for key in found]
+    return {".".join(key[:end]) for key in parts for end in range(1, len(key) + 1)}
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), TYPED, ids=lambda value: " ".join(value) if isinstance(value, list) else value
+)
+def test_every_command_is_one(page, command, monkeypatch):
+    if command[0] == "make":
+        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    module, *given = command[command.index("-m") + 1 :]
+    if module in ("bench.run", "bench.methods"):
+        given = [text for text in given if not text.startswith("-") and not STAND_IN.search(text)]
+        arguments.check_arguments(given)
+        keys = {text.lstrip("+").partition("=")[0] for text in given}
+        assert keys <= {*arguments.GROUPS, "experiments", *known_keys()}
+    else:
+        is_room = importlib.util.find_spec(module).submodule_search_locations
+        door = importlib.import_module(f"{module}.__main__" if is_room else module)
+        monkeypatch.setattr(sys, "argv", [module, *given])
+        parsed = parsed_by(door.main, monkeypatch)
+        if "study" in parsed and not STAND_IN.search(parsed.study):
+            assert parsed.study in arguments.choices(ROOT / "experiments")
+
+
+def parsed_by(main, monkeypatch):
+    """What a command's parser makes of sys.argv; the command stops there."""
+
+    class ParsedError(Exception):
+        pass
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+
+        def stop(self, words=None, parse=parse):
+            raise ParsedError(parse(self, words))
+
+        monkeypatch.setattr(argparse.ArgumentParser, name, stop)
+    with pytest.raises(ParsedError) as stopped:
+        main()
+    return stopped.value.args[0]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md" and not page.endswith("LOG.md")])
+def test_every_key_and_file_that_a_page_names_exists(page):
+    groups = r"run|checkpoint|task|train|score|svd|cache|adapter|method|measure|data|rank|model|hydra"
+    for key in re.findall(rf"`((?:{groups})\.[a-z_.]+)(?:=[^`]*)?`", PAGES[page]):
+        if not key.endswith((".yaml", ".py", ".json", ".md")):
+            assert key in known_keys(), key
+    for name in re.findall(r"`((?:bench|conf|tests|experiments)/[\w/.{,}]+)`", PAGES[page]):
+        if not STAND_IN.search(name) and "{" not in name:
+            assert (ROOT / name).exists(), name
+
+
+# Tables
+
+
+def test_the_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
+    rows = [line for line in marked("schemes").splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
     assert named == shipped("method") - {"full_ft", "none"}
 
@@ -67,21 +270,14 @@ def test_the_commits_it_names_are_those_that_made_the_stored_outputs():
 
     for path in (ROOT / "tests" / "parity" / "authors").glob("*.npz"):
         stored = np.load(path)
-        assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in README
+        assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in marked("schemes")
 
 
-def table_row(line):
-    """The cells of a row of numbers; nothing for a heading or another line."""
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    return cells if any(character.isdigit() for character in line) else []
-
-
-def test_the_costs_it_states_are_those_that_were_measured():
+def test_the_costs_stated_are_those_that_were_measured():
     measured = [json.loads(path.read_text()) for path in (ROOT / "results" / "benchmarks").glob("*.json")]
     rows = {row["what"]: row for found in measured for row in found["rows"]}
     parts = next(found for found in measured if found["benchmark"] == "init_cost")["details"]["where the time goes"]
-    block = README.partition("<!-- results/benchmarks -->")[2].partition("<!-- end -->")[0]
-    stated = {cells[0]: cells[1:] for line in block.splitlines() if (cells := table_row(line))}
+    stated = {cells[0]: cells[1:] for line in marked("results/benchmarks").splitlines() if (cells := numbers(line))}
     assert stated.keys() >= parts.keys()
     for what, part in parts.items():
         assert stated.pop(what) == [f"{part['seconds']:.1f}", f"{part['share']:.0%}"]
@@ -91,13 +287,30 @@ def test_the_costs_it_states_are_those_that_were_measured():
         assert (peer, goal) == (rows[what]["peer_name"], rows[what]["goal"])
 
 
-def test_the_dataset_and_task_it_shows_make_a_run(compose):
-    from bench.config import Run
+def numbers(line):
+    """The cells of a row of numbers; nothing for a heading or another line."""
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    return cells if any(character.isdigit() for character in line) else []
 
-    dataset, task = re.findall(r"```yaml\n(# conf/.+?)```", README.partition("## Add a task")[2], flags=re.DOTALL)
-    shown = yaml.safe_load(task)
-    shown.pop("defaults")
-    values = compose()
-    shared = yaml.safe_load((CONF / "task" / "_base.yaml").read_text()) | {"data_root": None}
-    values["task"] = shared | shown | {"datasets": {"my_data": yaml.safe_load(dataset)}}
-    assert Run.from_config(values).run_id.startswith("hu-r8-my_task-tiny_llama-s0-")
+
+def claims_as_list(table):
+    """results/claims.md as a list grouped by paper."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "| **" in line]
+    text = ""
+    for place, (paper, claim, answer, interval, n, command) in enumerate(rows):
+        if place == 0 or paper != rows[place - 1][0]:
+            text += f"\n### {paper}\n\n"
+        measured = "" if interval == "–" else f" {interval},"
+        text += f"- {claim} {answer}.{measured} n = {n} (`{command.strip('`').rpartition('=')[2]}`)\n"
+    return text
+
+
+def test_the_claims_are_listed_by_paper():
+    assert between("results/claims.md", PAGES["experiments/README.md"]) == claims_as_list(CLAIMS)
+
+
+def test_every_experiment_is_named_on_the_page_of_experiments():
+    table = PAGES["experiments/README.md"].partition("| study | question |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for names in named_in_first_cell(rows) for name in names}
+    assert named == {name for name in arguments.choices(ROOT / "experiments") if not name.startswith("community/")}

@@ -7,12 +7,13 @@ import zlib
 
 import pandas as pd
 import pytest
+from records import make_record
 
 from bench.report.judge.metrics import CORRELATION, SHARE
 from bench.report.judge.statistics import estimate
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.tables import numbers, summary, write_tables
-from bench.runs.record import Record, read_record, write_record
+from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 ENVIRONMENT = {
@@ -42,7 +43,7 @@ def write_run(
         "task": {"name": task},
         "model": {"name": model},
     }
-    record = Record(
+    record = make_record(
         f"{method}-{seed}-{rate:g}",
         status,
         method.upper(),
@@ -50,8 +51,8 @@ def write_run(
         identity,
         ENVIRONMENT | {"fingerprint": fingerprint},
     )
-    record.initialization = {"num_trainable": 0 if method == "none" else 1000, "num_head": 0}
-    record.initialization["calibration"] = {"total_seconds": 1.0}
+    count = 0 if method == "none" else 1000
+    record.initialization = {"num_trainable": count, "num_head": 0, "calibration": {"total_seconds": 1.0}}
     record.training = {} if method == "none" else {"num_steps": 3, "held_out_loss": 1.0}
     record.phases = {"calibrate": {"seconds": 0.01}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
     record.scores = [a_score(value, stderr=stderr)] if scores is None else scores
@@ -425,7 +426,7 @@ def write_staged(root):
     runs = []
     for stage, folder, rate in plan:
         record = read_record(folder)
-        record.config["train"]["learning_rate"] = rate
+        record.config.train.learning_rate = rate
         record.run_id = folder.name
         write_record(folder, record)
         runs.append(PlannedRun(stage, ("method=hu",), (f"train.learning_rate={rate:g}",), folder.name))

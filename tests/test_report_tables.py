@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from records import make_record
 
 from bench.report.judge.metrics import scale_of
 from bench.report.read.load import Cell, Study
 from bench.report.tables.tables import numbers, summary, write_tables
-from bench.runs.record import Record
 
 
 def score(value, task="sst2", metric="acc", stderr=0.001, majority=None, higher_is_better=True):
@@ -19,8 +19,8 @@ def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None,
     trained = label != "Pretrained"
     config = {"train": {"learning_rate": 0.01}, "task": {"name": task}, "model": {"name": model}}
     records = [
-        Record(
-            run_id=f"{label}-{seed}",
+        make_record(
+            run_id=f"run-{seed}",
             status="completed",
             label=label,
             config=config | {"seed": seed},

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from records import make_record
 
 from bench.config import ConfigError, Run
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
 from bench.report.read.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, run_folder, study_folder
-from bench.runs.record import CorruptRecordError, Record, read_record, write_record
+from bench.runs.record import CorruptRecordError, read_record
 from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, read_plan
 from bench.sweep.arguments import check_arguments
@@ -349,15 +350,16 @@ def test_a_plan_or_a_record_with_an_id_that_leads_elsewhere_is_corrupt(tmp_path,
     (tmp_path / "study.json").write_text(json.dumps({"experiment": None, "stages": ["run"], "runs": [run]}))
     with pytest.raises(CorruptPlanError, match="no folder's name"):
         read_plan(tmp_path)
-    config = {name: {"name": "../x"} for name in ("method", "task", "model")}
-    write_record(tmp_path, Record(run_id, "completed", "L", config, {}, {}))
+    content = make_record().model_dump() | {"schema_version": 3, "run_id": run_id}
+    (tmp_path / "record.json").write_text(json.dumps(content))
     with pytest.raises(CorruptRecordError, match="run_id"):
         read_record(tmp_path)
 
 
 def test_files_of_a_record_lie_in_its_folder(tmp_path):
-    config = {name: {"name": "x"} for name in ("method", "task", "model")}
-    record = Record("run-1", "completed", "L", config, {}, {}, files={"../x": {"sha256": "0" * 64, "bytes": 1}})
-    write_record(tmp_path, record)
+    files = {"../x": {"sha256": "0" * 64, "bytes": 1}}
+    (tmp_path / "record.json").write_text(
+        json.dumps(make_record().model_dump() | {"schema_version": 3, "files": files})
+    )
     with pytest.raises(CorruptRecordError, match="files"):
         read_record(tmp_path)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from records import make_record
 
-from bench.runs.record import CorruptRecordError, Record
+from bench.runs.record import CorruptRecordError
 from bench.study.protocol import Definition, Rates
 from bench.sweep import expansion as stages
 from bench.sweep.expansion import Expansion
@@ -62,7 +63,7 @@ def score(records, expanded, values, status="completed"):
 def add(records, cell, value, status="completed"):
     name, run_id = cell.group[0].removeprefix("method="), " ".join(cell.all_overrides)
     config = {"method": {"name": name}, "seed": 100, "train": {"learning_rate": cell.learning_rate}}
-    record = Record(run_id, status, name, config, {}, {})
+    record = make_record(run_id, status, name, config, {}, {})
     record.scores = [{"task": "t", "metric": "acc", "value": value, "higher_is_better": True}]
     records[run_id] = record
 

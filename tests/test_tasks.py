@@ -411,16 +411,16 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_trained(run_cell, m
     monkeypatch.setattr(bench.train, "train", lambda *_: pytest.fail("was trained first"))
     record, _ = run_cell("method=hu", "score.backend=vllm")
     assert record.status == "failed"
-    assert "needs vllm" in record.error["message"]
+    assert "needs vllm" in record.error.message
 
 
 def test_a_record_tells_what_happened_to_the_data(run_cell):
     with pytest.warns(UserWarning, match="more than 60 tokens and are left out"):
         record, _ = run_cell("method=hu", "task.max_length=60")
-    assert record.data["num_dropped"] == 4000 - record.data["num_train"] > 0
-    assert record.data["contaminated"] == {"gsm_tiny": 0}
-    assert record.data["incomplete"] == []
-    assert record.scoring == {
+    assert record.data.num_dropped == 4000 - record.data.num_train > 0
+    assert record.data.contaminated == {"gsm_tiny": 0}
+    assert record.data.incomplete == []
+    assert record.scoring.model_dump() == {
         "backend": "hf",
         "batch_size": 64,
         "truncated": {"gsm_tiny": 0},

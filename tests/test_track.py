@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import wandb
+from records import make_record
 
-from bench.runs.record import COMPLETED, FAILED, Record
+from bench.runs.record import COMPLETED, FAILED
 from bench.runs.tracking import Track, Tracker, tags
 from bench.train.probe import Row
 
@@ -30,7 +31,7 @@ def a_config(method="hu.Hu", name="hu", learning_rate=0.01, **others):
 
 
 def a_record(status=COMPLETED):
-    record = Record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
+    record = make_record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
     record.initialization = {"num_trainable": 12, "num_head": 0, "logit_change": 0.5, "calibration": None}
     record.training = {"loss": 1.0, "held_out_loss": 2.5}
     record.phases = {"train": {"seconds": 4.5, "peak_bytes": 7}}
@@ -124,7 +125,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp
         "score/gsm_tiny/exact_match/stderr": 0.1,
         "initialization/num_trainable": 12,
         "final/loss": 1.0,
-        "final/held_out_loss": 2.5,
+        "final/eval_loss": 2.5,
         "seconds/train": 4.5,
         "train/held_out_loss": {"min": 2.0, "last": 2.5},
     }

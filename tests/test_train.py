@@ -49,9 +49,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded_with_its_step(r
         "method=full_ft", "train.max_steps=30", "train.learning_rate=1e30", "train.warmup_steps=0"
     )
     assert record.status == "failed"
-    assert record.error["type"] == "DivergedError"
-    assert record.error["step"] == len(folder.rows("curve.jsonl")) + 1
-    assert f"at step {record.error['step']}" in record.error["message"]
+    assert record.error.type == "DivergedError"
+    assert record.error.step == len(folder.rows("curve.jsonl")) + 1
+    assert f"at step {record.error.step}" in record.error.message
 
 
 def test_bfloat16_autocast_trains_float32_masters(run_cell):
@@ -65,7 +65,7 @@ def test_bfloat16_autocast_trains_float32_masters(run_cell):
 def test_a_bfloat16_base_keeps_float32_adapters_and_reports_what_rounding_changed(run_cell):
     record, _ = run_cell("method=lora_ga", "model.dtype=bfloat16", "train.max_steps=2")
     assert record.status == "completed"
-    assert record.initialization["logit_change"] > 0
+    assert record.initialization.logit_change > 0
 
 
 def test_loraplus_moves_b_by_the_ratio_and_a_as_before(run_cell):

@@ -65,7 +65,7 @@ def test_a_rerun_comes_to_the_same_numbers(run, capsys):
 
 def test_a_rerun_finds_a_number_that_was_made_up(run, capsys):
     record = read_record(run.path)
-    record.scores[0]["value"] += 0.5
+    record.scores[0].value += 0.5
     write_record(run.path, record)
     assert verify.problems(run.path) == []  # it was forged with a checksum of its own
     assert verify.main([str(run.path), "--rerun"]) == 1

@@ -24,6 +24,7 @@ from bench.runs.record import (
     CURVE,
     OUTCOMES,
     RECORD,
+    SCHEMA_VERSION,
     WEIGHTS,
     CorruptRecordError,
     Record,
@@ -31,7 +32,6 @@ from bench.runs.record import (
     differing_files,
     identity_digest,
     read_record,
-    sealed_record,
     write_record,
 )
 
@@ -71,8 +71,10 @@ class RunFolder:
     @property
     def done(self) -> bool:
         """Whether the run was completed here: a whole record says so, and all that it names is there."""
-        record = sealed_record(self.path)
-        return record is not None and record.status == COMPLETED and self.holds(record)
+        record = self.record
+        if record is None or record.schema_version < SCHEMA_VERSION:  # which has no checksums
+            return False
+        return record.status == COMPLETED and self.holds(record)
 
     def holds(self, record: Record) -> bool:
         """Whether a record is of this run, and beside it lie the weights and every other file at its size.
@@ -96,7 +98,7 @@ class RunFolder:
         for found in sorted(results_dir.rglob(f"{self.path.name}/{RECORD}")):
             other = RunFolder(found.parent.parent.parent, found.parent.parent.name, found.parent.name)
             record = other.record
-            if other.done and record is not None and record.environment["fingerprint"] == fingerprint():
+            if other.done and record is not None and record.environment.fingerprint == fingerprint():
                 copied = self.path.with_name(f".{self.path.name}.copy")
                 shutil.rmtree(copied, ignore_errors=True)
                 shutil.copytree(other.path, copied)

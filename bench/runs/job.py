@@ -101,8 +101,7 @@ def _settled(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
     """That the run need not be done, and why in words; None if it must be."""
     record = folder.record
     if record is not None and record.status == FAILED and not cfg.run.retry_failed:
-        error = record.error or {}
-        return FAILED, f"failed before ({error.get('type')}: {error.get('message')}); run.retry_failed=true tries again"
+        return FAILED, f"failed before ({record.error}); run.retry_failed=true tries again"
     return (DONE, "done before") if folder.done else None
 
 
@@ -202,9 +201,9 @@ def say(text: str, to: Any = None) -> None:
 
 
 def _summary(written: Record) -> str:
-    loss = written.training.get("held_out_loss")
+    loss = written.eval_loss
     parts = [] if loss is None else [f"held-out loss {loss:.3f}"]
     for score in written.scores:
-        error = "" if score["stderr"] is None else f" ± {score['stderr']:.3f}"
-        parts.append(f"{score['task']} {score['metric']} {score['value']:.3f}{error}")
+        error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
+        parts.append(f"{score.task} {score.metric} {score.value:.3f}{error}")
     return ", ".join(parts)

@@ -14,17 +14,29 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bench.process.files import write_whole
 from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
-from bench.runs.record_schema import checked, parsed
+from bench.runs.record_parts import (
+    Config,
+    DataFacts,
+    Environment,
+    ErrorFacts,
+    FileFacts,
+    FileName,
+    InitializationFacts,
+    ModelFacts,
+    PhaseCost,
+    ScoreFacts,
+    ScoringFacts,
+    TrainingFacts,
+)
 
 SCHEMA_VERSION = 4
 READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run
@@ -33,7 +45,10 @@ OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 MOST_BYTES = 2**30  # of rows in one file, unpacked: a small packed file may hold any number
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
-COMPLETED, FAILED, INTERRUPTED = "completed", "failed", "interrupted"
+Status = Literal["completed", "failed", "interrupted"]
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+INTERRUPTED: Final = "interrupted"
 # What two runs of one configuration may differ in: when and how long, and how much memory.
 TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "files")
 
@@ -42,92 +57,111 @@ class CorruptRecordError(ValueError):
     """A record that cannot be read or lacks what a record holds."""
 
 
-@dataclass
-class Record:
+class Record(BaseModel):
     """One run; the fields are record.json's.
 
     Attributes:
         run_id: names the folder; a hash of all that can change the numbers is part of it.
         status: completed or failed; interrupted in the folder of a run that is to be resumed.
         label: the method as its paper prints it.
-        config: the run's full configuration.
+        config: the full configuration.
         identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
-        environment: code, versions, hardware, settings, and `fingerprint`, a hash of what makes numbers comparable.
+        environment: code, versions, hardware and settings.
         command: the command line that makes exactly this run.
-        model, data: name, revision or hash, and size of what was used; of the data also what was left out, cut, or
-            found in both training and test.
-        phases: seconds and peak_bytes of load, calibrate, initialise, train, measure and score; of a resumed run, the
-            training that its result needed, and the other phases as they were done last.
-        initialization: trainable parameters, logit change at step 0, calibration samples, and a report a layer.
-        training: steps, tokens, seconds, final losses; empty where nothing is trained.
-        scores: task, metric, value, stderr, num_examples, higher_is_better and the majority class's value each.
-        scoring: the batch size that was used, prompts that were cut, and whether merged weights score alike.
-        error: type and message of a failed run, and the step where one is known.
+        model, data: name, revision or hash, and size of what was used.
+        phases: cost of load, calibrate, initialise, train, measure and score; of a resumed run, the training that its
+            result needed, and the other phases as they were done last.
+        training: None where nothing is trained.
         attempts: when the run was begun and resumed, and at which step.
         files: size and sha256 of each file beside the record.
     """
 
-    run_id: str
-    status: str
+    model_config = ConfigDict(strict=True, extra="forbid", validate_assignment=True)
+
+    run_id: FileName
+    status: Status
     label: str
-    config: dict[str, Any]
+    config: Config
     identity: dict[str, Any]
-    environment: dict[str, Any]
+    environment: Environment
     command: str | None = None
-    model: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    phases: dict[str, Any] = field(default_factory=dict)
-    initialization: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    scoring: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    model: ModelFacts = ModelFacts()
+    data: DataFacts = DataFacts()
+    phases: dict[str, PhaseCost] = {}
+    initialization: InitializationFacts = InitializationFacts()
+    training: TrainingFacts | None = None
+    scores: list[ScoreFacts] = []
+    scoring: ScoringFacts = ScoringFacts()
+    error: ErrorFacts | None = None
+    attempts: list[dict[str, Any]] = []
+    files: dict[FileName, FileFacts] = {}
     schema_version: int = SCHEMA_VERSION
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        return value or None  # schemas 3 and 4 write {}
+
+    @property
+    def eval_loss(self) -> float | None:
+        """After the last step, in nats; None where nothing was trained or it was not measured."""
+        return self.training.eval_loss if self.training else None
+
+    @property
+    def init_seconds(self) -> float:
+        """Calibration and factorisation; calibration costs what computing it took, also where the cache was read."""
+        calibration = self.initialization.calibration
+        return (calibration.total_seconds if calibration else 0.0) + self.seconds("initialise")
+
+    def seconds(self, phase: str) -> float:
+        """Wall time of a phase; 0 for one that the run did not have."""
+        return self.phases[phase].seconds if phase in self.phases else 0.0
+
+    def peak_bytes(self, phase: str) -> int | None:
+        """Highest memory of a phase; None for one that the run did not have."""
+        return self.phases[phase].peak_bytes if phase in self.phases else None
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a run's folder.
+    """Reads and checks record.json of a run's folder.
 
     Raises:
-        CorruptRecordError: record.json is missing, not JSON, of another schema, changed since it was written, or lacks
-            a field.
+        CorruptRecordError: record.json is missing, not JSON, of another schema, changed since it was written, or a
+            field is missing or of another type.
     """
     path = folder / RECORD
     try:
-        content = parsed(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         schema = content["schema_version"]
         if schema not in READABLE:
             known = ", ".join(map(str, READABLE))
             raise CorruptRecordError(f"{path}: schema {str(schema)[:20]!r}, this version reads {known}")
         if schema >= 4 and content.pop("checksum") != _checksum(content):
             raise CorruptRecordError(f"{path}: changed since it was written: its checksum is another")
-        return Record(**checked(content))
+        return Record.model_validate(content)
+    except CorruptRecordError:
+        raise
+    except ValidationError as error:
+        raise CorruptRecordError(f"{path}: {_first(error)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, CorruptRecordError):
-            raise
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
 
 
-def sealed_record(folder: Path) -> Record | None:
-    """The record of a run's folder, if its checksum is right; else None, and `read_record` says what it is.
-
-    Takes a quarter of the time: what has its checksum was written as a whole, by what knows how a record looks.
-    """
-    try:
-        written = (folder / RECORD).read_bytes()
-        content = from_json(written, cache_strings="keys")
-        checksum = content.pop("checksum")
-        right = _is_as_written(written, checksum) or checksum == _checksum(content)
-        return Record(**content) if right and content["schema_version"] == SCHEMA_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line, and how many more there are."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return " ".join(f"{where}: {first['msg'].lower()}{more}".split())
 
 
 def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
-    """Writes record.json with its checksum, as a whole or not at all; no secret of the environment goes with it."""
-    content = json.loads(json.dumps(shareable(asdict(record))))  # as it will be read
+    """Writes record.json with its checksum, as a whole or not at all; secrets of the environment are redacted.
+
+    Args:
+        indent: spaces a level; None for one line.
+    """
+    content = json.loads(json.dumps(shareable(record.model_dump())))  # as it will be read
     content["checksum"] = _checksum(content)
     separators = None if indent else (",", ":")
     write_whole(folder / RECORD, json.dumps(content, indent=indent, separators=separators) + "\n")
@@ -138,23 +172,16 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ": ")).encode()).hexdigest()
 
 
-def _is_as_written(text: bytes, checksum: str) -> bool:
-    """Whether this is the text of `write_record`: less line breaks, indentation and the end, it has the checksum."""
-    body, _, end = text.rpartition(b',\n "checksum": ')
-    lines = map(bytes.lstrip, body.split(b"\n"))
-    return end == f'"{checksum}"\n}}\n'.encode() and hashlib.sha256(b"".join(lines) + b"}").hexdigest() == checksum
-
-
 def identity_digest(identity: dict[str, Any] | str) -> str:
     """The end of a run's id: a hash of everything that can change its numbers, also as JSON with sorted keys."""
     text = identity if isinstance(identity, str) else json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path) -> dict[str, FileFacts]:
     """Size and sha256 of every file of a run's folder but the record itself."""
     found = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != RECORD)
-    return {path.name: {"sha256": fresh_sha256(path), "bytes": path.stat().st_size} for path in found}
+    return {path.name: FileFacts(sha256=fresh_sha256(path), bytes=path.stat().st_size) for path in found}
 
 
 def differing_files(folder: Path, record: Record, content: bool = True) -> list[str]:
@@ -171,8 +198,8 @@ def differing_files(folder: Path, record: Record, content: bool = True) -> list[
         except OSError:
             found += [name] if name != WEIGHTS else []
             continue
-        same = S_ISREG(stat.st_mode) and stat.st_size == described["bytes"]
-        if not same or (content and fresh_sha256(Path(path)) != described["sha256"]):
+        same = S_ISREG(stat.st_mode) and stat.st_size == described.bytes
+        if not same or (content and fresh_sha256(Path(path)) != described.sha256):
             found.append(name)
     return found
 

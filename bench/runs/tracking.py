@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from bench.methods.find import method_class
 from bench.process.redact import redacted, without_secrets
 from bench.runs.record import ALL_LAYERS, COMPLETED, Record
+from bench.runs.record_parts import TrainingFacts
 
 if TYPE_CHECKING:
     import wandb
@@ -210,14 +211,14 @@ def summary(record: Record) -> dict[str, Any]:
     """The numbers of a run that a table of runs can be sorted by."""
     values: dict[str, Any] = {"status": record.status}
     for score in record.scores:
-        name = f"score/{score['task']}/{score['metric']}"
-        values |= {name: score["value"], f"{name}/stderr": score["stderr"]}
-    kept = ("num_trainable", "num_head", "logit_change", "calibration")
-    values |= {f"initialization/{key}": record.initialization.get(key) for key in kept}
-    values |= {f"final/{key}": value for key, value in record.training.items()}
-    values |= {f"seconds/{name}": phase["seconds"] for name, phase in record.phases.items()}
+        name = f"score/{score.task}/{score.metric}"
+        values |= {name: score.value, f"{name}/stderr": score.stderr}
+    initialization = record.initialization.model_dump(exclude={"layers", "calibration_ids"})
+    values |= {f"initialization/{key}": value for key, value in initialization.items()}
+    values |= {f"final/{key}": value for key, value in (record.training or TrainingFacts()).model_dump().items()}
+    values |= {f"seconds/{name}": phase.seconds for name, phase in record.phases.items()}
     if record.error is not None:  # its message may name a folder
-        values |= {f"error/{key}": record.error.get(key) for key in ("type", "step")}
+        values |= {"error/type": record.error.type, "error/step": record.error.step}
     return values
 
 

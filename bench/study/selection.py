@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Literal
 
 from bench.runs.record import COMPLETED, Record
+from bench.runs.record_parts import ScoreFacts
 
 # Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
@@ -109,35 +110,35 @@ def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
     """
     by_rate: dict[float, list[Record]] = defaultdict(list)
     for record in records:
-        by_rate[record.config["train"]["learning_rate"]].append(record)
+        by_rate[record.config.train.learning_rate or 0.0].append(record)
     completed = [record for record in records if record.status == COMPLETED]
     metric, higher = _metric(completed)
     points = []
     for rate in sorted(by_rate):
-        runs = sorted(by_rate[rate], key=lambda record: record.config["seed"])
+        runs = sorted(by_rate[rate], key=lambda record: record.config.seed)
         values = tuple(_value(run) for run in runs if run.status == COMPLETED)
         points.append(Point(rate, values, sum(run.status != COMPLETED for run in runs)))
     first = records[0]
-    return Selection(group, first.config["method"]["name"], first.label, tuple(points), metric, higher)
+    return Selection(group, first.config.method.name, first.label, tuple(points), metric, higher)
 
 
-def _first_metrics(record: Record) -> list[dict]:
+def _first_metrics(record: Record) -> list[ScoreFacts]:
     """The first score of each dataset."""
-    return list({score["task"]: score for score in reversed(record.scores)}.values())[::-1]
+    return list({score.task: score for score in reversed(record.scores)}.values())[::-1]
 
 
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:
     scores = next((_first_metrics(record) for record in records if record.scores), [])
     if not scores:
         return HELD_OUT_LOSS, False
-    directions = {score["higher_is_better"] for score in scores}
+    directions = {score.higher_is_better for score in scores}
     if len(directions) > 1:
-        names = ", ".join(f"{score['task']} {score['metric']}" for score in scores)
+        names = ", ".join(f"{score.task} {score.metric}" for score in scores)
         raise ValueError(f"no learning rate can be chosen by metrics of both directions: {names}")
-    name = scores[0]["metric"] if len(scores) == 1 else f"mean of {len(scores)} first metrics"
+    name = scores[0].metric if len(scores) == 1 else f"mean of {len(scores)} first metrics"
     return name, directions.pop()
 
 
 def _value(record: Record) -> float:
-    values = [score["value"] for score in _first_metrics(record)] or [record.training.get(HELD_OUT_LOSS)]
-    return math.nan if any(value is None for value in values) else fmean(values)
+    values = [score.value for score in _first_metrics(record)] or [record.eval_loss]
+    return fmean(math.nan if value is None else value for value in values)

@@ -119,8 +119,7 @@ def finish() -> int:
         assert run is not None
         record = RunFolder.of(run).record
         if record is not None and record.status == FAILED:
-            error = record.error or {}
-            failed[run.run_id] = f": {error.get('type')}: {error.get('message')}"
+            failed[run.run_id] = f": {record.error}"
         elif record is None and run.run_id not in failed:
             left.append(run.run_id)
     if left:

@@ -49,7 +49,7 @@ def _costs(*overrides: str) -> dict[str, float]:
     """Seconds of one run: of its phases, and of the whole."""
     with tempfile.TemporaryDirectory() as folder:
         cell = ours.run_cell(Path(folder), *overrides)
-    return {name: phase["seconds"] for name, phase in cell.phases.items()} | {"run": cell.seconds}
+    return {name: phase.seconds for name, phase in cell.phases.items()} | {"run": cell.seconds}
 
 
 def _rows(method: str, costs: dict[str, list[dict[str, Any]]]) -> list[Row]:

@@ -210,7 +210,7 @@ def run_cell(results_dir: Path, *overrides: str) -> Cell:
     folder = results_dir / cfg.study / cfg.run_id
     written = record.read_record(folder)
     if written.error is not None:
-        raise RuntimeError(f"{' '.join(overrides)}: {written.error['type']}: {written.error['message']}")
+        raise RuntimeError(f"{' '.join(overrides)}: {written.error}")
     return Cell(written.phases, record.read_rows(folder / record.CURVE), seconds)
 
 

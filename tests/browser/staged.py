@@ -1,13 +1,11 @@
 """A made-up study of stages, with a run of every status and texts that try to be markup."""
 
-import struct
-import zlib
-
 import pandas as pd
+from PIL import Image
+from records import make_record
 
 import bench.runs.record
 from bench.report.read.load import load_study
-from bench.runs.record import Record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 PLANTED = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -32,7 +30,9 @@ def a_record(run_id, method="hu", label=None, rank="r8", task="t", model="m", se
     identity = {key: config[key] for key in ("seed", "method", "rank", "task", "model", "train")}
     if method == "full_ft":
         del identity["rank"]
-    record = Record(run_id, "failed" if error else "completed", label or method.upper(), config, identity, ENVIRONMENT)
+    record = make_record(
+        run_id, "failed" if error else "completed", label or method.upper(), config, identity, ENVIRONMENT
+    )
     record.phases = {"train": {"seconds": 10.0 + seed, "peak_bytes": 1}, "score": {"seconds": 1.5, "peak_bytes": 1}}
     if error:
         record.error = {"type": "RuntimeError", "message": error, "step": 7, "traceback": ""}
@@ -91,17 +91,6 @@ def staged_study(results):
     return load_study(results, "staged")
 
 
-def many_runs(results, count):
-    """Of 2,000 rates with seeds each, none of them planned."""
-    study = staged_study(results)
-    made = [
-        (results, a_record(f"hu-r8-t-m-s{i % 5}-{i:08x}", "hu", "LoRA", seed=i % 5, rate=1e-6 * (1 + i // 5)))
-        for i in range(count)
-    ]
-    study.members[:] = made
-    return study
-
-
 TABLE = pd.DataFrame(
     {
         "method": ["Pretrained", "LoRA", PLANTED, "Full FT"],
@@ -113,14 +102,8 @@ TABLE = pd.DataFrame(
 TABLES = [("t, m", TABLE, [f"A note with `code`, **weight** and {PLANTED}"])]
 
 
-def a_figure(path, width=40, height=30):
+def a_figure(path):
     """A white PNG."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress((b"\0" + b"\xff" * width) * height)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    Image.new("RGB", (40, 30), "white").save(path)
     return path

@@ -28,17 +28,15 @@ def overrides_for(group, choice):
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_into_a_valid_run(compose_run, monkeypatch, group, choice):
+def test_every_choice_composes_into_a_valid_run_and_is_called_what_its_file_is_called(
+    compose, compose_run, monkeypatch, group, choice
+):
     if choice == "minilm" and not MINILM:
         pytest.skip("needs the extra offline")
     monkeypatch.chdir(ROOT)
-    run = compose_run(*overrides_for(group, choice))
-    assert run.run_id
-
-
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in NAMED])
-def test_a_file_is_called_what_it_says_it_is(compose, group, choice):
-    assert compose(*overrides_for(group, choice))[group]["name"] == choice.rpartition("/")[2]
+    overrides = overrides_for(group, choice)
+    assert compose_run(*overrides).run_id
+    assert group not in NAMED or compose(*overrides)[group]["name"] == choice.rpartition("/")[2]
 
 
 @pytest.mark.parametrize(
@@ -50,21 +48,23 @@ def test_every_file_heads_with_the_command_that_uses_it(path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_interface(compose_run, method):
+def test_every_method_keeps_the_interface_and_its_file_states_every_field_with_the_papers_value(
+    compose, compose_run, method
+):
     built = compose_run(f"method={method}").method
     assert isinstance(built, Method)
     assert isinstance(built, AdapterMethod) == bool(built.trains & {"lora_A", "lora_B", "lora_R"})
     module = type(built).__module__.removeprefix("bench.methods.")
     assert method == module or method.startswith(f"{module}_")  # a paper's file may hold two of its methods
+    stated = compose(f"method={method}")["method"].items()
+    assert {key: value for key, value in stated if key not in ("name", "_target_")} == vars(type(built)())
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compose_run, method):
     assert compose_run(f"method={method}").train.learning_rate > 0
-    line = next(
-        line for line in (ROOT / "conf/method" / f"{method}.yaml").read_text().splitlines() if "learning_rate:" in line
-    )
-    assert "experiments/learning_rate" in line
+    lines = (ROOT / "conf/method" / f"{method}.yaml").read_text().splitlines()
+    assert "experiments/learning_rate" in next(line for line in lines if "learning_rate:" in line)
 
 
 UNSTAGED = [name for name in EXPERIMENTS if "/protocol:" not in (ROOT / "experiments" / f"{name}.yaml").read_text()]
@@ -100,12 +100,3 @@ def test_the_demo_is_seven_methods_by_three_seeds(expand):
     assert len(runs) == 21
     assert len({run.run_id for run in runs}) == 19  # the pretrained model is the same under every seed
     assert {run.method_name for run in runs} == {"none", "full_ft", "hu", "reversed", "lora_ga", "lora_xs", "lora_sb"}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_methods_file_states_every_field_with_the_papers_value(compose, compose_run, method):
-    stated = {
-        key: value for key, value in compose(f"method={method}")["method"].items() if key not in ("name", "_target_")
-    }
-    papers = type(compose_run(f"method={method}").method)()
-    assert stated == vars(papers)

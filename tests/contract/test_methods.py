@@ -1,6 +1,7 @@
 """What every method promises, for every file in conf/method and every option that changes its factors."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ RULES = {"alpha_over_r": 3.0, "alpha_over_sqrt_r": 24 / 8**0.5, "one": 1.0}
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
-    method = compose_method(name, f"method.scaling={rule}")
+    method = replace(compose_method(name), scaling=rule)
     assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 

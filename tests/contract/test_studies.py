@@ -22,11 +22,11 @@ from bench.tasks.definition import BUILT_IN, load_definition
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = {
     str(path.relative_to(EXPERIMENTS).with_suffix("")): path
-    for path in sorted(EXPERIMENTS.rglob("*.yaml"))
+    for path in sorted(EXPERIMENTS.rglob("[!_]*.yaml"))
     if "/protocol:" in path.read_text()
 }
-HUB = [name for name in FILES if not name.endswith("_tiny")]
-FOLDERS = sorted({Path(name).parent.name for name in FILES})
+HUB = [name for name in FILES if not name.endswith("_tiny") and not name.startswith("community/")]
+FOLDERS = sorted({str(Path(name).parent) for name in FILES})
 SELECT = "select"
 
 # The papers' budgets: examples a step, epochs (of a task, or of the one task), warm-up as a share of the steps.
@@ -50,6 +50,7 @@ class Study:
     """
 
     def __init__(self, name):
+        self.name = name
         given = [f"+experiments={name}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=given, return_hydra_config=True)
@@ -88,39 +89,29 @@ def _waited(cell):
     return ["train.learning_rate=1e-3"] if cell.waits else []
 
 
-@pytest.fixture(scope="module")
-def expanded():
-    """Name -> Study, expanded once."""
-    known = {}
-
-    def study(name):
-        if name not in known:
-            known[name] = Study(name)
-        return known[name]
-
-    return study
-
-
-every_study = pytest.mark.parametrize("name", FILES)
+@pytest.fixture(scope="module", params=FILES)  # pytest runs a study's tests one after another: it is expanded once
+def study(request):
+    return Study(request.param)
 
 
 def test_there_are_the_studies_of_four_papers():
     assert set(HUB) == {*BUDGETS, "impact_of_init/tinyllama_wikitext"}
-    assert FOLDERS == ["asymmetry", "impact_of_init", "lora_ga", "lora_sb"]
+    assert [folder for folder in FOLDERS if not folder.startswith("community/")] == [
+        "asymmetry",
+        "impact_of_init",
+        "lora_ga",
+        "lora_sb",
+    ]
 
 
-@every_study
-def test_every_value_of_every_axis_makes_a_valid_run(expanded, name):
-    study = expanded(name)
+def test_every_value_of_every_axis_makes_a_valid_run(study):
     seen = set(chain.from_iterable(cell.group for cell in study._some(next(iter(study.cells)))))
     untrained = {text for group in study.groups for text in group if text == "method=none"}
     assert seen | untrained == set(chain.from_iterable(study.groups))
-    assert all(run.run_id and run.study == name for runs in study.runs.values() for run in runs)
+    assert all(run.run_id and run.study == study.name for runs in study.runs.values() for run in runs)
 
 
-@every_study
-def test_every_method_that_trains_has_a_grid_of_the_same_size(expanded, name):
-    study = expanded(name)
+def test_every_method_that_trains_has_a_grid_of_the_same_size(study):
     rates = study.definition.rates
     assert set(rates.centre) == study.trained
     for centre in rates.centre.values():
@@ -132,9 +123,7 @@ def test_every_method_that_trains_has_a_grid_of_the_same_size(expanded, name):
     assert set(count.values()) == {rates.points * len(seeds)}
 
 
-@every_study
-def test_a_published_stage_has_a_rate_for_every_method_that_trains(expanded, name):
-    study = expanded(name)
+def test_a_published_stage_has_a_rate_for_every_method_that_trains(study):
     if "published" in study.definition.stages:
         assert set(study.definition.rates.published) == study.trained
         assert all(run.train.learning_rate or not run.trains for run in study.runs["published"])
@@ -142,9 +131,7 @@ def test_a_published_stage_has_a_rate_for_every_method_that_trains(expanded, nam
         assert not study.definition.rates.published
 
 
-@every_study
-def test_learning_rates_are_chosen_on_other_rows_and_under_other_seeds_than_what_is_reported(expanded, name):
-    study = expanded(name)
+def test_learning_rates_are_chosen_on_other_rows_and_under_other_seeds_than_what_is_reported(study):
     reported = [run for stage, runs in study.runs.items() if stage != SELECT for run in runs]
     assert {run.score.split for run in study.runs[SELECT]} == {"selection"}
     assert {run.score.split for run in reported} <= {"test"}
@@ -152,25 +139,23 @@ def test_learning_rates_are_chosen_on_other_rows_and_under_other_seeds_than_what
     assert not seeds.pop(SELECT) & set(chain.from_iterable(seeds.values()))
 
 
-@every_study
-def test_the_controlled_track_has_one_scaling_rule_for_all_that_train_a_or_b(expanded, name):
-    study = expanded(name)
+def test_the_controlled_track_has_one_scaling_rule_for_all_that_train_a_or_b(study):
     controlled = [run for stage, runs in study.runs.items() if stage != "published" for run in runs]
     rules = {run.method.scaling for run in controlled if run.method.trains & {"lora_A", "lora_B"}}
     assert rules == {"alpha_over_r"}
 
 
-@every_study
-def test_choosing_rates_measures_no_alignment_but_where_its_curves_are_the_question(expanded, name):
-    measured = {run.measure.alignment_steps > 0 for run in expanded(name).runs[SELECT]}
-    assert measured == {name.startswith("impact_of_init/") and name in HUB} or name.endswith("_tiny")
+def test_choosing_rates_measures_no_alignment_but_where_its_curves_are_the_question(study):
+    measured = {run.measure.alignment_steps > 0 for run in study.runs[SELECT]}
+    assert measured == {study.name.startswith("impact_of_init/") and study.name in HUB} or study.name.endswith("_tiny")
 
 
-@pytest.mark.parametrize("name", BUDGETS)
-def test_a_budget_is_the_papers_epochs_over_the_papers_rows(expanded, name):
-    batch, epochs, warmup = BUDGETS[name]
+def test_a_budget_is_the_papers_epochs_over_the_papers_rows(study):
+    if study.name not in BUDGETS:
+        pytest.skip("no paper's budget")
+    batch, epochs, warmup = BUDGETS[study.name]
     tasks = set()
-    for run in expanded(name).runs[SELECT]:
+    for run in study.runs[SELECT]:
         settings, task = run.train, run.task
         (trained_on,) = task.train
         rows = min(task.train_samples or math.inf, task.datasets[trained_on].rows["train"])
@@ -182,7 +167,7 @@ def test_a_budget_is_the_papers_epochs_over_the_papers_rows(expanded, name):
     assert not isinstance(epochs, dict) or tasks == set(epochs)
 
 
-@every_study
+@pytest.mark.parametrize("name", FILES)
 def test_a_readme_says_what_is_asked_and_what_was_found(name):
     text = (FILES[name].parent / "README.md").read_text()
     assert f"(#{name.replace('/', '')})" in text  # the table of contents
@@ -192,7 +177,7 @@ def test_a_readme_says_what_is_asked_and_what_was_found(name):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_commands_of_a_readme_and_its_links_are_of_what_there_is(folder):
+def test_the_links_of_a_readme_exist_and_its_commands_pass_the_check_of_the_command_line(folder):
     text = (EXPERIMENTS / folder / "README.md").read_text()
     named = re.findall(r"\+experiments=(\S+)|bench\.(?:plan|report) (\S+)", text)
     assert {first or second for first, second in named} <= set(FILES)
@@ -200,11 +185,6 @@ def test_the_commands_of_a_readme_and_its_links_are_of_what_there_is(folder):
     assert headed == {name for name in FILES if name.startswith(f"{folder}/")}
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (EXPERIMENTS / folder / link).exists(), link
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_the_commands_of_a_readme_pass_the_check_of_the_command_line(folder):
-    text = (EXPERIMENTS / folder / "README.md").read_text()
     for command in re.findall(r"^python -m bench\.run (.+?)(?:\s+#.*)?$", text, re.MULTILINE):
         arguments.check_arguments(command.replace("'", "").split())
 

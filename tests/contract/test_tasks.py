@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,17 +175,12 @@ def test_a_built_in_definition_asks_what_plain_lm_eval_asks_byte_for_byte(name, 
 
 
 @pytest.mark.parametrize("choice", TASKS)
-def test_every_task_takes_datasets_by_their_files_and_all_have_its_template(compose_run, choice):
+def test_every_task_takes_datasets_by_their_files_and_can_probe_what_it_holds_out(compose_run, choice):
     task = compose_run(f"task={choice}").task
     assert set(task.train) | set(task.score) <= set(task.datasets)
     for name, dataset in task.datasets.items():
         assert dataset == DATASETS[name]
         assert task.template in dataset.definitions
-
-
-@pytest.mark.parametrize("choice", TASKS)
-def test_every_task_trains_on_splits_that_exist_and_can_probe_what_it_holds_out(compose_run, choice):
-    task = compose_run(f"task={choice}").task
     assert all(task.datasets[name].splits.train for name in task.train)
     assert 2 * task.probe_samples <= task.selection_samples * len(task.train)
     assert task.calibration_samples % task.calibration_batch_size == 0
@@ -206,14 +202,19 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def model(compose_run):
+    return compose_run().model.load()
+
+
 @pytest.mark.filterwarnings("ignore")  # that these splits are short, and train and test the same
 @pytest.mark.parametrize("choice", [choice for choice in TASKS if not choice.endswith("_tiny")])
-def test_every_task_can_be_prepared_from_local_files(compose_run, folder, choice):
-    few = ("selection_samples=4", "calibration_samples=2", "calibration_batch_size=2", "probe_samples=1")
-    run = compose_run(f"task={choice}", f"data.root={folder}", *(f"task.{setting}" for setting in few))
-    prepared = run.task.prepare(run.model.load(), 0, "test")
+def test_every_task_can_be_prepared_from_local_files(compose_run, folder, model, choice):
+    few = {"selection_samples": 4, "calibration_samples": 2, "calibration_batch_size": 2, "probe_samples": 1}
+    task = replace(compose_run(f"task={choice}").task, data_root=folder, **few)
+    prepared = task.prepare(model, 0, "test")
     assert prepared.train
-    assert set(prepared.evaluations) == set(run.task.score)
+    assert set(prepared.evaluations) == set(task.score)
 
 
 def test_every_dataset_belongs_to_a_task(compose_run):

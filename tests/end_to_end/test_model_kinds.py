@@ -46,25 +46,25 @@ def run_model(run_cell_in_module, folders):
 def test_every_kind_of_model_runs_with_every_kind_of_start(run_model, name, method):
     record, cell = run_model(name, method)
     assert record.status == "completed", record.error
-    assert record.model["kind"] == ("encoder" if name == "encoder" else "seq2seq")
-    assert {score["task"] for score in record.scores} == {
+    assert record.model.kind == ("encoder" if name == "encoder" else "seq2seq")
+    assert {score.task for score in record.scores} == {
         "acceptability_tiny" if name == "encoder" else "commonsense_tiny"
     }
     assert {row["measure"] for row in cell.rows("alignment.jsonl")} >= {"cosine", "captured_energy"}
     if method not in ("full_ft", "lora_sb"):
-        assert record.initialization["logit_change"] < 1e-3
-    assert record.scoring["merged"] is None if method == "full_ft" else record.scoring["merged"]["num_differing"] == 0
+        assert record.initialization.logit_change < 1e-3
+    assert record.scoring.merged is None if method == "full_ft" else record.scoring.merged["num_differing"] == 0
 
 
 def test_a_head_trains_in_every_method_and_is_counted_apart(run_model):
     head = 2 * 24 + 2
     records = {method: run_model("encoder", method)[0].initialization for method in METHODS}
-    assert {found["num_head"] for found in records.values()} == {head}
-    assert records["lora_xs"]["num_trainable"] == 12 * 4 * 4
+    assert {found.num_head for found in records.values()} == {head}
+    assert records["lora_xs"].num_trainable == 12 * 4 * 4
     pretrained = sum(parameter.numel() for parameter in tiny_bert().bert.parameters())
-    assert run_model("encoder", "full_ft")[0].model["num_parameters"] == pretrained
-    assert records["full_ft"]["num_trainable"] == pretrained
-    assert run_model("t5", "hu")[0].initialization["num_head"] == 0
+    assert run_model("encoder", "full_ft")[0].model.num_parameters == pretrained
+    assert records["full_ft"].num_trainable == pretrained
+    assert run_model("t5", "hu")[0].initialization.num_head == 0
 
 
 def test_methods_start_from_the_same_head_and_see_the_same_batches(run_model):
@@ -78,7 +78,7 @@ def test_an_encoder_scores_what_its_saved_weights_score(run_model):
     model, tokenizer = restored.model.eval(), restored.tokenizer
     from bench.model.embedded.items import splits
 
-    docs = splits("acceptability_tiny")["test"][: record.scores[0]["num_examples"]]
+    docs = splits("acceptability_tiny")["test"][: record.scores[0].num_examples]
     encoded = tokenizer([doc["sentence"] for doc in docs], padding=True, return_tensors="pt")
     with torch.no_grad():
         predicted = model(**encoded).logits.argmax(-1).tolist()

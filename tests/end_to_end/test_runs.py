@@ -19,13 +19,13 @@ def cells(run_cell_in_module):
 def test_every_method_runs_to_a_complete_record(cells, method):
     record, folder = cells[method]
     assert record.status == "completed", record.error
-    assert [score["metric"] for score in record.scores] == ["exact_match,strict-match"]
+    assert [score.metric for score in record.scores] == ["exact_match,strict-match"]
     assert (folder.path / "trained.safetensors").is_file()
-    assert len(folder.rows("outcomes.jsonl.gz")) == record.scores[0]["num_examples"] == 4
+    assert len(folder.rows("outcomes.jsonl.gz")) == record.scores[0].num_examples == 4
     assert {"load", "score"} <= set(record.phases)
-    assert all(phase["seconds"] >= 0 for phase in record.phases.values())
-    assert record.data["sha256"]
-    assert record.model["revision"]
+    assert all(phase.seconds >= 0 for phase in record.phases.values())
+    assert record.data.sha256
+    assert record.model.revision
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -71,7 +71,7 @@ def test_exactly_the_promised_tensors_move(cells, method, parts):
 
 def test_trainable_parameters_are_counted(cells):
     shapes = [(160, 128), (80, 128), (80, 128), (128, 160), (320, 128), (320, 128), (128, 320)]
-    counts = {method: record.initialization["num_trainable"] for method, (record, _) in cells.items()}
+    counts = {method: record.initialization.num_trainable for method, (record, _) in cells.items()}
     both = 4 * sum(4 * (rows + columns) for rows, columns in shapes)
     assert counts["hu"] == counts["reversed"] == counts["lora_ga"] == both
     assert counts["lora_xs"] == counts["lora_sb"] == 4 * 7 * 4 * 4
@@ -118,19 +118,19 @@ def test_the_other_tasks_run_with_every_kind_of_method(run_cell, task):
     for method in ("full_ft", "hu", "lora_sb"):
         record, _ = run_cell(f"method={method}", f"task={task}", "train.max_steps=2")
         assert record.status == "completed", record.error
-        assert all(-1 <= score["value"] <= 1 for score in record.scores)
+        assert all(-1 <= score.value <= 1 for score in record.scores)
 
 
 def test_a_run_that_fails_leaves_a_record_and_its_curve(run_cell):
     record, folder = run_cell("method=lora_xs", "rank.r=100")
     assert record.status == "failed"
-    assert "rank.r=100 is larger than the smaller side 80 of model.layers.0.self_attn.k_proj" in record.error["message"]
+    assert "rank.r=100 is larger than the smaller side 80 of model.layers.0.self_attn.k_proj" in record.error.message
     assert not folder.done
 
 
 def test_target_modules_that_match_nothing_are_named_with_the_choices(run_cell):
     record, _ = run_cell("method=hu", "model.target_modules=[query]")
-    assert "matches no linear layer; this model has ['down_proj'" in record.error["message"]
+    assert "matches no linear layer; this model has ['down_proj'" in record.error.message
 
 
 def test_options_that_any_method_can_carry_are_measured_too(run_cell):
@@ -148,12 +148,12 @@ def test_options_that_any_method_can_carry_are_measured_too(run_cell):
 
 def test_eva_gives_ranks_out_and_its_record_says_which(cells):
     record, _ = cells["eva"]
-    ranks = [layer["r"] for layer in record.initialization["layers"]]
+    ranks = [layer.r for layer in record.initialization.layers]
     assert sum(ranks) == 4 * len(ranks)
     assert len(set(ranks)) > 1
     assert max(ranks) <= 8
-    assert {layer["r"] for layer in cells["hu"][0].initialization["layers"]} == {4}
-    assert {layer["r"] for layer in cells["full_ft"][0].initialization["layers"]} == {None}
+    assert {layer.r for layer in cells["hu"][0].initialization.layers} == {4}
+    assert {layer.r for layer in cells["full_ft"][0].initialization.layers} == {None}
 
 
 @pytest.mark.parametrize(
@@ -170,17 +170,18 @@ def test_a_rank_that_a_method_cannot_have_fails_before_any_data_is_read(run_cell
 
     monkeypatch.setattr("bench.init.stage.calibrate", unread)
     record, _ = run_cell(f"method={method}", f"rank.r={r}")
-    assert record.error["type"] == "ValueError"
-    assert message in record.error["message"]
+    assert record.error.type == "ValueError"
+    assert message in record.error.message
 
 
 def left(record, folder):
     """All of a run that is not a time, a size of memory, or the software at hand."""
-    calibration = record.initialization.pop("calibration")
-    if calibration is not None:
-        record.initialization["calibration"] = (calibration["loss"], calibration["largest_error"])
+    calibration = record.initialization.calibration
+    computed = calibration and (calibration.loss, calibration.largest_error)
+    initialization = record.initialization.model_dump(exclude={"calibration"})
     rows = [row | {"seconds": None} for row in folder.rows("curve.jsonl")]
-    kept = (record.identity, record.initialization, record.training | {"seconds": None}, record.scores)
+    training = record.training.model_dump(exclude={"seconds"})
+    kept = (record.identity, initialization, computed, training, record.scores)
     trained = load_file(folder.path / "trained.safetensors")
     weights = {name: tensor.numpy().tobytes() for name, tensor in trained.items()}
     return kept, rows, folder.rows("alignment.jsonl"), folder.rows("outcomes.jsonl.gz"), weights
@@ -194,7 +195,7 @@ def test_a_cell_leaves_the_same_bits_first_or_last_and_whether_calibration_was_r
         run_cell(between, "seed=3")
     record, folder = run_cell(*cell)
     if method in ("lora_ga", "eva"):
-        assert record.initialization["calibration"]["read"]
+        assert record.initialization.calibration.read
     assert left(record, folder) == first
     assert left(*run_cell(*cell, "cache.enabled=false")) == first
 
@@ -204,16 +205,16 @@ def test_a_calibration_that_another_rank_has_left_is_read_and_changes_no_bit(run
     alone = left(*run_cell("method=lora_ga", "rank=r8", "cache.enabled=false"))
     writer, _ = run_cell("method=lora_ga", "rank=r16", "train.learning_rate=1e-4", cache)
     reader, folder = run_cell("method=lora_ga", "rank=r8", cache)
-    costs = [record.initialization["calibration"] for record in (writer, reader)]
-    assert [cost["read"] for cost in costs] == [False, True]
-    assert costs[0]["seconds"] == costs[1]["seconds"]  # what computing cost, also where it was read
+    costs = [record.initialization.calibration for record in (writer, reader)]
+    assert [cost.read for cost in costs] == [False, True]
+    assert costs[0].seconds == costs[1].seconds  # what computing cost, also where it was read
     assert left(reader, folder) == alone
 
 
 def test_a_sketched_gradient_is_the_methods_option_and_lora_sbs_refused_one(run_cell, compose_run):
     record, _ = run_cell("method=lora_one", "method.gradient=sketch", "svd.sketch_bound=1")
     assert record.status == "completed"
-    assert 0 < record.initialization["calibration"]["largest_error"] < 1
+    assert 0 < record.initialization.calibration.largest_error < 1
     with pytest.raises(ValueError, match=r"method\.gradient='sketch': LoRA-SB takes the sign of each entry"):
         compose_run("method=lora_sb", "method.gradient=sketch")
 
@@ -221,14 +222,14 @@ def test_a_sketched_gradient_is_the_methods_option_and_lora_sbs_refused_one(run_
 def test_more_calibration_samples_than_there_are_fail_the_run_in_one_line(run_cell):
     record, _ = run_cell("method=hu", "task.calibration_samples=100000")
     assert record.status == "failed"
-    assert "task.calibration_samples=100000, but gsm_tiny has" in record.error["message"]
+    assert "task.calibration_samples=100000, but gsm_tiny has" in record.error.message
 
 
 def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
     one, _ = run_cell("method=lora_ga", "task.calibration_seed=5")
     two, _ = run_cell("method=lora_ga", "task.calibration_seed=5", "seed=1")
     other, _ = run_cell("method=lora_ga", "seed=1")
-    ids = [record.initialization["calibration_ids"] for record in (one, two, other)]
+    ids = [record.initialization.calibration_ids for record in (one, two, other)]
     assert ids[0] == ids[1] != ids[2]
 
 

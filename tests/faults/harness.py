@@ -64,8 +64,8 @@ def assert_same(one, other):
     """Two runs' folders hold the same but for times, and the folders' own name."""
     records = [read_record(folder) for folder in (one, other)]
     for record in records:
-        del record.config["results_dir"]
-    first, second = (without_timing(vars(record)) for record in records)
+        record.config.results_dir = None
+    first, second = (without_timing(record.model_dump()) for record in records)
     assert first == second
     for name in (CURVE, ALIGNMENT):
         curves = [without_timing(read_rows(folder / name)) for folder in (one, other)]

@@ -120,8 +120,8 @@ def test_a_loss_that_is_not_finite_fails_the_run_which_is_retried_only_when_aske
     cfg = cell(tmp_path)
     assert ended(cfg, kinds.diverge_at, 5) == 1
     record = folder_of(cfg).record
-    assert (record.status, record.error["step"], record.error["type"]) == (FAILED, 5, "DivergedError")
-    assert "Traceback" in record.error["traceback"]
+    assert (record.status, record.error.step, record.error.type) == (FAILED, 5, "DivergedError")
+    assert "Traceback" in record.error.traceback
     before = (folder_of(cfg).path / "record.json").read_bytes()
     assert ended(cfg) == 1
     assert (folder_of(cfg).path / "record.json").read_bytes() == before

@@ -1,4 +1,4 @@
-"""How many examples: HYPOTHESIS_PROFILE=nightly for 10,000 of each test, otherwise a few hundred."""
+"""How many examples: HYPOTHESIS_PROFILE=nightly for 2,000 of each test, otherwise 200."""
 
 import os
 
@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "fast",
-    max_examples=100,
+    max_examples=200,
     deadline=5000,  # milliseconds: a hang is a failure
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
 settings.register_profile(
-    "nightly", settings.get_profile("fast"), max_examples=10_000, deadline=30_000, derandomize=False
+    "nightly", settings.get_profile("fast"), max_examples=2_000, deadline=30_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

@@ -69,15 +69,9 @@ def read_or_one_line(folder, content):
 def relied_upon(record):
     """What reports take for granted of a record that was read."""
     assert "/" not in record.run_id
-    assert isinstance(
-        record.config["method"]["name"] + record.config["task"]["name"] + record.config["model"]["name"], str
-    )
-    for score in record.scores:
-        assert isinstance(score["task"] + score["metric"], str)
-        assert score["value"] is None or score["value"] * 1.0 is not None
-    assert sum(phase["seconds"] for phase in record.phases.values()) >= 0
+    assert isinstance(record.config.method.name + record.config.task.name + record.config.model.name, str)
+    assert sum(phase.seconds for phase in record.phases.values()) >= 0
     assert all("/" not in name for name in record.files)
-    (record.error or {}).get("message")
 
 
 @given(content=st.binary(max_size=300))
@@ -129,7 +123,7 @@ def test_a_deep_nest_is_one_line(folder, deep):
 
 
 def test_a_changed_record_of_this_schema_is_refused_by_its_checksum(folder, written):
-    record = Record(**{**written[0][0], "schema_version": 4})
+    record = Record.model_validate(written[0][0] | {"schema_version": 4})
     write_record(folder, record)
     content = json.loads((folder / RECORD).read_text())
     content["scores"][0]["value"] = 0.99

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import pytest
 from conftest import SHORT
@@ -122,7 +121,7 @@ def assert_equal(sweep, undisturbed):
     assert set(found) == set(expected)
     for name, record in found.items():
         assert record.status == COMPLETED
-        ours, theirs = (without_timing(asdict(r)) for r in (record, expected[name]))
+        ours, theirs = (without_timing(r.model_dump()) for r in (record, expected[name]))
         assert {k for k in ours if ours[k] != theirs[k]} <= {"environment"}  # which names the job's GPUs
         assert ours["environment"]["fingerprint"] == theirs["environment"]["fingerprint"]
         one, other = sweep.results / name, undisturbed.results / name

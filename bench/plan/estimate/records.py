@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from bench.plan.estimate.cost import Estimate, from_sizes, matmul_flops_per_second
 from bench.plan.estimate.tokens import num_items, passes
 from bench.process.provenance import fingerprint
-from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record, sealed_record
+from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
+from bench.runs.record_parts import PhaseCost, TrainConfig
 from bench.study.plan_file import every_run_folder
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 class Seen:
     """What an estimate needs of a completed record."""
 
-    phases: Mapping[str, Mapping[str, Any]]
-    train: Mapping[str, Any]
+    phases: Mapping[str, PhaseCost]
+    train: TrainConfig
     alignment_steps: int
     r: int
     num_items: int
@@ -46,21 +47,21 @@ class Records:
         self._fingerprint = fingerprint
         self._seen: dict[tuple[Any, ...], dict[tuple[bool, str], list[Seen]]] = {}
         for record in records:
-            if record.status == COMPLETED and record.environment["hardware"]["gpu"] == gpu:
+            if record.status == COMPLETED and record.environment.hardware.gpu == gpu:
                 self._add(record)
 
     def _add(self, record: Record) -> None:
         then = record.config
         trains = "train" in record.phases
         model = json.dumps(record.identity["model"], sort_keys=True)
-        key = (model, record.identity["task"]["name"], then["task"]["max_length"], trains)
-        near = (record.environment["fingerprint"] == self._fingerprint, then["method"]["name"])
-        by_task = {score["task"]: score["num_examples"] for score in record.scores}
+        key = (model, record.config.task.name, then.task.max_length, trains)
+        near = (record.environment.fingerprint == self._fingerprint, then.method.name)
+        by_task = {score.task: score.num_examples for score in record.scores}
         seen = Seen(
             phases=record.phases,
-            train={name: then["train"].get(name) for name in (*_EXAMPLES, "precision")},
-            alignment_steps=then["measure"]["alignment_steps"] or 0,
-            r=then["rank"]["r"],
+            train=then.train,
+            alignment_steps=then.measure.alignment_steps or 0,
+            r=then.rank.r or 0,
             num_items=max(1, sum(by_task.values())),
         )
         self._seen.setdefault(key, {}).setdefault(near, []).append(seen)
@@ -94,11 +95,11 @@ def from_records(run: Run, known: Records) -> Estimate | None:
     items = sum(num_items(run, run.task.datasets[name]) for name in run.task.score)
     seconds = median(_scaled(run, record, probes, items) for record in records)
     peaks = [
-        phase["peak_bytes"]
+        phase.peak_bytes
         for record in records
         if same_method and _needs_as_much(run, record)
         for phase in record.phases.values()
-        if phase["peak_bytes"] is not None
+        if phase.peak_bytes is not None
     ]
     source = f"from {len(records)} record{'s' if len(records) > 1 else ''}"
     return Estimate(seconds, max(peaks, default=None), source if same_stack else f"{source} of another stack")
@@ -109,20 +110,20 @@ _EXAMPLES = ("max_steps", "batch_size", "gradient_accumulation_steps")
 
 def _scaled(run: Run, record: Seen, probes: int, items: int) -> float:
     """The seconds of a record, for this run's examples, probes and items."""
-    spent = {name: phase["seconds"] for name, phase in record.phases.items()}
+    spent = {name: phase.seconds for name, phase in record.phases.items()}
     found = sum(spent.get(name, 0.0) for name in ("load", "calibrate", "initialise"))
     if run.trains:
-        examples = math.prod(record.train[key] for key in _EXAMPLES)
+        examples = math.prod(getattr(record.train, key) for key in _EXAMPLES)
         found += spent["train"] * math.prod(getattr(run.train, key) for key in _EXAMPLES) / examples
         if record.alignment_steps:
-            found += spent.get("measure", 0.0) * probes / (1 + record.train["max_steps"] // record.alignment_steps)
+            found += spent.get("measure", 0.0) * probes / (1 + record.train.max_steps // record.alignment_steps)
     return found + spent["score"] * items / record.num_items
 
 
 def _needs_as_much(run: Run, record: Seen) -> bool:
     return (
-        record.train["batch_size"] >= run.train.batch_size
-        and record.train["precision"] == run.train.precision
+        record.train.batch_size >= run.train.batch_size
+        and record.train.precision == run.train.precision
         and record.r >= run.rank.r
         and bool(record.alignment_steps) >= bool(run.measure.alignment_steps)
     )
@@ -186,7 +187,7 @@ def _read(results_dir: Path) -> Iterator[Record]:
         alike = (folder.parent, _SEED.sub("", folder.name.rpartition("-")[0]))
         if taken[alike] < MOST_ALIKE:
             with contextlib.suppress(CorruptRecordError):
-                yield sealed_record(folder) or read_record(folder)
+                yield read_record(folder)
                 taken[alike] += 1
 
 

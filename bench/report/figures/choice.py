@@ -18,8 +18,18 @@ from bench.study.selection import Selection
 MOST_CELLS = 24  # rows of a table in one figure
 MOST_FIGURES = 32  # of one report
 RATES = "rates"
-# By how much they say of a study; all of one kind are drawn, or none.
-KINDS = ("score", "convergence", "target", "cost", "alignment", "layers", "features")
+# What each kind of figure shows, in the order in which a large study drops them from the end.
+KINDS = {
+    RATES: "Score on the selection split against learning rate; the best of each method is marked",
+    "score": "Score against trainable parameters, with 95 % intervals",
+    "convergence": "Training and held-out loss against step, tokens and seconds, initialisation included; mean over "
+    "seeds and their range",
+    "target": "What it takes to reach a held-out loss: the seeds, their median and range",
+    "cost": "Seconds and peak memory of initialisation",
+    "alignment": "Cosine of the induced and the full gradient, and captured energy, against step",
+    "layers": "Cosine of the induced and the full gradient of each layer at each step; mean over seeds",
+    "features": "Norms of the features behind A and behind B against step; means over tokens and layers",
+}
 
 Place = tuple[str, str]  # the names of task and model
 Drawn = TypeVar("Drawn", bound=Cell | Selection)
@@ -46,7 +56,8 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
     Args:
         every: leave nothing out, whatever time it takes.
     """
-    kinds = (*((RATES,) if study.selection else ()), *(KINDS if study.cells and study.stage != SELECT else ()))
+    scored = bool(study.cells) and study.stage != SELECT
+    kinds = tuple(kind for kind in KINDS if (study.selection if kind == RATES else scored))
     if every:
         return Choice(kinds, tuple(places), None)
     kept = kinds[: max(1, MOST_FIGURES // max(1, len(places)))]

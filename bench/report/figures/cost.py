@@ -29,7 +29,7 @@ from bench.report.figures.draw import (
 from bench.report.judge.metrics import base_name, scale_of
 from bench.report.judge.scores import collect
 from bench.report.read.load import Cell
-from bench.report.tables.tables import init_seconds, num_head, seconds, trainable_parameters
+from bench.report.tables.tables import num_head, trainable_parameters
 from bench.runs.record import Record
 
 PANELS_ABREAST = 3
@@ -168,12 +168,12 @@ def cost_data(cells: Sequence[Cell]) -> pd.DataFrame:
         if not cell.trained or not any("initialise" in run.phases for run in cell.runs):
             continue
         row: dict[str, Any] = {"method": cell.method, "cell": cell.title, "n": len(cell.runs)}
-        both = [init_seconds(run) for run in cell.runs]
-        factorisation = [seconds(run, "initialise") for run in cell.runs]
+        both = [run.init_seconds for run in cell.runs]
+        factorisation = [run.seconds("initialise") for run in cell.runs]
         row |= {"calibration_seconds": np.mean(both) - np.mean(factorisation)}
         row |= {"factorisation_seconds": np.mean(factorisation)}
         peaks = [init_peak_bytes(run) / MIB for run in cell.runs]
-        training = [run.phases.get("train", {}).get("peak_bytes") or math.nan for run in cell.runs]
+        training = [run.peak_bytes("train") or math.nan for run in cell.runs]
         for name, values in (("seconds", both), ("peak_mib", peaks)):
             row |= {name: np.mean(values), f"{name}_low": np.min(values), f"{name}_high": np.max(values)}
         rows.append(row | {"training_peak_mib": np.mean(training) / MIB})
@@ -182,9 +182,9 @@ def cost_data(cells: Sequence[Cell]) -> pd.DataFrame:
 
 def init_peak_bytes(run: Record) -> float:
     """The largest peak of calibration, also where this run read it, and factorisation; NaN where none is known."""
-    phases = [run.phases.get(name, {}).get("peak_bytes") for name in ("calibrate", "initialise")]
-    peaks = [peak for peak in (*phases, (run.initialization.get("calibration") or {}).get("peak_bytes")) if peak]
-    return max(peaks, default=math.nan)
+    calibration = run.initialization.calibration
+    peaks = [run.peak_bytes(name) for name in ("calibrate", "initialise")] + [calibration and calibration.peak_bytes]
+    return max((peak for peak in peaks if peak), default=math.nan)
 
 
 @styled()

@@ -179,7 +179,7 @@ def _panels(data: pd.DataFrame, cells: Sequence[Cell], panels: Sequence[tuple[Ax
 
 def _network_order(cells: Sequence[Cell], known: set[str]) -> list[str]:
     """As the records list the layers; without such a list by name, numbers as numbers."""
-    listed = [layer["name"] for cell in cells for layer in cell.runs[0].initialization.get("layers") or ()]
+    listed = [layer.name for cell in cells for layer in cell.runs[0].initialization.layers]
     natural = sorted(
         known, key=lambda name: [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in name.split(".")]
     )

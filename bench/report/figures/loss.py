@@ -106,7 +106,7 @@ def convergence(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figu
                     axis, own[own["loss"] == kind], quantity, look, cell.title, kind == "held_out", len(trained) > MANY
                 )
     # A classifier's is per example, a regression's is a squared error.
-    unit = "" if cells[0].runs[0].model.get("kind") == "encoder" else " (nats per token)"
+    unit = "" if cells[0].runs[0].model.kind == "encoder" else " (nats per token)"
     for kind, row in zip(kinds, axes, strict=True):
         row[0].set_ylabel(f"{kind.replace('_', '-')} loss{unit}")
         _loss_axis(row, data[data["loss"] == kind])

@@ -38,7 +38,7 @@ def selections_by_place(study: Study) -> dict[Place, list[Selection]]:
     for run in study.plan.of(SELECT):
         if run.run_id in records:
             config = records[run.run_id].config
-            places.setdefault(run.group, (config["task"]["name"], config["model"]["name"]))
+            places.setdefault(run.group, (config.task.name, config.model.name))
     found: dict[Place, list[Selection]] = {}
     for selection in selections:
         found.setdefault(places[selection.group], []).append(selection)

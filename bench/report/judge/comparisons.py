@@ -294,7 +294,7 @@ def _mcnemar(
     seed = next(seed for seed in one.seeds if seed in other.seeds)
     answers = []
     for index in (first, second):
-        place = next((i for i, run in enumerate(cells[index].runs) if run.config["seed"] == seed), 0)
+        place = next((i for i, run in enumerate(cells[index].runs) if run.config.seed == seed), 0)
         items = items_of(cells[index].folders[place], column.column.dataset, column.column.metric)
         if items is None or items.values.ndim != 1 or not np.isin(items.values, (0.0, 1.0)).all():
             return None

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from bench.report.judge.statistics import Array, Estimate, draw_items, estimate,
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
 from bench.runs.record import OUTCOMES, Record
+from bench.runs.record_parts import ScoreFacts
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
 WIDE = 8  # a table of more metrics shows the first of each task
@@ -109,11 +109,11 @@ class Scores:
 def collect(cells: Sequence[Cell]) -> Scores:
     """Columns in the order in which the records name them."""
     scored = any(run.scores for cell in cells for run in cell.runs)
-    by_column: dict[Column, dict[int, list[tuple[int, dict[str, Any]]]]] = {}
+    by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
             for score in run.scores if scored else _held_out(run):
-                column = Column(score["task"], score["metric"], score["higher_is_better"])
+                column = Column(score.task or None, score.metric, score.higher_is_better)
                 by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
     found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
     for column, entries in by_column.items():  # a column at a time, whose items are drawn once
@@ -171,29 +171,29 @@ def heading(column: Column, columns: Sequence[Column]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _found(cell: Cell, column: Column, entries: list[tuple[int, dict[str, Any]]]) -> Found:
+def _found(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Found:
     scores = [score for _, score in entries]
     sample = _sample(cell, column, entries)
-    num_examples = scores[0]["num_examples"]
+    num_examples = scores[0].num_examples or None
     estimated = estimate(sample.values.tolist(), sample.stderr, column.scale, num_examples)
-    majorities = [score["majority"] for score in scores if score["majority"] is not None]
+    majorities = [score.majority for score in scores if score.majority is not None]
     majority = mean(majorities) if majorities else None
     above = None if majority is None else _above(estimated, majority, column.higher_is_better)
     return Found(estimated, majority, above, num_examples, sample)
 
 
-def _sample(cell: Cell, column: Column, entries: list[tuple[int, dict[str, Any]]]) -> Sample:
+def _sample(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Sample:
     values = tuple(_value(score) for _, score in entries)
-    seeds = tuple(cell.runs[index].config["seed"] for index, _ in entries)
+    seeds = tuple(cell.runs[index].config.seed for index, _ in entries)
     folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
     stamps = tuple(path.stat().st_mtime_ns if (path := folder / OUTCOMES).is_file() else 0 for folder in folders)
     drawn = _draws(folders, stamps, column, values) if folders and all(stamps) else None
     if drawn is not None:
         draws, items = drawn
         return Sample(seeds, np.array(values), draws, (items,), spread(draws.mean(axis=1)))
-    stderrs = [score["stderr"] for _, score in entries]
-    known = all(stderr is not None and math.isfinite(stderr) for stderr in stderrs)
-    stderr = math.sqrt(mean(stderr**2 for stderr in stderrs)) if known else None
+    stderrs = [score.stderr for _, score in entries]
+    known = [stderr for stderr in stderrs if stderr is not None and math.isfinite(stderr)]
+    stderr = math.sqrt(mean(stderr**2 for stderr in known)) if len(known) == len(stderrs) else None
     return Sample(seeds, np.array(values, dtype=float), None, (), stderr)
 
 
@@ -227,12 +227,16 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
     return found.clear_of(majority, higher_is_better)
 
 
-def _value(score: dict[str, Any]) -> float:
-    return math.nan if score["value"] is None else score["value"]
+def _value(score: ScoreFacts) -> float:
+    return math.nan if score.value is None else score.value
 
 
-def _held_out(run: Record) -> list[dict[str, Any]]:
+def _held_out(run: Record) -> list[ScoreFacts]:
     """The held-out loss in a score's form, for tasks that score nothing."""
-    loss = run.training.get("held_out_loss")
-    entry = {"task": None, "metric": HELD_OUT_LOSS, "value": loss, "stderr": None, "num_examples": None}
-    return [] if loss is None else [entry | {"higher_is_better": False, "majority": None}]
+    if run.eval_loss is None:
+        return []
+    return [
+        ScoreFacts(
+            task="", metric=HELD_OUT_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False
+        )
+    ]

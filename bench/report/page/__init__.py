@@ -1,8 +1,7 @@
-"""One self-contained HTML page a study: its tables, figures and runs, with everything inside the file.
+"""One self-contained HTML page per study: a Jinja2 template whose tables itables' DataTables bundle makes interactive.
 
-Nothing is loaded: style, script and data stand in the page, figures are data URIs, and the Content-Security-Policy
-admits this one style and this one script by their hashes (https://www.w3.org/TR/CSP3/#grammardef-hash-source). What a
-record says reaches the page as JSON and becomes text, never markup.
+Style, scripts, figures and data are inside the file, and its Content-Security-Policy forbids every request. Jinja2
+escapes what records say, so a label that looks like markup is shown as text.
 """
 
 from bench.report.page.write import PageTable, write_page

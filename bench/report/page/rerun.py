@@ -1,4 +1,4 @@
-"""The command of a run that no plan holds, from its record."""
+"""The command of a run that is in no study.json, built from its record."""
 
 from __future__ import annotations
 
@@ -9,44 +9,39 @@ from typing import Any
 from bench.runs.record import Record
 
 GROUPS = ("method", "rank", "task", "model")
-# Of settings with a default that an override can have changed; what a run's identity lacks does not concern it.
+# Sections that an override can change; one that is not in the identity cannot change the result.
 _SECTIONS = ("method", "rank", "adapter", "task", "model", "train", "measure", "score", "svd")
-_CHOSEN_BY_GROUP = ("name", "_target_")
+_SET_BY_GROUP = ("name", "_target_")
 # What Hydra's grammar reads as a string without quotes (https://hydra.cc/docs/advanced/override_grammar/basic/).
-_PLAIN_STRING = re.compile(r"[A-Za-z_./][\w./-]*")
-_KEYWORDS = ("null", "true", "false", "nan", "inf")
+_PLAIN_STRING = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)
 
 
 def rerun_command(record: Record) -> str:
-    """The shell command that makes this run again, with every setting of it spelt out."""
-    config = record.config
+    """The shell command that makes the run again, with every setting written out."""
+    config = record.config.model_dump()
     chosen = [f"{group}={_written(config[group]['name'])}" for group in GROUPS if config.get(group, {}).get("name")]
+    chosen += [f"{key}={_written(config[key])}" for key in ("seed", "study") if config.get(key) is not None]
     settings = [
         f"++{section}.{key}={_written(value)}"  # ++: whether conf/ names the key or leaves it to its default
         for section in _SECTIONS
         if section in record.identity
         for key, value in config.get(section, {}).items()
-        if key not in _CHOSEN_BY_GROUP and _writable(value)
+        if key not in _SET_BY_GROUP and not _nested(value)
     ]
-    study = [f"study={_written(config['study'])}"] if config.get("study") else []
-    seed = [f"seed={config['seed']}"] if "seed" in config else []
-    return shlex.join(["python", "-m", "bench.run", *chosen, *seed, *study, *settings])
+    return shlex.join(["python", "-m", "bench.run", *chosen, *settings])
 
 
-def _writable(value: Any) -> bool:
-    """Whether a value fits on a command line; the nested ones come with the task's and the model's name."""
-    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+def _nested(value: Any) -> bool:
+    """Dictionaries, and lists of them, are set by the name of the task or model."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_nested, value)))
 
 
 def _written(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A value in the grammar of Hydra's overrides."""
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str) and not _PLAIN_STRING.fullmatch(value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if isinstance(value, str):
-        plain = _PLAIN_STRING.fullmatch(value) and value.lower() not in _KEYWORDS
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
+        return value
+    return "null" if value is None else str(value).lower()

@@ -1,56 +1,61 @@
-"""The page's file: template, style, script and data put together."""
+"""Renders the page's template: facts, tables, figures and runs of one study."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import html
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
+import itables
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from bench.report.page.data import runs_data
-from bench.report.page.figures import figure
-from bench.report.page.runs import DASH, STATUSES, PageRun, page_runs
+from bench.report.figures.choice import KINDS
+from bench.report.page.runs import STATUSES, page_runs
 from bench.report.read.load import Study
+from bench.report.tables.render import DASH
+from bench.runs.record_parts import Environment as RunEnvironment
 
 PAGE = "index.html"
-_SCRIPTS = ("elements.js", "sorting.js", "tables.js", "runs.js", "filters.js")
-
-PageTable = tuple[str, pd.DataFrame, list[str]]  # title, what it shows, the notes under it
+PageTable = tuple[str, pd.DataFrame, list[str]]  # title, table, and the notes below it
+_LEADING_NUMBER = re.compile(r"[*<>≤≥~±\s]*([+−-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?![\w.])")
 
 
 def write_page(
     study: Study, tables: Sequence[PageTable], figures: Sequence[Path], folder: Path, note: str = ""
 ) -> Path:
-    """Writes folder/index.html; the same study, tables and figures give the same bytes.
+    """Writes folder/index.html; equal study, tables and figures give equal bytes.
 
     Args:
-        tables: in their order. In a cell, ** around a text make it bold, as in Markdown.
-        figures: PNG files; of others in the list nothing is shown. A .pdf and .csv of the same name are linked to.
-        note: of what is left out of the figures, `code` marked as in Markdown.
+        study: gives the facts at the top and the list of runs.
+        tables: in their order. ** in a cell or note makes bold, ` makes code, as in Markdown.
+        figures: PNG files. PDF and CSV files of the same name inside `folder` are linked to.
+        folder: where the page is written.
+        note: which figures are left out.
+
+    Returns:
+        The page's path.
     """
     runs = page_runs(study)
-    style = _asset("page.css")
-    script = "\n".join(map(_asset, _SCRIPTS))
-    page = Template(_asset("page.html")).substitute(
-        name=html.escape(study.name),
-        policy=_policy(style, script),
-        style=style,
-        script=script,
+    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"marked": _marked, "text": _text, "sort_key": _sort_key}
+    page = environment.get_template("page.html").render(
+        study=study,
         facts=_facts(study, runs),
-        remarks=_remarks(study, runs),
-        figures="\n".join(figure(path, folder) for path in figures if path.suffix == ".png"),
-        figures_note=_note(note),
-        data=_json({"tables": [_table(*table) for table in tables], **runs_data(study, runs)}),
+        statuses=Counter(run.status for run in runs),
+        tables=tables,
+        figures=[_figure(path, folder) for path in figures],
+        note=note,
+        runs=runs,
+        config_text=lambda config: json.dumps(config, indent=1, ensure_ascii=False),
+        dash=DASH,
+        script=_inline(Path(itables.options.dt_bundle).read_text(encoding="utf-8")),
+        style=Markup(Path(itables.options.dt_bundle).with_suffix(".css").read_text(encoding="utf-8")),
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PAGE
@@ -58,119 +63,86 @@ def write_page(
     return path
 
 
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _inline(script: str) -> Markup:
+    """A script that is safe inside <script> (https://html.spec.whatwg.org/#restrictions-for-contents-of-script-elements)."""
+    return Markup(re.sub("<(?=!--|/?script)", r"\\x3C", script, flags=re.IGNORECASE))
 
 
-def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere, and of what stands in the page this style and this script only."""
-    style_hash, script_hash = (
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
-    )
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+def _marked(text: str) -> Markup:
+    """Markdown's **bold** and `code` as markup, all else escaped."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", bold))
 
 
-def _json(data: Any) -> str:
-    """JSON that no HTML parser takes for markup, whatever its strings hold."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(value: Any) -> Any:
-    """The same with NaN and infinities, for which JSON has no numbers, as text."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table(title: str, table: pd.DataFrame, notes: Sequence[str]) -> dict[str, Any]:
-    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False, name=None)]
-    return {"title": title, "columns": [str(name) for name in table.columns], "rows": rows, "notes": list(notes)}
-
-
-def _cell(value: Any) -> str:
-    """As text; missing is a dash."""
-    if pd.isna(value):
+def _text(value: Any) -> str:
+    """The text of a cell; a dash for what is missing."""
+    if pd.isna(value) or value == "":
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _facts(study: Study, runs: Sequence[PageRun]) -> str:
-    """What was run on what, as the pairs of a description list."""
+def _sort_key(text: str) -> str:
+    """What DataTables sorts a cell by: 86.2 for "86.2 [72.5, 99.8]", "" for a dash, 4 digits for numbers in words."""
+    if text == DASH:
+        return ""
+    if number := _LEADING_NUMBER.match(text):
+        return number[1].replace(",", "").replace("−", "-")
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(4), text)
+
+
+def _figure(path: Path, folder: Path) -> dict[str, Any]:
+    """Caption, content in base64, and the links to the other formats beside it."""
+    kind, _, place = path.stem.partition("-")
+    caption = KINDS.get(kind, path.stem.replace("_", " "))
+    beside = {"PDF": path.with_suffix(".pdf"), "data (CSV)": path.with_suffix(".csv")}
+    return {
+        "caption": f"{caption} ({place.replace('-', ', ', 1)})" if place and kind in KINDS else caption,
+        "content": base64.b64encode(path.read_bytes()).decode(),
+        "links": {
+            name: other.relative_to(folder).as_posix()
+            for name, other in beside.items()
+            if other.is_relative_to(folder) and other.is_file()
+        },
+    }
+
+
+def _facts(study: Study, runs: Sequence[Any]) -> dict[str, str]:
+    """What was run on what: names and texts of a description list, `code` marked as in Markdown."""
+    counts = Counter(run.status for run in runs)
     experiment = study.plan.experiment if study.plan else None
-    counts = Counter(run.status for run in runs)
-    seeds = sorted({run.seed for run in runs if run.seed is not None})
     facts = {
-        "Experiment": _code(f"python -m bench.run -m +experiments={experiment}") if experiment else "",
-        "This page": _code(f"python -m bench.report {study.name}"),
-        "Tasks": _names(run.task for run in runs),
-        "Models": _names(run.model for run in runs),
-        "Methods": html.escape(", ".join(dict.fromkeys(run.label for run in runs if run.label != DASH))),
-        "Seeds": ", ".join(map(str, seeds)),
-        "Stages": html.escape(", ".join(study.stages)) if len(study.stages) > 1 else "",
+        "Experiment": f"`python -m bench.run -m +experiments={experiment}`" if experiment else "",
+        "This page": f"`python -m bench.report {study.name}`",
+        "Tasks": ", ".join(sorted({run.task for run in runs} - {DASH})),
+        "Models": ", ".join(sorted({run.model for run in runs} - {DASH})),
+        "Methods": ", ".join(dict.fromkeys(run.label for run in runs if run.label != DASH)),
+        "Seeds": ", ".join(map(str, sorted({run.seed for run in runs if run.seed is not None}))),
+        "Stages": ", ".join(study.stages) if len(study.stages) > 1 else "",
         "Runs": ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status]),
-        "Stack": "<br>".join(map(html.escape, _stacks(study))),
-        "Code": html.escape("; ".join(_codes(study))),
+        "Stack": "; ".join(_counted(_stack(record.environment) for _, record in study.members)),
+        "Code": "; ".join(sorted({_code(record.environment) for _, record in study.members} - {""})),
     }
-    return "\n".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items() if fact)
+    return {name: text for name, text in facts.items() if text}
 
 
-def _note(text: str) -> str:
-    marked = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
-    return f'<p class="note">{marked}</p>\n' if text else ""
+def _counted(texts: Any) -> list[str]:
+    """Each text once, with its number of runs where there are several texts."""
+    counts = Counter(texts)
+    return [f"{text} ({count:,} runs)" if len(counts) > 1 else text for text, count in sorted(counts.items())]
 
 
-def _code(command: str) -> str:
-    return f"<code>{html.escape(command)}</code>"
+def _stack(environment: RunEnvironment) -> str:
+    """Software and hardware that can change a number."""
+    versions, hardware = environment.versions, environment.hardware
+    software = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if versions.get(name)]
+    threads = f"threads: {hardware.num_threads}" if hardware.num_threads else ""
+    return ", ".join(str(part) for part in (*software, hardware.gpu or hardware.cpu, threads) if part)
 
 
-def _names(found: Any) -> str:
-    return html.escape(", ".join(sorted(set(found) - {DASH})))
-
-
-def _stacks(study: Study) -> list[str]:
-    """Software and hardware that can move a number, each with its runs where there are several."""
-    described: Counter[str] = Counter()
-    for _, record in study.members:
-        versions, hardware = record.environment.get("versions", {}), record.environment.get("hardware", {})
-        software = [f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if versions.get(name)]
-        threads = f"threads: {hardware['num_threads']}" if hardware.get("num_threads") else None
-        parts = [*software, hardware.get("gpu") or hardware.get("cpu"), threads]
-        described[", ".join(str(part) for part in parts if part)] += 1
-    if len(described) == 1:
-        return list(described)
-    return [f"{text} ({count:,} runs)" for text, count in sorted(described.items())]
-
-
-def _codes(study: Study) -> list[str]:
-    """Versions and commits of the suite."""
-    found = set()
-    for _, record in study.members:
-        code = record.environment.get("code", {})
-        if code.get("version"):
-            revision = f", commit {code['revision'][:12]}" if code.get("revision") else ""
-            found.add(f"{code['version']}{revision}{' with changes' if code.get('dirty') else ''}")
-    return sorted(found)
-
-
-def _remarks(study: Study, runs: Sequence[PageRun]) -> str:
-    """What must not be overlooked."""
-    counts = Counter(run.status for run in runs)
-    texts = {
-        "failed": "Failed, not counted in the tables",
-        "unreadable": "With a record that cannot be read, not counted",
-        "missing": "Planned and not done",
-        "waiting": "Waiting for the choice of their learning rate",
-        "refused": "Refused, for the reason given in the list of runs",
-    }
-    found = [
-        f"<p>{text}: {counts[status]:,} of {len(runs):,} runs.</p>" for status, text in texts.items() if counts[status]
-    ]
-    return "\n".join(found)
+def _code(environment: RunEnvironment) -> str:
+    """Version and commit of the suite."""
+    code = environment.code
+    revision = f", commit {code.revision[:12]}" if code.revision else ""
+    return f"{code.version or ''}{revision}{' with changes' if code.dirty else ''}"

@@ -44,11 +44,11 @@ class RowKey:
     def covers(self, record: Record) -> bool:
         """Whether a run is one of this row; for a rank of None, any rank is."""
         config = record.config
-        rank = config.get("rank", {}).get("r")
+        settings = config.model_dump()
         return (
-            self.method == config["method"]["name"]
-            and (self.rank is None or self.rank == rank)
-            and all(_has(config, *setting.split("=", 1)) for setting in self.settings)
+            self.method == config.method.name
+            and (self.rank is None or self.rank == config.rank.r)
+            and all(_has(settings, *setting.split("=", 1)) for setting in self.settings)
         )
 
 

@@ -129,7 +129,7 @@ def _table(numbers: tuple[Number, ...], stage: str | None, study: Study | None) 
     keys = tuple(dict.fromkeys(number.row for number in numbers))
     on_model = [cell for cell in study.cells if cell.place[1] == numbers[0].model] if study else []
     of_row = {key: [cell for cell in on_model if row_of(cell.runs[0], keys) == key] for key in keys}
-    failed = [run for run in study.failed if run.config["model"]["name"] == numbers[0].model] if study else []
+    failed = [run for run in study.failed if run.config.model.name == numbers[0].model] if study else []
     rows, ambiguous = [], []
     for key in keys:
         mine = {number.task: number for number in numbers if number.row == key}
@@ -151,7 +151,7 @@ def _table(numbers: tuple[Number, ...], stage: str | None, study: Study | None) 
 
 
 def _having(cells: Sequence[Cell], task: str) -> list[Cell]:
-    return [cell for cell in cells if any(score["task"] == task for score in cell.runs[0].scores)]
+    return [cell for cell in cells if any(score.task == task for score in cell.runs[0].scores)]
 
 
 def _found(cells: Sequence[Cell], task: str, metric: str) -> tuple[Column, Found] | None:
@@ -198,7 +198,7 @@ def _same(column: Column, metric: str) -> bool:
 
 def _num_trainable(cells: Sequence[Cell]) -> int | None:
     """Of one run; the middle one where tasks differ in it."""
-    counts = [run.initialization["num_trainable"] for cell in cells for run in cell.runs]
+    counts = [run.initialization.num_trainable for cell in cells for run in cell.runs]
     return round(median(counts)) if counts else None
 
 

@@ -173,7 +173,7 @@ def fewer_parameters(
 ) -> Finding:
     """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?"""
     counts = [
-        round(fmean(run.initialization["num_trainable"] for run in cell.runs)) for cell in _cells(study, stage, a, b)
+        round(fmean(run.initialization.num_trainable for run in cell.runs)) for cell in _cells(study, stage, a, b)
     ]
     found = higher_score(study, a, b, stage, task, margin)
     times = f"{counts[0]:,} against {counts[1]:,} trainable parameters, {counts[1] / counts[0]:.3g} times fewer"
@@ -261,7 +261,7 @@ def _detectable(differences: Sequence[float], stderr: float | None) -> float:
 def _by_seed(cell: Cell) -> dict[int, Curve]:
     """The curves of a cell's runs that have one."""
     curves = read_curves([cell])
-    seeds = {folder: run.config["seed"] for run, folder in zip(cell.runs, cell.folders, strict=True)}
+    seeds = {folder: run.config.seed for run, folder in zip(cell.runs, cell.folders, strict=True)}
     return {seeds[folder]: curve for folder, curve in curves.items()}
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 
 from bench.report.judge.statistics import Array
 from bench.report.read.load import Cell
-from bench.report.tables.tables import init_seconds
 from bench.runs.record import CURVE, read_rows
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")
@@ -90,7 +89,7 @@ def read_curve(folder: Path, init_seconds: float = 0.0) -> Curve:
 def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
     """The curves of all trained runs of some cells by their folders, those without a row left out."""
     found = {
-        folder: read_curve(folder, init_seconds(run))
+        folder: read_curve(folder, run.init_seconds)
         for cell in cells
         if cell.trained
         for run, folder in zip(cell.runs, cell.folders, strict=True)

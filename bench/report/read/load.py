@@ -40,7 +40,7 @@ class Cell:
     @property
     def learning_rate(self) -> float | None:
         """The peak of the schedule; None for what is not trained."""
-        return self.runs[0].config["train"]["learning_rate"] if self.trained else None
+        return self.runs[0].config.train.learning_rate if self.trained else None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -102,7 +102,7 @@ class Study:
         groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
         known = _groups(self.plan, SELECT)
         for _, record in _of_stage(self.members, self.plan, SELECT) if SELECT in self.stages else []:
-            if record.config["train"]["learning_rate"] is not None:
+            if record.config.train.learning_rate is not None:
                 groups[known[record.run_id]].append(record)
         found = [rates.select(group, records) for group, records in groups.items()]
         return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
@@ -188,8 +188,7 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
         groups[json.dumps(identity, sort_keys=True)].append((path, record))
     flat = {
-        key: _flatten(json.loads(key))
-        | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config["method"]["name"]}
+        key: _flatten(json.loads(key)) | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config.method.name}
         for key, members in groups.items()
     }
     # A row of these stages is its group; which learning rate it has is a column.
@@ -197,11 +196,11 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
     axes = [axis for axis in _axes(flat) if not (chosen and axis == _RATE)]
     cells = []
     for key, members in groups.items():
-        members.sort(key=lambda member: member[1].config["seed"])
+        members.sort(key=lambda member: member[1].config.seed)
         first = members[0][1]
         values = {axis: flat[key].get(axis) for axis in axes}
         paths, runs = zip(*members, strict=True)
-        method = first.config["method"]["name"]
+        method = first.config.method.name
         own = (f"method={method}", *(f"{axis}={value}" for axis, value in values.items() if value is not None))
         group = known.get(first.run_id, own)
         cells.append(Cell(method, first.label, values, list(runs), list(paths), group))
@@ -209,7 +208,7 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
 
 
 def _place(record: Record) -> tuple[str, str]:
-    return record.config["task"]["name"], record.config["model"]["name"]
+    return record.config.task.name, record.config.model.name
 
 
 def _order(method: str) -> tuple[int, str]:

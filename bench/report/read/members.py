@@ -1,18 +1,11 @@
-"""The records of a study as a report keeps them: what runs have in common is in memory once.
-
-Ten thousand records as they are read take a gigabyte; nearly all of it says the same in all of them.
-"""
+"""Reads the records of a study, and refuses to report on those that are not comparable."""
 
 from __future__ import annotations
 
-import gc
-import marshal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.runs.record import CorruptRecordError, Record, read_record
 from bench.study.plan_file import run_folders
@@ -25,21 +18,15 @@ class ReportError(ValueError):
 
 
 def read_members(folder: Path) -> tuple[list[Member], list[str]]:
-    """The folders and records of a study in the folders' order, and the names of those that cannot be read.
-
-    Of each layer a record keeps the name alone; it names no files and no attempts. Nothing may be changed in it: its
-    parts are shared.
-    """
-    shared: dict[bytes, Any] = {}
+    """The folders and records of a study in the folders' order, and the names of those that cannot be read."""
     found: list[Member] = []
     unreadable = []
-    with _no_collection():
-        for path in run_folders(folder):
-            try:
-                found.append((path, _slim(read_record(path), shared)))
-            except CorruptRecordError as error:
-                unreadable.append(path.name)
-                print(f"warning: left out, not a readable record: {error}", file=sys.stderr)
+    for path in run_folders(folder):
+        try:
+            found.append((path, read_record(path)))
+        except CorruptRecordError as error:
+            unreadable.append(path.name)
+            print(f"warning: left out, not a readable record: {error}", file=sys.stderr)
     return found, unreadable
 
 
@@ -49,7 +36,7 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
     stacks: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         schemas[record.schema_version] += 1
-        stacks[record.environment["fingerprint"]].append(record)
+        stacks[record.environment.fingerprint].append(record)
     if len(schemas) > 1:
         described = "; ".join(f"{version}: {number:,} runs" for version, number in sorted(schemas.items()))
         raise ReportError(
@@ -58,41 +45,13 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
         )
     if len(stacks) > 1:
         described = "; ".join(
-            f"{fingerprint}: {len(runs)} runs, torch {runs[0].environment['versions']['torch']}, "
-            f"transformers {runs[0].environment['versions']['transformers']}, "
-            f"{runs[0].environment['hardware']['gpu'] or runs[0].environment['hardware']['cpu']}, "
-            f"{runs[0].environment['hardware']['num_threads']} threads"
+            f"{fingerprint}: {len(runs)} runs, torch {runs[0].environment.versions.get('torch')}, "
+            f"transformers {runs[0].environment.versions.get('transformers')}, "
+            f"{runs[0].environment.hardware.gpu or runs[0].environment.hardware.cpu}, "
+            f"{runs[0].environment.hardware.num_threads} threads"
             for fingerprint, runs in sorted(stacks.items())
         )
         raise ReportError(
             f"{folder} holds runs of {len(stacks)} software or hardware stacks ({described}); "
             "numbers of different stacks are not comparable: run the study again on one, or say --mix"
         )
-
-
-def _slim(record: Record, shared: dict[bytes, Any]) -> Record:
-    def once(value: Any) -> Any:
-        return shared.setdefault(marshal.dumps(value, 2), value)  # 2: equal values give equal bytes
-
-    layers = record.initialization.get("layers")
-    if layers:
-        record.initialization["layers"] = [{"name": layer["name"]} for layer in layers]
-    for name in ("config", "identity", "initialization"):
-        parts: dict[str, Any] = getattr(record, name)
-        setattr(record, name, {sys.intern(key): once(value) for key, value in parts.items()})
-    for name in ("label", "environment", "model", "data", "scoring"):
-        setattr(record, name, once(getattr(record, name)))
-    record.attempts, record.files = [], {}
-    return record
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's collector looks for cycles among all that was read, again and again; JSON holds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from bench.report.judge.comparisons import BASELINE, Comparison, Judged, detectable
 from bench.report.judge.scores import Column, Scores
 from bench.report.read.load import Cell
 from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
+from bench.runs.record_parts import Environment
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table
@@ -76,15 +76,15 @@ def failures(failed: Sequence[Record]) -> str:
 
 def stack(records: Iterable[Record]) -> str:
     """The software and hardware that the numbers were made on; several, if they were mixed."""
-    named = sorted({_environment(record.environment) for record in records if record.environment.get("versions")})
+    named = sorted({_environment(record.environment) for record in records if record.environment.versions})
     return f"Made with {'; and with '.join(named)}." if named else ""
 
 
-def _environment(environment: dict[str, Any]) -> str:
-    versions, hardware = environment["versions"], environment["hardware"]
+def _environment(environment: Environment) -> str:
+    versions, hardware = environment.versions, environment.hardware
     software = [f"{name} {versions[name]}" for name in _SOFTWARE if versions.get(name)]
-    threads = hardware["num_threads"]
-    return f"{', '.join(software)} on {hardware['gpu'] or hardware['cpu']}, {threads} thread{'s' * (threads != 1)}"
+    threads = hardware.num_threads
+    return f"{', '.join(software)} on {hardware.gpu or hardware.cpu}, {threads} thread{'s' * (threads != 1)}"
 
 
 def flagged(cell: Cell, above_majority: bool | None) -> bool:
@@ -204,11 +204,11 @@ def _detectable(judged: Judged) -> str:
 def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
     """Missing data, contamination, cuts and merging, where there are any."""
     datasets = list(dict.fromkeys(str(column.dataset) for column in scores.columns))
-    short = dict.fromkeys(remark for cell in cells for run in cell.runs for remark in run.data.get("incomplete", []))
-    contaminated = _by_dataset(cells, datasets, lambda run, name: run.data.get("contaminated", {}).get(name))
-    truncated = _by_dataset(cells, datasets, lambda run, name: run.scoring.get("truncated", {}).get(name))
-    dropped = _by_method(cells, lambda run: run.data.get("num_dropped") if run.training else None)
-    cut = _by_method(cells, lambda run: run.data.get("num_truncated") if run.training else None)
+    short = dict.fromkeys(remark for cell in cells for run in cell.runs for remark in run.data.incomplete)
+    contaminated = _by_dataset(cells, datasets, lambda run, name: run.data.contaminated.get(name))
+    truncated = _by_dataset(cells, datasets, lambda run, name: run.scoring.truncated.get(name))
+    dropped = _by_method(cells, lambda run: run.data.num_dropped if run.training else None)
+    cut = _by_method(cells, lambda run: run.data.num_truncated if run.training else None)
     return [
         f"Incomplete data: {', '.join(short)}." if short else "",
         contaminated and f"Contaminated, scored items that occur in the training set: {contaminated}.",
@@ -246,7 +246,7 @@ def _merged(cells: Sequence[Cell]) -> str:
     """Items answered differently once the adapter is merged, over a cell's runs."""
     found = []
     for cell in cells:
-        merged = [run.scoring["merged"] for run in cell.runs if run.scoring.get("merged")]
+        merged = [run.scoring.merged for run in cell.runs if run.scoring.merged]
         if differing := sum(one["num_differing"] for one in merged):
             found.append(f"{cell.title} {differing:,} of {sum(one['num_items'] for one in merged):,}")
     return f"Scored items that change with the adapter merged into the weights: {', '.join(found)}." if found else ""

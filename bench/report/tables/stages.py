@@ -127,7 +127,7 @@ def _by_place(study: Study) -> dict[tuple[str, str], list[Selection]]:
     """Selections by the task and model of their group; failed runs are looked at too."""
     known = {run.run_id: run.group for run in study.plan.of(SELECT) if run.run_id} if study.plan else {}
     places = {
-        known[record.run_id]: (record.config["task"]["name"], record.config["model"]["name"])
+        known[record.run_id]: (record.config.task.name, record.config.model.name)
         for _, record in study.members
         if record.run_id in known
     }

@@ -23,7 +23,7 @@ from bench.report.tables.paired import comparison_numbers, comparison_table
 from bench.report.tables.remarks import failures, flagged, majority_texts, note, remarks, stack
 from bench.report.tables.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
 from bench.report.tables.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
-from bench.runs.record import Record
+from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SELECT
 
 MAJORITY = "Majority class"
@@ -32,25 +32,14 @@ Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
 
-def seconds(run: Record, *phases: str) -> float:
-    """Seconds of some phases of a run; 0 for one it did not have."""
-    return sum(run.phases.get(phase, {}).get("seconds", 0.0) for phase in phases)
-
-
-def init_seconds(run: Record) -> float:
-    """Calibration and factorisation; what calibration cost where it was computed, also if this run read it."""
-    calibration = run.initialization.get("calibration") or {}
-    return calibration.get("total_seconds", 0.0) + seconds(run, "initialise")
-
-
 def trainable_parameters(cell: Cell) -> int:
     """Of one run; the mean where a method gives layers different ranks under different seeds."""
-    return round(mean(run.initialization["num_trainable"] for run in cell.runs))
+    return round(mean(run.initialization.num_trainable for run in cell.runs))
 
 
 def num_head(cell: Cell) -> int:
     """Parameters of the classification head, which are not part of the trainable ones."""
-    return cell.runs[0].initialization["num_head"]
+    return cell.runs[0].initialization.num_head
 
 
 def numbers(study: Study) -> pd.DataFrame:
@@ -127,8 +116,8 @@ def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) 
     table["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
     if any(map(num_head, everyone)):
         table["head"] = [f"{num_head(cell):,}" for cell in everyone]
-    table["init s"] = [*(f"{mean(init_seconds(run) for run in cell.runs):.2f}" for cell in cells), *missing]
-    table["train s"] = [*(f"{mean(seconds(run, 'train') for run in cell.runs):.1f}" for cell in cells), *missing]
+    table["init s"] = [*(f"{mean(run.init_seconds for run in cell.runs):.2f}" for cell in cells), *missing]
+    table["train s"] = [*(f"{mean(run.seconds('train') for run in cell.runs):.1f}" for cell in cells), *missing]
     return _with_majority(table, judged)
 
 
@@ -235,7 +224,7 @@ def _write_results(study: Study, judged: Stages, folder: Path) -> str:
         if text
     ]
     blocks += [
-        prose(f"Failed, not counted: `{run.run_id}`: {(run.error or {}).get('message')}") for run in study.failed
+        prose(f"Failed, not counted: `{run.run_id}`: {(run.error or ErrorFacts()).message}") for run in study.failed
     ]
     blocks += [prose(f"Not readable, left out: `{name}`") for name in study.unreadable]
     text = "\n\n".join(blocks) + "\n"
@@ -279,8 +268,8 @@ def _cell_costs(cell: Cell) -> dict[str, Any]:
     return {
         "trainable_parameters": trainable_parameters(cell),
         "head_parameters": num_head(cell),
-        "init_seconds": mean(init_seconds(run) for run in cell.runs),
-        "train_seconds": mean(seconds(run, "train") for run in cell.runs),
+        "init_seconds": mean(run.init_seconds for run in cell.runs),
+        "train_seconds": mean(run.seconds("train") for run in cell.runs),
     }
 
 

@@ -1,0 +1,268 @@
+"""The parts of a record: one pydantic model each, which validates, types and serialises it. Imports no torch.
+
+Fields that are not named here are kept as they are: a part holds whatever the version of the suite that wrote it knew.
+A field that a part lacks has its default when it is read, and stays missing when the part is written again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from bench.runs.names import is_name
+
+
+def _folder_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("no name of a file or folder")
+    return text
+
+
+FileName = Annotated[str, AfterValidator(_folder_name)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = float | None  # a loss or a score; infinite where it overflowed, NaN where it is not defined
+
+
+class Part(BaseModel):
+    """Strict types; unknown fields are kept; only the fields that were given are written."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+
+
+class Named(Part):
+    """The choice of one configuration group: its name, and whatever its file states."""
+
+    name: str
+
+
+class TaskConfig(Named):
+    """conf/task."""
+
+    max_length: Count | None = None
+
+
+class RankConfig(Part):
+    """conf/rank; a method without low-rank factors ignores it."""
+
+    name: str | None = None
+    r: Count | None = None
+    lora_alpha: float | None = None
+
+
+class TrainConfig(Part):
+    """conf/train."""
+
+    learning_rate: Number = None
+    max_steps: Count = 0
+    batch_size: Count = 0
+    gradient_accumulation_steps: Count = 1
+    precision: str | None = None
+
+
+class MeasureConfig(Part):
+    """The alignment probe: measured every so many steps; None or 0 for never."""
+
+    alignment_steps: Count | None = None
+
+
+class Config(Part):
+    """The full configuration of a run; `model_dump` gives it as it was written."""
+
+    method: Named
+    task: TaskConfig
+    model: Named
+    seed: Count = 0
+    study: str | None = None
+    results_dir: str | None = None
+    rank: RankConfig = RankConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+    score: dict[str, Any] = {}
+    adapter: dict[str, Any] = {}
+
+
+class Code(Part):
+    """The suite's version, its git revision, and whether the work tree had changes."""
+
+    version: str | None = None
+    revision: str | None = None
+    dirty: bool | None = None
+
+
+class Hardware(Part):
+    """What numbers were computed on; gpu is None without one."""
+
+    cpu: str | None = None
+    gpu: str | None = None
+    num_threads: int | None = None
+
+
+class Environment(Part):
+    """Code, versions, hardware and settings; `fingerprint` hashes those that can move a number."""
+
+    code: Code = Code()
+    python: str | None = None
+    versions: dict[str, str | None] = {}
+    hardware: Hardware = Hardware()
+    fingerprint: str = ""
+
+
+class ModelFacts(Part):
+    """The pretrained model: `revision` is a commit of the Hub or a hash of the files."""
+
+    name: str = ""
+    kind: str | None = None
+    revision: str | None = None
+    tokenizer_sha256: str | None = None
+    num_parameters: Count = 0
+
+
+class DataFacts(Part):
+    """The data.
+
+    Attributes:
+        num_dropped, num_truncated: training examples left out as too long, and cut to the limit.
+        contaminated: scored items that occur in the training set, by dataset.
+        incomplete: splits that are shorter than the official ones, in words.
+    """
+
+    name: str = ""
+    sha256: str | None = None
+    num_train: Count = 0
+    num_dropped: Count = 0
+    num_truncated: Count = 0
+    contaminated: dict[str, Count] = {}
+    incomplete: list[str] = []
+
+
+class PhaseCost(Part):
+    """Seconds and peak memory of one phase."""
+
+    seconds: Seconds
+    peak_bytes: Count | None = None
+
+
+class CalibrationFacts(Part):
+    """What calibration measured and cost; the cost is that of computing it, also where the cache was read.
+
+    Attributes:
+        loss: mean over the calibration samples; None for a method that needs no data.
+        largest_error: relative, of the singular values of a randomised SVD; None where no SVD was taken.
+        exact_layers: layers whose sketch was too rough, so that the full gradient was formed.
+        seconds: by part: forward, backward, gradient, svd, storage.
+    """
+
+    read: bool = False
+    loss: Number = None
+    num_samples: Count = 0
+    largest_error: Number = None
+    exact_layers: list[str] = []
+    total_seconds: Seconds = 0.0
+    seconds: dict[str, Seconds] = {}
+    peak_bytes: Count | None = None
+
+
+class LayerFacts(Part):
+    """One adapted layer at step 0: Frobenius norms; `drift` is ||W' - W|| / ||W|| of the effective weight."""
+
+    name: str
+    r: Count | None = None
+    weight_norm: Number = None
+    lora_A_norm: Number = None
+    lora_B_norm: Number = None
+    lora_R_norm: Number = None
+    drift: Number = None
+
+
+class InitializationFacts(Part):
+    """The adapters before the first step.
+
+    Attributes:
+        num_trainable: parameters that train, without those of a classification head, which are `num_head`.
+        logit_change: largest absolute change of a logit, pretrained to adapted.
+        calibration: None for a method that needs none.
+        calibration_ids: indices of the training examples that calibration used.
+    """
+
+    num_trainable: Count = 0
+    num_head: Count = 0
+    logit_change: Number = None
+    calibration: CalibrationFacts | None = None
+    calibration_ids: list[Count] = []
+    layers: list[LayerFacts] = []
+
+
+class TrainingFacts(Part):
+    """What training came to; losses in nats, those of the last step."""
+
+    num_steps: Count = 0
+    num_tokens: Count = 0
+    seconds: Seconds = 0.0
+    loss: Number = None
+    eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
+
+
+class ScoreFacts(Part):
+    """One metric of one scored dataset.
+
+    Attributes:
+        metric: with lm-eval's filter behind a comma, where it has one.
+        stderr: over items; None where it is not known.
+        majority: the metric of answering every item with the most frequent class; None where that has no meaning.
+    """
+
+    task: str
+    metric: str
+    value: Number = None
+    stderr: Number = None
+    num_examples: Count = 0
+    higher_is_better: bool = True
+    majority: Number = None
+
+
+class ScoringFacts(Part):
+    """How items were scored.
+
+    Attributes:
+        truncated: scored items longer than the model takes, by dataset.
+        merged: num_items scored again with the adapter merged into the weights, and num_differing of them answered
+            differently; None where nothing can be merged.
+    """
+
+    backend: str | None = None
+    batch_size: Count | None = None
+    truncated: dict[str, Count] = {}
+    merged: dict[str, Count] | None = None
+
+
+class ErrorFacts(Part):
+    """Why a run failed or stopped, and at which step where that is known."""
+
+    type: str = "Error"
+    message: str = "unknown"
+    step: Count | None = None
+    traceback: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" + ("" if self.step is None else f" (step {self.step})")
+
+
+class FileFacts(Part):
+    """One file beside the record."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Count
