@@ -123,7 +123,7 @@ def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_d
 
 
 def test_values_of_an_experiment_are_those_of_its_file(expand):
-    rates = expand("+experiments=learning_rate", "method=hu,lora_ga")
+    rates = expand("+experiments=learning_rate", "method=hu")
     assert {run.seed for run in rates} == {100, 101}
     assert sorted({run.train.learning_rate for run in rates}) == [
         5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1,
