@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -19,10 +20,10 @@ from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
 from bench.process.redact import localised, without_secrets
-from bench.runs.aliases import renamed
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
+from bench.runs.renamed import modern
 from bench.runs.tracking import Track
 from bench.score import Scoring
 from bench.study.folders import CONF
@@ -103,7 +104,9 @@ class Run:
         if not isinstance(config, Mapping) or not isinstance(config.get("method", {}), Mapping):
             raise ConfigError("a configuration is a mapping, and so is its method; conf/config.yaml has the keys")
         try:
-            values = dict(config)
+            values, renamed = modern(config)
+            for note in renamed:
+                warnings.warn(note, stacklevel=2)
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
@@ -121,7 +124,7 @@ class Run:
             ConfigError: as `from_config`.
         """
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-        config = renamed(localised(record.config.model_dump()), tell=lambda former, now: None)
+        config, _ = modern(localised(record.config.model_dump()))
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def check(self) -> None:
@@ -189,6 +192,13 @@ class Run:
     def trains(self) -> bool:
         """Whether the method trains anything."""
         return bool(self.method.trains)
+
+    @property
+    def tags(self) -> list[str]:
+        """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
+        rank = [self.rank.name] if isinstance(self.method, AdapterMethod) else []
+        trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
+        return [self.method_name, *rank, self.task.name, self.model.name, *trained]
 
     @property
     def learning_rates(self) -> LearningRates:

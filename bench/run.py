@@ -40,7 +40,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
-        attempt.made_from(loaded, task)
+        attempt.made_from(loaded, task, cfg.checkpoint)
     start = initialize(
         loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
         cfg.svd, cfg.cache, cfg.seed, phases,

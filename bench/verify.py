@@ -21,6 +21,7 @@ from bench.process.redact import redacted
 from bench.runs.folder import RunFolder
 from bench.runs.record import (
     ALIGNMENT,
+    CHECKSUMMED,
     COMPLETED,
     CURVE,
     HASH_DIGITS,
@@ -49,7 +50,7 @@ def problems(folder: Path) -> list[str]:
     found = []
     if not RunFolder(folder.parent.parent, folder.parent.name, folder.name).is_of(record):
         found.append(f"the record is of {record.run_id}, by its name or by what its identity hashes to")
-    if record.schema_version < 4:
+    if record.schema_version < CHECKSUMMED:
         found.append(f"a record of schema {record.schema_version} has no checksums: nothing says that it is unchanged")
     found += [f"{name} is missing, or not what was written" for name in differing_files(folder, record)]
     for name in (CURVE, ALIGNMENT, OUTCOMES):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -22,16 +23,37 @@ SHORT = (
     "rank=r4",
     "train.max_steps=4",
     "train.batch_size=4",
-    "train.held_out_steps=2",
+    "train.eval_steps=2",
     "train.warmup_steps=2",
     "measure.alignment_steps=2",
-    "task.held_out_samples=8",
+    "task.eval_samples=8",
     "task.calibration_samples=8",
     "task.calibration_batch_size=4",
     "task.probe_samples=4",
     "score.limit=4",
     "track=none",
 )
+
+
+# Slow is what runs a cell, starts a process, draws, or opens a browser: `make check` leaves it out.
+SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
+SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
+SLOW_MODULES = {
+    "test_figures", "test_isolate", "test_launch", "test_notebooks", "test_parallel", "test_parallel_training",
+    "test_private", "test_report_scale",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).with_suffix("").parts
+        if SLOW_FIXTURES & {*item.fixturenames} or SLOW_FOLDERS & {*place} or place[-1] in SLOW_MODULES:
+            item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the garbage collections that each training asks for need not look at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,7 +64,7 @@ class Cell:
     def overrides(self) -> tuple[str, ...]:
         """What makes the run."""
         chosen = [] if self.stage == RUN else [f"train.learning_rate={self.rate:g}"]
-        split = ["score.split=selection"] if self.stage == SELECT else []
+        split = ["score.split=validation"] if self.stage == SELECT else []
         return (*self.group, f"seed={self.seed}", *split, *chosen)
 
 
@@ -179,7 +179,7 @@ def _contents(key: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     stage, method, r, rate, task, model = key
     record: dict[str, Any] = json.loads(_template(method).record)
     config, identity = record["config"], record["identity"]
-    split = "selection" if stage == SELECT else "test"
+    split = "validation" if stage == SELECT else "test"
     config["score"]["split"] = identity["score"]["split"] = split
     config["rank"] = {"name": f"r{r}", "r": r, "lora_alpha": 2.0 * r}
     identity["rank"] = {"r": r, "lora_alpha": 2.0 * r}
@@ -193,7 +193,7 @@ def _contents(key: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     record["run_id"], config["seed"], identity["seed"] = "<run_id>", "<seed>", "<seed>"
     (score,) = record["scores"]
     score |= {"value": "<value>", "stderr": "<stderr>"}
-    record["training"]["held_out_loss"] = "<factor>"
+    record["training"]["eval_loss"] = "<factor>"
     record["phases"]["train"]["seconds"] = "<seconds>"
     for layer in record["initialization"]["layers"]:
         layer["r"] = r
@@ -222,7 +222,7 @@ class _Template:
 @functools.cache
 def _template(method: str) -> _Template:
     (folder,) = TEMPLATES.glob(f"{method}-r8-*-s0-*")
-    curve, losses = _marked(read_rows(folder / CURVE), ("loss", "held_out_loss"), lambda row: True)
+    curve, losses = _marked(read_rows(folder / CURVE), ("loss", "eval_loss"), lambda row: True)
     rows = read_rows(folder / ALIGNMENT)
     alignment, aligned = _marked(rows, ("value",), lambda row: row["layer"] == ALL_LAYERS)
     items = tuple(read_rows(folder / OUTCOMES))

@@ -34,7 +34,7 @@ class Maker:
         self.root, self.runs = root, []
 
     def run(self, method, value=None, seed=0, stage="tuned", rate=0.01, group=(), **about):
-        """Held-out losses are (step, loss); a second of training a step, and about["init"] seconds before it."""
+        """Eval losses are (step, loss); a second of training a step, and about["init"] seconds before it."""
         model, status = about.get("model", "m"), about.get("status", "completed")
         run_id = "-".join([method, stage, str(rate), model, *group, str(seed)])
         config = {
@@ -61,7 +61,7 @@ class Maker:
         folder = self.root / "p/s" / run_id
         folder.mkdir(parents=True)
         write_record(folder, record)
-        curve = [{"step": step, "seconds": step, "held_out_loss": loss} for step, loss in about.get("losses", ())]
+        curve = [{"step": step, "seconds": step, "eval_loss": loss} for step, loss in about.get("losses", ())]
         (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_reached_is_said_and_has_no_mean(made):
         made.run("hu", 0.5, seed, losses=[(2, 3.0), (4, 1.5)])
     found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
     assert (found.text, found.estimate) == (NOT_SETTLED, None)
-    assert "does not reach the final held-out loss of HU in 1 of 2 seeds; where it does, after 80%" in found.details
+    assert "does not reach the final eval loss of HU in 1 of 2 seeds; where it does, after 80%" in found.details
     assert fewer_steps(made.study(), HU, HU).estimate == 1.0
 
 
@@ -354,7 +354,7 @@ def test_every_claim_asks_for_rows_that_its_study_sweeps():
         assert set(claim.arguments.get("widths", {})) <= set(params.get("model", "").split(","))
 
 
-def test_a_run_whose_held_out_loss_was_never_measured_is_not_asked(made):
+def test_a_run_whose_eval_loss_was_never_measured_is_not_asked(made):
     for seed in (0, 1):
         made.run("hu", 0.5, seed, losses=[(1, 2.0), (2, 1.0)])
         made.run("lora_ga", 0.5, seed, losses=[(1, None), (2, None)] if seed else [(1, 0.9), (2, 0.5)])

@@ -7,13 +7,13 @@ import pytest
 from bench.report.read.curves import reach, read_curve, smooth
 
 
-def write_curve(folder, held_out, every=10, seconds=2.0):
+def write_curve(folder, eval_losses, every=10, seconds=2.0):
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for step in range(1, every * len(held_out) + 1):
+    for step in range(1, every * len(eval_losses) + 1):
         row = {"step": step, "loss": 5.0, "tokens": 100 * step, "seconds": seconds * step}
         if step % every == 0:
-            row["held_out_loss"] = held_out[step // every - 1]
+            row["eval_loss"] = eval_losses[step // every - 1]
         rows.append(row)
     (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -50,9 +50,9 @@ def test_a_straight_line_from_infinity_is_not_drawn(tmp_path):
 
 
 def test_a_run_that_diverged_ends_infinitely_high(tmp_path):
-    assert read_curve(write_curve(tmp_path / "a", [3.0, math.inf])).final_held_out_loss == math.inf
-    assert read_curve(write_curve(tmp_path / "b", [3.0, 1.0])).final_held_out_loss == 1.0
-    assert read_curve(tmp_path / "nothing").final_held_out_loss == math.inf
+    assert read_curve(write_curve(tmp_path / "a", [3.0, math.inf])).final_eval_loss == math.inf
+    assert read_curve(write_curve(tmp_path / "b", [3.0, 1.0])).final_eval_loss == 1.0
+    assert read_curve(tmp_path / "nothing").final_eval_loss == math.inf
 
 
 def test_smoothing_keeps_both_ends():
@@ -60,8 +60,8 @@ def test_smoothing_keeps_both_ends():
 
 
 def test_older_curves_without_tokens_or_seconds_can_be_read(tmp_path):
-    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.0, "held_out_loss": 2.0}\n')
+    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.0, "eval_loss": 2.0}\n')
     curve = read_curve(tmp_path)
     assert reach(curve, 2.0).step == 1.0
     assert math.isnan(reach(curve, 2.0).seconds)
-    assert curve.held_out["loss"].tolist() == pytest.approx([2.0])
+    assert curve.evaluated["loss"].tolist() == pytest.approx([2.0])

@@ -34,15 +34,15 @@ def root(tmp_path):
 
 
 def test_train_selection_and_the_reported_split_are_read_apart(root):
-    found = dataset().load(root, {"train", "selection", "test"}, Carving(selection=4)).by_split
-    assert {split: len(rows) for split, rows in found.items()} == {"train": 16, "selection": 4, "test": 5}
+    found = dataset().load(root, {"train", "validation", "test"}, Carving(validation=4)).by_split
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 16, "validation": 4, "test": 5}
     sentences = [row["sentence"] for rows in found.values() for row in rows]
     assert len(set(sentences)) == 25
 
 
 def test_a_run_that_trains_nothing_needs_no_training_split(root):
     (root / "words" / "train.jsonl").unlink()
-    found = dataset().load(root, {"test"}, Carving(selection=4)).by_split
+    found = dataset().load(root, {"test"}, Carving(validation=4)).by_split
     assert list(found) == ["test"]
     assert dataset().content(root, {"test"}).keys() == {"test"}
 
@@ -51,7 +51,7 @@ def test_a_missing_split_is_named_with_where_to_get_it(root):
     (root / "words" / "train.jsonl").unlink()
     message = r"words has no train split: .*train\.jsonl does not exist .*huggingface\.co/datasets/nobody/words"
     with pytest.raises(ValueError, match=message):
-        dataset().load(root, {"train"}, Carving(selection=4))
+        dataset().load(root, {"train"}, Carving(validation=4))
     with pytest.raises(ValueError, match=message):
         dataset().content(root, {"train", "test"})
 
@@ -59,25 +59,25 @@ def test_a_missing_split_is_named_with_where_to_get_it(root):
 def test_an_incomplete_split_is_named_and_used(root):
     official = {"train": 30, "validation": 5}
     with pytest.warns(UserWarning, match=r"incomplete: words train: 20 of 30 rows; it is published at https"):
-        found = dataset(rows=official).load(root, {"train", "test"}, Carving(selection=4))
+        found = dataset(rows=official).load(root, {"train", "test"}, Carving(validation=4))
     assert found.incomplete == ["words train: 20 of 30 rows"]
     assert len(found.by_split["train"]) == 16
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not dataset(rows={"train": 20}).load(root, {"train", "test"}, Carving(selection=4)).incomplete
+        assert not dataset(rows={"train": 20}).load(root, {"train", "test"}, Carving(validation=4)).incomplete
 
 
 def test_a_wrong_field_name_is_named_with_what_was_expected(root):
     rows = [*rows_of(2), {"text": "x", "label": 0}]
     write(root, "validation", rows)
     with pytest.raises(ValueError, match=r"row 3 has no sentence, but label, text; expected are sentence, label"):
-        dataset().load(root, {"test"}, Carving(selection=4))
+        dataset().load(root, {"test"}, Carving(validation=4))
 
 
 def test_an_empty_split_is_refused(root):
     write(root, "validation", [])
     with pytest.raises(ValueError, match=r"validation\.jsonl is empty; it is published at"):
-        dataset().load(root, {"test"}, Carving(selection=4))
+        dataset().load(root, {"test"}, Carving(validation=4))
 
 
 @pytest.mark.parametrize(("line", "message"), [('{"a": \n', "is not JSON"), ("[1]\n", "is not a JSON object")])
@@ -99,22 +99,22 @@ def test_one_label_is_regression():
 
 def test_a_carved_split_is_fixed_disjoint_and_complete():
     train = [{"id": i} for i in range(50)]
-    carved = carve(train, Carving(selection=10), with_test=True, name="words")
-    assert carved == carve(train, Carving(selection=10), with_test=True, name="words")
-    assert {split: len(rows) for split, rows in carved.items()} == {"selection": 10, "test": 10, "train": 30}
+    carved = carve(train, Carving(validation=10), with_test=True, name="words")
+    assert carved == carve(train, Carving(validation=10), with_test=True, name="words")
+    assert {split: len(rows) for split, rows in carved.items()} == {"validation": 10, "test": 10, "train": 30}
     assert sorted(row["id"] for rows in carved.values() for row in rows) == list(range(50))
 
 
 def test_the_first_so_many_rows_remain_whole_and_selection_comes_from_the_others():
     train = [{"id": i} for i in range(50)]
-    carved = carve(train, Carving(selection=10, train=30), with_test=False, name="words")
+    carved = carve(train, Carving(validation=10, train=30), with_test=False, name="words")
     assert [row["id"] for row in carved["train"]] == list(range(30))
-    assert all(row["id"] >= 30 for row in carved["selection"])
+    assert all(row["id"] >= 30 for row in carved["validation"])
 
 
 def test_sampled_rows_are_another_choice_that_is_always_the_same():
     train = [{"id": i} for i in range(50)]
-    carving = Carving(selection=10, train=30, sampling="random")
+    carving = Carving(validation=10, train=30, sampling="random")
     drawn = [row["id"] for row in carve(train, carving, with_test=False, name="words")["train"]]
     assert drawn == [row["id"] for row in carve(train, carving, with_test=False, name="words")["train"]]
     assert len(set(drawn)) == 30
@@ -122,24 +122,24 @@ def test_sampled_rows_are_another_choice_that_is_always_the_same():
 
 
 def test_where_few_rows_are_left_over_selection_is_taken_from_those_trained_on():
-    carved = carve([{"id": i} for i in range(50)], Carving(selection=10, train=45), with_test=False, name="words")
-    assert len(carved["selection"]) == 10
-    assert not {row["id"] for row in carved["train"]} & {row["id"] for row in carved["selection"]}
+    carved = carve([{"id": i} for i in range(50)], Carving(validation=10, train=45), with_test=False, name="words")
+    assert len(carved["validation"]) == 10
+    assert not {row["id"] for row in carved["train"]} & {row["id"] for row in carved["validation"]}
 
 
 def test_a_selection_split_larger_than_train_is_refused():
-    with pytest.raises(ValueError, match="selection_samples=3 leaves nothing of 3 training rows of words"):
-        carve([{}] * 3, Carving(selection=3), with_test=False, name="words")
+    with pytest.raises(ValueError, match="validation_samples=3 leaves nothing of 3 training rows of words"):
+        carve([{}] * 3, Carving(validation=3), with_test=False, name="words")
 
 
 def test_without_a_reported_split_one_is_carved(root):
-    found = dataset(test=None).load(root, {"train", "test"}, Carving(selection=4)).by_split
+    found = dataset(test=None).load(root, {"train", "test"}, Carving(validation=4)).by_split
     assert {split: len(rows) for split, rows in found.items()} == {"train": 12, "test": 4}
 
 
 def test_a_dataset_that_is_only_scored_cannot_be_trained_on(root):
     with pytest.raises(ValueError, match="words has no train split; it can be scored, not trained on"):
-        dataset(train=None).load(root, {"train"}, Carving(selection=4))
+        dataset(train=None).load(root, {"train"}, Carving(validation=4))
 
 
 def test_the_content_of_a_local_folder_is_its_bytes_whatever_it_is_called(root, tmp_path_factory):
@@ -163,7 +163,7 @@ def test_several_subsets_of_the_hub_follow_one_another(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     hub = HubDataset("nobody/words", ("a", "b"), "abc")
-    found = dataset(hub=hub).load(None, {"test"}, Carving(selection=1)).by_split["test"]
+    found = dataset(hub=hub).load(None, {"test"}, Carving(validation=1)).by_split["test"]
     assert [row["sentence"] for row in found] == ["a", "a", "b", "b"]
     assert asked == [("nobody/words", "a", "abc", "validation"), ("nobody/words", "b", "abc", "validation")]
 

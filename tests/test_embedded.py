@@ -21,7 +21,7 @@ def asked(item):
 def test_splits_are_disjoint_and_no_item_occurs_twice(name):
     splits = items.splits(name)
     everything = [asked(item) for rows in splits.values() for item in rows]
-    assert set(splits) == {"train", "selection", "test"}
+    assert set(splits) == {"train", "validation", "test"}
     assert len(everything) == len(set(everything))
 
 
@@ -35,10 +35,10 @@ def test_a_fact_is_asked_in_one_split_only():
             found.add((name, row["choices"][row["label"]]))
         return found
 
-    values = {split: facts(split) for split in ("train", "selection", "test")}
+    values = {split: facts(split) for split in ("train", "validation", "test")}
     # A creature's kind, home, food and colour have no value in common, so that a pair names one fact.
     assert not values["train"] & values["test"]
-    assert not values["selection"] & values["test"]
+    assert not values["validation"] & values["test"]
 
 
 def test_the_gold_choice_is_the_creatures_property():
@@ -104,8 +104,8 @@ def test_the_shipped_checkpoint_has_the_loss_its_recipe_says():
 
     recipe = json.loads((CHECKPOINT / "recipe.json").read_text())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
-    loss = pretrain.held_out_loss(model.eval(), pretrain.Recipe(), tokenizer)
-    assert loss == pytest.approx(recipe["held_out_loss"], abs=1e-4)
+    loss = pretrain.eval_loss(model.eval(), pretrain.Recipe(), tokenizer)
+    assert loss == pytest.approx(recipe["eval_loss"], abs=1e-4)
 
 
 def test_no_adapted_projection_is_square():

@@ -46,7 +46,7 @@ def write_run(
         "layers": [{"name": name} for name in LAYERS],
         "calibration": {"total_seconds": 1.0, "peak_bytes": 3 * 2**20},
     }
-    record.training = {"num_steps": 3, "held_out_loss": losses[-1]} if trained else {}
+    record.training = {"num_steps": 3, "eval_loss": losses[-1]} if trained else {}
     record.phases = {
         "initialise": {"seconds": init, "peak_bytes": 2 * 2**20},
         "train": {"seconds": 6.0, "peak_bytes": 2**22},
@@ -57,7 +57,7 @@ def write_run(
     write_record(folder, record)
     if trained and status == "completed":
         curve = [
-            {"step": n, "loss": one, "held_out_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
+            {"step": n, "loss": one, "eval_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
             for n, one in enumerate(losses, 1)
         ]
         (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
@@ -152,10 +152,10 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
 def test_convergence_holds_mean_and_range_over_seeds_against_steps_tokens_and_seconds(tmp_path):
     write_run(tmp_path, "hu", 0, losses=(3.0, 2.0, 1.0), init=0.5)
     write_run(tmp_path, "hu", 1, losses=(5.0, 4.0, 3.0), init=1.5)
-    row = next(r for r in read_csv(drawn(tmp_path)[1] / "convergence.csv") if r["loss"] == "held_out")
+    row = next(r for r in read_csv(drawn(tmp_path)[1] / "convergence.csv") if r["loss"] == "eval")
     # seconds: 2 of training, 1 of calibration, 0.5 or 1.5 of factorisation
     assert row == {
-        "method": "hu", "cell": "HU", "loss": "held_out", "step": "1", "tokens": "100", "seconds": "4", "mean": "4",
+        "method": "hu", "cell": "HU", "loss": "eval", "step": "1", "tokens": "100", "seconds": "4", "mean": "4",
         "low": "3", "high": "5", "n": "2",
     }  # fmt: skip
 
@@ -189,8 +189,8 @@ def test_the_loss_of_an_encoder_is_not_one_per_token(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_not_drawn(tmp_path):
     write_run(tmp_path, "hu", losses=(3.0, float("inf"), float("nan")))
-    held_out = [r for r in read_csv(drawn(tmp_path)[1] / "convergence.csv") if r["loss"] == "held_out"]
-    assert [(row["step"], row["mean"]) for row in held_out] == [("1", "3")]
+    evaluated = [r for r in read_csv(drawn(tmp_path)[1] / "convergence.csv") if r["loss"] == "eval"]
+    assert [(row["step"], row["mean"]) for row in evaluated] == [("1", "3")]
 
 
 def test_the_target_is_what_loras_median_seed_came_to(tmp_path):
@@ -399,7 +399,7 @@ def test_methods_of_one_label_are_told_apart(tmp_path):
         record.label = "GA"
         write_record(path, record)
     rows = read_csv(drawn(tmp_path)[1] / "convergence.csv")
-    last = {row["method"]: row["mean"] for row in rows if row["loss"] == "held_out" and row["step"] == "2"}
+    last = {row["method"]: row["mean"] for row in rows if row["loss"] == "eval" and row["step"] == "2"}
     assert last == {"lora_ga": "1", "lora_ga_peft": "2"}
 
 

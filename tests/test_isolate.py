@@ -79,7 +79,7 @@ def test_children_are_stopped_and_none_is_started_any_more():
 def test_a_sweep_in_processes_that_is_stopped_leaves_checkpoints_and_goes_on(tmp_path):
     """Its processes are stopped with it, each with a checkpoint, and the same command ends what they began."""
     short = [text for text in SHORT if not text.startswith(("train.max_steps", "measure"))]
-    longer = ["train.max_steps=30", "train.held_out_steps=0", "measure=none"]
+    longer = ["train.max_steps=30", "train.eval_steps=0", "measure=none"]
     apart = ["launch=process", "hydra.launcher.jobs=2", f"results_dir={tmp_path}", "study=mine"]
     sweep = [sys.executable, "-m", "bench.run", "-m", "method=hu", "seed=0,1", *short, *longer, *apart]
     running = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -107,7 +107,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
     assert done.returncode == 1
     assert by_status[FAILED].run_id in done.stderr.splitlines()[-2]  # the last two lines: what failed, and how to again
     assert by_status[COMPLETED].run_id not in done.stderr
-    assert f"{by_status[COMPLETED].run_id}: held-out loss" in done.stdout
+    assert f"{by_status[COMPLETED].run_id}: eval loss" in done.stdout
     assert {r.environment.hardware.num_threads for r in by_status.values()} == {1}  # as the tests' environment
 
 

@@ -69,10 +69,10 @@ def test_the_row_of_a_run_has_its_scores_seconds_and_reason(staged):
     assert refused.reason == "pissa needs W in float32"
 
 
-def test_a_run_that_was_not_scored_shows_its_held_out_loss(staged):
+def test_a_run_that_was_not_scored_shows_its_eval_loss(staged):
     _, record = staged.members[0]
     record.scores = []
-    assert by_id(staged)[record.run_id].scores == (("held-out loss", "1.000"),)
+    assert by_id(staged)[record.run_id].scores == (("eval loss", "1.000"),)
 
 
 def test_the_page_holds_all_that_it_shows_and_asks_for_nothing(staged, tmp_path):
@@ -125,7 +125,7 @@ def test_a_study_without_a_plan_shows_its_records(tmp_path):
         ["method=hu", "method.distribution=gaussian", "rank=r4", "rank.lora_alpha=3", "train.learning_rate=3e-05"],
         ["method=lora_ga", "method.gamma=8", "svd.tolerance=0.01", "task.calibration_samples=5", "seed=7"],
         ["method=full_ft", "train.max_grad_norm=0.5", "task.train_samples=null", "measure=none"],
-        ["method=none", "score.limit=3", "score.split=selection"],
+        ["method=none", "score.limit=3", "score.split=validation"],
         ["method=lora_xs", "model.target_modules=[q_proj,v_proj]", "adapter.use_dora=false", "train.max_steps=5"],
     ],
     ids=lambda overrides: overrides[0],

@@ -96,7 +96,7 @@ def test_its_table_of_models_has_every_model_under_its_kind(compose):
 
 def test_the_page_of_results_has_every_part_of_a_record_and_every_measure_that_a_study_has():
     parts = {name for cells in rows_after("| part of", RESULTS) for name in re.findall(r"`(\w+)`", cells[0])}
-    assert parts == set(Record.__dataclass_fields__) - {"run_id", "schema_version"}
+    assert parts == set(Record.model_fields) - {"run_id", "schema_version"}
     measures = {name for cells in rows_after("| measure |", RESULTS) for name in re.findall(r"`(\w+)`", cells[0])}
     recorded = pd.read_csv(ROOT / "results" / "demo" / "figures" / "alignment.csv")
     assert set(recorded["measure"]) <= measures

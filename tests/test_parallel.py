@@ -67,7 +67,7 @@ def test_alone_every_function_is_what_it_would_be_without_the_module():
 
 
 RUN = [
-    "method=lora_ga", "rank=r4", "train.max_steps=4", "train.held_out_steps=2", "measure.alignment_steps=2",
+    "method=lora_ga", "rank=r4", "train.max_steps=4", "train.eval_steps=2", "measure.alignment_steps=2",
     "score.limit=4", "track=none", "task.calibration_samples=12", "task.calibration_batch_size=5", "study=two",
 ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_a_run_under_torchrun_leaves_one_record_and_the_losses_of_a_run_without(
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     (folder,) = [path for path in (tmp_path / "two" / "two").iterdir() if not path.name.startswith(".")]
-    alone, cell = run_cell(*RUN, "train.batch_size=16", "train.warmup_steps=10", "task.held_out_samples=64")
+    alone, cell = run_cell(*RUN, "train.batch_size=16", "train.warmup_steps=10", "task.eval_samples=64")
     two = read_record(folder)
     losses = [[row["loss"] for row in read_rows(path / CURVE)] for path in (folder, cell.path)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -33,10 +33,10 @@ def alone():
 @pytest.mark.parametrize("key", LAID, ids=" ".join)
 def test_two_processes_have_the_losses_of_one(results, alone, key):
     two, one = results[0][key], alone[key[1]]
-    for measure in ("loss", "grad_norm", "held_out_loss"):
+    for measure in ("loss", "grad_norm", "eval_loss"):
         assert two[measure] == pytest.approx(one[measure], rel=1e-4), measure
     assert len(two["loss"]) == 4
-    assert len(two["held_out_loss"]) == 2
+    assert len(two["eval_loss"]) == 2
 
 
 @pytest.mark.parametrize("key", LAID, ids=" ".join)
@@ -62,7 +62,7 @@ def test_two_processes_go_on_from_a_checkpoint_to_the_bit(results, how, name):
     for result in results:
         once, again = result[how, "resumed", name]
         assert again["loss"] == once["loss"]
-        assert again["held_out_loss"] == once["held_out_loss"]
+        assert again["eval_loss"] == once["eval_loss"]
         assert all(torch.equal(once["weights"][key], again["weights"][key]) for key in once["weights"])
 
 
@@ -122,14 +122,14 @@ def test_how_a_model_is_laid_over_processes_is_no_part_of_a_run(compose_run):
     assert "parallel" not in runs[0].identity["train"]
 
 
-def test_the_held_out_loss_is_the_mean_over_examples_of_their_batch(monkeypatch):
+def test_the_eval_loss_is_the_mean_over_examples_of_their_batch(monkeypatch):
     from bench.tasks.examples import Example
 
-    held_out = [Example([1] * length, [-100] + [1] * (length - 1)) for length in (3, 5, 2)]
+    examples = [Example([1] * length, [-100] + [1] * (length - 1)) for length in (3, 5, 2)]
 
     def loss(examples):
         counted = sum(len(example.labels) - 1 for example in examples)
         return torch.tensor(float(sum((len(e.labels) - 1) ** 2 for e in examples)) / counted), torch.tensor(counted)
 
     # Two batches: lengths 2 and 4, (4 + 16) / 6; then 1 alone. Weighed by two examples and one.
-    assert losses.held_out_loss(held_out, 2, loss) == pytest.approx((2 * 20 / 6 + 1) / 3)
+    assert losses.eval_loss(examples, 2, loss) == pytest.approx((2 * 20 / 6 + 1) / 3)

@@ -8,7 +8,8 @@ from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
 from bench.plan.overview import overview as overview_of
-from bench.runs.folder import RunFolder, held
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
 from bench.study.plan_file import RUN, PlannedRun
 
@@ -178,7 +179,7 @@ def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     found = selection(make, (0.1, 0.2, 0.9))
     assert found.edges == ("lora_ga (method=lora_ga; upper end, 0.01)",)
     assert "best rate at the edge: lora_ga" in summary.text(found)
-    assert "`python -m bench.run -m +experiments=mine hydra.sweeper.extend=4` adds points" in summary.text(found)
+    assert "+experiments=mine hydra.sweeper.extend=4 adds points" in summary.text(found)
 
 
 def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):

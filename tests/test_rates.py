@@ -11,7 +11,7 @@ def a_record(rate, seed, value=None, status="completed", higher=True, scores=Non
     record = make_record(f"r{rate}-{seed}", status, "LoRA", config, {}, {})
     one = {"task": "t", "metric": "acc", "value": value, "higher_is_better": higher}
     record.scores = scores if scores is not None else ([] if value is None else [one])
-    record.training = {"held_out_loss": loss}
+    record.training = {"eval_loss": loss}
     return record
 
 
@@ -80,9 +80,9 @@ def test_several_datasets_are_judged_by_the_mean_of_their_first_metrics():
     assert found.metric == "mean of 2 first metrics"
 
 
-def test_what_scores_nothing_is_judged_by_its_held_out_loss():
+def test_what_scores_nothing_is_judged_by_its_eval_loss():
     found = select((), [a_record(1e-2, 100, loss=0.5), a_record(1e-1, 100, loss=0.7)])
-    assert (found.metric, found.higher_is_better, found.best.learning_rate) == ("held_out_loss", False, 1e-2)
+    assert (found.metric, found.higher_is_better, found.best.learning_rate) == ("eval_loss", False, 1e-2)
 
 
 def test_metrics_of_both_directions_cannot_choose():

@@ -53,7 +53,7 @@ def write_run(
     )
     count = 0 if method == "none" else 1000
     record.initialization = {"num_trainable": count, "num_head": 0, "calibration": {"total_seconds": 1.0}}
-    record.training = {} if method == "none" else {"num_steps": 3, "held_out_loss": 1.0}
+    record.training = {} if method == "none" else {"num_steps": 3, "eval_loss": 1.0}
     record.phases = {"calibrate": {"seconds": 0.01}, "initialise": {"seconds": 0.5}, "train": {"seconds": 7.0 + seed}}
     record.scores = [a_score(value, stderr=stderr)] if scores is None else scores
     digest = zlib.crc32(json.dumps([task, model, settings, rate], sort_keys=True).encode())
@@ -66,7 +66,7 @@ def write_run(
         text = "".join(json.dumps(row) + "\n" for row in items)
         (folder / "outcomes.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     if method != "none":
-        rows = [{"step": step, "loss": 3.0 / step, "held_out_loss": 3.0 / step} for step in (1, 2, 3)]
+        rows = [{"step": step, "loss": 3.0 / step, "eval_loss": 3.0 / step} for step in (1, 2, 3)]
         (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         measures = [("cosine", 0.5), ("captured_energy", 0.3)]
         aligned = [{"step": s, "layer": "all", "measure": m, "value": v} for s in (0, 2) for m, v in measures]
@@ -339,7 +339,7 @@ def test_all_tables_are_the_same_bytes_in_any_order_of_runs(tmp_path):
 
 
 def staged(root):
-    """Two methods: three rates each on the selection split, tuned, and lora_ga also as published."""
+    """Two methods: three rates each on the validation split, tuned, and lora_ga also as published."""
     runs = []
 
     def run(stage, method, seed, rate, value, **about):
@@ -371,7 +371,7 @@ def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):
 
 def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(tmp_path):
     text = write_tables(staged(tmp_path), tmp_path / "tables")
-    assert "Learning rates: the best of 3 a row on the selection split" in text
+    assert "Learning rates: the best of 3 a row on the validation split" in text
     assert (
         "a better one may lie beyond: LORA_GA upper; `python -m bench.run -m +experiments=study hydra.sweeper.extend=4`"
         in text
@@ -419,7 +419,7 @@ def write_staged(root):
     """One method over three rates in the selection stage, one of them tuned, and one record of no stage."""
     plan = []
     for rate, value in ((0.01, 0.2), (0.1, 0.6), (1.0, 0.1)):
-        folder = write_run(root, "hu", 100, value, settings={"score": {"split": "selection"}, "rate": rate})
+        folder = write_run(root, "hu", 100, value, settings={"score": {"split": "validation"}, "rate": rate})
         plan.append(("select", folder, rate))
     plan.append(("tuned", write_run(root, "hu", 0, 0.5, settings={"rate": 0.1}), 0.1))
     write_run(root, "hu", 7, 0.9, settings={"rate": 9.0})

@@ -27,7 +27,7 @@ def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None,
             identity={},
             environment={},
             initialization={"num_trainable": 100 if trained else 0, "num_head": num_head},
-            training={"num_steps": 3, "held_out_loss": 1.5 + seed} if trained else {},
+            training={"num_steps": 3, "eval_loss": 1.5 + seed} if trained else {},
             scores=scores,
             data=data or {},
             scoring=scoring or {},
@@ -308,14 +308,14 @@ def test_where_there_is_nothing_to_say_the_note_stands_alone_under_the_table(tmp
     assert len(text.split("\n\n")) == 2
 
 
-def test_without_scores_the_table_shows_the_held_out_loss(tmp_path):
+def test_without_scores_the_table_shows_the_eval_loss(tmp_path):
     cells = [cell("Pretrained", []), cell("A", [], [])]
     table = summary(study(*cells))
-    assert list(table["held-out loss"]) == ["–", "2.000 [0.000, 8.353]"]
-    assert "Held-out loss in nats." in markdown(tmp_path, *cells)
+    assert list(table["eval loss"]) == ["–", "2.000 [0.000, 8.353]"]
+    assert "Eval loss in nats." in markdown(tmp_path, *cells)
     frame = numbers(study(*cells))
-    assert (frame["metric"][0], frame["mean"][0], len(frame)) == ("held_out_loss", 2.0, 1)
-    assert "held-out loss" not in summary(study(cell("A", [score(0.5)])))
+    assert (frame["metric"][0], frame["mean"][0], len(frame)) == ("eval_loss", 2.0, 1)
+    assert "eval loss" not in summary(study(cell("A", [score(0.5)])))
 
 
 def test_counts_stay_whole_numbers_in_the_csv_beside_missing_ones(tmp_path):
@@ -326,7 +326,7 @@ def test_counts_stay_whole_numbers_in_the_csv_beside_missing_ones(tmp_path):
 def test_a_run_scored_and_one_that_is_not_do_not_mix_scores_and_losses():
     table = summary(study(cell("A", [score(0.5)]), cell("B", [])))
     assert table["sst2 acc %"][1] == "–"
-    assert "held-out loss" not in table
+    assert "eval loss" not in table
 
 
 def test_the_scale_of_a_metric_does_not_depend_on_its_filter():

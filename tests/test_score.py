@@ -17,7 +17,7 @@ from bench.score import Scoring, check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer
 
-CHECKPOINT = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
+CHECKPOINT = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 SETTINGS = {
     "split": "test",
     "limit": 8,

@@ -12,7 +12,7 @@ from bench.sweep import expansion as stages
 from bench.sweep.expansion import Expansion
 
 STAGES = {
-    "select": {"rate": "grid", "seed": 100, "score.split": "selection"},
+    "select": {"rate": "grid", "seed": 100, "score.split": "validation"},
     "tuned": {"rate": "tuned", "seed": "0,1"},
     "shared": {"rate": "shared", "seed": 0},
     "published": {"rate": "published", "seed": 0},
@@ -80,7 +80,7 @@ def test_the_grid_gives_every_method_as_many_rates_around_its_own_centre(records
 
 def test_a_cell_has_the_stages_settings_and_its_rate_on_its_command_line(records):
     cell = next(expansion(["+experiments=e"]).cells("select"))
-    wanted = ("+experiments=e", "method=hu", "seed=100", "score.split=selection", "train.learning_rate=0.003")
+    wanted = ("+experiments=e", "method=hu", "seed=100", "score.split=validation", "train.learning_rate=0.003")
     assert cell.all_overrides == wanted
 
 

@@ -1,12 +1,15 @@
 import json
+import os
+import socket
 import time
 
 import pytest
 from test_record import RUN_ID, a_record, finished
 
 from bench import status
-from bench.runs.folder import RunFolder, held
-from bench.runs.lease import Lease, machine
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
+from bench.runs.lease import Lease
 from bench.runs.record import FAILED, INTERRUPTED, WEIGHTS
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, write_plan
@@ -22,11 +25,12 @@ def plan(root, *run_ids, experiment="demo"):
     write_plan(root / "study", StudyPlan(experiment, (RUN,), runs))
 
 
-def lease(folder, number=1, **told):
+def lease(folder, host="node7", pid=12, beat=None, progress=None):
     folder.workspace.mkdir(parents=True, exist_ok=True)
-    content = {"owner": "o", "machine": "elsewhere", "host": "node7", "pid": 12, "since": time.time() - 100,
-               "beat": time.time(), "beats": 3, "progress": {}}  # fmt: skip
-    (folder.workspace / f"lease.{number}").write_text(json.dumps(content | told))
+    marker = folder.workspace / "lease"
+    marker.write_text(f"filelock/2\npid={pid}\nhost={host}\nmode=lease\ntoken=another\nduration=60.0\n")
+    os.utime(marker, None if beat is None else (beat, beat))
+    (folder.workspace / "progress.json").write_text(json.dumps({"since": time.time() - 100, **(progress or {})}))
 
 
 def main(capsys, root, *arguments):
@@ -37,11 +41,11 @@ def main(capsys, root, *arguments):
 
 def test_each_state_is_told_from_the_others(tmp_path, folder):
     assert state(folder).name == NEW
-    with held(folder, 60, wait=False) as workspace:
+    with held(folder, 60, wait=False) as attempt:
         assert state(folder).name == RUNNING
-        workspace.interrupt(a_record(INTERRUPTED))
+        attempt.interrupt(a_record(INTERRUPTED))
     assert state(folder).name == INTERRUPTED
-    lease(folder, machine=machine(), pid=2**22 + 1)
+    lease(folder, host=socket.gethostname(), pid=2**22 + 1)
     assert state(folder).name == STALE
     for path in folder.workspace.iterdir():
         path.unlink()
@@ -85,10 +89,10 @@ def test_it_says_where_a_run_is_since_when_and_how_far(tmp_path, folder, capsys)
 def test_it_says_why_a_run_failed_and_how_to_do_it_again(tmp_path, capsys):
     plan(tmp_path, RUN_ID, "hu-other")
     folder = RunFolder(tmp_path, "study", RUN_ID)
-    with held(folder, 60, wait=False) as workspace:
+    with held(folder, 60, wait=False) as attempt:
         record = a_record(FAILED)
         record.error = {"type": "DivergedError", "message": "the loss is nan", "step": 7, "traceback": ""}
-        workspace.close(record)
+        attempt.close(record)
     code, printed = main(capsys, tmp_path)
     assert code == 0
     assert f"{RUN_ID}: DivergedError: the loss is nan (step 7)" in printed

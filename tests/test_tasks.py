@@ -25,7 +25,7 @@ EMBEDDED = ("gsm_tiny", "commonsense_tiny", "glue_tiny")
 
 
 Encoded = namedtuple("Encoded", "input_ids")
-TINY_LLAMA = Path(__file__).parents[1] / "bench" / "embedded" / "tiny_llama"
+TINY_LLAMA = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 
 
 def model_at(path, **settings):
@@ -101,12 +101,14 @@ def test_gsm8k_is_lm_evals_own_task_over_local_files(compose_run, loaded, gsm8k_
     assert len(prepared.train) == 100
 
 
-def test_scoring_the_selection_split_does_not_touch_test(compose_run, loaded):
+def test_scoring_the_validation_split_does_not_touch_test(compose_run, loaded):
     task = compose_run().task
-    found = {split: task.prepare(loaded, 0, split).evaluations["gsm_tiny"].eval_docs for split in ("selection", "test")}
+    found = {
+        split: task.prepare(loaded, 0, split).evaluations["gsm_tiny"].eval_docs for split in ("validation", "test")
+    }
     asked = {split: set(docs["question"]) for split, docs in found.items()}
-    assert len(asked["selection"]) == 200
-    assert not asked["selection"] & asked["test"]
+    assert len(asked["validation"]) == 200
+    assert not asked["validation"] & asked["test"]
 
 
 def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, loaded):
@@ -149,7 +151,7 @@ def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tok
     encoded = []
     monkeypatch.setattr(source, "_sources", {})
     monkeypatch.setattr(source, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
-    few = ("task.selection_samples=50", "task.calibration_samples=20")
+    few = ("task.validation_samples=50", "task.calibration_samples=20")
     task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *few).task
     first = task.prepare(loaded, 0, "test")
     assert len(encoded) == 300
@@ -172,10 +174,10 @@ def test_what_is_kept_is_bounded(compose_run, loaded, gsm8k_folder, monkeypatch)
     monkeypatch.setattr(source, "_sources", {})
     monkeypatch.setattr(source, "MOST_SOURCES", 1)
     for samples in (50, 60):
-        settings = (f"task.selection_samples={samples}", "task.calibration_samples=20")
+        settings = (f"task.validation_samples={samples}", "task.calibration_samples=20")
         compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *settings).task.prepare(loaded, 0, "test")
     (kept,) = source._sources.values()
-    assert len(kept.rows["selection"]) == 60  # the older has gone
+    assert len(kept.rows["validation"]) == 60  # the older has gone
 
 
 def test_a_target_that_would_join_the_prompt_in_a_token_is_encoded_apart(tokenizer):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -11,43 +12,45 @@ import wandb
 from records import make_record
 
 from bench.runs.record import COMPLETED, FAILED
-from bench.runs.tracking import Track, Tracker, tags
+from bench.runs.tracking import Track, Tracker
 from bench.train.probe import Row
 
 SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0.1, "num_examples": 4}
 KEY = "0123456789abcdef" * 2 + "01234567"
 
 
-def a_config(method="hu.Hu", name="hu", learning_rate=0.01, **others):
+def a_config(**others):
     return {
         "seed": 3,
-        "method": {"name": name, "_target_": f"bench.methods.{method}"},
-        "rank": {"name": "r8"},
-        "task": {"name": "gsm_tiny"},
         "model": {"name": "tiny_llama", "path": "tiny_llama"},
-        "train": {"learning_rate": learning_rate},
+        "train": {"learning_rate": 0.01},
         **others,
     }
+
+
+def a_tracker(folder, mode="offline", config=None, wandb_id=None, **others):
+    about = {"run_id": "hu-1", "study": "study", "trains": True, "tags": ["hu", "r8", "hu"], **others}
+    return Tracker(Track(mode, "p"), folder, wandb_id or uuid.uuid4().hex, config=config or a_config(), **about)
 
 
 def a_record(status=COMPLETED):
     record = make_record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
     record.initialization = {"num_trainable": 12, "num_head": 0, "logit_change": 0.5, "calibration": None}
-    record.training = {"loss": 1.0, "held_out_loss": 2.5}
+    record.training = {"loss": 1.0, "eval_loss": 2.5}
     record.phases = {"train": {"seconds": 4.5, "peak_bytes": 7}}
     return record
 
 
 @pytest.fixture(autouse=True)
 def nothing_lost(monkeypatch):
-    monkeypatch.setattr("bench.runs.tracking._lost", set())
+    monkeypatch.setattr("bench.runs.tracking._failed", set())
 
 
-def tracked(folder, status=COMPLETED, config=None, record=None, mode="offline"):
-    with Tracker(Track(mode, "p"), folder, "hu-1", "study", config or a_config()) as tracker:
+def tracked(folder, status=COMPLETED, record=None, **about):
+    with a_tracker(folder, **about) as tracker:
         tracker.log({}, [Row(0, "all", "cosine", 0.5), Row(0, "layers.0.q_proj", "cosine", 0.1)])
-        for step, held_out_loss in ((1, 2.0), (2, 2.5)):
-            row = {"step": step, "loss": 3.0 - step, "held_out_loss": held_out_loss, "tokens": 10 * step}
+        for step, eval_loss in ((1, 2.0), (2, 2.5)):
+            row = {"step": step, "loss": 3.0 - step, "eval_loss": eval_loss, "tokens": 10 * step}
             tracker.log(row, [Row(step, "all", "cosine", None)])
         tracker.finish(record or a_record(status))
     return tracker.sync_path
@@ -84,34 +87,34 @@ def test_an_offline_run_holds_the_curve_and_the_alignment_of_all_layers_by_step(
 
 
 def test_a_run_carries_its_study_as_group_and_its_axes_as_tags_and_configuration(tmp_path):
-    folder = tracked(tmp_path)
+    folder = tracked(tmp_path, tags=["hu", "m" * 100, "hu"])
     (run,) = of_type(folder, "run")
     assert (run["run_group"], run["job_type"]) == ("study", "train")
-    assert run["tags"] == ["hu", "r8", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]
+    assert run["tags"] == ["hu", "m" * 64]  # W&B refuses a longer one
     config = whole(folder)["config"]
-    assert (config["seed"], config["rank"]["name"], config["train"]["learning_rate"]) == (3, "r8", 0.01)
+    assert (config["seed"], config["train"]["learning_rate"]) == (3, 0.01)
 
 
-def test_an_untrained_run_is_a_score_and_has_no_axis_that_it_ignores(tmp_path):
-    config = a_config("none.NoTraining", "none", None)
-    (run,) = of_type(tracked(tmp_path, config=config), "run")
+@pytest.mark.parametrize(
+    ("method", "tags"),
+    [
+        ("hu", ["hu", "r8", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]),
+        ("full_ft", ["full_ft", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]),
+        ("none", ["none", "gsm_tiny", "tiny_llama"]),
+    ],
+)
+def test_the_tags_of_a_run_are_the_axes_that_apply_to_it(compose_run, method, tags):
+    assert compose_run(f"method={method}", "rank=r8", "seed=3", "train.learning_rate=0.01").tags == tags
+
+
+def test_an_untrained_run_is_of_job_type_score(tmp_path):
+    (run,) = of_type(tracked(tmp_path, trains=False), "run")
     assert run["job_type"] == "score"
-    assert run["tags"] == ["none", "gsm_tiny", "tiny_llama"]
-
-
-def test_full_fine_tuning_has_no_rank_among_its_tags():
-    assert tags(a_config("full_ft.FullFT", "full_ft", 2e-5)) == [
-        "full_ft", "gsm_tiny", "tiny_llama", "seed 3", "lr 2e-05",
-    ]  # fmt: skip
-
-
-def test_a_tag_is_no_longer_than_wandb_takes():
-    assert max(map(len, tags(a_config(name="m" * 100)))) == 64
 
 
 def test_curves_and_alignment_are_drawn_against_the_training_step(tmp_path):
     metrics = {m.get("name") or m["glob_name"]: m for m in of_type(tracked(tmp_path), "metric")}
-    for name in ("train/*", "alignment/*", "train/held_out_loss", "train/tokens"):
+    for name in ("train/*", "alignment/*", "train/eval_loss", "train/tokens"):
         assert metrics[name]["step_metric"] == "train/step"
     hidden = {name for name, metric in metrics.items() if metric["options"].get("hidden")}
     assert hidden == {"train/step", "train/tokens", "train/seconds"}
@@ -127,7 +130,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp
         "final/loss": 1.0,
         "final/eval_loss": 2.5,
         "seconds/train": 4.5,
-        "train/held_out_loss": {"min": 2.0, "last": 2.5},
+        "train/eval_loss": {"min": 2.0, "last": 2.5},
     }
     assert {key: summary[key] for key in expected} == expected
 
@@ -147,17 +150,11 @@ def test_no_folder_no_key_and_no_host_is_sent(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_HOST", "a-host-of-mine")
     monkeypatch.setenv("WANDB_USERNAME", "a-user-of-mine")
     local = {"results_dir": "/home/someone/results", "cache": {"dir": "/home/someone"}, "data": {"root": "data/mine"}}
-    config = a_config(
-        **local, model={"name": "local", "path": "/home/someone/llama"}, task={"name": "t", "x": ["/a/b"]}
-    )
+    config = a_config(**local, model={"name": "x", "path": "/home/someone/llama"}, task={"x": ["/a/b"]})
     folder = tracked(tmp_path, config=config)
     (sent,) = folder.glob("*.wandb")
-    found = [
-        text
-        for text in ("/home/someone", "data/mine", "/a/b", str(tmp_path), KEY, "a-host-of-mine", "a-user-of-mine")
-        if text.encode() in sent.read_bytes()
-    ]
-    assert found == []
+    local_texts = ("/home/someone", "data/mine", "/a/b", str(tmp_path), KEY, "a-host-of-mine", "a-user-of-mine")
+    assert [text for text in local_texts if text.encode() in sent.read_bytes()] == []
     assert not list(folder.glob("files/*"))
     assert whole(folder)["config"]["model"]["path"] == "llama"
 
@@ -199,14 +196,14 @@ CHILD = """
 import json, os, sys, time, warnings
 sys.path.insert(0, {tests!r})
 import test_track
-from bench import track
-track.INIT_TIMEOUT, track.FINISH_TIMEOUT = 2.0, 2.0
+from bench.runs import tracking
+tracking.INIT_TIMEOUT, tracking.FINISH_TIMEOUT = 2.0, 2.0
 port, server, signal, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), test_track.Path(sys.argv[4])
 os.environ |= dict(WANDB_BASE_URL=f"http://127.0.0.1:{{port}}", WANDB_API_KEY=test_track.KEY)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     begun = time.monotonic()
-    with track.Tracker(track.Track("online", "p"), folder, "hu-1", "study", test_track.a_config()) as tracker:
+    with test_track.a_tracker(folder, mode="online") as tracker:
         online = tracker.sync_path is None
         if signal:
             os.kill(server, signal)
@@ -228,23 +225,11 @@ print(json.dumps(dict(online=online, paths=[str(tracker.sync_path), str(second)]
 )
 def test_a_server_that_is_lost_costs_a_bounded_wait_and_the_rows_are_kept(tmp_path, server, sent, began_online):
     here = Path(__file__).parent
-    serving = subprocess.Popen(
-        [sys.executable, str(here / "wandb_server.py"), server],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    serve = [sys.executable, str(here / "wandb_server.py"), server]
+    serving = subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        port = serving.stdout.readline().strip()
-        child = [
-            sys.executable,
-            "-c",
-            CHILD.format(tests=str(here)),
-            port,
-            str(serving.pid),
-            str(int(sent)),
-            str(tmp_path),
-        ]
+        given = [serving.stdout.readline().strip(), str(serving.pid), str(int(sent)), str(tmp_path)]
+        child = [sys.executable, "-c", CHILD.format(tests=str(here)), *given]
         done = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL)
     finally:
         serving.kill()
@@ -264,7 +249,7 @@ def test_a_server_that_is_lost_costs_a_bounded_wait_and_the_rows_are_kept(tmp_pa
 def test_a_run_that_is_resumed_goes_on_under_the_same_id(tmp_path):
     names = []
     for step in (1, 2):
-        with Tracker(Track("offline", "p"), tmp_path, "hu-1", "study", a_config(), wandb_id="a1b2c3") as tracker:
+        with a_tracker(tmp_path, wandb_id="a1b2c3") as tracker:
             tracker.log({"step": step, "loss": 1.0}, [])
         names.append(tracker.sync_path.name)
         time.sleep(1.1)  # W&B names the folder by the second
@@ -276,7 +261,7 @@ def test_a_resumed_run_asks_the_server_for_the_same_run(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(wandb, "init", lambda **given: (seen.append(given), 1 / 0))
     with pytest.warns(UserWarning, match="W&B"):
-        Tracker(Track("online", "p"), tmp_path, "hu-1", "study", a_config(), wandb_id="a1b2c3")
+        a_tracker(tmp_path, mode="online", wandb_id="a1b2c3")
     online, offline = seen
     assert (online["mode"], online["id"], online["resume"]) == ("online", "a1b2c3", "allow")
     assert (offline["mode"], offline["id"], "resume" in offline) == ("offline", "a1b2c3", False)
@@ -314,7 +299,7 @@ def test_two_runs_in_one_process_do_not_mix(tmp_path):
 
 
 def test_track_none_writes_nothing(tmp_path):
-    with Tracker(Track("none", "p"), tmp_path / "study", "hu-1", "study", {}) as tracker:
+    with a_tracker(tmp_path / "study", mode="none") as tracker:
         tracker.log({"step": 1, "loss": 1.0}, [])
         tracker.finish(a_record())
     assert tracker.sync_path is None

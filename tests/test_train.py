@@ -26,10 +26,10 @@ def test_a_longer_budget_starts_with_the_shorter_one():
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_curve_has_one_row_a_step_with_the_loss_of_the_drawn_batch(run_cell, accumulation):
     overrides = [f"train.gradient_accumulation_steps={accumulation}", f"train.batch_size={4 // accumulation}"]
-    _, folder = run_cell("method=hu", "train.max_steps=4", "train.held_out_steps=2", *overrides)
+    _, folder = run_cell("method=hu", "train.max_steps=4", "train.eval_steps=2", *overrides)
     rows = folder.rows("curve.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert [("held_out_loss" in row) for row in rows] == [False, True, False, True]
+    assert [("eval_loss" in row) for row in rows] == [False, True, False, True]
     assert all(later["tokens"] > row["tokens"] for row, later in itertools.pairwise(rows))
     # The schedule's warm-up starts at zero: the first two losses are of the untouched model.
     assert rows[0]["learning_rate"] == 0.0

@@ -27,7 +27,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 SETTINGS = {
     "max_steps": 4, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
     "lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
-    "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "held_out_steps": 2, "precision": "fp32",
+    "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "eval_steps": 2, "precision": "fp32",
 }  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def trained(case, how, logbook=None):
     calibration = [collate(data[20:24], PAD), collate(data[24:28], PAD)]
     targets = PROJECTIONS if case.kind == "causal" else None
     begun = start(case.model(), case.method, Rank("r2", 2, 4), targets, calibration, options=case.options)
-    # Seven held-out examples: the last batch is uneven, and its last pair is one example.
-    task = SimpleNamespace(train=data[:20], held_out=data[30:37], pad_token_id=PAD)
+    # Seven validation examples: the last batch is uneven, and its last pair is one example.
+    task = SimpleNamespace(train=data[:20], eval_examples=data[30:37], pad_token_id=PAD)
     batch = collate(data[40:44], PAD)
     probe = AlignmentProbe(Measure(alignment_steps=2), begun.layers, begun.factors, begun.weight_norms, batch)
     ratio = case.options and case.options.loraplus_lr_ratio
@@ -121,7 +121,7 @@ def trained(case, how, logbook=None):
     return {
         "loss": [row["loss"] for row in logbook.rows],
         "grad_norm": [float(row["grad_norm"]) for row in logbook.rows],
-        "held_out_loss": [row["held_out_loss"] for row in logbook.rows if "held_out_loss" in row],
+        "eval_loss": [row["eval_loss"] for row in logbook.rows if "eval_loss" in row],
         "alignment": logbook.alignment,
         "weights": {name: p.detach().clone() for name, p in begun.model.named_parameters()},
     }

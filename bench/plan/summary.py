@@ -28,11 +28,11 @@ def text(found: Overview) -> str:
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
-    if any("sizes" in source for source in found.sources):
-        lines.append("From sizes: every example as long as task.max_length and every answer as long as allowed, so "
-                     "mostly too high; activations and speed are guessed (bench/plan/estimate).")  # fmt: skip
-    more = f"`python -m bench.run -m +experiments={found.study} hydra.sweeper.extend=4` adds points"
-    lines += [f"best rate at the edge: {edge}; {more}" for edge in found.edges]
+    if any("size on" in source for source in found.sources):
+        lines.append(_BOUNDS)
+    lines += [
+        f"best rate at the edge: {edge}; {found.command} hydra.sweeper.extend=4 adds points" for edge in found.edges
+    ]
     return "\n".join([*lines, "", f"start: {found.command}"])
 
 
@@ -62,6 +62,10 @@ _NOTES = {
     "recorded": "recorded, a result without its weights, such as a committed one; done again",
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }
+_BOUNDS = (
+    "From the model's size every example counts as task.max_length tokens and every answer as the longest allowed, so "
+    "these hours are mostly too high; records of finished runs replace them."
+)
 _COUNTS = ("cells", "runs", "done", "to_do", "failed", "recorded", "waiting", "refused")
 
 
@@ -101,7 +105,7 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
 
 def _checked(planned: PlannedRun, run: Run | None) -> Entry:
     """Refuses also what only a model's layers tell."""
-    from bench.plan.estimate import refusal
+    from bench.plan.size import refusal
 
     reason = None if run is None else refusal(run)
     return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)

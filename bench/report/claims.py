@@ -32,7 +32,7 @@ _NO_ANSWER = "no answer"
 _NOTE = (
     "Yes or no: the whole interval lies on one side; else not settled. Intervals of scores are 95 %, paired by seed "
     "and by the items that both methods answered; of steps over seeds; of learning rates what the grid resolves. Every "
-    "method is at the best learning rate of its own grid, chosen on the selection split."
+    "method is at the best learning rate of its own grid, chosen on the validation split."
 )
 
 

@@ -86,7 +86,7 @@ def completed(cfg: Run, result: Result) -> Record:
             num_tokens=training.num_tokens,
             seconds=training.seconds,
             loss=training.curve[-1]["loss"],
-            eval_loss=training.held_out_loss,
+            eval_loss=training.eval_loss,
         )
     record.scores = [ScoreFacts(**asdict(score)) for score in result.scored.scores]
     record.scoring = ScoringFacts(

@@ -37,9 +37,11 @@ from bench.runs.record_parts import (
     ScoringFacts,
     TrainingFacts,
 )
+from bench.runs.renamed import modern_row
 
-SCHEMA_VERSION = 4
-READABLE = (3, 4)  # 3 has no checksums: it is reported, and never taken for a finished run
+SCHEMA_VERSION = 5  # which has other names for what 4 holds (bench.runs.renamed)
+CHECKSUMMED = 4  # records of schema 3 have no checksums: they are reported, and never taken for a finished run
+READABLE = (3, 4, 5)
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 MOST_BYTES = 2**30  # of rows in one file, unpacked: a small packed file may hold any number
@@ -136,7 +138,7 @@ def read_record(folder: Path) -> Record:
         if schema not in READABLE:
             known = ", ".join(map(str, READABLE))
             raise CorruptRecordError(f"{path}: schema {str(schema)[:20]!r}, this version reads {known}")
-        if schema >= 4 and content.pop("checksum") != _checksum(content):
+        if schema >= CHECKSUMMED and content.pop("checksum") != _checksum(content):
             raise CorruptRecordError(f"{path}: changed since it was written: its checksum is another")
         return Record.model_validate(content)
     except CorruptRecordError:
@@ -222,7 +224,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         CorruptRecordError: the file is torn.
     """
-    return parse_rows(path, lambda text: [json.loads(line) for line in text.splitlines()])
+    return parse_rows(path, lambda text: [modern_row(json.loads(line)) for line in text.splitlines()])
 
 
 def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.runs.renamed import HASHED_SPLITS
 from bench.tasks import ScoreSplit
 
 
@@ -16,7 +17,7 @@ class Scoring:
     """The `score` key of the configuration.
 
     Attributes:
-        split: test, or selection for choosing a learning rate.
+        split: test, or validation, which is carved out of train, for choosing a learning rate.
         limit: score the first so many items of each task only; None for all.
         batch_size: prompts at a time, at most; fixed, because it can move scores. Halved, with a warning, where memory
             does not suffice; the record has the size that was used.
@@ -34,7 +35,8 @@ class Scoring:
 
     def identity(self) -> dict[str, Any]:
         """What of this can change a score."""
-        return {name: getattr(self, name) for name in ("split", "limit", "batch_size", "backend")}
+        named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
+        return {"split": HASHED_SPLITS[self.split]} | named
 
 
 @plain_dataclass(frozen=True)

@@ -15,11 +15,11 @@ from bench.process.files import write_whole
 from bench.runs.names import is_name
 from bench.runs.record import (
     ALIGNMENT,
+    CHECKSUMMED,
     CURVE,
     HASH_DIGITS,
     OUTCOMES,
     RECORD,
-    SCHEMA_VERSION,
     WEIGHTS,
     describe_files,
     read_record,
@@ -61,7 +61,7 @@ def _compact_run(run: Path, keeps_rows: bool) -> None:
             if (run / name).is_file():
                 _pack(run / f"{name}.gz", (run / name).read_bytes())
                 gone.append(name)
-    if record.schema_version < SCHEMA_VERSION:  # it names no files
+    if record.schema_version < CHECKSUMMED:  # it names no files
         content = json.loads((run / RECORD).read_text(encoding="utf-8"))
         write_whole(run / RECORD, json.dumps(content, separators=(",", ":")) + "\n")
     else:

@@ -1,4 +1,4 @@
-"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the selection split.
+"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the validation split.
 
 A choice sees the records of the selection stage only. It is made for each group (method, rank, task, model) alone,
 from a grid of the same size for every method: the rate with the best mean over seeds, of equal ones the smaller; a
@@ -21,7 +21,7 @@ from bench.runs.record_parts import ScoreFacts
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 # Means of equal scores differ in the last bit with their number; far below one item of any test set.
 ROUNDING = 1e-9
-HELD_OUT_LOSS = "held_out_loss"
+EVAL_LOSS = "eval_loss"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Selection:
     """The learning rates of one group, ascending, and which was best.
 
     Attributes:
-        metric: what `values` are: a metric's name, "mean of 3 first metrics", or held_out_loss.
+        metric: what `values` are: a metric's name, "mean of 3 first metrics", or eval_loss.
     """
 
     group: tuple[str, ...]
@@ -130,7 +130,7 @@ def _first_metrics(record: Record) -> list[ScoreFacts]:
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:
     scores = next((_first_metrics(record) for record in records if record.scores), [])
     if not scores:
-        return HELD_OUT_LOSS, False
+        return EVAL_LOSS, False
     directions = {score.higher_is_better for score in scores}
     if len(directions) > 1:
         names = ", ".join(f"{score.task} {score.metric}" for score in scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from bench.runs.aliases import renamed
+from bench.runs.renamed import modern
 from bench.study.folders import CONF, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
@@ -73,8 +74,11 @@ def _renamed(text: str) -> str:
     key = left.lstrip("+~")
     if text.startswith("-") or not key:
         return text
-    ((now, given),) = renamed({key: value}).items()
-    return f"{left[: -len(key)]}{now}{equals}{given}"
+    found, notes = modern({key: value})
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    ((key, value),) = found.items()
+    return f"{left[: -len(left.lstrip('+~'))]}{key}{equals}{value}"
 
 
 def keys_of(values: Any, above: str = "") -> Iterator[str]:

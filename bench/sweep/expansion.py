@@ -1,4 +1,4 @@
-"""Sweeps in stages: learning rates are chosen on the selection split, then the test split is scored at the chosen ones.
+"""Sweeps in stages: learning rates are chosen on the validation split, then the test split is scored at those.
 
 An experiment's hydra.sweeper has `params`, the axes common to all stages (their product gives the rows of the study's
 table), `rates` (each method's grid of learning rates), and `stages`, in order; conf/protocol/standard.yaml explains

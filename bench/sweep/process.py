@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from bench.process.signals import SIGNALS, InterruptedRunError, listening
+from bench.process.signals import PARENT, SIGNALS, InterruptedRunError, listening
 from bench.runs import assemble, job
-from bench.runs.folder import RunFolder, held
-from bench.runs.lease import PARENT
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
 from bench.sweep.guard import POSITION
 
@@ -170,9 +170,9 @@ def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> Non
     hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
     error = KilledError(f"the process was killed by {name}{hint}; it goes on from its checkpoint when it is retried")
     job.failures.append(cfg.run_id)
-    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as workspace:
-        if workspace is not None and not folder.done:
-            workspace.close(assemble.failed(cfg, error, ""))
+    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as attempt:
+        if attempt is not None and not folder.done:
+            attempt.close(assemble.failed(cfg, error, ""))
     job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from bench.runs.aliases import renamed
+from bench.runs.renamed import modern
 from bench.study.folders import EXPERIMENTS as GROUP
 from bench.study.folders import experiments_folder
 from bench.sweep.arguments import OF_EXPERIMENTS, keys_of, names_code
@@ -51,11 +52,13 @@ class ExperimentsSource(ConfigSource):
                 f"experiments: {config_path} sets {named[0]}; an experiment names code by method._target_ only, and of "
                 f"hydra it sets {', '.join(OF_EXPERIMENTS)}"
             )
-        defaults = values.get("defaults") if isinstance(values, dict) else None
-        if placed := [str(entry) for entry in defaults or [] if "@" in str(entry)]:  # into another node, as hydra's
+        defaults = (values or {}).get("defaults") or []
+        if placed := [str(entry) for entry in defaults if "@" in str(entry)]:  # into another node, as hydra's
             raise ConfigCompositionException(f"experiments: {config_path}: its defaults have no @: {placed[0][:80]}")
-        config = OmegaConf.create(renamed(values) if isinstance(values, dict) else values)
-        return ConfigResult(self.provider, self.full_path(), config, header={"package": "_global_"})
+        values, notes = modern(values or {})
+        for note in notes:
+            warnings.warn(f"{config_path}: {note}", stacklevel=1)
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), {"package": "_global_"})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The names in a group."""

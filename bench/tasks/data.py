@@ -17,13 +17,14 @@ from pydantic.dataclasses import dataclass
 
 from bench.process.hashes import file_sha256, values_sha256
 from bench.process.hub import ask
+from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
 
 Row = dict[str, Any]
 Rows = list[Row]
 STRICT = ConfigDict(extra="forbid")
 # Carved splits are the same for every run and every method.
-SELECTION_SEED, TEST_SEED, SAMPLE_SEED = 20260103, 20260104, 20260105
+VALIDATION_SEED, TEST_SEED, SAMPLE_SEED = 20260103, 20260104, 20260105
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,12 +62,12 @@ class Carving:
     """How many rows of train go where.
 
     Attributes:
-        selection: rows for choosing learning rates and held-out loss, and of a test split where there is none.
+        validation: rows for choosing learning rates and eval loss, and of a test split where there is none.
         train: rows trained on; None for all that are left.
         sampling: whether those are the first ones or drawn by a fixed seed.
     """
 
-    selection: int
+    validation: int
     train: int | None = None
     sampling: Literal["first", "random"] = "first"
 
@@ -114,11 +115,11 @@ class Dataset:
         return {use: file_sha256(path) for use, path in paths.items()}
 
     def load(self, data_root: Path | None, uses: Collection[str], carving: Carving) -> LoadedRows:
-        """The rows of train, selection and test, as far as they are used.
+        """The rows of train, validation and test, as far as they are used.
 
         Args:
             data_root: a local folder to read instead of the Hub.
-            uses: of train, selection and test.
+            uses: of train, validation and test.
 
         Raises:
             ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.
@@ -129,7 +130,7 @@ class Dataset:
             found = splits(self.folder)
             train = _first(found["train"], carving) if "train" in uses else found["train"]
             return LoadedRows({k: v for k, v in (found | {"train": train}).items() if k in uses})
-        carved = {"train", "selection"} | ({"test"} if self.splits.test is None else set())
+        carved = {"train", "validation"} | ({"test"} if self.splits.test is None else set())
         rows: dict[str, Rows] = {}
         incomplete = []
         if carved & set(uses):
@@ -221,7 +222,7 @@ def read_jsonl(path: Path) -> Rows:
 
 
 def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str, Rows]:
-    """Train, selection and, where the dataset has none, test: disjoint, drawn by fixed seeds, in file order.
+    """Train, validation and, where the dataset has none, test: disjoint, drawn by fixed seeds, in file order.
 
     Where only some rows are trained on, the others are carved first, so that the first so many remain whole.
 
@@ -231,16 +232,16 @@ def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str
     asked = _sampled(range(len(train)), carving)
     rows: dict[str, Rows] = {}
     left = set(range(len(train)))
-    seeds = {"selection": SELECTION_SEED} | ({"test": TEST_SEED} if with_test else {})
+    seeds = {"validation": VALIDATION_SEED} | ({"test": TEST_SEED} if with_test else {})
     for split, seed in seeds.items():
         spare = sorted(left - asked) if len(asked) < len(train) else []
-        pool = spare if len(spare) >= carving.selection else sorted(left)
-        if carving.selection >= len(left):
+        pool = spare if len(spare) >= carving.validation else sorted(left)
+        if carving.validation >= len(left):
             raise ValueError(
-                f"task.selection_samples={carving.selection} leaves nothing of {len(train)} training rows of {name}; "
+                f"task.validation_samples={carving.validation} leaves nothing of {len(train)} training rows of {name}; "
                 "take fewer"
             )
-        drawn = set(random.Random(seed).sample(pool, carving.selection))
+        drawn = set(random.Random(seed).sample(pool, carving.validation))
         rows[split] = [train[index] for index in sorted(drawn)]
         left -= drawn
     return rows | {"train": [train[index] for index in sorted(left & asked)]}
@@ -263,4 +264,4 @@ def _first(rows: Rows, carving: Carving) -> Rows:
 def _embedded_sha256(name: str) -> str:
     from bench.model.embedded.items import splits
 
-    return values_sha256(splits(name))
+    return values_sha256(as_hashed(splits(name)))

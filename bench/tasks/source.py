@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.process.hashes import tokenizer_sha256, values_sha256
+from bench.runs.renamed import as_hashed
 from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, Row, Rows
 from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
@@ -62,7 +63,7 @@ class Source:
             self.dataset.classification.label(row)
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
-        """The examples of train and selection, in order; made once a process for one tokenizer."""
+        """The examples of train and validation, in order; made once a process for one tokenizer."""
         key = (tokenizer_sha256(tokenizer), kind, limit)
         if None in key:
             return self._encode(tokenizer, kind, limit)
@@ -71,7 +72,7 @@ class Source:
         return self._encoded[key]
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
-        return {split: self._encode_split(split, tokenizer, kind, limit) for split in ("train", "selection")}
+        return {split: self._encode_split(split, tokenizer, kind, limit) for split in ("train", "validation")}
 
     def _encode_split(self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> list[Example]:
         if kind == "encoder":
@@ -135,14 +136,14 @@ def of_dataset(
     Raises:
         ValueError: as `Dataset.load`.
     """
-    published = {"train", *uses} if uses & {"train", "selection"} else uses
-    content = dataset.content(data_root, published - {"selection"} if dataset.splits.test else {"train"})
+    published = {"train", *uses} if uses & {"train", "validation"} else uses
+    content = dataset.content(data_root, published - {"validation"} if dataset.splits.test else {"train"})
     key = values_sha256([name, asdict(dataset), template, content, sorted(uses), asdict(carving)])
     if key not in _sources:
         loaded = dataset.load(data_root, uses, carving)
         definition = dataset.definitions[template]
         _sources[key] = Source(
-            name, dataset, definition, loaded.by_split, loaded.incomplete, values_sha256(loaded.by_split)
+            name, dataset, definition, loaded.by_split, loaded.incomplete, values_sha256(as_hashed(loaded.by_split))
         )
         while len(_sources) > MOST_SOURCES:
             del _sources[next(iter(_sources))]

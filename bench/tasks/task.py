@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
+from bench.runs.renamed import as_hashed
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.examples import Example, collate
 from bench.tasks.source import Source, of_dataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
     from bench.tasks.definition import InMemoryTask
 
-ScoreSplit = Literal["test", "selection"]
+ScoreSplit = Literal["test", "validation"]
 
 
 @plain_dataclass(frozen=True)
@@ -32,11 +33,11 @@ class PreparedTask:
 
     Attributes:
         train: the training examples, in file order; the order of training is drawn in bench.train.
-        held_out: examples of the selection split, for the loss at intervals.
+        eval_examples: examples of the validation split on which the eval loss is computed.
         calibration: batches of training examples, for the methods that ask for statistics.
         calibration_ids: which training examples those are.
         calibration_checkpointing: as the task says.
-        probe: one batch of selection examples for the alignment measures; its first half gives the gradient
+        probe: one batch of validation examples for the alignment measures; its first half gives the gradient
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
         pad_token_id: what fills a batch.
@@ -48,7 +49,7 @@ class PreparedTask:
     """
 
     train: list[Example]
-    held_out: list[Example]
+    eval_examples: list[Example]
     calibration: list[dict[str, torch.Tensor]]
     calibration_ids: list[int]
     calibration_checkpointing: bool
@@ -78,13 +79,13 @@ class Task:
         max_length: training examples of more tokens are left out, or cut for models that read the prompt with an
             encoder; counted either way. The model's own limit holds, too.
         num_fewshot: solved examples before each prompt in scoring; 0 makes scoring and training prompts equal.
-        selection_samples: rows of train set apart, by a fixed seed, for choosing learning rates and held-out loss.
-        held_out_samples: of those, how many the held-out loss is computed on.
+        validation_samples: rows of train set apart, by a fixed seed, for choosing learning rates and eval loss.
+        eval_samples: of those, how many the eval loss is computed on.
         calibration_samples: training examples that methods may see before training.
         calibration_batch_size: examples a backward pass; the gradient is the mean over batches.
         calibration_seed: draws those examples; None: the run's seed does.
         calibration_checkpointing: a backward pass computes each block's activations twice instead of keeping them.
-        probe_samples: selection examples in each of the two gradient estimates of the alignment measures.
+        probe_samples: validation examples in each of the two gradient estimates of the alignment measures.
     """
 
     name: str
@@ -97,8 +98,8 @@ class Task:
     data_root: Path | None
     max_length: PositiveInt
     num_fewshot: NonNegativeInt
-    selection_samples: PositiveInt
-    held_out_samples: PositiveInt
+    validation_samples: PositiveInt
+    eval_samples: PositiveInt
     calibration_samples: PositiveInt
     calibration_batch_size: PositiveInt
     calibration_seed: NonNegativeInt | None
@@ -152,7 +153,7 @@ class Task:
         """Which splits of which dataset a run reads."""
         uses: dict[str, set[str]] = {}
         for name in self.train if trains else ():
-            uses.setdefault(name, set()).update(("train", "selection"))
+            uses.setdefault(name, set()).update(("train", "validation"))
         for name in self.score:
             uses.setdefault(name, set()).add(score_split)
             if self.num_fewshot:
@@ -171,8 +172,8 @@ class Task:
         for name, uses in self._uses(trains, score_split).items():
             dataset = self.datasets[name]
             definition = {"definition": dataset.definitions[self.template]}
-            content[name] = definition | {"content": dataset.content(self.data_root, uses)}
-        return settings | ({"train": self.train} if trains else {}) | {"datasets": content}
+            content[name] = definition | {"content": as_hashed(dataset.content(self.data_root, uses))}
+        return as_hashed(settings) | ({"train": self.train} if trains else {}) | {"datasets": content}
 
     def prepare(self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True) -> PreparedTask:
         """Loads, encodes and draws.
@@ -187,7 +188,7 @@ class Task:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
         """
         self.check(loaded.kind)
-        carving = Carving(self.selection_samples, self.train_samples, self.train_sampling)
+        carving = Carving(self.validation_samples, self.train_samples, self.train_sampling)
         sources = {
             name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
             for name, uses in self._uses(trains, score_split).items()
@@ -202,14 +203,14 @@ class Task:
         pad = loaded.tokenizer.pad_token_id
         return PreparedTask(
             train=learned.train,
-            held_out=learned.held_out[: self.held_out_samples],
+            eval_examples=learned.validation[: self.eval_samples],
             calibration=[
                 collate([learned.train[i] for i in ids[start : start + self.calibration_batch_size]], pad)
                 for start in range(0, len(ids), self.calibration_batch_size)
             ],
             calibration_ids=ids,
             calibration_checkpointing=self.calibration_checkpointing,
-            probe=collate([learned.held_out[i] for i in probe_ids], pad) if trains else {},
+            probe=collate([learned.validation[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
             pad_token_id=pad,
             num_dropped=learned.num_dropped,
@@ -220,10 +221,10 @@ class Task:
         )
 
     def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> _Learned:
-        """Training and held-out examples, and how many were left out and cut."""
+        """Training and validation examples, and how many were left out and cut."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
         train: list[Example] = []
-        selection: list[list[Example]] = []
+        by_dataset: list[list[Example]] = []
         num_dropped = num_truncated = 0
         for name in self.train:
             encoded = sources[name].encoded(loaded.tokenizer, loaded.kind, limit)
@@ -231,7 +232,7 @@ class Task:
             num_dropped += len(encoded["train"]) - len(kept["train"])
             num_truncated += sum(example.truncated for example in kept["train"])
             train += kept["train"]
-            selection.append(kept["selection"])
+            by_dataset.append(kept["validation"])
         for number, what in ((num_dropped, "left out"), (num_truncated, "cut")):
             if number:
                 total = len(train) + num_dropped
@@ -240,12 +241,12 @@ class Task:
                     f"{what} (task.max_length={self.max_length})",
                     stacklevel=3,
                 )
-        # Datasets take turns, so that a short held-out set holds all of them.
-        held_out = [example for turn in zip(*selection, strict=False) for example in turn]
-        return _Learned(train, held_out, num_dropped, num_truncated)
+        # Datasets take turns, so that a short validation split holds all of them.
+        validation = [example for turn in zip(*by_dataset, strict=False) for example in turn]
+        return _Learned(train, validation, num_dropped, num_truncated)
 
     def _draw(self, learned: _Learned, seed: int) -> tuple[list[int], list[int]]:
-        """Which training examples calibrate, and which held-out ones are probed."""
+        """Which training examples calibrate, and which validation examples are probed."""
         if len(learned.train) < self.calibration_samples:
             raise ValueError(
                 f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(learned.train)} "
@@ -253,7 +254,7 @@ class Task:
             )
         drawn_by = seed if self.calibration_seed is None else self.calibration_seed
         calibration = _drawn(len(learned.train), self.calibration_samples, rng.stream(drawn_by, "calibration"))
-        return calibration, _drawn(len(learned.held_out), 2 * self.probe_samples, rng.stream(seed, "probe"))
+        return calibration, _drawn(len(learned.validation), 2 * self.probe_samples, rng.stream(seed, "probe"))
 
     def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
         """How many scored items occur in what is trained on."""
@@ -270,7 +271,7 @@ class Task:
 
 
 _OF_TRAINING = tuple(
-    "datasets data_root train train_samples train_sampling max_length held_out_samples probe_samples "
+    "datasets data_root train train_samples train_sampling max_length eval_samples probe_samples "
     "calibration_samples calibration_batch_size calibration_seed calibration_checkpointing".split()
 )
 
@@ -280,7 +281,7 @@ class _Learned:
     """What training reads."""
 
     train: list[Example]
-    held_out: list[Example]
+    validation: list[Example]
     num_dropped: int
     num_truncated: int
 

@@ -92,7 +92,7 @@ class Journal(TrainerCallback):
         seconds = self.seconds
         self._flush()
         self.close()
-        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["held_out_loss"], self._carried)
+        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["eval_loss"], self._carried)
 
     def close(self) -> None:
         """Ends the bar, also of a run that failed."""
@@ -129,10 +129,10 @@ class Journal(TrainerCallback):
         return bool(flags[0]), bool(flags[1])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """One row when the step's loss is known; the held-out loss joins the row of its step."""
+        """One row when the step's loss is known; the eval loss joins the row of its step."""
         logs = kwargs["logs"]
         if "eval_loss" in logs:
-            self.curve[-1]["held_out_loss"] = logs["eval_loss"]
+            self.curve[-1]["eval_loss"] = logs["eval_loss"]
         if "loss" not in logs:
             return
         row: Row = {

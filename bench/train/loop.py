@@ -47,8 +47,8 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
         use_cpu=not torch.cuda.is_available(),
         bf16=settings.precision == "bf16",
         train_sampling_strategy="sequential",
-        eval_strategy="steps" if settings.held_out_steps else "no",
-        eval_steps=settings.held_out_steps or None,
+        eval_strategy="steps" if settings.eval_steps else "no",
+        eval_steps=settings.eval_steps or None,
         prediction_loss_only=True,
         logging_strategy="steps",
         logging_steps=1,
@@ -89,7 +89,7 @@ class BenchTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=examples,
-            eval_dataset=task.held_out,
+            eval_dataset=task.eval_examples,
             data_collator=lambda batch: collate(batch, task.pad_token_id),
             callbacks=[journal],
         )
@@ -143,7 +143,7 @@ class BenchTrainer(Trainer):
         """The library's, which fills up a batch with other examples to share it; several processes have their own."""
         if ranks.size() == 1:
             return super().evaluation_loop(*args, **kwargs)
-        model, held_out = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
+        model, examples = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
         model.eval()
 
         def loss(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -151,9 +151,9 @@ class BenchTrainer(Trainer):
             with self.compute_loss_context_manager():
                 return model(**batch).loss, num_learned(batch["labels"]).sum()
 
-        found = losses.held_out_loss(held_out, self.args.eval_batch_size * ranks.size(), loss)
+        found = losses.eval_loss(examples, self.args.eval_batch_size * ranks.size(), loss)
         sharding.reshard(model)
-        return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(held_out))
+        return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(examples))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What trains, and nothing else of the model."""

@@ -37,7 +37,7 @@ def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) 
 
 
 @torch.no_grad()
-def held_out_loss(
+def eval_loss(
     examples: Sequence[Example], batch_size: int, loss: Callable[[Sequence[Example]], tuple[Tensor, Tensor]]
 ) -> float:
     """As one process takes it: the mean over examples of their batch's loss; the processes share each batch.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.runs.renamed import as_hashed
+
 if TYPE_CHECKING:
     from bench.runs.checkpoint import Checkpoint, Checkpoints
     from bench.train.probe import Row as AlignmentRow
@@ -56,7 +58,7 @@ class Train:
     Attributes:
         learning_rate: the schedule's peak; None only for a method that trains nothing.
         batch_size: examples a backward pass; an optimiser step sees gradient_accumulation_steps of them.
-        held_out_steps: interval of the held-out loss; 0 takes it at the end only.
+        eval_steps: interval of the eval loss; 0 takes it at the end only.
         precision: fp32, or bf16 autocast over float32 masters.
         parallel: of several processes, each holds the whole model (ddp) or a share of it (fsdp).
     """
@@ -72,13 +74,13 @@ class Train:
     adam_beta2: NonNegativeFloat
     adam_epsilon: PositiveFloat
     max_grad_norm: PositiveFloat
-    held_out_steps: NonNegativeInt
+    eval_steps: NonNegativeInt
     precision: Literal["fp32", "bf16"]
     parallel: Literal["ddp", "fsdp"] = "ddp"
 
     def identity(self) -> dict[str, Any]:
         """What of this can change a run's numbers."""
-        return {key: value for key, value in asdict(self).items() if key != "parallel"}
+        return as_hashed({key: value for key, value in asdict(self).items() if key != "parallel"})
 
     def first_learning_rate(self, examples_a_batch: int | None = None) -> float:
         """The schedule's first value above zero.
@@ -99,15 +101,15 @@ class Training:
     """What training leaves behind.
 
     Attributes:
-        curve: one row a step: step, loss, learning_rate, grad_norm, tokens, seconds; held_out_loss where taken.
+        curve: one row a step: step, loss, learning_rate, grad_norm, tokens, seconds; eval_loss where taken.
         seconds: wall time of the loop without the alignment measures.
         num_tokens: label and prompt tokens seen, padding not counted.
-        held_out_loss: after the last step, nats a token.
+        eval_loss: after the last step, nats a token.
         carried_seconds: wall time, measures included, of an earlier attempt that this one has resumed.
     """
 
     curve: list[Row]
     seconds: float
     num_tokens: int
-    held_out_loss: float
+    eval_loss: float
     carried_seconds: float = 0.0

@@ -41,7 +41,7 @@ def train(
     """Fine-tunes whatever of the model requires a gradient.
 
     Args:
-        task: its training examples, drawn in the order of `order`, and its held-out examples.
+        task: its training examples, drawn in the order of `order`, and its validation examples.
         settings: budget, batch, schedule, optimiser.
         loraplus_lr_ratio: learning rate of B over that of A; None: one rate for all.
         seed: the run's.
@@ -73,7 +73,7 @@ def train(
             trainer.train(resume_from_checkpoint=None if found is None else str(found.path))
             if journal.interrupted:
                 signals.stop()
-            if "held_out_loss" not in journal.curve[-1]:
+            if "eval_loss" not in journal.curve[-1]:
                 trainer.evaluate()
             laid.finish()
             return journal.finish()

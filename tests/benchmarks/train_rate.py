@@ -1,7 +1,7 @@
 """Tokens a second of training: a run of the suite, measures off, against PEFT and transformers.Trainer as they come.
 
 Both take the same examples in the same order, the same TrainingArguments and the same LoRA (r = 8, B = 0), without
-held-out losses. The plain side's one callback reads the clock. Counted from the end of the first step to that of the
+eval losses. The plain side's one callback reads the clock. Counted from the end of the first step to that of the
 last: what Trainer sets up, and the pages that the first step touches, would hide a difference between two short runs.
 """
 
@@ -21,7 +21,7 @@ from shape import LLAMA_21M, TARGET_MODULES, Shape
 from table import Goal, Report, Row
 
 NAME = "train_rate"
-CELL = ("method=hu", "rank=r8", "task=gsm_tiny", "measure=none", "train.held_out_steps=0", "score.limit=2")
+CELL = ("method=hu", "rank=r8", "task=gsm_tiny", "measure=none", "train.eval_steps=0", "score.limit=2")
 STEPS = {"tiny_llama": 90, "llama_21m": 10}
 GOAL = Goal(1.0, at_least=True)
 

@@ -38,7 +38,7 @@ def a_record(run_id, method="hu", label=None, rank="r8", task="t", model="m", se
         record.error = {"type": "RuntimeError", "message": error, "step": 7, "traceback": ""}
         return record
     record.initialization = {"num_trainable": 100, "num_head": 0}
-    record.training = {"num_steps": 90, "held_out_loss": 1.0}
+    record.training = {"num_steps": 90, "eval_loss": 1.0}
     about = {"task": task, "stderr": 0.01, "num_examples": 10, "higher_is_better": True, "majority": None}
     record.scores = [{"metric": "acc", "value": value} | about, {"metric": "f1", "value": float("nan")} | about]
     return record

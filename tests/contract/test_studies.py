@@ -133,7 +133,7 @@ def test_a_published_stage_has_a_rate_for_every_method_that_trains(study):
 
 def test_learning_rates_are_chosen_on_other_rows_and_under_other_seeds_than_what_is_reported(study):
     reported = [run for stage, runs in study.runs.items() if stage != SELECT for run in runs]
-    assert {run.score.split for run in study.runs[SELECT]} == {"selection"}
+    assert {run.score.split for run in study.runs[SELECT]} == {"validation"}
     assert {run.score.split for run in reported} <= {"test"}
     seeds = {stage: _seeds(cells) for stage, cells in study.cells.items()}
     assert not seeds.pop(SELECT) & set(chain.from_iterable(seeds.values()))

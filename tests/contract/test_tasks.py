@@ -182,11 +182,11 @@ def test_every_task_takes_datasets_by_their_files_and_can_probe_what_it_holds_ou
         assert dataset == DATASETS[name]
         assert task.template in dataset.definitions
     assert all(task.datasets[name].splits.train for name in task.train)
-    assert 2 * task.probe_samples <= task.selection_samples * len(task.train)
+    assert 2 * task.probe_samples <= task.validation_samples * len(task.train)
     assert task.calibration_samples % task.calibration_batch_size == 0
     for name in task.train:
         num_train = task.datasets[name].rows.get("train", 4000)  # as many as embedded tasks have
-        assert 2 * task.selection_samples < num_train
+        assert 2 * task.validation_samples < num_train
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def model(compose_run):
 @pytest.mark.filterwarnings("ignore")  # that these splits are short, and train and test the same
 @pytest.mark.parametrize("choice", [choice for choice in TASKS if not choice.endswith("_tiny")])
 def test_every_task_can_be_prepared_from_local_files(compose_run, folder, model, choice):
-    few = {"selection_samples": 4, "calibration_samples": 2, "calibration_batch_size": 2, "probe_samples": 1}
+    few = {"validation_samples": 4, "calibration_samples": 2, "calibration_batch_size": 2, "probe_samples": 1}
     task = replace(compose_run(f"task={choice}").task, data_root=folder, **few)
     prepared = task.prepare(model, 0, "test")
     assert prepared.train

@@ -261,4 +261,4 @@ def test_a_trained_run_of_another_study_is_done_again(compose_run, tmp_path, cap
     short = ("train.max_steps=1", "train.batch_size=2", "task.calibration_samples=2", "measure=none", "score.limit=2")
     for study in ("one", "two"):
         execute(compose_run(*short, "track=none", f"results_dir={tmp_path}", f"study={study}"), run, "[1/1]")
-        assert "held-out loss" in capsys.readouterr().out
+        assert "eval loss" in capsys.readouterr().out

@@ -9,6 +9,7 @@ def prepare():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    import bench.sweep.guard  # noqa: F401  its resolvers and plugins
     from bench.config import Run
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

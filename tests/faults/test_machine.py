@@ -154,7 +154,7 @@ def without_empty_groups():
 def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_path):
     """A process of its own for each: the killed one is recorded, the others are as they would have been."""
     study = ["-m", "method=hu", "seed=0,1,2", *SHORT, f"results_dir={tmp_path}", "study=mine", "launch=process"]
-    slow = ["train.max_steps=40", "train.held_out_steps=0", "measure=none"]
+    slow = ["train.max_steps=40", "train.eval_steps=0", "measure=none"]
     sweep = subprocess.Popen(
         [sys.executable, "-m", "bench.run", *study, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

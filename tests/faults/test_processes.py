@@ -25,7 +25,7 @@ STEPS = (
     "checkpoint.keep=9",
     "method=hu",
     "study=two",
-    "task.held_out_samples=9",
+    "task.eval_samples=9",
 )
 PATIENCE = 60  # seconds: torchrun gives a process 30 of them to end by itself
 

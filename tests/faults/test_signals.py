@@ -11,7 +11,7 @@ from bench.runs.record import CURVE, INTERRUPTED, read_record, read_rows
 
 
 def cell(root, *overrides):
-    steps = ("train.max_steps=8", "train.held_out_steps=3")
+    steps = ("train.max_steps=8", "train.eval_steps=3")
     return composed_run(*SHORT, *steps, f"results_dir={root}", "method=lora_sb", *overrides)
 
 

@@ -26,7 +26,7 @@ def test_two_sweeps_at_once_do_each_run_once_and_both_end_well(tmp_path):
     both = [sweep(tmp_path) for _ in range(2)]
     printed = [one.communicate(timeout=300) for one in both]
     assert [one.returncode for one in both] == [0, 0], printed
-    done = [line for out, _ in printed for line in out.splitlines() if "held-out loss" in line]
+    done = [line for out, _ in printed for line in out.splitlines() if "eval loss" in line]
     assert len(done) == 4
     assert len({line.split()[1] for line in done}) == 4
     for folder in tmp_path.glob("mine/*-*/"):
@@ -37,7 +37,7 @@ def test_two_sweeps_at_once_do_each_run_once_and_both_end_well(tmp_path):
 def test_a_run_that_another_process_does_is_left_to_it(tmp_path):
     cfg = composed_run(*SHORT, "method=hu", f"results_dir={tmp_path}")
     first = started(cfg, kinds.sleep_after_step, 2, 30)
-    while not list(folder_of(cfg).workspace.glob("lease.*")):
+    while not list(folder_of(cfg).workspace.glob("lease")):
         time.sleep(0.1)
     assert ended(cfg) == 3
     first.kill()
@@ -64,7 +64,7 @@ def local(tmp_path):
 
     def composed():
         return composed_run(
-            *SHORT, "train.max_steps=8", "checkpoint.steps=3", "task=gsm8k", "task.selection_samples=20",
+            *SHORT, "train.max_steps=8", "checkpoint.steps=3", "task=gsm8k", "task.validation_samples=20",
             f"results_dir={tmp_path / 'results'}", data, "model=local", f"model.path={model}",
         )  # fmt: skip
 

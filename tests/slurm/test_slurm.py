@@ -20,7 +20,7 @@ CELLS = (
     "method=hu,lora_ga",
     "seed=0,1,2",
     "train.max_steps=300",
-    "train.held_out_steps=60",
+    "train.eval_steps=60",
     "measure.alignment_steps=30",
     "checkpoint.steps=20",
 )
@@ -102,7 +102,7 @@ class Sweep:
     def times_finished(self):
         """Of each cell, how often a job has reported that it is done."""
         logs = [p.read_text() for p in self.folder.glob("results/.sweep/.submitit/*/*/*_0_log.out")]
-        return [sum(log.count(f"{name}: held-out loss") for log in logs) for name in self.records()]
+        return [sum(log.count(f"{name}: eval loss") for log in logs) for name in self.records()]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The items of the embedded tasks, in disjoint train, selection and test splits fixed by one seed.
+"""The items of the embedded tasks, in disjoint train, validation and test splits fixed by one seed.
 
 Fields carry the names of the public datasets they stand for: question and answer (GSM8K), question, choices and
 label (commonsense), sentence or sentence1, sentence2 and label (GLUE).
@@ -16,7 +16,7 @@ from bench.model.embedded.stories import draw_story, plural_of
 from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
 
 ITEM_SEED = 20260102
-SPLITS = {"train": 4000, "selection": 200, "test": 400}
+SPLITS = {"train": 4000, "validation": 200, "test": 400}
 Item = dict[str, Any]
 
 _PROPERTIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -82,7 +82,7 @@ def _commonsense_splits() -> dict[str, list[Item]]:
     rng = random.Random(f"{ITEM_SEED}/commonsense_tiny")
     facts = [(creature, row) for creature in CREATURES for row in _PROPERTIES]
     rng.shuffle(facts)
-    cut = {"test": facts[:150], "selection": facts[150:200], "train": facts[200:]}
+    cut = {"test": facts[:150], "validation": facts[150:200], "train": facts[200:]}
     splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for split, rows in cut.items():
         for creature, (name, values, questions) in rows:
@@ -104,7 +104,7 @@ def splits(name: str) -> dict[str, list[Item]]:
         name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny or entailment_tiny.
 
     Returns:
-        split name (train, selection, test) -> items.
+        split name (train, validation, test) -> items.
     """
     if name == "commonsense_tiny":
         return _commonsense_splits()

@@ -20,11 +20,11 @@ MOST_FIGURES = 32  # of one report
 RATES = "rates"
 # What each kind of figure shows, in the order in which a large study drops them from the end.
 KINDS = {
-    RATES: "Score on the selection split against learning rate; the best of each method is marked",
+    RATES: "Score on the validation split against learning rate; the best of each method is marked",
     "score": "Score against trainable parameters, with 95 % intervals",
-    "convergence": "Training and held-out loss against step, tokens and seconds, initialisation included; mean over "
+    "convergence": "Training and eval loss against step, tokens and seconds, initialisation included; mean over "
     "seeds and their range",
-    "target": "What it takes to reach a held-out loss: the seeds, their median and range",
+    "target": "What it takes to reach an eval loss: the seeds, their median and range",
     "cost": "Seconds and peak memory of initialisation",
     "alignment": "Cosine of the induced and the full gradient, and captured energy, against step",
     "layers": "Cosine of the induced and the full gradient of each layer at each step; mean over seeds",

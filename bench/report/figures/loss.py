@@ -44,7 +44,7 @@ def window_of(curves: Curves) -> int:
 def convergence_data(cells: Sequence[Cell], curves: Curves) -> pd.DataFrame:
     """One row a cell, kind of loss and step: mean and range over seeds; tokens and seconds are the seeds' means."""
     window = window_of(curves)
-    kinds = {"training": lambda curve: _training(curve, window), "held_out": lambda curve: _rows(curve.held_out)}
+    kinds = {"training": lambda curve: _training(curve, window), "eval": lambda curve: _rows(curve.evaluated)}
     found: list[Array] = []  # cell, kind, then what _rows gives
     for place, cell in enumerate(cells):
         for kind, rows_of_curve in enumerate(kinds.values()):
@@ -61,7 +61,7 @@ def convergence_data(cells: Sequence[Cell], curves: Curves) -> pd.DataFrame:
     return data[columns].astype({"step": int}).reset_index(drop=True)
 
 
-def _rows(curve: Curve, value: str = "held_out_loss") -> Array:
+def _rows(curve: Curve, value: str = "eval_loss") -> Array:
     """(num_steps, 4): step, tokens, seconds and a loss."""
     return np.column_stack([curve[name] for name in ("step", "tokens", "seconds", value)])
 
@@ -75,7 +75,7 @@ def _training(curve: Curve, window: int) -> Array:
 
 @styled()
 def convergence(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figure | None:
-    """Training and held-out loss against step, tokens and seconds; a line is the mean over seeds, its band their range.
+    """Training and eval loss against step, tokens and seconds; a line is the mean over seeds, its band their range.
 
     Args:
         cells: of one task and model.
@@ -87,7 +87,7 @@ def convergence(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figu
         return None
     trained = [cell for cell in cells if len(rows_of(data, cell))]
     across = [quantity for quantity in QUANTITIES if quantity == "step" or data[quantity].notna().any()]
-    kinds = [kind for kind in ("training", "held_out") if (data["loss"] == kind).any()]
+    kinds = [kind for kind in ("training", "eval") if (data["loss"] == kind).any()]
     height = 0.5 + 1.95 * len(kinds) + legend_height(cell.title for cell in trained)
     figure, axes = plt.subplots(
         len(kinds),
@@ -102,9 +102,7 @@ def convergence(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figu
         own = rows_of(data, cell)
         for kind, row in zip(kinds, axes, strict=True):
             for quantity, axis in zip(across, row, strict=True):
-                band(
-                    axis, own[own["loss"] == kind], quantity, look, cell.title, kind == "held_out", len(trained) > MANY
-                )
+                band(axis, own[own["loss"] == kind], quantity, look, cell.title, kind == "eval", len(trained) > MANY)
     # A classifier's is per example, a regression's is a squared error.
     unit = "" if cells[0].runs[0].model.kind == "encoder" else " (nats per token)"
     for kind, row in zip(kinds, axes, strict=True):
@@ -139,7 +137,7 @@ def target_data(cells: Sequence[Cell], curves: Curves, aim: Target) -> pd.DataFr
     """
     rows = []
     for cell in cells:
-        own = [curves[folder] for folder in cell.folders if folder in curves and len(curves[folder].held_out)]
+        own = [curves[folder] for folder in cell.folders if folder in curves and len(curves[folder].evaluated)]
         found = [reached for curve in own if (reached := reach(curve, aim.loss)) is not None]
         for quantity in QUANTITIES if own else ():
             values = [getattr(reached, quantity) for reached in found]
@@ -156,7 +154,7 @@ def target_data(cells: Sequence[Cell], curves: Curves, aim: Target) -> pd.DataFr
 
 @styled()
 def target(cells: Sequence[Cell], data: pd.DataFrame, aim: Target) -> Figure | None:
-    """Steps and seconds to a held-out loss, a row a cell: the median over seeds, the seeds and their range.
+    """Steps and seconds to an eval loss, a row a cell: the median over seeds, the seeds and their range.
 
     An arrow at the end of training stands for seeds that never reach it; beside each row stands how many do.
     """
@@ -187,9 +185,7 @@ def target(cells: Sequence[Cell], data: pd.DataFrame, aim: Target) -> Figure | N
         row = rows_of(data, cell).iloc[0]
         text = f"{row['reached']} of {row['n']}"
         axes[0][-1].annotate(text, (1.02, place), xycoords=beside, va="center", fontsize=7)
-    return finish(
-        figure, cells, "bars: range over seeds", f"to held-out loss {aim.loss:.3g} ({aim.source})", legend=False
-    )
+    return finish(figure, cells, "bars: range over seeds", f"to eval loss {aim.loss:.3g} ({aim.source})", legend=False)
 
 
 def _target_row(axis: Axes, place: int, row: pd.Series, look: Look) -> None:

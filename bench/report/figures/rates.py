@@ -113,7 +113,7 @@ def rates(selections: Sequence[Selection], place: Place, data: pd.DataFrame | No
     handles, texts = axis.get_legend_handles_labels()
     bottom_legend(figure, handles, texts)
     seeds = max(len(point.values) + point.failed for selection in selections for point in selection.points)
-    notes = [f"{place[0]}, {place[1]}, selection split, {seeds} seed{'s' * (seeds > 1)}", "ring: best rate"]
+    notes = [f"{place[0]}, {place[1]}, validation split, {seeds} seed{'s' * (seeds > 1)}", "ring: best rate"]
     notes += ["bars: range over seeds"] * (seeds > 1) + ["cross: a seed failed"] * bool(rising)
     figure.suptitle("; ".join(notes))
     return figure
@@ -133,7 +133,7 @@ def _curve(axis: Axes, own: pd.DataFrame, look: Look, label: str) -> None:
 
 def _axes(axis: Axes, data: pd.DataFrame, selection: Selection) -> None:
     unit = scale_of(selection.metric).unit
-    name = "held-out loss" if selection.metric == "held_out_loss" else base_name(selection.metric)
+    name = "eval loss" if selection.metric == "eval_loss" else base_name(selection.metric)
     log_axis(axis, "x")
     kept = sorted(set(data["learning_rate"]))
     if len(kept) <= 12:

@@ -35,7 +35,7 @@ class Scale:
         return f"{self.factor * value:,.{self.decimals}f}"
 
 
-HELD_OUT_LOSS = "held_out_loss"
+EVAL_LOSS = "eval_loss"
 SHARE = Scale()
 CORRELATION = Scale(low=-1.0)
 PERPLEXITY = Scale(high=math.inf, factor=1.0, unit="", decimals=2)
@@ -48,7 +48,7 @@ METRICS = {
     "word_perplexity": PERPLEXITY,
     "byte_perplexity": PERPLEXITY,
     "bits_per_byte": NATS_OR_BITS,
-    HELD_OUT_LOSS: NATS_OR_BITS,
+    EVAL_LOSS: NATS_OR_BITS,
 }
 
 

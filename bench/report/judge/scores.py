@@ -1,4 +1,4 @@
-"""The scores of cells by column: a column is one metric of one scored dataset, or the held-out loss without scores."""
+"""The scores of cells by column: a column is one metric of one scored dataset, or the eval loss without scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import mean
 
 import numpy as np
 
-from bench.report.judge.metrics import HELD_OUT_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.judge.metrics import EVAL_LOSS, SHARE, Scale, base_name, of_items, scale_of
 from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
@@ -25,7 +25,7 @@ AGREE = 1e-6  # a metric computed again from its items; lm-eval's differ by roun
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table is of; `dataset` is None for the held-out loss."""
+    """What a column of a table is of; `dataset` is None for the eval loss."""
 
     dataset: str | None
     metric: str
@@ -112,7 +112,7 @@ def collect(cells: Sequence[Cell]) -> Scores:
     by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
-            for score in run.scores if scored else _held_out(run):
+            for score in run.scores if scored else _eval_loss(run):
                 column = Column(score.task or None, score.metric, score.higher_is_better)
                 by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
     found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
@@ -163,7 +163,7 @@ def interquartile(found: Mapping[Column, Found], columns: Sequence[Column]) -> E
 def heading(column: Column, columns: Sequence[Column]) -> str:
     """Dataset, metric and unit; with lm-eval's filter where the metric comes under several."""
     if column.dataset is None:
-        return "held-out loss"
+        return "eval loss"
     name = base_name(column.metric)
     several = sum(c.dataset == column.dataset and base_name(c.metric) == name for c in columns) > 1
     filtered = column.metric.partition(",")[2]
@@ -231,12 +231,10 @@ def _value(score: ScoreFacts) -> float:
     return math.nan if score.value is None else score.value
 
 
-def _held_out(run: Record) -> list[ScoreFacts]:
-    """The held-out loss in a score's form, for tasks that score nothing."""
+def _eval_loss(run: Record) -> list[ScoreFacts]:
+    """The eval loss in a score's form, for tasks that score nothing."""
     if run.eval_loss is None:
         return []
     return [
-        ScoreFacts(
-            task="", metric=HELD_OUT_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False
-        )
+        ScoreFacts(task="", metric=EVAL_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False)
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.report.judge.metrics import HELD_OUT_LOSS, base_name, scale_of
+from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.read.load import METHOD_ORDER, Study
 from bench.report.tables.render import DASH
@@ -120,7 +120,7 @@ def _scores(record: Record) -> list[tuple[str, str, float | None]]:
         found.append((f"{score.task} {metric}" if several else metric, score.metric, score.value))
     loss = record.eval_loss
     if not found and loss is not None:
-        found.append(("held-out loss", HELD_OUT_LOSS, loss))
+        found.append(("eval loss", EVAL_LOSS, loss))
     return [(name, *_printed(metric, value)) for name, metric, value in found]
 
 

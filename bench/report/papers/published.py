@@ -27,7 +27,7 @@ STAGES = ("published", "tuned")
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
     "published": "Ours of the stage published: the learning rate and scaling that the paper states.",
-    "tuned": "Ours of the stage tuned: each method at its best learning rate of the selection split, all with one "
+    "tuned": "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
     "rule of scaling; the published numbers are at the paper's own.",
 }
 

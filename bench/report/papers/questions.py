@@ -59,7 +59,7 @@ def higher_score(
 
     Args:
         stage: None is the study's main stage.
-        task: one dataset; None is the mean of the first metrics of all, or without scores the held-out loss.
+        task: one dataset; None is the mean of the first metrics of all, or without scores the eval loss.
         margin: how far a may fall behind, in the difference's unit; 0 asks for better, more asks for as good.
     """
     of_a, of_b = _cells(study, stage, a, b)
@@ -113,7 +113,7 @@ def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Findin
 
 
 def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Finding:
-    """In what share of b's steps does a reach b's final held-out loss, each at its own learning rate?
+    """In what share of b's steps does a reach b's final eval loss, each at its own learning rate?
 
     The loss is measured every few steps; between two measurements it is taken as linear.
     """
@@ -124,15 +124,15 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> F
     asked = 0
     for seed in sorted(curves_a.keys() & curves_b.keys()):
         ours, theirs = curves_a[seed], curves_b[seed]
-        if math.isinf(theirs.final_held_out_loss) or not len(ours.held_out):
+        if math.isinf(theirs.final_eval_loss) or not len(ours.evaluated):
             continue
         asked += 1
-        if (reached := reach(ours, theirs.final_held_out_loss)) is not None:
+        if (reached := reach(ours, theirs.final_eval_loss)) is not None:
             steps.append(reached.step / theirs.last("step"))
             seconds.append(reached.seconds / theirs.last("seconds"))
     if not asked:
-        raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the held-out loss under one seed")
-    target = f"the final held-out loss of {_name(of_b)}"
+        raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the eval loss under one seed")
+    target = f"the final eval loss of {_name(of_b)}"
     if len(steps) < asked:
         details = f"{_name(of_a)} does not reach {target} in {asked - len(steps)} of {asked} seeds"
         details += f"; where it does, after {fmean(steps):.0%} of its steps" if steps else ""

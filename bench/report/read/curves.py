@@ -15,7 +15,7 @@ from bench.report.judge.statistics import Array
 from bench.report.read.load import Cell
 from bench.runs.record import CURVE, read_rows
 
-COLUMNS = ("step", "loss", "tokens", "seconds", "held_out_loss")
+COLUMNS = ("step", "loss", "tokens", "seconds", "eval_loss")
 REFERENCE = "hu"  # the LoRA that others are to be faster than
 
 
@@ -25,7 +25,7 @@ class Curve:
 
     Attributes:
         rows: (num_steps, 5), a row a step: step, loss, tokens (cumulative), seconds (cumulative, calibration and
-            factorisation included), held_out_loss (NaN where it was not measured).
+            factorisation included), eval_loss (NaN where it was not measured).
     """
 
     rows: Array
@@ -38,14 +38,14 @@ class Curve:
         return self.rows[:, COLUMNS.index(column)]
 
     @property
-    def held_out(self) -> Curve:
-        """The steps at which the held-out loss was measured, finite or not."""
-        return Curve(self.rows[~np.isnan(self["held_out_loss"])])
+    def evaluated(self) -> Curve:
+        """The steps at which the eval loss was measured, finite or not."""
+        return Curve(self.rows[~np.isnan(self["eval_loss"])])
 
     @property
-    def final_held_out_loss(self) -> float:
+    def final_eval_loss(self) -> float:
         """The last one measured; infinite if none was, or if training diverged."""
-        losses = self.held_out["held_out_loss"]
+        losses = self.evaluated["eval_loss"]
         return float(losses[-1]) if len(losses) and math.isfinite(losses[-1]) else math.inf
 
     def last(self, quantity: str) -> float:
@@ -64,7 +64,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Target:
-    """A held-out loss to reach, and in words whose it is."""
+    """An eval loss to reach, and in words whose it is."""
 
     loss: float
     source: str
@@ -103,12 +103,12 @@ def smooth(losses: Array, window: int) -> Array:
 
 
 def reach(curve: Curve, target: float) -> Reached | None:
-    """Where the held-out loss is first at or below a target; None if it never is.
+    """Where the eval loss is first at or below a target; None if it never is.
 
     A curve whose first measurement is below already has reached it there, or earlier: the first is an upper bound.
     """
-    measured = curve.held_out
-    losses = measured["held_out_loss"]
+    measured = curve.evaluated
+    losses = measured["eval_loss"]
     below = np.flatnonzero(losses <= target)
     if not len(below):
         return None
@@ -127,12 +127,12 @@ def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:
     """The loss that methods are to reach: the last one of LoRA's median seed, so that half of its seeds or more do.
 
     Of two middle seeds it is the higher loss; of several cells of LoRA the one with the lowest; without LoRA the median
-    of all final losses. A seed that diverged counts as the highest. None where no run has a held-out loss.
+    of all final losses. A seed that diverged counts as the highest. None where no run has an eval loss.
     """
     finals = [
         (cell, median_high(losses))
         for cell in cells
-        if (losses := [curves[folder].final_held_out_loss for folder in cell.folders if folder in curves])
+        if (losses := [curves[folder].final_eval_loss for folder in cell.folders if folder in curves])
     ]
     reference = [(loss, cell.label) for cell, loss in finals if cell.method == REFERENCE and loss < math.inf]
     if reference:

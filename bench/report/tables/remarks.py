@@ -57,7 +57,7 @@ def remarks(judged: Judged) -> list[str]:
     lines = (
         _choice(scores, shown),
         _average(scores),
-        "Held-out loss in nats." if any(column.dataset is None for column in shown) else "",
+        "Eval loss in nats." if any(column.dataset is None for column in shown) else "",
         _stuck(cells, scores, shown),
         _one_seed(cells, scores, shown),
         _compared(judged),

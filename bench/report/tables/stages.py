@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.judge.comparisons import Judged, judge
-from bench.report.judge.metrics import HELD_OUT_LOSS, base_name, scale_of
+from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.judge.scores import sample_estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
@@ -78,7 +78,7 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
         return ""
     counts = sorted({len(selection.points) for selection in chosen})
     grids = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    text = f"Learning rates: the best of {grids} a row on the selection split, under other seeds (rates.md)."
+    text = f"Learning rates: the best of {grids} a row on the validation split, under other seeds (rates.md)."
     if others:
         text += (
             f" Beside them the same rows of the stages {', '.join(others)}, matched by row; their n and rate follow."
@@ -162,7 +162,7 @@ def _point(selection: Selection, point: Any) -> str:
 
 
 def _metric_scale(selection: Selection) -> Any:
-    return scale_of(HELD_OUT_LOSS if selection.metric == HELD_OUT_LOSS else base_name(selection.metric))
+    return scale_of(EVAL_LOSS if selection.metric == EVAL_LOSS else base_name(selection.metric))
 
 
 def _name(selection: Selection) -> str:
