@@ -20,6 +20,7 @@ from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
 from bench.process.redact import localised, without_secrets
+from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
@@ -285,20 +286,3 @@ def _plain(values: Any) -> Any:
         raise TypeError(f"{value!r} has no place in a configuration")
 
     return json.loads(json.dumps(values, default=converted))
-
-
-def one_line(error: ValidationError, prefix: str = "") -> str:
-    """What pydantic found wrong, key by key, in one line."""
-    lines = []
-    for problem in error.errors():
-        key, given = prefix + ".".join(map(str, problem["loc"])), problem["input"]
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            lines.append(f"{key}={given!r}: nothing reads this key; check its spelling")
-        elif problem["type"] in ("missing", "missing_argument"):
-            lines.append(f"{key} is missing")
-        else:
-            own = problem["type"] == "value_error"
-            message = problem["msg"].removeprefix("Value error, ") if own else problem["msg"].lower()
-            whole = isinstance(given, dict)  # which says less than the message, at length
-            lines.append(message if whole else f"{key}={given!r:.200}: {message}")
-    return "; ".join(lines)

@@ -39,8 +39,8 @@ SHORT = (
 SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
 SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
 SLOW_MODULES = {
-    "test_figures", "test_isolate", "test_launch", "test_notebooks", "test_parallel", "test_parallel_training",
-    "test_private", "test_report_scale",
+    "test_committed", "test_embedded", "test_figures", "test_isolate", "test_launch", "test_mirror", "test_notebooks",
+    "test_parallel", "test_parallel_training", "test_report_scale", "test_sweep", "test_track",
 }  # fmt: skip
 
 

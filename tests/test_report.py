@@ -447,5 +447,5 @@ def test_a_study_in_stages_shows_the_tuned_one_and_keeps_the_curve_of_the_select
 def test_a_torn_plan_is_an_error_of_one_line(tmp_path):
     write_staged(tmp_path)
     (tmp_path / "study" / "study.json").write_text("{")
-    with pytest.raises(ReportError, match=r"study\.json: JSONDecodeError"):
+    with pytest.raises(ReportError, match=r"study\.json: invalid json"):
         load_study(tmp_path, "study")

@@ -16,7 +16,7 @@ from bench.config import ConfigError, Run
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
 from bench.report.read.load import ReportError, load_study
-from bench.runs.names import checked_study, is_name, run_folder, study_folder
+from bench.runs.names import checked_study, is_name, study_folder
 from bench.runs.record import CorruptRecordError, read_record
 from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, read_plan
@@ -307,13 +307,10 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     outside.mkdir()
     (results / "inside").mkdir(parents=True)
     (results / "linked").symlink_to(outside)
-    (results / "inside" / "run-1").symlink_to(outside)
     (results / "loop").symlink_to(results / "loop")
     for study in ("linked", "linked/deeper", "loop"):
         with pytest.raises(ValueError, match=r"link|cannot be followed"):
             study_folder(results, study)
-    with pytest.raises(ValueError, match="leads out of"):
-        run_folder(results, "inside", "run-1")
     with pytest.raises(ReportError, match="leads out of"):
         load_study(results, "linked")
     elsewhere = tmp_path / "elsewhere"
@@ -348,7 +345,7 @@ def test_compacting_leaves_what_lies_behind_a_link(tmp_path):
 def test_a_plan_or_a_record_with_an_id_that_leads_elsewhere_is_corrupt(tmp_path, run_id):
     run = {"stage": "run", "group": [], "overrides": [], "run_id": run_id, "refused": None}
     (tmp_path / "study.json").write_text(json.dumps({"experiment": None, "stages": ["run"], "runs": [run]}))
-    with pytest.raises(CorruptPlanError, match="no folder's name"):
+    with pytest.raises(CorruptPlanError, match="no name of a file or folder"):
         read_plan(tmp_path)
     content = make_record().model_dump() | {"schema_version": 3, "run_id": run_id}
     (tmp_path / "record.json").write_text(json.dumps(content))

@@ -58,6 +58,15 @@ def modern(config: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], 
     return found, notes
 
 
+def modern_override(text: str) -> tuple[str, list[str]]:
+    """The same of one override of a command line, such as "+train.held_out_steps=5" or "score.split=selection,test"."""
+    left, equals, value = text.partition("=")
+    key = left.lstrip("+~")
+    found, notes = modern({key: value})
+    ((now, given),) = found.items()
+    return f"{left[: len(left) - len(key)]}{now}{equals}{given}", notes
+
+
 def modern_row(row: dict[str, Any]) -> dict[str, Any]:
     """A record's training, or a row of curve.jsonl, under this version's names."""
     if not isinstance(row, dict) or _TRAINING.keys().isdisjoint(row):

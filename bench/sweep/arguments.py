@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from bench.runs.renamed import modern
+from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
@@ -70,15 +70,10 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _renamed(text: str) -> str:
-    left, equals, value = text.partition("=")
-    key = left.lstrip("+~")
-    if text.startswith("-") or not key:
-        return text
-    found, notes = modern({key: value})
+    override, notes = (text, []) if text.startswith("-") else modern_override(text)
     for note in notes:
         warnings.warn(note, stacklevel=3)
-    ((key, value),) = found.items()
-    return f"{left[: -len(left.lstrip('+~'))]}{key}{equals}{value}"
+    return override
 
 
 def keys_of(values: Any, above: str = "") -> Iterator[str]:

@@ -18,6 +18,7 @@ from bench.report.judge.scores import Column, Sample, average, collect
 from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
+from bench.report.tables.render import DASH
 from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 
@@ -32,29 +33,38 @@ class NotRunError(ReportError):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """An answer to one question.
+class Answer:
+    """The answer of the records to one question.
 
     Attributes:
-        text: yes, no, or not settled.
-        details: what was found, in a line.
-        estimate: in `unit`; None where there is none, as where a target was not reached.
-        low, high: the 95 % interval, or what a grid of learning rates resolves.
-        n: seeds, or widths.
+        text: yes, no, not settled, or why the records give no answer.
+        details: the numbers behind it, on one line.
+        estimate: in `unit`; None if there is none, as when a target loss was not reached.
+        low, high: the 95 % interval; of learning rates what the grid resolves.
+        n: number of seeds, or of widths.
     """
 
     text: str
-    details: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    n: int
+    details: str = ""
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    n: int | None = None
+
+    @property
+    def interval(self) -> str:
+        """Estimate, bounds and unit as printed; a dash without an estimate."""
+        if self.estimate is None:
+            return DASH
+        sign = "+" if self.unit in ("points", "in slope", "") else ""
+        bounds = "" if self.low is None or self.high is None else f" [{self.low:{sign}.3g}, {self.high:{sign}.3g}]"
+        return f"{self.estimate:{sign}.3g}{bounds} {self.unit}".rstrip()
 
 
 def higher_score(
     study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
-) -> Finding:
+) -> Answer:
     """Does a score higher than b? The paired difference, its interval over seeds and the items that both answered.
 
     Args:
@@ -82,10 +92,10 @@ def higher_score(
     elif text == NOT_SETTLED:
         smallest = factor * _detectable(values, stderr)
         details += f"; {len(seeds)} seeds find a difference of {smallest:.3g} {unit}".rstrip()
-    return Finding(text, details, found.mean, found.low, found.high, unit, found.n)
+    return Answer(text, details, found.mean, found.low, found.high, unit, found.n)
 
 
-def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Finding:
+def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Answer:
     """Is a's best learning rate larger than b's?
 
     The interval is what grid and scores resolve: every rate that does nearly as well as the best might be it, and each
@@ -109,10 +119,10 @@ def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Findin
         f"grid is {step:.3g} times; largest within {within:g} % of the best score: {largest[0]} against {largest[1]}"
     )
     seeds = min(len(selection.best.values) for selection in (of_a, of_b) if selection.best)
-    return Finding(text, details, ratio, low, high, "times", seeds)
+    return Answer(text, details, ratio, low, high, "times", seeds)
 
 
-def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Finding:
+def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Answer:
     """In what share of b's steps does a reach b's final eval loss, each at its own learning rate?
 
     The loss is measured every few steps; between two measurements it is taken as linear.
@@ -136,15 +146,15 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> F
     if len(steps) < asked:
         details = f"{_name(of_a)} does not reach {target} in {asked - len(steps)} of {asked} seeds"
         details += f"; where it does, after {fmean(steps):.0%} of its steps" if steps else ""
-        return Finding(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
+        return Answer(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
     found, clock = estimate(steps, None, UNBOUNDED), estimate(seconds, None, UNBOUNDED)
     text = {YES: NO, NO: YES}.get(side := _side(found.low, found.high, 1.0), side)
     details = f"{_name(of_a)} reaches {target} after {_share(found)} of its steps"
     details += f" and {_share(clock)} of its seconds, initialisation included"
-    return Finding(text, details, found.mean, found.low, found.high, "of the steps", found.n)
+    return Answer(text, details, found.mean, found.low, found.high, "of the steps", found.n)
 
 
-def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -> Finding:
+def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -> Answer:
     """Does b's best learning rate fall faster with width than a's? Slopes of log rate against log width.
 
     Args:
@@ -165,12 +175,12 @@ def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -
     difference, doubt = slopes[0] - slopes[1], sum(doubts)
     details = f"slope by width {', '.join(map(str, widths.values()))}: {shown[0]}; {shown[1]}"
     low, high = difference - doubt, difference + doubt
-    return Finding(_side(low, high, 0.0), details, difference, low, high, "in slope", len(widths))
+    return Answer(_side(low, high, 0.0), details, difference, low, high, "in slope", len(widths))
 
 
 def fewer_parameters(
     study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
-) -> Finding:
+) -> Answer:
     """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?"""
     counts = [
         round(fmean(run.initialization.num_trainable for run in cell.runs)) for cell in _cells(study, stage, a, b)
@@ -181,7 +191,7 @@ def fewer_parameters(
     return replace(found, text=text, details=f"{found.details}; {times}")
 
 
-KINDS: dict[str, Callable[..., Finding]] = {
+KINDS: dict[str, Callable[..., Answer]] = {
     function.__name__: function
     for function in (higher_score, larger_rate, fewer_steps, rate_by_width, fewer_parameters)
 }

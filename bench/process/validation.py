@@ -1,0 +1,27 @@
+"""What pydantic finds wrong, told in one line."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+
+def one_line(error: ValidationError, prefix: str = "") -> str:
+    """Every wrong key with its value and the limit, separated by semicolons.
+
+    Args:
+        error: raised by pydantic.
+        prefix: put before each key, such as "method.".
+    """
+    lines = []
+    for problem in error.errors():
+        key, given = prefix + ".".join(map(str, problem["loc"])), problem["input"]
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            lines.append(f"{key}={given!r}: nothing reads this key; check its spelling")
+        elif problem["type"] in ("missing", "missing_argument"):
+            lines.append(f"{key} is missing")
+        else:
+            own = problem["type"] == "value_error"
+            message = problem["msg"].removeprefix("Value error, ") if own else problem["msg"].lower()
+            whole = isinstance(given, dict)  # which says less than the message, at length
+            lines.append(message if whole else f"{key}={given!r:.200}: {message}")
+    return "; ".join(lines)
