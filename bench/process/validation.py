@@ -22,6 +22,6 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
         else:
             own = problem["type"] == "value_error"
             message = problem["msg"].removeprefix("Value error, ") if own else problem["msg"].lower()
-            whole = isinstance(given, dict)  # which says less than the message, at length
+            whole = not key or isinstance(given, dict)  # which says less than the message, at length
             lines.append(message if whole else f"{key}={given!r:.200}: {message}")
     return "; ".join(lines)
