@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationEr
 from pydantic.dataclasses import dataclass
 
 from bench.init.store import Cache
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
+from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
@@ -197,7 +197,7 @@ class Run:
     @property
     def tags(self) -> list[str]:
         """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
-        rank = [self.rank.name] if isinstance(self.method, AdapterMethod) else []
+        rank = [self.rank.name] if self.method.has_adapter else []
         trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
         return [self.method_name, *rank, self.task.name, self.model.name, *trained]
 
@@ -235,11 +235,11 @@ class Run:
             values |= {"seed": self.seed, "train": self.train.identity(), "measure": self.measure}
         elif self.model.found_kind == "encoder":
             values["seed"] = self.seed
-        if isinstance(method, AdapterMethod):
+        if method.has_adapter:
             values["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
             values["adapter"] = self.adapter.identity()
-        if isinstance(method, SpectralMethod) and method.decomposes:
-            values["svd"] = self.svd.identity(sketches(method))
+        if method.decomposes:
+            values["svd"] = self.svd.identity(method.sketches)
         return without_secrets(_plain(values))
 
     @functools.cached_property

@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,12 +32,9 @@ SOURCES = sorted(path for folder in ("bench", "conf", "experiments") for path in
 @pytest.mark.parametrize(
     "target",
     [
-        "subprocess.run", "os.system", "builtins.eval", "posix.system", "pty.spawn", "torch.load", "torch.hub.load",
-        "numpy.load", "pandas.read_pickle", "joblib.load", "wandb.init", "hydra.utils.instantiate", "bench.run.main",
-        "bench.methods.base.Method", "bench.methods.base.AdapterMethod", "bench.methods.base.Rank", "bench.config.Run",
-        "bench.methods.hu.torch", "bench.methods.hu.Hu.factors", "bench.methods.hu:Hu", "bench..hu.Hu", ".Hu", "Hu", "",
-        "bench.methods.hu.__class__", "__main__.x", "a" * 10_000 + ".B", "bench.methods.hu.Hu\n",
-        "bénch.methods.Hu", "../leaking.Leaking", "subprocess.Popen", "threading.Thread",
+        "subprocess.run", "subprocess.Popen", "torch.load", "hydra.utils.instantiate", "bench.run.main",
+        "bench.methods.base.Method", "bench.config.Run", "bench.methods.hu.torch", "bench.methods.hu.Hu.factors",
+        "bench.methods.hu:Hu", ".Hu", "Hu", "", "bench.methods.hu.__class__", "../leaking.Leaking",
     ],
 )  # fmt: skip
 def test_no_target_but_a_method_is_imported_or_called(compose, target):
@@ -82,13 +78,6 @@ def test_a_class_of_another_module_is_a_method_if_it_has_what_a_method_has(tmp_p
         method_class("made_elsewhere.Empty")
 
 
-def test_a_record_is_no_way_around_it(compose_run):
-    run = compose_run()
-    config = run.to_dict() | {"method": {"name": "x", "_target_": "subprocess.Popen", "args": ["true"]}}
-    with pytest.raises(ConfigError, match=r"is no method|Python's own"):
-        Run.from_config(config)
-
-
 @pytest.mark.parametrize(
     "argument",
     [
@@ -124,15 +113,6 @@ def test_an_experiment_names_nothing_for_hydra_to_call(tmp_path, text):
     with pytest.raises(ConfigCompositionException, match="experiments/mine"):
         source.load_config("experiments/mine")
     assert not source.is_config("experiments/../experiments/mine")
-
-
-def test_a_yaml_tag_makes_no_object(tmp_path):
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "mine.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/mark']\n")
-    source = ExperimentsSource("test", f"experiments://{tmp_path}")
-    with pytest.raises(Exception, match="could not determine a constructor"):
-        source.load_config("experiments/mine")
-    assert not (tmp_path / "mark").exists()
 
 
 def test_a_definition_of_another_folder_is_no_tasks_definition(tmp_path):
@@ -264,7 +244,6 @@ def test_nothing_unpickles_evaluates_or_trusts_remote_code():
         "a/",
         "",
         ".",
-        "..",
         ".hidden",
         "a/.b",
         "~",
@@ -316,17 +295,6 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.symlink_to(results)
     assert study_folder(elsewhere, "inside") == elsewhere / "inside"  # the results folder itself may be a link
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("module", ["bench.report", "bench.compact", "bench.mirror", "bench.status"])
-def test_each_command_refuses_a_study_that_leads_elsewhere_in_one_line(tmp_path, module):
-    for study in ("../x", "/etc"):
-        command = [sys.executable, "-m", module, study, "--results-dir", str(tmp_path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode != 0
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert "is no folder below" in done.stderr
 
 
 def test_compacting_leaves_what_lies_behind_a_link(tmp_path):

@@ -460,15 +460,6 @@ def test_solved_examples_come_from_train_also_where_nothing_is_trained(compose_r
     assert prompt.endswith("Question: test 0?\nAnswer:")
 
 
-def test_weights_that_are_no_safetensors_are_refused(tmp_path):
-    model = tiny_bert().bert
-    model.config.save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors"):
-        model_at(tmp_path).load(2)
-
-
 def test_unlabelled_rows_are_not_scored(compose_run, loaded, tmp_path):
     rows = {"piqa": {"goal": "g", "sol1": "a", "sol2": "b"}, "glue_sst2": {"sentence": "good"}}
     for folder, row in rows.items():

@@ -61,19 +61,18 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """True if the run was completed on this machine: its record is intact and every file that it names is there."""
+        """True if the run was completed on this machine."""
         record = self.record
-        if record is None or record.schema_version < CHECKSUMMED:  # which has no checksums
-            return False
-        return record.status == COMPLETED and self.holds(record)
+        return record is not None and record.status == COMPLETED and self.holds(record)
 
     def holds(self, record: Record) -> bool:
-        """True if a record is of this run, its weights are there, and its other files have the recorded sizes.
+        """True if a record has checksums and is of this run, and its weights and its other files have their sizes.
 
-        bench.verify compares the files' checksums too.
+        bench.verify compares the checksums too.
         """
         return (
-            self.is_of(record)
+            record.schema_version >= CHECKSUMMED
+            and self.is_of(record)
             and WEIGHTS in record.files
             and (self.path / WEIGHTS).is_file()
             and not differing_files(self.path, record, content=False)

@@ -6,9 +6,10 @@ Nothing that W&B does can stop a run, and nothing that names a machine, a user o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 from bench.runs.record_parts import TrainingFacts
 
 if TYPE_CHECKING:
+    import pandas as pd
     import wandb
 
     from bench.train.probe import Row as AlignmentRow
@@ -77,14 +79,42 @@ def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
     return wandb.init(mode=mode, dir=str(folder), reinit="finish_previous", settings=settings, **described)
 
 
-def upload_path(run: wandb.Run) -> Path:
-    """The folder of a run, which `wandb sync` takes."""
-    return Path(run.dir).parent
-
-
 def remove_logs(folder: Path) -> None:
     """Deletes W&B's own logs of a finished run: they name this machine's folders."""
     shutil.rmtree(folder / "logs", ignore_errors=True)
+
+
+def log_report(
+    mode: Mode, folder: Path, tables: Mapping[str, pd.DataFrame], files: Sequence[Path], **described: Any
+) -> str:
+    """Writes the report of a study as one W&B run of job type "report".
+
+    Args:
+        mode: offline writes files to sync later.
+        folder: of the study.
+        tables: by the name under which they are logged; None for what is missing.
+        files: below the folder; they become an artifact, and the PNGs images too.
+        described: name, group, project and config of the W&B run.
+
+    Returns:
+        The run's address, or the command that uploads it.
+    """
+    import wandb
+
+    names = {path: path.relative_to(folder) for path in files}
+    with start(mode, folder, job_type="report", **described) as run:
+        for name, frame in tables.items():
+            table = wandb.Table(columns=list(frame.columns), data=frame.to_numpy(), allow_mixed_types=True)
+            run.log({name: table}, commit=False)
+        images = {names[path].with_suffix("").as_posix(): path for path in files if path.suffix == ".png"}
+        run.log({name: wandb.Image(str(path), caption=path.stem) for name, path in images.items()})
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{described['group']}"), type="report")
+        for path in files:
+            artifact.add_file(str(path), name=names[path].as_posix())
+        run.log_artifact(artifact)
+        written, url = Path(run.dir).parent, run.url
+    remove_logs(written)
+    return f"wandb sync {written}" if mode == "offline" else str(url)
 
 
 class Tracker:
@@ -142,7 +172,7 @@ class Tracker:
         try:
             run = start(mode, folder, **described, **({"resume": "allow"} if mode == "online" else {}))
             _define_axes(run)
-            self._run, self._mode, self._folder = run, mode, upload_path(run)
+            self._run, self._mode, self._folder = run, mode, Path(run.dir).parent
         except Exception as error:  # wandb's own, its service's, the folder's: none of them is the run's
             if mode == "online":
                 _stop_service()

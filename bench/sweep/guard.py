@@ -87,11 +87,9 @@ def _command(planned: PlannedRun) -> str:
 
 def hint(runs: list[Run]) -> str | None:
     """The svd.rank at which all ranks of a sweep can share one calibration; None if they do already."""
-    from bench.methods.base import SpectralMethod
-
     widths: dict[str, set[int]] = {}
     for run in runs:
-        if isinstance(run.method, SpectralMethod) and run.method.decomposes:
+        if run.method.decomposes:
             needed = run.method.num_singular(run.rank.r)
             widths.setdefault(run.method_name, set()).add(max(run.svd.rank, needed))
     apart = sorted(name for name, found in widths.items() if len(found) > 1)

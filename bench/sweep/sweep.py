@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
-from bench.runs.state import awaited
+from bench.runs.state import may_be_running
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition
 from bench.sweep.arguments import refuse
@@ -109,7 +109,7 @@ class Sweep:
             self.num_launched += len(left)
             if left:
                 yield left
-            if elsewhere := [cell for cell in left if awaited(RunFolder.of(self.compose(cell)))]:
+            if elsewhere := [cell for cell in left if may_be_running(RunFolder.of(self.compose(cell)))]:
                 print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
                 self.num_launched += len(elsewhere)
                 yield [[*cell, "run.when_running=wait"] for cell in elsewhere]

@@ -17,12 +17,11 @@ from bench.report.figures.cost import score_against_parameters
 from bench.report.figures.draw import styled
 from bench.report.figures.gradient import alignment
 from bench.report.figures.loss import convergence
-from bench.report.palette import COLOURS, colour
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import Cell, Study
 from bench.study.selection import Selection
 
-__all__ = ["COLOURS", "alignment", "colour", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
+__all__ = ["alignment", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
 
 COLOURS_KEPT = 256  # in a PNG: a third of the bytes
 Drawn = tuple[str, Figure | None, pd.DataFrame]

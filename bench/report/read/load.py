@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.report.palette import order
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
@@ -105,14 +106,7 @@ class Study:
             if record.config.train.learning_rate is not None:
                 groups[known[record.run_id]].append(record)
         found = [rates.select(group, records) for group, records in groups.items()]
-        return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
-
-
-# The order of tables and legends: references, random starts, those made from W, from inputs, from the gradient.
-METHOD_ORDER = tuple(
-    "none full_ft hu reversed orthogonal asymmetry_b asymmetry_a pissa milora olora mica corda eva "
-    "lora_ga lora_ga_peft lora_one lora_xs lora_sb".split()
-)
+        return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
 
 
 def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
@@ -211,12 +205,8 @@ def _place(record: Record) -> tuple[str, str]:
     return record.config.task.name, record.config.model.name
 
 
-def _order(method: str) -> tuple[int, str]:
-    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method
-
-
 def _rank(cell: Cell) -> tuple:
-    return *_order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
+    return *order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
 _RATE = "train.learning_rate"
