@@ -58,7 +58,7 @@ def report_files(study: Study) -> list[Path]:
 
 def tables(study: Study) -> dict[str, pd.DataFrame]:
     """By name: `numbers`, unrounded, and the tables to read, one for each task and model; None for what is missing."""
-    parts = study.parts
+    parts = study.by_task_and_model
     shown = {"/".join(["table", *place] if len(parts) > 1 else ["table"]): part for place, part in parts.items()}
     frames = {"numbers": numbers(study)} | {name: summary(part) for name, part in shown.items()}
     return {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}

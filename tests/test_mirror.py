@@ -56,7 +56,7 @@ def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, call
 
 
 def test_the_tables_are_those_of_the_report_with_none_for_what_is_missing(study):
-    (part,) = study.parts.values()
+    (part,) = study.by_task_and_model.values()
     found = mirror.tables(study)
     pd.testing.assert_frame_equal(found["table"], summary(part), check_dtype=False)
     expected = numbers(study)

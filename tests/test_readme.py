@@ -122,7 +122,7 @@ def test_the_dataset_and_task_of_contributing_make_a_run(compose):
     from bench.config import Run
 
     section = PAGES["CONTRIBUTING.md"].partition("## A new task")[2]
-    dataset, task = re.findall(r"```yaml\n(# conf/.+?)```", section, flags=re.DOTALL)
+    dataset, task = re.findall(r"```yaml\n(.+?)```", section, flags=re.DOTALL)
     shown = yaml.safe_load(task)
     shown.pop("defaults")
     values = compose()
