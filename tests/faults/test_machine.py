@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_does_not_end_its_sweep(tmp_path):
     assert sweep.returncode == 1
     records = {folder.name: read_record(folder) for folder in tmp_path.glob("mine/hu-*")}
     assert sorted(record.status for record in records.values()) == [COMPLETED, COMPLETED, FAILED]
-    assert records[run_id].error["type"] == "KilledError"
+    assert records[run_id].error.type == "KilledError"
     assert complained.splitlines()[-1].strip().endswith("run.retry_failed=true")
     assert f"{run_id}: KilledError" in complained
     assert "[3/3]" in printed
