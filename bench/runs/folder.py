@@ -112,8 +112,10 @@ class RunFolder:
             begun = read_begun(other).get("identity")
             if begun is None or other == self.workspace or not (other / checkpoint.FOLDER).is_dir():
                 continue
-            changed = _changed_contents(begun, identity)
-            if changed and _without_contents(begun) == _without_contents(without_secrets(identity)):
+            if _without_contents(begun) != _without_contents(without_secrets(identity)):
+                continue
+            before, now = _contents(begun), _contents(identity)
+            if changed := [name for name in now if before.get(name) != now[name]]:
                 raise checkpoint.ChangedDataError(
                     f"{' and '.join(changed)} changed since {other.name[1:]} was begun: give it what it was begun "
                     f"with, or delete {other} to begin it anew"
@@ -137,17 +139,9 @@ def _record(folder: Path) -> Record | None:
 
 
 def _contents(identity: dict[str, Any]) -> dict[str, Any]:
-    """By name, the hashes of the data and of the model's files."""
+    """The hashes of the data and of the model's files, by name."""
     datasets = {name: one.get("content") for name, one in identity["task"]["datasets"].items()}
     return {**datasets, "model": identity["model"].get("content")}
-
-
-def _changed_contents(begun: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    try:
-        before, now = _contents(begun), _contents(identity)
-    except (KeyError, TypeError, AttributeError):
-        return []
-    return [name for name in now if before.get(name) != now[name]]
 
 
 def _without_contents(value: Any) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import wandb
 
+    from bench.config import Run
     from bench.train.probe import Row as AlignmentRow
 
 Mode = Literal["offline", "online"]
@@ -122,51 +123,30 @@ class Tracker:
 
     If the server cannot be reached, or is lost, this and later runs of the process are tracked offline; if that does
     not work either, they are not tracked. Each is one warning a process.
+
+    Args:
+        cfg: the run; its study is the W&B run's group, its axes are tags. Nothing local of its configuration is sent.
+        wandb_id: W&B's id of the run; the same id resumes the same W&B run.
     """
 
-    def __init__(
-        self,
-        settings: Track,
-        folder: Path,
-        wandb_id: str,
-        *,
-        run_id: str,
-        study: str,
-        trains: bool,
-        tags: Sequence[str],
-        config: dict[str, Any],
-    ) -> None:
-        """Begins the W&B run, or resumes it.
-
-        Args:
-            settings: whether and where to track.
-            folder: of the study; W&B's files are written to its wandb/.
-            wandb_id: W&B's id of the run; the same id resumes the same W&B run.
-            run_id: the W&B run's name.
-            study: the W&B run's group.
-            trains: whether the run trains, or only scores: the W&B run's job type.
-            tags: the axes of the run.
-            config: the run's configuration, of which nothing local is sent.
-        """
+    def __init__(self, cfg: Run, wandb_id: str) -> None:
         self._run: wandb.Run | None = None
         self._folder: Path | None = None
         self._mode: Mode = "offline"
         self._completed = False
+        described = {
+            "project": cfg.track.project,
+            "name": cfg.run_id,
+            "id": wandb_id,
+            "group": cfg.study,
+            "job_type": "train" if cfg.trains else "score",
+            "tags": [tag[:LONGEST_TAG] for tag in dict.fromkeys(cfg.tags)],
+            "config": shared_config(cfg.to_dict()),
+        }
         modes: dict[str, tuple[Mode, ...]] = {"none": (), "offline": ("offline",), "online": ("online", "offline")}
-        described = without_secrets(
-            {
-                "project": settings.project,
-                "name": run_id,
-                "id": wandb_id,
-                "group": study,
-                "job_type": "train" if trains else "score",
-                "tags": [tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)],
-                "config": shared_config(config),
-            }
-        )
-        for mode in modes[settings.mode]:
+        for mode in modes[cfg.track.mode]:
             if self._run is None and not _failed & {mode, "offline"}:
-                self._begin(mode, folder, described)
+                self._begin(mode, cfg.results_dir / cfg.study, without_secrets(described))  # in its folder wandb/
 
     def _begin(self, mode: Mode, folder: Path, described: dict[str, Any]) -> None:
         try:
