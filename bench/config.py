@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationEr
 from pydantic.dataclasses import dataclass
 
 from bench.init.store import Cache
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
+from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
@@ -201,7 +201,7 @@ class Run:
     @property
     def tags(self) -> list[str]:
         """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
-        rank = [self.rank.name] if isinstance(self.method, AdapterMethod) else []
+        rank = [self.rank.name] if self.method.has_adapter else []
         trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
         return [self.method_name, *rank, self.task.name, self.model.name, *trained]
 
@@ -271,8 +271,7 @@ class Run:
 
 def _kinds(method: Method) -> tuple[bool, bool, bool]:
     """Whether a method adds an adapter, decomposes something, and does so in a sketch."""
-    decomposes = isinstance(method, SpectralMethod) and bool(method.decomposes)
-    return isinstance(method, AdapterMethod), decomposes, bool(decomposes and sketches(method))
+    return method.has_adapter, bool(method.decomposes), method.sketches
 
 
 @functools.cache

@@ -41,10 +41,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
-    start = initialize(
-        loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
-        cfg.svd, cfg.cache, cfg.seed, phases,
-    )  # fmt: skip
+    start = initialize(cfg, loaded, task, phases)
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):

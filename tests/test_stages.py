@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from records import make_record
+from records import a_config, make_record
 
 from bench.runs.record import CorruptRecordError
 from bench.study.protocol import Definition, Rates
@@ -62,8 +62,7 @@ def score(records, expanded, values, status="completed"):
 
 def add(records, cell, value, status="completed"):
     name, run_id = cell.group[0].removeprefix("method="), " ".join(cell.all_overrides)
-    config = {"method": {"name": name}, "seed": 100, "train": {"learning_rate": cell.learning_rate}}
-    record = make_record(run_id, status, name, config, {}, {})
+    record = make_record(run_id, status, name, a_config(name, 100, cell.learning_rate))
     record.scores = [{"task": "t", "metric": "acc", "value": value, "higher_is_better": True}]
     records[run_id] = record
 

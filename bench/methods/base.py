@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ Statistic = Literal["gradient", "input_covariance", "label_covariance"]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
+FACTORS = ("lora_A", "lora_B", "lora_R")
 
 
 @config_dataclass(frozen=True, config=STRICT)
@@ -81,7 +82,7 @@ class Layer:
             of its largest entry.
         label_covariance: covariance of the inputs at the tokens whose labels count.
         learning_rates: of the coming schedule.
-        svds: leading singular triplets, of what a SpectralMethod decomposes.
+        svds: leading singular triplets of the matrices that the method decomposes.
 
     A statistic is None unless the method requires it, and a gradient that is decomposed is not kept besides.
     """
@@ -138,81 +139,79 @@ class Factors:
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way to start fine-tuning.
+class Method:
+    """A way to start fine-tuning, and everything that the suite asks of one.
 
-    label: what the paper prints. requires: the statistics calibration must deliver. trains: what the optimiser
-    moves. keeps_function: whether the adapted model must equal the pretrained one at step 0.
+    A subclass is a frozen pydantic dataclass, `@dataclass(frozen=True, config=STRICT)`. Its fields are its settings,
+    and conf/method/NAME.yaml states their values. It states label, trains and keeps_function, and overrides the hooks
+    below of which the default does not suit it.
+
+    Attributes:
+        label: what the paper prints.
+        trains: the tensors that the optimiser moves: of an adapter, or the whole model's weights.
+        keeps_function: whether the adapted model must equal the pretrained one at step 0. True: the base weight
+            becomes W - s B A, and the logits are checked. False: W is left as it is.
+        requires: the statistics of each layer that calibration computes from data.
+        decomposes: matrices seen by `layer.leading` only. Calibration then keeps their leading singular triplets
+            instead of them, computed once for every rank that `svd.rank` covers, by the solver that the `svd` key
+            names. A property where it depends on the settings.
+        scaling: the rule for s; a field of every method that has an adapter.
     """
 
     label: ClassVar[str]
-    requires: ClassVar[frozenset[Statistic]]
     trains: ClassVar[frozenset[Trainable]]
     keeps_function: ClassVar[bool]
-
-
-@runtime_checkable
-class AdapterMethod(Method, Protocol):
-    """A method that adds factors to every target layer."""
-
+    requires: ClassVar[frozenset[Statistic]] = frozenset()
     scaling: ScalingRule
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether factors are added to the target layers; full fine-tuning has none."""
+        return not self.trains.isdisjoint(FACTORS)
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """The starting factors of one layer; draws from `generator` only."""
-        ...
+        """The starting factors of one layer; every method with an adapter defines it.
 
+        Args:
+            layer: the layer with the statistics and triplets that the method asked for.
+            generator: the only source of randomness, seeded by the run for this layer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has an adapter, but no factors")
 
-@runtime_checkable
-class DemandingMethod(AdapterMethod, Protocol):
-    """A method that cannot start every layer at every rank."""
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """Hook: see above; none by default."""
+        return frozenset()
+
+    def num_singular(self, r: int) -> int:
+        """Hook: how many singular triplets an adapter of rank r takes of a matrix in `decomposes`."""
+        return r
+
+    @property
+    def sketches(self) -> bool:
+        """Hook: whether the triplets of the gradient come from a sketch; the gradient itself is then never formed.
+
+        Possible where only the gradient's own triplets are used; the setting is called `gradient`, exact or sketch.
+        """
+        return False
 
     def check(self, layer: Layer) -> None:
-        """Called for each layer before any data is read, without statistics.
+        """Hook: refuses a rank that the layer cannot have; called for each layer before any data is read.
+
+        Args:
+            layer: name, r, scaling, learning rates, and a weight with a shape but no values (on the meta device).
 
         Raises:
             ValueError: the layer cannot have this rank; the message names both and the remedy.
         """
-        ...
 
+    def ranks(self, layers: Iterable[Layer]) -> dict[str, int] | None:
+        """Hook: the rank of each layer by name, 0 for no adapter; None gives every layer `layer.r`.
 
-@runtime_checkable
-class RankingMethod(AdapterMethod, Protocol):
-    """A method that shares the ranks out among the layers; the one thing that is no function of one layer."""
-
-    def ranks(self, layers: Iterable[Layer]) -> dict[str, int]:
-        """The rank of each layer by name, 0 for one without adapter; `layer.r` is what the budget gives each."""
-        ...
-
-
-@runtime_checkable
-class SpectralMethod(AdapterMethod, Protocol):
-    """A method that sees some matrices through their leading singular triplets only, by `layer.leading`.
-
-    decomposes: which. Calibration then keeps the triplets instead of the matrix, computed once for every rank that
-    `svd.rank` covers, by the solver that the `svd` key names.
-    """
-
-    @property
-    def decomposes(self) -> frozenset[Spectral]:
-        """The matrices; may depend on the method's options."""
-        ...
-
-    def num_singular(self, r: int) -> int:
-        """How many triplets an adapter of rank r takes."""
-        ...
-
-
-@runtime_checkable
-class SketchableMethod(SpectralMethod, Protocol):
-    """A spectral method that is linear in the gradient, and may take its triplets from a sketch of it."""
-
-    gradient: GradientMode
-
-
-def sketches(method: object) -> bool:
-    """Whether the method takes a sketch of the gradient instead of the gradient."""
-    return isinstance(method, SketchableMethod) and method.gradient == "sketch"
+        Args:
+            layers: all target layers with their statistics, one at a time; `layer.r` is the budget per layer.
+        """
+        return None
 
 
 def scaling_value(rule: ScalingRule, rank: Rank) -> float:

@@ -13,14 +13,15 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
-from bench.model.layers import check_rank, heads, target_layers
+from bench.methods.base import FACTORS, AdapterOptions, Factors, Method, Rank, scaling_value
+from bench.model.layers import check_rank, check_start, heads, target_layers
 from bench.model.lora_r import LoraRLinear
 
 __all__ = [
     "AdaptedLayer",
     "add",
     "check_rank",
+    "check_start",
     "count_parameters",
     "fill",
     "float_weight",
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 ADAPTER = "default"  # PEFT's name for the first adapter
-FACTORS = ("lora_A", "lora_B", "lora_R")
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -124,7 +124,7 @@ def add(
     Returns:
         The model to train and its layers; the factors are zero until `fill` is called.
     """
-    if not isinstance(method, AdapterMethod):
+    if not method.has_adapter:
         train_all = "weight" in method.trains
         model.requires_grad_(train_all)
         model = model.float() if train_all else model
@@ -156,9 +156,7 @@ def _free_heads(model: nn.Module, method: Method) -> None:
         head.requires_grad_(bool(method.trains))
 
 
-def _peft_config(
-    method: AdapterMethod, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]
-) -> LoraConfig:
+def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]) -> LoraConfig:
     """lora_alpha is chosen so that PEFT's own α/r is the method's s in every layer, whatever its rule."""
     other = {name: own for name, own in ranks.items() if own not in (0, r)}
     config = LoraConfig(

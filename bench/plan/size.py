@@ -97,19 +97,12 @@ def is_unknown(run: Run) -> bool:
 
 def refusal(run: Run) -> str | None:
     """Why a valid run would fail once its model is loaded: its rank or its method does not fit a layer; else None."""
-    from bench.methods.base import AdapterMethod, DemandingMethod, Layer, scaling_value
-    from bench.model.layers import check_rank
+    from bench.model.layers import check_start
 
     if is_unknown(run):
         return None
     try:
-        layers = size(run).layers
-        if isinstance(run.method, AdapterMethod):
-            check_rank(dict(layers), run.rank)
-        if isinstance(run.method, DemandingMethod):
-            scaling = scaling_value(run.method.scaling, run.rank)
-            for name, layer in layers.items():
-                run.method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
+        check_start(size(run).layers, run.method, run.rank, run.learning_rates)
     except ValueError as error:
         return str(error)
     return None
@@ -117,10 +110,8 @@ def refusal(run: Run) -> str | None:
 
 def trained_and_added(run: Run) -> tuple[int, int]:
     """Parameters that the optimiser moves, a head's included; and those of the adapter, trained or not."""
-    from bench.methods.base import AdapterMethod
-
     counted, trains, r = size(run), run.method.trains, run.rank.r
-    if not isinstance(run.method, AdapterMethod):
+    if not run.method.has_adapter:
         return (counted.parameters if "weight" in trains else 0), 0
     shapes = [layer.weight.shape for layer in counted.layers.values()]
     parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}

@@ -20,8 +20,8 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from bench.runs.record import CorruptRecordError, Record, read_record
-from bench.study.plan_file import RATE_KEY, PlannedRun
-from bench.study.protocol import RATE, Cell, Definition, words
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED, PlannedRun
+from bench.study.protocol import GRID, RATE, Cell, Definition, words
 from bench.study.selection import Selection, grid, on_grid, select
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Expansion:
         rule = self.definition.stages[stage][RATE]
         for group in self.groups():
             rates: Sequence[float | None] = self._rates(rule, group)
-            waits = rule in ("tuned", "shared") and list(rates) == [None] and self._is_trained(group)
+            waits = rule in (TUNED, SHARED) and list(rates) == [None] and self._is_trained(group)
             for overrides in self._overrides(stage, group):
                 for rate in rates:
                     yield Cell(stage, group, overrides, rate, waits)
@@ -150,18 +150,18 @@ class Expansion:
 
     def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
         """The learning rates of a group under a rule; [None] where there is none, or none yet."""
-        if rule == "grid":
+        if rule == GRID:
             return self._grid_and_added(group) if self._is_trained(group) else []
         if not self._is_trained(group):
             return [None]
-        if rule == "published":
-            return [self._of(self.definition.rates.published, "published", group)]
+        if rule == PUBLISHED:
+            return [self._of(self.definition.rates.published, PUBLISHED, group)]
         shared = self.definition.rates.shared
-        if rule == "shared" and shared is None:
+        if rule == SHARED and shared is None:
             raise ValueError("hydra.sweeper.rates.shared is missing: a number, or a method whose tuned rate all take")
-        if rule == "shared" and not isinstance(shared, str):
+        if rule == SHARED and not isinstance(shared, str):
             return [shared]
-        chosen = self.selection(group if rule == "tuned" else self._as_method(group, str(shared)))
+        chosen = self.selection(group if rule == TUNED else self._as_method(group, str(shared)))
         return [chosen.best.learning_rate if chosen and chosen.best else None]
 
     def _grid_and_added(self, group: tuple[str, ...]) -> list[float]:
@@ -173,7 +173,7 @@ class Expansion:
         return grid(self._of(rates.centre, "centre", group), rates.points, rates.per_decade)
 
     def _grid_stage(self) -> str:
-        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == "grid")
+        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
 
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
@@ -246,7 +246,7 @@ def batches(expansion: Expansion, plan: Callable[[], None]) -> Iterator[list[lis
                       "of it survived", file=sys.stderr)  # fmt: skip
         if ready := [list(cell.all_overrides) for _, cell, run in planned if run is not None and not cell.waits]:
             yield ready
-        if expansion.definition.stages[stage][RATE] == "grid" and expansion.definition.extend:
+        if expansion.definition.stages[stage][RATE] == GRID and expansion.definition.extend:
             yield from _extensions(expansion)
     expansion.forget()
     plan()

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, ListConfig
 
 from bench.runs.folder import RunFolder
 from bench.runs.names import study_folder
-from bench.runs.state import awaited
+from bench.runs.state import may_be_running
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.sweep import expansion as stages
 from bench.sweep.arguments import refuse
@@ -118,7 +118,7 @@ def batches() -> Iterator[list[list[str]]]:
         _launched.extend(left)
         if left:
             yield left
-        if elsewhere := [cell for cell in left if awaited(RunFolder.of(_run_of(cell)))]:
+        if elsewhere := [cell for cell in left if may_be_running(RunFolder.of(_run_of(cell)))]:
             print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
             _launched.extend(elsewhere)
             yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
@@ -247,11 +247,9 @@ def _plan_cells(config: DictConfig, arguments: Sequence[str]) -> None:
 
 def _hint(runs: list[Run]) -> str | None:
     """What would spare a sweep calibrations: ranks that need different numbers of triplets do not share one."""
-    from bench.methods.base import SpectralMethod
-
     widths: dict[str, set[int]] = {}
     for run in runs:
-        if isinstance(run.method, SpectralMethod) and run.method.decomposes:
+        if run.method.decomposes:
             needed = run.method.num_singular(run.rank.r)
             widths.setdefault(run.method_name, set()).add(max(run.svd.rank, needed))
     apart = sorted(name for name, found in widths.items() if len(found) > 1)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from bench.methods.base import Layer, Rank, scaling_value
-from bench.methods.hu import Hu
+from built_methods import built
 
 OUT, IN, R, S = 24, 40, 4, 0.7
 
 
 def drawn(out=OUT, into=IN, r=R, seed=0):
-    return Hu().factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
+    return built("hu").factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
@@ -49,12 +49,12 @@ def test_factors_follow_the_given_generator_and_no_other():
 
 
 def test_scaling_is_alpha_over_r():
-    assert scaling_value(Hu().scaling, Rank("r8", 8, 24)) == 3.0
+    assert scaling_value(built("hu").scaling, Rank("r8", 8, 24)) == 3.0
 
 
 def test_a_gaussian_a_has_standard_deviation_one_over_r_whatever_the_width():
     for into in (400, 100):
         layer = Layer("layer", torch.zeros(OUT, into), 64, S)
-        A = Hu(distribution="gaussian").factors(layer, torch.Generator().manual_seed(0)).lora_A
+        A = built("hu", distribution="gaussian").factors(layer, torch.Generator().manual_seed(0)).lora_A
         assert A.std().item() == pytest.approx(1 / 64, rel=0.03)
         assert (A.abs() < 1 / 64).float().mean().item() == pytest.approx(math.erf(0.5**0.5), abs=0.02)

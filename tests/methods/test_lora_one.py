@@ -3,13 +3,14 @@ import torch
 
 from bench.methods.base import Rank, scaling_value
 from bench.methods.lora_one import LoRAOne
+from built_methods import built
 from matrices import best_approximation, both_orientations, layer_of, random
 
 R = 4
 
 
 def start(G, **settings):
-    return LoRAOne(**settings).factors(layer_of(torch.zeros_like(G), R, gradient=G), torch.Generator())
+    return built("lora_one", **settings).factors(layer_of(torch.zeros_like(G), R, gradient=G), torch.Generator())
 
 
 @both_orientations
@@ -41,4 +42,4 @@ def test_w_is_not_to_be_shifted():
 
 
 def test_scaling_is_alpha_over_root_r():
-    assert scaling_value(LoRAOne().scaling, Rank("r4", 4, 16)) == 8.0
+    assert scaling_value(built("lora_one").scaling, Rank("r4", 4, 16)) == 8.0

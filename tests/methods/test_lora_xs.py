@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.methods.base import Layer, Rank, scaling_value
-from bench.methods.lora_xs import LoRAXS
+from built_methods import built
 
 R, S = 4, 0.7
 both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 def start(weight, r=R, seed=0, **settings):
-    return LoRAXS(**settings).factors(Layer("layer", weight, r, S), torch.Generator().manual_seed(seed))
+    return built("lora_xs", **settings).factors(Layer("layer", weight, r, S), torch.Generator().manual_seed(seed))
 
 
 @both_orientations
@@ -78,12 +78,12 @@ def test_only_r_is_drawn_and_from_the_given_generator_alone():
 
 
 def test_scaling_is_one():
-    assert scaling_value(LoRAXS().scaling, Rank("r8", 8, 24)) == 1.0
+    assert scaling_value(built("lora_xs").scaling, Rank("r8", 8, 24)) == 1.0
 
 
 @both_orientations
 def test_the_random_basis_has_the_bounds_of_the_authors_transposed_factors(out, into):
-    factors = LoRAXS(basis="random").factors(
+    factors = built("lora_xs", basis="random").factors(
         Layer("layer", random(10 * out, 10 * into), 64, S), torch.Generator().manual_seed(0)
     )
     for factor, fan_in in ((factors.lora_A, 64), (factors.lora_B, 10 * out)):

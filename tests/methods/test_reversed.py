@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from bench.methods.base import Layer, Rank, scaling_value
-from bench.methods.reversed import Reversed
+from built_methods import built
 
 OUT, IN, R, S = 24, 40, 4, 0.7
 
 
 def drawn(out=OUT, into=IN, r=R, seed=0):
-    return Reversed().factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
+    return built("reversed").factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
@@ -49,4 +49,4 @@ def test_factors_follow_the_given_generator_and_no_other():
 
 
 def test_scaling_is_alpha_over_r():
-    assert scaling_value(Reversed().scaling, Rank("r8", 8, 24)) == 3.0
+    assert scaling_value(built("reversed").scaling, Rank("r8", 8, 24)) == 3.0

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bench.init.calibrate.result import Calibration, Cost, Wanted
+from bench.init.calibrate.result import Calibration, CalibrationRequest, Cost
 from bench.init.calibrate.sketch import GradientSketch
 from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
@@ -56,8 +56,8 @@ def split(batches: Sequence[Batch], size: int) -> list[Piece]:
 class Collector:
     """One pass over the samples: adds up each layer's statistics, and decomposes them when they are complete."""
 
-    def __init__(self, model: PreTrainedModel, layers: Mapping[str, nn.Linear], wanted: Wanted) -> None:
-        self._model, self._layers, self._wanted = model, layers, wanted
+    def __init__(self, model: PreTrainedModel, layers: Mapping[str, nn.Linear], request: CalibrationRequest) -> None:
+        self._model, self._layers, self._request = model, layers, request
         self._result = Calibration()
         self._seconds: dict[str, float] = defaultdict(float)
         self._open: dict[str, Tensor] = {}  # the totals of the layer at hand
@@ -92,7 +92,7 @@ class Collector:
     def _visit(self, weight: float, checkpointing: bool) -> float:
         """One pass over one piece; returns its loss."""
         before = sum(self._seconds.values())
-        if self._wanted.gradient:
+        if self._request.gradient:
             seen = visit_gradients(
                 self._model, self._layers, self._batch, self._consume, weight=weight, checkpointing=checkpointing,
                 finish=self._finish, enter=self._enter,
@@ -102,8 +102,8 @@ class Collector:
                 self._model, self._layers, self._batch, self._consume, finish=self._finish, enter=self._enter
             )
         consumed = sum(self._seconds.values()) - before
-        self._seconds["forward"] += seen.forward_seconds - (0 if self._wanted.gradient else consumed)
-        self._seconds["backward"] += seen.backward_seconds - (consumed if self._wanted.gradient else 0)
+        self._seconds["forward"] += seen.forward_seconds - (0 if self._request.gradient else consumed)
+        self._seconds["backward"] += seen.backward_seconds - (consumed if self._request.gradient else 0)
         return seen.loss
 
     def _enter(self, name: str) -> None:
@@ -112,16 +112,16 @@ class Collector:
     def _choose_place(self) -> Place:
         layers = self._layers.values()
         gradients = sum(4 * layer.in_features * layer.out_features for layer in layers) if self._exact_gradient else 0
-        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._wanted.keeps - {"gradient"})
+        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._request.matrices - {"gradient"})
         weights = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
         return choose_place(gradients + squares, weights, self._model.device)
 
     @property
     def _exact_gradient(self) -> bool:
-        return self._wanted.gradient and not self._wanted.sketched
+        return self._request.gradient and not self._request.sketched
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
-        for kind in sorted(self._wanted.keeps - {"gradient"}):
+        for kind in sorted(self._request.matrices - {"gradient"}):
             share = _covariance_share(kind, self._tokens(kind, name), inputs)
             total = self._total(kind, name)
             with self._clock("gradient"):
@@ -132,7 +132,7 @@ class Collector:
             total = self._total("gradient", name)
             with self._clock("gradient"):
                 self._open["gradient"] = weight_gradient(inputs, output_gradient, total)
-        elif self._wanted.sketched:
+        elif self._request.sketched:
             with self._clock("gradient"):
                 self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
 
@@ -183,22 +183,22 @@ class Collector:
             self._result.label_covariance[name] = _covariance(total).cpu()
         else:
             self._deliver_svds({name: self._decomposed(name, total)})
-            if "gradient" in self._wanted.keeps:
+            if "gradient" in self._request.matrices:
                 self._result.gradient[name] = total.cpu()
 
     def _decomposed(self, name: str, gradient: Tensor) -> dict[Spectral, SVD]:
         found = {}
         with self._clock("svd"):
-            for of in sorted(self._wanted.decomposes - {"weight"}):
+            for of in sorted(self._request.svds - {"weight"}):
                 matrix = gradient if of == "gradient" else gradient.sign()
-                found[of] = decompose(matrix, of, name, self._wanted)
+                found[of] = decompose(matrix, of, name, self._request)
         return found
 
     def _sketched(self, name: str) -> SVD:
         with self._clock("svd"):
             sketch = self._sketches.pop(name)
             k = self._width((len(sketch.Y), sketch.Z.shape[1]))
-            return on_host(sketch.svd(k, min(k, self._wanted.num_singular)))
+            return on_host(sketch.svd(k, min(k, self._request.num_singular)))
 
     def _deliver_svds(self, svds: Mapping[str, Mapping[Spectral, SVD]]) -> None:
         for name, by_matrix in svds.items():
@@ -206,18 +206,18 @@ class Collector:
                 self._result.svds.setdefault(of, {})[name] = svd
 
     def _width(self, shape: tuple[int, ...]) -> int:
-        return self._wanted.svd.width(shape, self._wanted.num_singular)
+        return self._request.svd.width(shape, self._request.num_singular)
 
     def _bring_together(self) -> None:
         """Adds up the processes' totals; each layer is then decomposed by one process and handed to all."""
-        kinds = sorted(self._wanted.keeps - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
+        kinds = sorted(self._request.matrices - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
         for kind in kinds:
             for name in self._layers:
                 total = self._sums.take((kind, name))
                 if total is None:
                     continue
                 total = ranks.all_reduce_sum(total)
-                if kind == "gradient" and self._wanted.decomposes:
+                if kind == "gradient" and self._request.svds:
                     self._sums.put((kind, name), total)
                 else:
                     self._deliver(kind, name, total)
@@ -225,7 +225,7 @@ class Collector:
         for name in reached:
             ranks.all_reduce_sum(self._sketches[name].Y)
             ranks.all_reduce_sum(self._sketches[name].Z)
-        if self._wanted.decomposes - {"weight"}:
+        if self._request.svds - {"weight"}:
             self._deliver_svds(ranks.map_over_ranks(list(self._layers), self._decomposed_total))
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
@@ -241,10 +241,10 @@ class Collector:
         self._seconds[part] += now() - began
 
 
-def decompose(matrix: Tensor, of: Spectral, name: str, wanted: Wanted) -> SVD:
+def decompose(matrix: Tensor, of: Spectral, name: str, request: CalibrationRequest) -> SVD:
     """The leading triplets that are wanted of a layer's matrix, from a random stream of its own; on the host."""
-    k = wanted.svd.width(matrix.shape, wanted.num_singular)
-    return on_host(leading_svd(matrix, k, wanted.svd, rng.stream(0, f"svd/{of}/{name}")))
+    k = request.svd.width(matrix.shape, request.num_singular)
+    return on_host(leading_svd(matrix, k, request.svd, rng.stream(0, f"svd/{of}/{name}")))
 
 
 def on_host(svd: SVD) -> SVD:

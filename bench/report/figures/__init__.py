@@ -29,7 +29,7 @@ Drawn = tuple[str, Figure | None, pd.DataFrame]
 
 def drawn_places(study: Study) -> list[Place]:
     """Task and model of everything that can be drawn, in their order."""
-    return sorted({*study.parts, *rates.selections_by_place(study)})
+    return sorted({*study.by_task_and_model, *rates.selections_by_place(study)})
 
 
 def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> list[Path]:
@@ -47,7 +47,7 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    by_place, parts, places = rates.selections_by_place(study), study.parts, drawn_places(study)
+    by_place, parts, places = rates.selections_by_place(study), study.by_task_and_model, drawn_places(study)
     choice = choose(study, places) if choice is None else choice
     for place in choice.places:
         cells, selections = parts[place].cells if place in parts else [], by_place.get(place, [])

@@ -67,7 +67,8 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
     if every:
         return Choice(kinds, tuple(places), None)
     kept, drawn = kinds[: max(1, MOST_FIGURES // max(1, len(places)))], tuple(places[:MOST_FIGURES])
-    rows = max([0, *(len(part.cells) for part in study.parts.values()), len(study.selection) // max(1, len(places))])
+    largest = max((len(part.cells) for part in study.by_task_and_model.values()), default=0)
+    rows = max(largest, len(study.selection) // max(1, len(places)))
     left_out = [f"those of {', '.join(kinds[len(kept) :])}"] * (len(kept) < len(kinds))
     undrawn = len(places) - len(drawn)
     left_out += [f"those of {undrawn:,} of {len(places):,} tasks and models"] * (undrawn > 0)

@@ -108,7 +108,7 @@ def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", le
         order = {cell.title: place for place, cell in enumerate(cells)}
         labels = sorted(named, key=lambda label: order.get(label, len(order)))
         bottom_legend(figure, [named[label] for label in labels], labels)
-    (task, model), seeds = cells[0].place, max(len(cell.runs) for cell in cells)
+    (task, model), seeds = cells[0].task_and_model, max(len(cell.runs) for cell in cells)
     head = f"{task}, {model}, {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle("; ".join([head, *([aim] if aim else []), *([spread] if seeds > 1 else [])]))
     return figure
