@@ -299,7 +299,7 @@ def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, b
 
 @pytest.mark.parametrize("options", [PLAIN, DORA], ids=["plain", "dora"])
 def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tmp_path):
-    if options and "lora_R" in method.trains:
+    if options is DORA and "lora_R" in method.trains:
         pytest.skip("DoRA has no matrix between A and B")
     wrapped, adapted, factors, _ = started(tiny_model(), batch, method, options)
     train_steps(wrapped, batch(3, 6))
