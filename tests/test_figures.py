@@ -1,16 +1,15 @@
 import csv
 import itertools
-import json
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
 from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
-from bench.report.palette import COLOURS, LINES, MARKERS, OTHER_MARKER, colour, line, marker
+from bench.report.palette import LOOKS, look, order
 from bench.report.read.curves import read_curves, target_loss
-from bench.report.read.load import METHOD_ORDER, load_study
+from bench.report.read.load import load_study
 from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
@@ -22,20 +21,15 @@ ENVIRONMENT = {
 LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp.up")
 
 
-def a_score(value, task="t", metric="acc", majority=None):
-    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": 0.1} | about
-
-
 def write_run(
     root, method="hu", seed=0, *, value=0.5, losses=(3.0, 2.0, 1.0), scores=None, parameters=1000, rate=0.01, r=None,
     task="t", model="m", kind="causal", status="completed", measures=("cosine", "captured_energy"), init=0.5,
 ):  # fmt: skip
     """A run of 3 steps, 100 tokens and 2 seconds each, its losses the held-out ones too; returns its folder's name."""
-    config = {"method": {"name": method}, "seed": seed, "train": {"learning_rate": rate}}
-    config |= {"task": {"name": task}, "model": {"name": model}}
-    identity = {"method": {"_target_": method}, "seed": seed, "train": {"learning_rate": rate}}
-    identity |= {"task": {"name": task}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    config = a_config(method, seed, rate, task, model)
+    identity = (
+        config | {"method": {"_target_": method}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    )
     name = "-".join(map(str, (method, r, task, model.replace("/", "."), f"{rate:g}", f"s{seed}")))
     record = make_record(name, status, method.upper(), config, identity, ENVIRONMENT)
     trained = method != "none"
@@ -60,12 +54,12 @@ def write_run(
             {"step": n, "loss": one, "eval_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
             for n, one in enumerate(losses, 1)
         ]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        write_rows(folder / "curve.jsonl", curve)
         aligned = [
             {"step": step, "layer": layer, "measure": measure, "value": 0.2 + 0.1 * seed + step / 100}
             for step, layer, measure in itertools.product((0, 3), ("all", *reversed(LAYERS)), measures)
         ]
-        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+        write_rows(folder / "alignment.jsonl", aligned)
     return name
 
 
@@ -129,8 +123,8 @@ def test_each_task_and_model_has_figures_of_its_own(tmp_path):
 
 
 def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_files(tmp_path):
-    for root, order in (("one", 1), ("two", -1)):
-        for method, seed in list(itertools.product(("hu", "lora_ga", "none"), (0, 1)))[::order]:
+    for root, step in (("one", 1), ("two", -1)):
+        for method, seed in list(itertools.product(("hu", "lora_ga", "none"), (0, 1)))[::step]:
             write_run(tmp_path / root, method, seed, losses=(3.0, 2.0 + seed, 1.0))
         drawn(tmp_path / root)
     for one in sorted((tmp_path / "one" / "figures").iterdir()):
@@ -245,8 +239,8 @@ def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
     assert len({line.get_ydata()[0] for line in crosses}) == 2  # one over the other, none hidden
     rings = [line for line in axis.lines if line.get_markersize() == 10]
     assert [(list(line.get_xdata()), line.get_color()) for line in rings] == [
-        ([0.01], COLOURS["hu"]),
-        ([0.01], COLOURS["lora_ga"]),
+        ([0.01], LOOKS["hu"].color),
+        ([0.01], LOOKS["lora_ga"].color),
     ]
     assert axis.get_xscale() == "log"
 
@@ -268,7 +262,7 @@ def test_groups_of_one_method_share_its_colour_and_differ_by_the_line(tmp_path):
         "LORA_GA, rank r4",
         "LORA_GA, rank r8",
     ]
-    assert lines[0].get_color() == lines[1].get_color() == COLOURS["hu"]
+    assert lines[0].get_color() == lines[1].get_color() == LOOKS["hu"].color
     assert lines[0].get_linestyle() == lines[2].get_linestyle() != lines[1].get_linestyle()
 
 
@@ -403,18 +397,22 @@ def test_methods_of_one_label_are_told_apart(tmp_path):
     assert last == {"lora_ga": "1", "lora_ga_peft": "2"}
 
 
-def test_a_method_nobody_knows_has_a_fixed_look():
-    assert (colour("mine"), marker("mine"), line("mine")) == ("#994455", OTHER_MARKER, LINES[1])
-    assert not {colour(f"mine_{number}") for number in range(99)} & set(COLOURS.values())
+def test_a_method_nobody_knows_has_a_fixed_look_and_comes_last():
+    assert look("mine") == look("mine") != look("yours")
+    others = [look(f"mine_{number}") for number in range(99)]
+    assert not {(one.color, one.marker) for one in others} & {(one.color, one.marker) for one in LOOKS.values()}
+    assert sorted(["mine", "lora_sb", "a_new_one", "none"], key=order) == ["none", "lora_sb", "a_new_one", "mine"]
 
 
 def test_every_known_method_has_a_colour_and_a_marker_of_its_own():
-    assert set(COLOURS) == set(MARKERS) == set(METHOD_ORDER)
-    assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(COLOURS)
+    assert len({one.color for one in LOOKS.values()}) == len({one.marker for one in LOOKS.values()}) == len(LOOKS)
+
+
+MAIN = "none full_ft hu reversed lora_ga lora_xs lora_sb asymmetry_b".split()
 
 
 def test_the_lines_of_the_papers_methods_differ_without_colour():
-    assert len({str(line(method)) for method in list(COLOURS)[1:7]}) == 6
+    assert len({str(LOOKS[method].line) for method in MAIN[1:7]}) == 6
 
 
 # Machado, Oliveira and Fernandes 2009, doi:10.1109/TVCG.2009.113, table 1, severity 1.0; on linear RGB.
@@ -432,7 +430,7 @@ def lab(linear):
 
 @pytest.mark.parametrize("vision", [np.eye(3), NO_RED, NO_GREEN, NO_BLUE], ids=["full", "protan", "deutan", "tritan"])
 def test_the_first_eight_colours_differ_for_every_vision(vision):
-    rgb = np.array([to_rgb(code) for code in list(COLOURS.values())[:8]])
+    rgb = np.array([to_rgb(LOOKS[method].color) for method in MAIN])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = [lab(np.array(vision) @ one) for one in linear]
     # 2.3 is a just noticeable difference of CIE76; thin lines need several of them.

@@ -13,6 +13,7 @@ from bench.runs.lease import Lease
 from bench.runs.record import FAILED, INTERRUPTED, WEIGHTS
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, write_plan
+from bench.study.status import SHOWN
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_it_says_why_a_run_failed_and_how_to_do_it_again(tmp_path, capsys):
     assert code == 0
     assert f"{RUN_ID}: DivergedError: the loss is nan (step 7)" in printed
     assert "python -m bench.run +experiments=demo seed=0 hydra.mode=RUN run.retry_failed=true" in printed
-    assert "to go on: python -m bench.run -m +experiments=demo" in printed
+    assert "to continue: python -m bench.run -m +experiments=demo" in printed
     assert [cell.strip() for cell in printed.splitlines()[4].split("|")[1:-1]] == ["run", "2", "0", "1", "1"]
 
 
@@ -109,7 +110,7 @@ def test_runs_that_no_plan_names_are_counted_apart(tmp_path, capsys):
 
 
 def test_many_failures_are_named_only_when_asked(tmp_path, capsys):
-    names = [f"hu-{number:08x}" for number in range(status.SHOWN + 3)]
+    names = [f"hu-{number:08x}" for number in range(SHOWN + 3)]
     plan(tmp_path, *names)
     for name in names:
         finished(tmp_path, FAILED, run_id=name)

@@ -1,4 +1,4 @@
-"""The cells of an experiment, checked, and an overview of them as text."""
+"""The overview of an experiment as text, and the cells that it counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUPS_SHOWN = 4
 
 
 def text(found: Overview) -> str:
-    """For a reader."""
+    """The overview as a table, with a line for each refusal, note and estimate, and the command that starts it."""
     rows = [_cells(row) for row in (*found.stages, found.total)]
     aligned = ["left"] + ["right"] * (len(rows[0]) - 1)
     printed = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=aligned)
@@ -57,9 +57,9 @@ def _hours(hours: float) -> str:
 _NOTES = {
     "failed": "failed before, and not started again; run.retry_failed=true does",
     "retried": "failed before, and started again",
-    "begun": "begun before; goes on from the last checkpoint",
-    "running": "running in another process, to which it is left",
-    "recorded": "recorded, a result without its weights, such as a committed one; done again",
+    "begun": "begun before; resumed from the last checkpoint",
+    "running": "running in another process; skipped",
+    "recorded": "recorded without weights, as committed runs are; run again",
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }
 _BOUNDS = (
@@ -76,10 +76,10 @@ def _refusal_line(refusal: Refusal) -> str:
 
 
 def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
-    """The cells of an experiment, composed and validated as a sweep does it; a refused one does not stop the others.
+    """Composes and validates the cells of an experiment as a sweep does; a refused one does not stop the others.
 
     Raises:
-        ValueError: the experiment itself cannot be composed, or a stage says nothing of its learning rates.
+        ValueError: the experiment cannot be composed, or a stage does not say how its learning rates are set.
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -87,21 +87,16 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
-    from bench.sweep import expansion, guard
+    from bench.sweep.sweep import Sweep
 
     arguments = [f"+experiments={study}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
-            given = list(config.hydra.overrides.task)
-            if not expansion.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in guard.cells_of(config, given)]
-            expanded = guard.expansion(config, given)
-            return [
-                _checked(planned, run)
-                for stage in expanded.definition.asked
-                for planned, _, run in expanded.planned(stage)
-            ]
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            sweep = Sweep(config, list(config.hydra.overrides.task))
+            return [_checked(cell.planned, cell.run) for cell in sweep.cells()]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
         finally:
@@ -109,7 +104,7 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
 
 
 def _checked(planned: PlannedRun, run: Run | None) -> Entry:
-    """Refuses also what only a model's layers tell."""
+    """Refuses a cell that does not fit a layer of its model, which validation does not know."""
     from bench.plan.size import refusal
 
     reason = None if run is None else refusal(run)

@@ -61,19 +61,18 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """True if the run was completed on this machine: its record is intact and every file that it names is there."""
+        """True if the run was completed on this machine."""
         record = self.record
-        if record is None or record.schema_version < CHECKSUMMED:  # which has no checksums
-            return False
-        return record.status == COMPLETED and self.holds(record)
+        return record is not None and record.status == COMPLETED and self.holds(record)
 
     def holds(self, record: Record) -> bool:
-        """True if a record is of this run, its weights are there, and its other files have the recorded sizes.
+        """True if a record has checksums and is of this run, and its weights and its other files have their sizes.
 
-        bench.verify compares the files' checksums too.
+        bench.verify compares the checksums too.
         """
         return (
-            self.is_of(record)
+            record.schema_version >= CHECKSUMMED
+            and self.is_of(record)
             and WEIGHTS in record.files
             and (self.path / WEIGHTS).is_file()
             and not differing_files(self.path, record, content=False)
@@ -113,8 +112,10 @@ class RunFolder:
             begun = read_begun(other).get("identity")
             if begun is None or other == self.workspace or not (other / checkpoint.FOLDER).is_dir():
                 continue
-            changed = _changed_contents(begun, identity)
-            if changed and _without_contents(begun) == _without_contents(without_secrets(identity)):
+            if _without_contents(begun) != _without_contents(without_secrets(identity)):
+                continue
+            before, now = _contents(begun), _contents(identity)
+            if changed := [name for name in now if before.get(name) != now[name]]:
                 raise checkpoint.ChangedDataError(
                     f"{' and '.join(changed)} changed since {other.name[1:]} was begun: give it what it was begun "
                     f"with, or delete {other} to begin it anew"
@@ -138,17 +139,9 @@ def _record(folder: Path) -> Record | None:
 
 
 def _contents(identity: dict[str, Any]) -> dict[str, Any]:
-    """By name, the hashes of the data and of the model's files."""
+    """The hashes of the data and of the model's files, by name."""
     datasets = {name: one.get("content") for name, one in identity["task"]["datasets"].items()}
     return {**datasets, "model": identity["model"].get("content")}
-
-
-def _changed_contents(begun: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    try:
-        before, now = _contents(begun), _contents(identity)
-    except (KeyError, TypeError, AttributeError):
-        return []
-    return [name for name in now if before.get(name) != now[name]]
 
 
 def _without_contents(value: Any) -> Any:

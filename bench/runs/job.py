@@ -111,11 +111,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
     began = time.perf_counter()
     try:
         attempt.begin(cfg.identity)
-        folder = cfg.results_dir / cfg.study  # wandb makes its own folder wandb/ there
-        with Tracker(
-            cfg.track, folder, attempt.wandb_id,
-            run_id=cfg.run_id, study=cfg.study, trains=cfg.trains, tags=cfg.tags, config=cfg.to_dict(),
-        ) as tracker:  # fmt: skip
+        with Tracker(cfg, attempt.wandb_id) as tracker:
             attempt.mirror = tracker.log
             try:
                 record, outcomes = _recorded(cfg, run, attempt)

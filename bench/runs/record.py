@@ -13,7 +13,6 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, Literal
@@ -219,19 +218,10 @@ def without_timing(values: Any) -> Any:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of curve.jsonl, alignment.jsonl or outcomes.jsonl.gz; none where the file does not exist.
 
-    Where there is curve.jsonl.gz instead (bench.compact), it is read.
+    Where only curve.jsonl.gz exists, which bench.compact writes, that is read.
 
     Raises:
-        CorruptRecordError: the file is torn.
-    """
-    return parse_rows(path, lambda text: [modern_row(json.loads(line)) for line in text.splitlines()])
-
-
-def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, Any]]:
-    """The same with a parser of one's own for the file's text.
-
-    Raises:
-        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is none.
+        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is no JSON object.
     """
     if not path.is_file():
         path = path.with_name(f"{path.name}.gz")
@@ -242,12 +232,12 @@ def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, 
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} bytes")
-        rows = parse(content.decode())
+        rows = [json.loads(line) for line in content.decode().splitlines()]
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
         raise CorruptRecordError(f"{path}: a line is no row of named values")
-    return rows
+    return [modern_row(row) for row in rows]
 
 
 def check_writable(results_dir: Path) -> None:

@@ -6,9 +6,10 @@ Nothing that W&B does can stop a run, and nothing that names a machine, a user o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +23,10 @@ from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 from bench.runs.record_parts import TrainingFacts
 
 if TYPE_CHECKING:
+    import pandas as pd
     import wandb
 
+    from bench.config import Run
     from bench.train.probe import Row as AlignmentRow
 
 Mode = Literal["offline", "online"]
@@ -77,14 +80,42 @@ def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
     return wandb.init(mode=mode, dir=str(folder), reinit="finish_previous", settings=settings, **described)
 
 
-def upload_path(run: wandb.Run) -> Path:
-    """The folder of a run, which `wandb sync` takes."""
-    return Path(run.dir).parent
-
-
 def remove_logs(folder: Path) -> None:
     """Deletes W&B's own logs of a finished run: they name this machine's folders."""
     shutil.rmtree(folder / "logs", ignore_errors=True)
+
+
+def log_report(
+    mode: Mode, folder: Path, tables: Mapping[str, pd.DataFrame], files: Sequence[Path], **described: Any
+) -> str:
+    """Writes the report of a study as one W&B run of job type "report".
+
+    Args:
+        mode: offline writes files to sync later.
+        folder: of the study.
+        tables: by the name under which they are logged; None for what is missing.
+        files: below the folder; they become an artifact, and the PNGs images too.
+        described: name, group, project and config of the W&B run.
+
+    Returns:
+        The run's address, or the command that uploads it.
+    """
+    import wandb
+
+    names = {path: path.relative_to(folder) for path in files}
+    with start(mode, folder, job_type="report", **described) as run:
+        for name, frame in tables.items():
+            table = wandb.Table(columns=list(frame.columns), data=frame.to_numpy(), allow_mixed_types=True)
+            run.log({name: table}, commit=False)
+        images = {names[path].with_suffix("").as_posix(): path for path in files if path.suffix == ".png"}
+        run.log({name: wandb.Image(str(path), caption=path.stem) for name, path in images.items()})
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{described['group']}"), type="report")
+        for path in files:
+            artifact.add_file(str(path), name=names[path].as_posix())
+        run.log_artifact(artifact)
+        written, url = Path(run.dir).parent, run.url
+    remove_logs(written)
+    return f"wandb sync {written}" if mode == "offline" else str(url)
 
 
 class Tracker:
@@ -92,57 +123,36 @@ class Tracker:
 
     If the server cannot be reached, or is lost, this and later runs of the process are tracked offline; if that does
     not work either, they are not tracked. Each is one warning a process.
+
+    Args:
+        cfg: the run; its study is the W&B run's group, its axes are tags. Nothing local of its configuration is sent.
+        wandb_id: W&B's id of the run; the same id resumes the same W&B run.
     """
 
-    def __init__(
-        self,
-        settings: Track,
-        folder: Path,
-        wandb_id: str,
-        *,
-        run_id: str,
-        study: str,
-        trains: bool,
-        tags: Sequence[str],
-        config: dict[str, Any],
-    ) -> None:
-        """Begins the W&B run, or resumes it.
-
-        Args:
-            settings: whether and where to track.
-            folder: of the study; W&B's files are written to its wandb/.
-            wandb_id: W&B's id of the run; the same id resumes the same W&B run.
-            run_id: the W&B run's name.
-            study: the W&B run's group.
-            trains: whether the run trains, or only scores: the W&B run's job type.
-            tags: the axes of the run.
-            config: the run's configuration, of which nothing local is sent.
-        """
+    def __init__(self, cfg: Run, wandb_id: str) -> None:
         self._run: wandb.Run | None = None
         self._folder: Path | None = None
         self._mode: Mode = "offline"
         self._completed = False
+        described = {
+            "project": cfg.track.project,
+            "name": cfg.run_id,
+            "id": wandb_id,
+            "group": cfg.study,
+            "job_type": "train" if cfg.trains else "score",
+            "tags": [tag[:LONGEST_TAG] for tag in dict.fromkeys(cfg.tags)],
+            "config": shared_config(cfg.to_dict()),
+        }
         modes: dict[str, tuple[Mode, ...]] = {"none": (), "offline": ("offline",), "online": ("online", "offline")}
-        described = without_secrets(
-            {
-                "project": settings.project,
-                "name": run_id,
-                "id": wandb_id,
-                "group": study,
-                "job_type": "train" if trains else "score",
-                "tags": [tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)],
-                "config": shared_config(config),
-            }
-        )
-        for mode in modes[settings.mode]:
+        for mode in modes[cfg.track.mode]:
             if self._run is None and not _failed & {mode, "offline"}:
-                self._begin(mode, folder, described)
+                self._begin(mode, cfg.results_dir / cfg.study, without_secrets(described))  # in its folder wandb/
 
     def _begin(self, mode: Mode, folder: Path, described: dict[str, Any]) -> None:
         try:
             run = start(mode, folder, **described, **({"resume": "allow"} if mode == "online" else {}))
             _define_axes(run)
-            self._run, self._mode, self._folder = run, mode, upload_path(run)
+            self._run, self._mode, self._folder = run, mode, Path(run.dir).parent
         except Exception as error:  # wandb's own, its service's, the folder's: none of them is the run's
             if mode == "online":
                 _stop_service()

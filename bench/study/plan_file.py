@@ -23,6 +23,7 @@ from bench.runs.record_parts import FileName
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages
 SELECT = "select"  # the stage in which learning rates are chosen
+TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # stages by the rule that gives their learning rates
 RATE_KEY = "train.learning_rate="
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study.plan_file import RATE_KEY
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
-RULES = ("grid", "tuned", "shared", "published")
+GRID = "grid"  # the rule of the stage select
+RULES = (GRID, TUNED, SHARED, PUBLISHED)
 
 
 @dataclass(frozen=True)

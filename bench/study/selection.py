@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from bench.runs.record import COMPLETED, Record
 from bench.runs.record_parts import ScoreFacts
@@ -21,6 +21,8 @@ SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 # Means of equal scores differ in the last bit with their number; far below one item of any test set.
 ROUNDING = 1e-9
 EVAL_LOSS = "eval_loss"
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,16 @@ def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
     return Selection(group, first.config.method.name, first.label, tuple(points), metric, higher)
 
 
+def first_of_each(items: Iterable[Item], dataset: Callable[[Item], Any]) -> list[Item]:
+    """The first item of each dataset, such as its first metric, which stands for it in a choice or an average."""
+    found: dict[Any, Item] = {}
+    for item in items:
+        found.setdefault(dataset(item), item)
+    return list(found.values())
+
+
 def _first_metrics(record: Record) -> list[ScoreFacts]:
-    """The first score of each dataset."""
-    return list({score.task: score for score in reversed(record.scores)}.values())[::-1]
+    return first_of_each(record.scores, lambda score: score.task)
 
 
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:

@@ -17,12 +17,11 @@ from bench.report.figures.cost import score_against_parameters
 from bench.report.figures.draw import styled
 from bench.report.figures.gradient import alignment
 from bench.report.figures.loss import convergence
-from bench.report.palette import COLOURS, colour
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import Cell, Study
 from bench.study.selection import Selection
 
-__all__ = ["COLOURS", "alignment", "colour", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
+__all__ = ["alignment", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
 
 COLOURS_KEPT = 256  # in a PNG: a third of the bytes
 Drawn = tuple[str, Figure | None, pd.DataFrame]
@@ -30,7 +29,7 @@ Drawn = tuple[str, Figure | None, pd.DataFrame]
 
 def drawn_places(study: Study) -> list[Place]:
     """Task and model of everything that can be drawn, in their order."""
-    return sorted({*study.parts, *rates.selections_by_place(study)})
+    return sorted({*study.by_task_and_model, *rates.selections_by_place(study)})
 
 
 def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> list[Path]:
@@ -44,7 +43,7 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     by_place = rates.selections_by_place(study)
-    parts = study.parts
+    parts = study.by_task_and_model
     places = drawn_places(study)
     choice = choose(study, places) if choice is None else choice
     for place in choice.places:

@@ -67,7 +67,13 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
         left_out.append(f"those of {', '.join(kinds[len(kept) :])}")
     if len(drawn) < len(places):
         left_out.append(f"those of {len(places) - len(drawn):,} of {len(places):,} tasks and models")
-    rows = max([0, *(len(part.cells) for part in study.parts.values()), len(study.selection) // max(1, len(places))])
+    rows = max(
+        [
+            0,
+            *(len(part.cells) for part in study.by_task_and_model.values()),
+            len(study.selection) // max(1, len(places)),
+        ]
+    )
     if rows > MOST_CELLS:
         left_out.append(f"all but each method's best of up to {rows:,} rows")
     if not left_out:

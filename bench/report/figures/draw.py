@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.report import palette
+from bench.report.palette import LINES, Look, look
 from bench.report.read.load import Cell
 
 WIDTH = 7.2  # inches: the text of a page, so that a type size is the printed one
@@ -56,15 +55,6 @@ def styled() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one cell is drawn."""
-
-    color: str
-    marker: Any
-    line: Any
-
-
 def looks(cells: Sequence[Cell]) -> list[Look]:
     """One method's cells share colour and marker and differ by the line, which is the method's if it has one cell."""
     variants = [tuple(cell.axes.items()) for cell in cells]
@@ -76,11 +66,7 @@ def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
     single = len(set(methods)) == len(methods)
     kinds = list(dict.fromkeys(variants))
     return [
-        Look(
-            palette.colour(method),
-            palette.marker(method),
-            palette.line(method) if single else palette.LINES[kinds.index(variant) % len(palette.LINES)],
-        )
+        look(method) if single else look(method)._replace(line=LINES[kinds.index(variant) % len(LINES)])
         for method, variant in zip(methods, variants, strict=True)
     ]
 
@@ -122,7 +108,7 @@ def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", le
         order = {cell.title: place for place, cell in enumerate(cells)}
         labels = sorted(named, key=lambda label: order.get(label, len(order)))
         bottom_legend(figure, [named[label] for label in labels], labels)
-    (task, model), seeds = cells[0].place, max(len(cell.runs) for cell in cells)
+    (task, model), seeds = cells[0].task_and_model, max(len(cell.runs) for cell in cells)
     head = f"{task}, {model}, {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle("; ".join([head, *([aim] if aim else []), *([spread] if seeds > 1 else [])]))
     return figure

@@ -28,13 +28,11 @@ from bench.report.figures.draw import (
 )
 from bench.report.judge.statistics import Array
 from bench.report.read.load import Cell
-from bench.report.read.rows import read_rows_with
-from bench.runs.record import ALIGNMENT, ALL_LAYERS
+from bench.runs.record import ALIGNMENT, ALL_LAYERS, read_rows
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"
 A_NORM, B_NORM = "Z_A_norm", "Z_B_norm"
 MEASURES = {COSINE, CAPTURED, CEILING, A_NORM, B_NORM}
-NEEDED = (f'"{ALL_LAYERS}"', f'"{COSINE}"')  # in a line of a row that a figure shows
 LABELLED = 30  # layers of a heatmap; of more only the blocks are labelled
 ABREAST = 6
 
@@ -52,8 +50,8 @@ def read_measures(cells: Sequence[Cell]) -> pd.DataFrame:
             rows = [
                 (place, known.setdefault(row["measure"], len(known)), known.setdefault(row["layer"], len(known)),
                  row["step"], row["value"])
-                for row in read_rows_with(folder / ALIGNMENT, NEEDED)
-                if row["measure"] in MEASURES and row["value"] is not None
+                for row in read_rows(folder / ALIGNMENT)
+                if row["measure"] in (MEASURES if row["layer"] == ALL_LAYERS else {COSINE}) and row["value"] is not None
             ]  # fmt: skip
             found.append(np.array(rows, dtype=float).reshape(-1, 5))
     values = pd.DataFrame(np.concatenate(found or [np.empty((0, 5))]), columns=["place", *columns[2:5], "value"])

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.report.judge.statistics import NUM_RESAMPLES, ROUNDING, Array, Estimate, percentiles
+from bench.report.judge.statistics import NUM_RESAMPLES, Array, Estimate, percentiles
+from bench.study.selection import ROUNDING
 
 
 def probability_of_improvement(first: Sequence[Array], second: Sequence[Array], higher_is_better: bool) -> float:

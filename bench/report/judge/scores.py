@@ -11,12 +11,14 @@ from statistics import mean
 
 import numpy as np
 
-from bench.report.judge.metrics import EVAL_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.judge.metrics import SHARE, Scale, base_name, of_items, scale_of
 from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
-from bench.runs.record import OUTCOMES, Record
+from bench.runs.record import OUTCOMES
 from bench.runs.record_parts import ScoreFacts
+from bench.study.selection import first_of_each
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
 WIDE = 8  # a table of more metrics shows the first of each task
@@ -92,7 +94,7 @@ class Scores:
     @property
     def first_metrics(self) -> tuple[Column, ...]:
         """The first metric of each dataset."""
-        return tuple({column.dataset: column for column in reversed(self.columns)}.values())[::-1]
+        return tuple(first_of_each(self.columns, lambda column: column.dataset))
 
     @property
     def shown(self) -> tuple[Column, ...]:
@@ -112,7 +114,7 @@ def collect(cells: Sequence[Cell]) -> Scores:
     by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
-            for score in run.scores if scored else _eval_loss(run):
+            for score in run.scores if scored else eval_loss_score(run):
                 column = Column(score.task or None, score.metric, score.higher_is_better)
                 by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
     found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
@@ -224,17 +226,8 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
     """Whether the interval, or the mean where none is known, is better than the majority class."""
     if found.low is None:
         found = Estimate(found.mean, found.mean, found.mean, found.n, found.over)
-    return found.clear_of(majority, higher_is_better)
+    return found.is_better_than(majority, higher_is_better)
 
 
 def _value(score: ScoreFacts) -> float:
     return math.nan if score.value is None else score.value
-
-
-def _eval_loss(run: Record) -> list[ScoreFacts]:
-    """The eval loss in a score's form, for tasks that score nothing."""
-    if run.eval_loss is None:
-        return []
-    return [
-        ScoreFacts(task="", metric=EVAL_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False)
-    ]

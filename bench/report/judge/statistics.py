@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Literal
 from zlib import crc32
 
@@ -24,16 +23,14 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from bench.report.judge.metrics import SHARE, OfItems, Scale
+from bench.study.selection import ROUNDING
 
 Array = NDArray[np.floating]
 CONFIDENCE = 0.95
-# Means of equal scores differ in the last bit with their number; far below one item of any test set.
-ROUNDING = 1e-9
 NUM_DRAWS = 1000  # of items: a standard error to 2 %
 NUM_RESAMPLES = 2000  # of seeds, for percentiles; rliable's default
-NUM_FLIPS = 9999  # of the seeds' signs; scipy's default
 DIGITS = 1e9  # of a difference, those that count in a permutation
-BLOCK = 500  # tests at a time: 40 MB
+BATCH = 100  # permutations at a time
 Over = Literal["seeds and items", "seeds", "items", "nothing"]
 
 
@@ -54,7 +51,7 @@ class Estimate:
     n: int
     over: Over
 
-    def clear_of(self, value: float, higher_is_better: bool) -> bool:
+    def is_better_than(self, value: float, higher_is_better: bool) -> bool:
         """Whether the whole interval is better than a value; False where no interval is known."""
         if self.low is None or self.high is None:
             return False
@@ -193,32 +190,16 @@ def seeds_p(differences: Array) -> Array:
 def sign_flip_p(differences: Array) -> Array:
     """The permutation test over seeds, two-sided: all signs flipped; at least 2/2^n, so with three seeds 0.25.
 
-    Up to 13 seeds every flip is tried; of more, NUM_FLIPS drawn at random, and the flip that was observed.
+    Up to 13 seeds every flip is tried; of more, 9,999 drawn at random (scipy's default).
 
     Args:
         differences: (..., num_seeds), at least two.
     """
-    seeds = differences.shape[-1]
-    flat = differences.reshape(-1, seeds)
     # Whole numbers, whose sums are exact in float64: equal sums are ties, whichever the order of adding.
-    whole = np.round(flat * DIGITS)
-    flips = _sign_flips(seeds)
-    drawn = len(flips) < 2**seeds
-    found = np.empty(len(flat))
-    for start in range(0, len(flat), BLOCK):
-        block = whole[start : start + BLOCK]
-        sums, observed = flips @ block.T, block.sum(axis=1)
-        fewer = np.minimum((sums <= observed).sum(axis=0), (sums >= observed).sum(axis=0))
-        found[start : start + BLOCK] = np.minimum(1.0, 2 * (fewer + drawn) / (len(flips) + drawn))
-    return found.reshape(differences.shape[:-1])
-
-
-@lru_cache(maxsize=4)
-def _sign_flips(seeds: int) -> Array:
-    """(num_flips, seeds) of 1 and -1."""
-    if 2**seeds <= NUM_FLIPS:
-        return np.array(list(product((1.0, -1.0), repeat=seeds)))
-    return np.random.default_rng(0).choice((1.0, -1.0), size=(NUM_FLIPS, seeds))
+    whole, rng = np.round(differences * DIGITS), np.random.default_rng(0)
+    kind = {"permutation_type": "samples", "vectorized": True, "axis": -1, "batch": BATCH, "rng": rng}
+    found = stats.permutation_test((whole,), np.sum, **kind)
+    return np.asarray(found.pvalue)
 
 
 def mcnemar_p(first: Array, second: Array) -> float:
@@ -242,13 +223,10 @@ def items_p(difference: float, stderr: float, num_items: int | None) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for the number of comparisons; statsmodels' collects garbage each time, a second in a large study."""
-    values = np.asarray(p_values, dtype=float)
-    order = np.argsort(values)
-    falling = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(falling, 1.0)
-    return corrected.tolist()
+    """Holm's step-down correction for the number of comparisons."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def detectable_difference(seeds_sd: float, items_stderr: float, n: int, power: float = 0.8) -> float:

@@ -25,9 +25,10 @@ from pydantic import (
 )
 
 from bench.process.validation import one_line
-from bench.report.read.load import METHOD_ORDER, ReportError
+from bench.report.palette import order
+from bench.report.read.load import ReportError
 from bench.runs.record import Record
-from bench.study.folders import ROOT, experiments_folder
+from bench.study.folders import CONF, experiments_folder
 
 PUBLISHED = "published.csv"
 AVERAGE = "average"  # the task of a mean over the table's other tasks
@@ -191,8 +192,7 @@ def row_of(record: Record, rows: tuple[RowKey, ...]) -> RowKey | None:
 
 def known_methods() -> tuple[str, ...]:
     """Names that a row may give."""
-    configured = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-    return tuple(dict.fromkeys((*METHOD_ORDER, *configured)))
+    return tuple(sorted((path.stem for path in (CONF / "method").glob("*.yaml")), key=order))
 
 
 def _has(config: dict, key: str, value: str) -> bool:

@@ -22,12 +22,13 @@ from bench.report.judge.statistics import Estimate
 from bench.report.papers.papers import AVERAGE, Number, RowKey, published, row_of
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, comment, interval_text, latex, markdown, prose
+from bench.study.plan_file import PUBLISHED, TUNED
 
-STAGES = ("published", "tuned")
+STAGES = (PUBLISHED, TUNED)
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
-    "published": "Ours of the stage published: the learning rate and scaling that the paper states.",
-    "tuned": "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
+    PUBLISHED: "Ours of the stage published: the learning rate and scaling that the paper states.",
+    TUNED: "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
     "rule of scaling; the published numbers are at the paper's own.",
 }
 
@@ -127,7 +128,7 @@ def _table(numbers: tuple[Number, ...], stage: str | None, study: Study | None) 
     metrics = {number.task: number.metric for number in numbers}
     tasks = sorted(metrics, key=lambda task: task == AVERAGE)  # stable: the paper's order, the average last
     keys = tuple(dict.fromkeys(number.row for number in numbers))
-    on_model = [cell for cell in study.cells if cell.place[1] == numbers[0].model] if study else []
+    on_model = [cell for cell in study.cells if cell.task_and_model[1] == numbers[0].model] if study else []
     of_row = {key: [cell for cell in on_model if row_of(cell.runs[0], keys) == key] for key in keys}
     failed = [run for run in study.failed if run.config.model.name == numbers[0].model] if study else []
     rows, ambiguous = [], []
@@ -229,7 +230,7 @@ def _notes(table: PaperTable, study: Study | None, ambiguous: list[str]) -> list
         others |= {f"{task} {metric} in the paper, {entry.metric} here": None for entry in entries if entry.metric}
     if others:
         notes.append(f"Another metric, so no difference: {'; '.join(others)}.")
-    elsewhere = sorted({cell.place[1] for cell in study.cells} - {table.model}) if study else []
+    elsewhere = sorted({cell.task_and_model[1] for cell in study.cells} - {table.model}) if study else []
     if elsewhere:
         notes.append(f"The table is of {table.model}; our runs on {', '.join(elsewhere)} are not in it.")
     if ambiguous:

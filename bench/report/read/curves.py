@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from bench.report.judge.statistics import Array
-from bench.report.read.load import Cell
+from bench.report.read.load import BASELINE, Cell
 from bench.runs.record import CURVE, read_rows
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "eval_loss")
-REFERENCE = "hu"  # the LoRA that others are to be faster than
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:
         for cell in cells
         if (losses := [curves[folder].final_eval_loss for folder in cell.folders if folder in curves])
     ]
-    reference = [(loss, cell.label) for cell, loss in finals if cell.method == REFERENCE and loss < math.inf]
+    reference = [(loss, cell.label) for cell, loss in finals if cell.method == BASELINE and loss < math.inf]
     if reference:
         loss, label = min(reference)
         return Target(loss, f"final of {label}'s median seed")

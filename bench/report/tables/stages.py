@@ -13,11 +13,10 @@ from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.judge.scores import sample_estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
-from bench.study.plan_file import SELECT
+from bench.study.plan_file import PUBLISHED, SELECT, SHARED, TUNED
 from bench.study.selection import Selection
 
-TUNED = "tuned"
-TITLES = {"shared": "shared learning rate", "published": "as published"}
+TITLES = {SHARED: "shared learning rate", PUBLISHED: "as published"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Sides:
 
 def sides_of(study: Study, place: tuple[str, str]) -> Sides:
     """The stages beside the study's own and the selection, for one task and model."""
-    others = {stage: study.at(stage).parts for stage in study.stages if stage not in (SELECT, study.stage)}
+    others = {stage: study.at(stage).by_task_and_model for stage in study.stages if stage not in (SELECT, study.stage)}
     return Sides({stage: judge(parts[place].cells) for stage, parts in others.items() if place in parts})
 
 
@@ -88,7 +87,7 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
         named = ", ".join(f"{_name(selection)} {selection.at_edge}" for selection in edge)
         text += (
             f" (edge): the best rate is the smallest or largest tried, a better one may lie beyond: {named}; "
-            f"`python -m bench.extend {study.name}` adds the missing points."
+            f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.extend=4` adds the missing points."
         )
     return text
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Judged, clear_best, judge
-from bench.report.judge.matching import MOST_PAIRS
+from bench.report.judge.comparisons import Judged, judge, significant_best
 from bench.report.judge.metrics import SHARE
 from bench.report.judge.scores import Column, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, seeds_alone
@@ -27,7 +26,6 @@ from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SELECT
 
 MAJORITY = "Majority class"
-PAIRS_OF_STUDY = 40_000  # in comparisons.csv: 10 MB
 Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
@@ -44,7 +42,7 @@ def num_head(cell: Cell) -> int:
 
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
-    judged = [judge(part.cells) for part in study.parts.values()]
+    judged = [judge(part.cells) for part in study.by_task_and_model.values()]
     return _numbers(judged, study.stage)
 
 
@@ -91,9 +89,9 @@ def summary(study: Study) -> pd.DataFrame:
     """The table to read: strings, one row a cell, metrics as columns; the best of a metric marked with **.
 
     Args:
-        study: better one of `Study.parts`, whose cells share task and model, than a whole study of several.
+        study: better one of `Study.by_task_and_model`, whose cells share task and model, than a whole study of several.
     """
-    return _summary(judge(study.cells), sides_of(study, study.cells[0].place), edges(study))
+    return _summary(judge(study.cells), sides_of(study, study.cells[0].task_and_model), edges(study))
 
 
 def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) -> pd.DataFrame:
@@ -125,7 +123,7 @@ def _metrics(judged: Judged) -> dict[str, list[str]]:
     """The columns of scores by heading."""
     texts = {}
     for column in judged.measured:
-        best = clear_best(column, judged.comparisons)
+        best = significant_best(column, judged.comparisons)
         if column.column is not None:
             texts[column.heading] = _metric(judged, column.column, best)
             continue
@@ -161,9 +159,10 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
 def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
     stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
-    parts = {stage: one.parts for stage, one in stages.items()}
-    most = min(MOST_PAIRS, PAIRS_OF_STUDY // max(1, sum(map(len, parts.values()))))
-    return {stage: {place: judge(part.cells, most) for place, part in of.items()} for stage, of in parts.items()}
+    return {
+        stage: {place: judge(part.cells) for place, part in one.by_task_and_model.items()}
+        for stage, one in stages.items()
+    }
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
@@ -259,7 +258,7 @@ def _rate_text(cell: Cell, at_edge: dict[tuple[str, ...], str]) -> str:
 
 
 def _cell_numbers(cell: Cell) -> dict[str, Any]:
-    task, model = cell.place
+    task, model = cell.task_and_model
     named = {"method": cell.method, "label": cell.label, "task": task, "model": model}
     return named | _shown_axes(cell) | {"learning_rate": cell.learning_rate}
 
