@@ -28,7 +28,7 @@ def text(found: Overview) -> str:
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
-    if any("size on" in source for source in found.sources):
+    if any(source.startswith("from the model's size") for source in found.sources):
         lines.append(_BOUNDS)
     lines += [
         f"best rate at the edge: {edge}; {found.command} hydra.sweeper.extend=4 adds points" for edge in found.edges
@@ -63,8 +63,8 @@ _NOTES = {
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }
 _BOUNDS = (
-    "From the model's size every example counts as task.max_length tokens and every answer as the longest allowed, so "
-    "these hours are mostly too high; records of finished runs replace them."
+    "An estimate from the model's size counts every example as task.max_length tokens and every answer as the longest "
+    "allowed, so it is mostly too high; records of finished runs replace it."
 )
 _COUNTS = ("cells", "runs", "done", "to_do", "failed", "recorded", "waiting", "refused")
 
@@ -87,21 +87,16 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
-    from bench.sweep import expansion, guard
+    from bench.sweep.sweep import Sweep
 
     arguments = [f"+experiments={study}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
-            given = list(config.hydra.overrides.task)
-            if not expansion.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in guard.cells_of(config, given)]
-            expanded = guard.expansion(config, given)
-            return [
-                _checked(planned, run)
-                for stage in expanded.definition.asked
-                for planned, _, run in expanded.planned(stage)
-            ]
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            sweep = Sweep(config, list(config.hydra.overrides.task))
+            return [_checked(cell.planned, cell.run) for cell in sweep.cells()]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
         finally:
