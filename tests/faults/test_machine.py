@@ -168,7 +168,7 @@ def test_a_kernel_that_wants_memory_back_kills_one_run_and_not_its_sweep(tmp_pat
     assert sweep.returncode == 1
     records = {folder.name: read_record(folder) for folder in tmp_path.glob("mine/hu-*")}
     assert sorted(record.status for record in records.values()) == [COMPLETED, COMPLETED, FAILED]
-    assert records[run_id].error["type"] == "KilledError"
+    assert records[run_id].error.type == "KilledError"
     assert complained.splitlines()[-1].strip().endswith("run.retry_failed=true")
     assert f"{run_id}: KilledError" in complained
     assert "[3/3]" in printed
