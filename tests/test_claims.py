@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
 from bench.report.claims import NOT_RUN, answer, claims_list, main, read_claims, write_claims
 from bench.report.papers.questions import (
@@ -37,15 +37,7 @@ class Maker:
         """Eval losses are (step, loss); a second of training a step, and about["init"] seconds before it."""
         model, status = about.get("model", "m"), about.get("status", "completed")
         run_id = "-".join([method, stage, str(rate), model, *group, str(seed)])
-        config = {
-            "method": {"name": method},
-            "seed": seed,
-            "train": {"learning_rate": rate},
-            "task": {"name": "t"},
-            "model": {"name": model},
-            "stage": stage,
-            "group": list(group),
-        }
+        config = a_config(method, seed, rate, model=model) | {"stage": stage, "group": list(group)}
         record = make_record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
         record.initialization = {"num_trainable": about.get("num_trainable", 100), "num_head": 0}
         record.phases = {"initialise": {"seconds": about.get("init", 0.0)}}
@@ -53,16 +45,15 @@ class Maker:
         higher = about.get("higher_is_better", True)
         scores = value if isinstance(value, dict) else {"t": value}
         record.scores = [
-            {"task": task, "metric": about.get("metric", "acc"), "value": one, "stderr": None, "num_examples": 10}
-            | {"higher_is_better": higher, "majority": None}
+            a_score(one, task, about.get("metric", "acc"), stderr=None, higher_is_better=higher)
             for task, one in scores.items()
             if one is not None
         ]
         folder = self.root / "p/s" / run_id
         folder.mkdir(parents=True)
         write_record(folder, record)
-        curve = [{"step": step, "seconds": step, "eval_loss": loss} for step, loss in about.get("losses", ())]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        losses = about.get("losses", ())
+        write_rows(folder / "curve.jsonl", [{"step": n, "seconds": n, "eval_loss": loss} for n, loss in losses])
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
 
     def select(self, method, best, rates=(0.001, 0.003, 0.01, 0.03, 0.1), **about):

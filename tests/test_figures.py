@@ -1,11 +1,10 @@
 import csv
 import itertools
-import json
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
 from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
 from bench.report.palette import LOOKS, look, order
@@ -22,20 +21,15 @@ ENVIRONMENT = {
 LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp.up")
 
 
-def a_score(value, task="t", metric="acc", majority=None):
-    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": 0.1} | about
-
-
 def write_run(
     root, method="hu", seed=0, *, value=0.5, losses=(3.0, 2.0, 1.0), scores=None, parameters=1000, rate=0.01, r=None,
     task="t", model="m", kind="causal", status="completed", measures=("cosine", "captured_energy"), init=0.5,
 ):  # fmt: skip
     """A run of 3 steps, 100 tokens and 2 seconds each, its losses the held-out ones too; returns its folder's name."""
-    config = {"method": {"name": method}, "seed": seed, "train": {"learning_rate": rate}}
-    config |= {"task": {"name": task}, "model": {"name": model}}
-    identity = {"method": {"_target_": method}, "seed": seed, "train": {"learning_rate": rate}}
-    identity |= {"task": {"name": task}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    config = a_config(method, seed, rate, task, model)
+    identity = (
+        config | {"method": {"_target_": method}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    )
     name = "-".join(map(str, (method, r, task, model.replace("/", "."), f"{rate:g}", f"s{seed}")))
     record = make_record(name, status, method.upper(), config, identity, ENVIRONMENT)
     trained = method != "none"
@@ -60,12 +54,12 @@ def write_run(
             {"step": n, "loss": one, "eval_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
             for n, one in enumerate(losses, 1)
         ]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        write_rows(folder / "curve.jsonl", curve)
         aligned = [
             {"step": step, "layer": layer, "measure": measure, "value": 0.2 + 0.1 * seed + step / 100}
             for step, layer, measure in itertools.product((0, 3), ("all", *reversed(LAYERS)), measures)
         ]
-        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+        write_rows(folder / "alignment.jsonl", aligned)
     return name
 
 

@@ -2,7 +2,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from records import make_record
+from records import a_config, a_score, make_record
 
 from bench.report.papers.papers import COLUMNS, known_methods, published, read_published
 from bench.report.papers.published import paper_table, published_table, write_paper_tables
@@ -36,21 +36,14 @@ def experiments(tmp_path, monkeypatch):
 
 
 def score(task, value, metric="acc"):
-    about = {"stderr": 0.01, "num_examples": 100, "higher_is_better": True, "majority": None}
-    return {"task": task, "metric": metric, "value": value} | about
+    return a_score(value, task, metric, stderr=0.01, num_examples=100)
 
 
 def write_run(method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, status="completed", **settings):
     """A record in results/p/glue; settings such as learning_rate and scaling; returns its run id."""
     rate, scaling = settings.get("learning_rate", 0.01), settings.get("scaling", "alpha_over_r")
-    config = {
-        "method": {"name": method, "scaling": scaling},
-        "rank": {"name": f"r{rank}", "r": rank},
-        "seed": seed,
-        "train": {"learning_rate": rate},
-        "task": {"name": task},
-        "model": {"name": model},
-    }
+    config = a_config(method, seed, rate, task, model) | {"rank": {"name": f"r{rank}", "r": rank}}
+    config["method"]["scaling"] = scaling
     run_id = f"{method}-{rank}-{task}-{model}-{rate}-{scaling}-{seed}"
     environment = {"fingerprint": "f", "versions": {}, "hardware": {}}
     record = make_record(run_id, status, method.upper(), config, config, environment)

@@ -31,7 +31,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 CLAIMS = (ROOT / "results" / "claims.md").read_text()
-STAND_IN = re.compile(r"STUDY|PAPER|NAME|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
+STAND_IN = re.compile(r"STUDY|PAPER|NAME|your_study|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
 
 
 def block(kind, heading, page=README):
@@ -135,24 +135,39 @@ def test_the_template_of_a_community_study_expands_into_runs(tmp_path, monkeypat
     from bench.sweep import search_path
 
     template = ROOT / "experiments" / "community" / "template" / "_study.yaml"
-    folder = tmp_path / "experiments" / "community" / "YOUR_STUDY"
+    folder = tmp_path / "experiments" / "community" / "your_study"
     folder.mkdir(parents=True)
     (folder / "gsm_tiny.yaml").write_text(template.read_text())
     monkeypatch.setattr(search_path, "experiments_folder", lambda: tmp_path / "experiments")
-    definition = staged("+experiments=community/YOUR_STUDY/gsm_tiny")
+    definition = staged("+experiments=community/your_study/gsm_tiny")
     assert list(definition.stages) == ["select", "tuned"]
     assert set(definition.rates.centre) == {"hu", "lora_ga"}
+
+
+def test_what_the_example_of_a_community_study_computes_is_what_its_page_says(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = PAGES["experiments/community/rank_of_init/README.md"]
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), {})
+    change, spread = capsys.readouterr().out.strip().split(", standard deviation ")
+    assert f"by {change} points" in page
+    assert f"standard deviation of {spread} points" in page
+
+
+def test_the_frame_that_the_readme_shows_has_a_row_for_each_method(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(block("python", "A sweep of your own"), {})
+    assert {"LoRA", "LoRA-GA", "Full FT"} <= {line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()}
 
 
 def staged(experiment):
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from bench.sweep import guard
+    from bench.sweep.sweep import Sweep
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[experiment], return_hydra_config=True)
-        expansion = guard.expansion(config, [experiment])
+        expansion = Sweep(config, [experiment]).expansion
     HydraConfig.instance().cfg = None
     return expansion.definition
 

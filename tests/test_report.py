@@ -7,7 +7,7 @@ import zlib
 
 import pandas as pd
 import pytest
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
 from bench.report.judge.metrics import CORRELATION, SHARE
 from bench.report.judge.statistics import estimate
@@ -23,11 +23,6 @@ ENVIRONMENT = {
 }
 
 
-def a_score(value=0.5, task="t", metric="acc", stderr=0.1, majority=None):
-    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": stderr} | about
-
-
 def write_run(
     root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1",
     task="t", model="m", scores=None, settings=None, rate=0.01, right=None,
@@ -36,21 +31,8 @@ def write_run(
     value = value if right is None else sum(right) / len(right)
     identity = {"method": {"_target_": method}, "task": {"name": task}, "model": {"content": model}, "seed": seed}
     identity |= settings or {}
-    config = {
-        "method": {"name": method},
-        "seed": seed,
-        "train": {"learning_rate": rate},
-        "task": {"name": task},
-        "model": {"name": model},
-    }
-    record = make_record(
-        f"{method}-{seed}-{rate:g}",
-        status,
-        method.upper(),
-        config,
-        identity,
-        ENVIRONMENT | {"fingerprint": fingerprint},
-    )
+    config, environment = a_config(method, seed, rate, task, model), ENVIRONMENT | {"fingerprint": fingerprint}
+    record = make_record(f"{method}-{seed}-{rate:g}", status, method.upper(), config, identity, environment)
     count = 0 if method == "none" else 1000
     record.initialization = {"num_trainable": count, "num_head": 0, "calibration": {"total_seconds": 1.0}}
     record.training = {} if method == "none" else {"num_steps": 3, "eval_loss": 1.0}
@@ -67,10 +49,10 @@ def write_run(
         (folder / "outcomes.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     if method != "none":
         rows = [{"step": step, "loss": 3.0 / step, "eval_loss": 3.0 / step} for step in (1, 2, 3)]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / "curve.jsonl", rows)
         measures = [("cosine", 0.5), ("captured_energy", 0.3)]
         aligned = [{"step": s, "layer": "all", "measure": m, "value": v} for s in (0, 2) for m, v in measures]
-        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+        write_rows(folder / "alignment.jsonl", aligned)
     return folder
 
 
@@ -373,7 +355,10 @@ def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):
 def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(tmp_path):
     text = write_tables(staged(tmp_path), tmp_path / "tables")
     assert "Learning rates: the best of 3 a row on the validation split" in text
-    assert "a better one may lie beyond: LORA_GA upper; `python -m bench.extend study` adds" in text
+    assert (
+        "a better one may lie beyond: LORA_GA upper; `python -m bench.run -m +experiments=study hydra.sweeper.extend=4`"
+        in text
+    )
     assert "Failed runs, not counted: LORA_XS 1." in text
 
 
