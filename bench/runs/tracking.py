@@ -246,7 +246,7 @@ def _stop_service() -> None:
 
     with suppress(Exception):  # a new one is started in any case
         wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which goes on: the next run here gets one of its own
+    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which stays: the next run here gets one of its own
 
 
 def _give_up(mode: Mode, error: Exception) -> None:
