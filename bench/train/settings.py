@@ -19,15 +19,15 @@ Row = dict[str, Any]
 
 
 class Logbook(Protocol):
-    """What training tells of itself.
+    """What training reports to.
 
     Attributes:
         checkpoints: where they are kept; None: nowhere.
-        found: the one from which it goes on; None: from the first step.
+        resume_from: the checkpoint from which training resumes; None: it begins with the first step.
     """
 
     checkpoints: Checkpoints | None
-    found: Checkpoint | None
+    resume_from: Checkpoint | None
 
     def log(self, row: Row, alignment: list[AlignmentRow]) -> None:
         """A finished row of the curve, and the alignment rows of the same step; either may be empty."""
