@@ -6,7 +6,7 @@ from bench.process import command
 
 
 def parser(**options):
-    return command.parser("status", "What it does.\n\nMore.", **options)
+    return command.parser("status", "What it does: `python -m bench.status`.\n\nMore.", **options)
 
 
 def test_a_parser_has_the_commands_name_its_modules_first_line_and_the_results_folder(capsys):
@@ -14,7 +14,7 @@ def test_a_parser_has_the_commands_name_its_modules_first_line_and_the_results_f
         command.main(parser(study=True), print, ["--help"])
     printed = capsys.readouterr().out
     assert printed.startswith("usage: python -m bench.status [-h] [--results-dir RESULTS_DIR] study")
-    assert "What it does." in printed
+    assert "\nWhat it does\n" in printed
     assert "More." not in printed
 
 

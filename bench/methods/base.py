@@ -27,7 +27,7 @@ FACTORS = ("lora_A", "lora_B", "lora_R")
 
 @config_dataclass(frozen=True, config=STRICT)
 class Rank:
-    """conf/rank/*.yaml, the budget of an adapter; the rule that turns it into a scaling belongs to the method."""
+    """conf/rank/*.yaml: the budget of an adapter; the method's `scaling` turns lora_alpha into s."""
 
     name: str
     r: PositiveInt
@@ -36,7 +36,7 @@ class Rank:
 
 @config_dataclass(frozen=True, config=STRICT)
 class AdapterOptions:
-    """The `adapter` key: what any method that trains A or B can carry, beside its own rule for s.
+    """The `adapter` key, for every method that trains A or B; conf/config.yaml states its values.
 
     Attributes:
         use_dora: trains direction and row norms of W apart (DoRA, Liu et al. 2024, arXiv:2402.09353).
@@ -44,18 +44,21 @@ class AdapterOptions:
         scaling: one rule for s in all methods that train A or B, through conf/method; None: each its paper's.
     """
 
-    use_dora: bool = False
-    loraplus_lr_ratio: PositiveFloat | None = None
-    scaling: ScalingRule | None = None
+    use_dora: bool
+    loraplus_lr_ratio: PositiveFloat | None
+    scaling: ScalingRule | None = None  # records from before this key existed lack it
 
     def identity(self) -> dict[str, object]:
-        """What of this can change numbers and stands nowhere else: the rule for s is the method's `scaling`."""
+        """The options that can change numbers; the rule for s is part of the method's identity, as its `scaling`."""
         return {"use_dora": self.use_dora, "loraplus_lr_ratio": self.loraplus_lr_ratio}
+
+
+PLAIN = AdapterOptions(use_dora=False, loraplus_lr_ratio=None)
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The learning rates of the coming schedule that a method may look at.
+    """The learning rates of the coming schedule, for methods that build in a first step.
 
     Attributes:
         peak: the schedule's highest value.

@@ -13,7 +13,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import FACTORS, AdapterOptions, Factors, Method, Rank, scaling_value
+from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import check_rank, check_start, heads, target_layers
 from bench.model.lora_r import LoraRLinear
 
@@ -111,7 +111,7 @@ def add(
     method: Method,
     rank: Rank,
     layers: dict[str, nn.Linear],
-    options: AdapterOptions | None = None,
+    options: AdapterOptions = PLAIN,
     ranks: dict[str, int] | None = None,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
     """Adds what the method trains and freezes the rest, but for a head; float32 masters for every trainable tensor.
@@ -130,7 +130,6 @@ def add(
         model = model.float() if train_all else model
         _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
-    options = options or AdapterOptions()
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
         wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))

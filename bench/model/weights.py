@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import AdapterOptions, Factors, Method, Rank
+from bench.methods.base import PLAIN, AdapterOptions, Factors, Method, Rank
 from bench.model import adapter
 from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 
@@ -85,7 +85,7 @@ def load(
     method: Method,
     rank: Rank,
     layers: dict[str, nn.Linear],
-    options: AdapterOptions | None = None,
+    options: AdapterOptions = PLAIN,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
     """Turns the pretrained model, in place, into the one that was saved: R, magnitudes and shifted base included.
 

@@ -28,7 +28,7 @@ def text(found: Overview) -> str:
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
-    if any("size on" in source for source in found.sources):
+    if any(source.startswith("from the model's size") for source in found.sources):
         lines.append(_BOUNDS)
     lines += [
         f"best rate at the edge: {edge}; {found.command} hydra.sweeper.extend=4 adds points" for edge in found.edges
@@ -63,8 +63,8 @@ _NOTES = {
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }
 _BOUNDS = (
-    "From the model's size every example counts as task.max_length tokens and every answer as the longest allowed, so "
-    "these hours are mostly too high; records of finished runs replace them."
+    "An estimate from the model's size counts every example as task.max_length tokens and every answer as the longest "
+    "allowed, so it is mostly too high; records of finished runs replace it."
 )
 _COUNTS = ("cells", "runs", "done", "to_do", "failed", "recorded", "waiting", "refused")
 

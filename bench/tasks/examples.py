@@ -132,7 +132,7 @@ def classify(
     return Example(encoded.input_ids, classification.label(row), encoded.get("token_type_ids"), cut)
 
 
-def num_learned(labels: torch.Tensor) -> torch.Tensor:
+def num_label_tokens(labels: torch.Tensor) -> torch.Tensor:
     """What of each row the loss counts: (batch, tokens) -> (batch,) label tokens, (batch,) -> ones.
 
     The first label of a causal model's row is IGNORED, as nothing predicts the first token.

@@ -19,7 +19,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from bench.process import ranks, rng
-from bench.tasks.examples import Example, collate, num_learned
+from bench.tasks.examples import Example, collate, num_label_tokens
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
@@ -149,7 +149,7 @@ class BenchTrainer(Trainer):
         def loss(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
             batch = self._prepare_inputs(cast(Any, self.data_collator)(examples))
             with self.compute_loss_context_manager():
-                return model(**batch).loss, num_learned(batch["labels"]).sum()
+                return model(**batch).loss, num_label_tokens(batch["labels"]).sum()
 
         found = losses.eval_loss(examples, self.args.eval_batch_size * ranks.size(), loss)
         sharding.reshard(model)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.model import adapter
 from bench.process import ranks
-from bench.tasks.examples import Example, num_learned
+from bench.tasks.examples import Example, num_label_tokens
 
 Inputs = dict[str, Tensor]
 
@@ -28,12 +28,12 @@ def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) 
 
     Args:
         mean: of the part.
-        labels: of the part, as `num_learned` counts them.
+        labels: of the part, as `num_label_tokens` counts them.
         num_items: learned in the whole batch; None: the part is all of it.
     """
     if num_items is None:
         return mean
-    return mean * (num_learned(labels).sum() / num_items * ranks.size())
+    return mean * (num_label_tokens(labels).sum() / num_items * ranks.size())
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.methods.base import Factors
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
-from bench.tasks.examples import num_learned
+from bench.tasks.examples import num_label_tokens
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class AlignmentProbe:
         if not all(p.isfinite().all() for layer in self.layers for p in layer.parameters().values()):
             return []  # the run has diverged; its next loss says so
         # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
-        counted = num_learned(self.batch["labels"])
+        counted = num_label_tokens(self.batch["labels"])
         share, other_share = counted[:half].sum() / counted.sum(), counted[half:].sum() / counted.sum()
 
         def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:

@@ -22,7 +22,7 @@ from bench.methods.svd import SVD, leading_svd
 from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.process import ranks, rng
 from bench.process.phases import now
-from bench.tasks.examples import IGNORED, num_learned
+from bench.tasks.examples import IGNORED, num_label_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ def split(batches: Sequence[Batch], size: int) -> list[Piece]:
     size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / ranks.size()))
     pieces = []
     for batch in batches:
-        counted = num_learned(batch["labels"])
+        counted = num_label_tokens(batch["labels"])
         for start in range(0, len(counted), size):
             share = (counted[start : start + size].sum() / counted.sum()).item()
             part = {name: tensor[start : start + size] for name, tensor in batch.items()}
