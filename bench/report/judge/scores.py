@@ -17,7 +17,7 @@ from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
 from bench.runs.record import OUTCOMES
-from bench.runs.record_parts import ScoreFacts
+from bench.runs.record_parts import Score
 from bench.study.selection import first_of_each
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
@@ -111,7 +111,7 @@ class Scores:
 def collect(cells: Sequence[Cell]) -> Scores:
     """Columns in the order in which the records name them."""
     scored = any(run.scores for cell in cells for run in cell.runs)
-    by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
+    by_column: dict[Column, dict[int, list[tuple[int, Score]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
             for score in run.scores if scored else eval_loss_score(run):
@@ -173,7 +173,7 @@ def heading(column: Column, columns: Sequence[Column]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _found(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Found:
+def _found(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Found:
     scores = [score for _, score in entries]
     sample = _sample(cell, column, entries)
     num_examples = scores[0].num_examples or None
@@ -184,7 +184,7 @@ def _found(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) ->
     return Found(estimated, majority, above, num_examples, sample)
 
 
-def _sample(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Sample:
+def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sample:
     values = tuple(_value(score) for _, score in entries)
     seeds = tuple(cell.runs[index].config.seed for index, _ in entries)
     folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
@@ -229,5 +229,5 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
     return found.is_better_than(majority, higher_is_better)
 
 
-def _value(score: ScoreFacts) -> float:
+def _value(score: Score) -> float:
     return math.nan if score.value is None else score.value
