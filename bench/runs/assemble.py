@@ -111,9 +111,7 @@ def failed(cfg: Run, error: Exception, trace: str) -> Record:
 def interrupted(cfg: Run, signal_name: str) -> Record:
     """The record that a run stopped by a signal leaves beside the checkpoint from which it is resumed."""
     record = _begun(cfg, INTERRUPTED)
-    record.error = parts.ErrorFacts(
-        type=signal_name, message="stopped by a signal; the same command goes on", step=None
-    )
+    record.error = parts.ErrorFacts(type=signal_name, message="stopped by a signal; the same command resumes it")
     return record
 
 

@@ -192,7 +192,7 @@ class LayerReport(Part):
     lora_A_norm: Number = None
     lora_B_norm: Number = None
     lora_R_norm: Number = None
-    drift: Number = None
+    drift: float
 
 
 class InitializationFacts(Part):
