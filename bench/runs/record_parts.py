@@ -214,7 +214,7 @@ class InitializationFacts(Part):
 
 
 class TrainingFacts(Part):
-    """What training came to; losses in nats, those of the last step."""
+    """Steps, tokens and seconds of training, and the losses after the last step, in nats."""
 
     num_steps: Count = 0
     num_tokens: Count = 0
