@@ -62,7 +62,7 @@ def job(config: DictConfig) -> str:
     from bench.sweep import process
 
     cfg = resolvers.validated(config)
-    guard.check_folder(cfg)
+    resolvers.check_folder(cfg)
     if cfg.run.isolate:
         return process.supervise(cfg, guard.overrides(), guard.position())
     return execute(cfg, run, guard.position(), guard.command())
@@ -71,7 +71,7 @@ def job(config: DictConfig) -> str:
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
-    arguments.check_arguments(sys.argv[1:])
+    sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
     try:
         job()

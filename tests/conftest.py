@@ -120,12 +120,10 @@ def expand(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from bench.study.folders import CONF
-    from bench.sweep import guard
+    from bench.sweep import guard, sweep
 
     def expanded(*overrides):
-        monkeypatch.setattr(guard, "_planned", [])
-        monkeypatch.setattr(guard, "_waiting", [])
-        monkeypatch.setattr(guard, "write_plan", lambda folder, plan: None)
+        monkeypatch.setattr(sweep, "_write", lambda folder, plan: None)
         monkeypatch.setattr("bench.runs.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -135,7 +133,7 @@ def expand(monkeypatch):
             finally:
                 HydraConfig.instance().cfg = None
         assert not GlobalHydra.instance().is_initialized()
-        return guard._planned
+        return sweep.Sweep.current.runs
 
     return expanded
 

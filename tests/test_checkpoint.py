@@ -9,7 +9,7 @@ STAMP = {"code": "c", "stack": "s", "num_processes": 1, "data": "d", "model": "m
 
 
 def checkpoints(root, **changed):
-    return Checkpoints(root / "run" / "checkpoints", Checkpointing(keep=2), STAMP | changed)
+    return Checkpoints(root / "run" / "checkpoints", Checkpointing(minutes=5, steps=None, keep=2), STAMP | changed)
 
 
 def saved(root, *steps):
@@ -124,8 +124,11 @@ def test_a_partial_one_is_discarded(tmp_path):
     ],
 )  # fmt: skip
 def test_one_is_due_by_steps_or_else_by_minutes_and_at_the_end(settings, step, minutes, due):
-    assert Checkpointing(**settings).due(step, last=False, minutes=minutes) is due
-    assert Checkpointing(**settings).due(step, last=True, minutes=minutes)
+    assert (
+        Checkpointing(**{"minutes": 5, "steps": None, "keep": 2} | settings).due(step, last=False, minutes=minutes)
+        is due
+    )
+    assert Checkpointing(**{"minutes": 5, "steps": None, "keep": 2} | settings).due(step, last=True, minutes=minutes)
 
 
 def test_a_seal_names_every_file(tmp_path):

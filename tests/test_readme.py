@@ -163,11 +163,11 @@ def staged(experiment):
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from bench.sweep import guard
+    from bench.sweep.sweep import Sweep
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[experiment], return_hydra_config=True)
-        expansion = guard.expansion(config, [experiment])
+        expansion = Sweep(config, [experiment]).expansion
     HydraConfig.instance().cfg = None
     return expansion.definition
 

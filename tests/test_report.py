@@ -355,7 +355,10 @@ def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):
 def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(tmp_path):
     text = write_tables(staged(tmp_path), tmp_path / "tables")
     assert "Learning rates: the best of 3 a row on the validation split" in text
-    assert "a better one may lie beyond: LORA_GA upper; `python -m bench.extend study` adds" in text
+    assert (
+        "a better one may lie beyond: LORA_GA upper; `python -m bench.run -m +experiments=study hydra.sweeper.extend=4`"
+        in text
+    )
     assert "Failed runs, not counted: LORA_XS 1." in text
 
 

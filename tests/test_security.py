@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from records import make_record
 
-from bench.config import Run
+from bench.config import ConfigError, Run
 from bench.methods.find import method_class
 from bench.model.load import EMBEDDED, Model
-from bench.process.validation import ConfigError
 from bench.report.read.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, study_folder
 from bench.runs.record import CorruptRecordError, read_record
@@ -98,7 +97,6 @@ def test_a_command_line_names_nothing_for_hydra_to_call(capsys, argument):
 @pytest.mark.parametrize(
     "text",
     [
-        "# @package hydra.callbacks\nmine: {a: b}\n",
         "# @package _global_\nhydra:\n  callbacks:\n    mine: {_target_: os.system}\n",
         "# @package _global_\nhydra:\n  job_logging:\n    handlers: {x: {class: subprocess.Popen, args: ['true']}}\n",
         "# @package _global_\nhydra:\n  launcher: {setup: ['touch mark']}\n",

@@ -304,7 +304,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs
 
 
 def refused(compose_run, match, *overrides):
-    from bench.process.validation import ConfigError
+    from bench.config import ConfigError
 
     with pytest.raises(ConfigError, match=match):
         compose_run(*overrides)

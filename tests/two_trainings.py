@@ -126,7 +126,7 @@ def trained(case, how, logbook=None):
 
 def resumed(case, how, folder):
     """A training with checkpoints, and what is left if it is gone on with from the one in the middle."""
-    checkpoints = Checkpoints(folder, Checkpointing(steps=2, keep=9), {"num_processes": ranks.size()})
+    checkpoints = Checkpoints(folder, Checkpointing(minutes=5, steps=2, keep=9), {"num_processes": ranks.size()})
     once = trained(case, how, Logbook(checkpoints))
     if ranks.rank() == 0:
         shutil.rmtree(folder / "checkpoint-4")

@@ -34,10 +34,10 @@ def _print_plan(options: argparse.Namespace, planner: Planner) -> None:
 
     if stray := [text for text in options.overrides if "=" not in text and not text.startswith("~")]:
         raise ValueError(f"{stray[0]} is no override; write key=value")
-    check_arguments([f"+experiments={options.study}", *options.overrides])
-    cells = planner(options.study, options.overrides)
+    _, *overrides = check_arguments([f"+experiments={options.study}", *options.overrides])
+    cells = planner(options.study, overrides)
     results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))
-    found = overview(options.study, options.overrides, cells, estimator(results_dir))
+    found = overview(options.study, overrides, cells, estimator(results_dir))
     print(json.dumps(asdict(found), indent=1) if options.json else text(found))
 
 

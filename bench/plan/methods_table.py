@@ -77,11 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_table(options: argparse.Namespace) -> None:
     from hydra import compose, initialize_config_dir
 
-    check_arguments(options.overrides)
+    overrides = check_arguments(options.overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [
-            compose("config", overrides=[*options.overrides, f"method={name}"]) for name in choices(CONF / "method")
-        ]
+        composed = [compose("config", overrides=[*overrides, f"method={name}"]) for name in choices(CONF / "method")]
     runs = [resolvers.validated(config) for config in composed]
     aligned = ["left"] * 5 + ["right", "left"]
     print(table(runs).to_markdown(index=False, disable_numparse=True, colalign=aligned))

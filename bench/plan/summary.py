@@ -87,21 +87,16 @@ def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
-    from bench.sweep import expansion, guard
+    from bench.sweep.sweep import Sweep
 
     arguments = [f"+experiments={study}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
-            given = list(config.hydra.overrides.task)
-            if not expansion.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in guard.cells_of(config, given)]
-            expanded = guard.expansion(config, given)
-            return [
-                _checked(planned, run)
-                for stage in expanded.definition.asked
-                for planned, _, run in expanded.planned(stage)
-            ]
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            sweep = Sweep(config, list(config.hydra.overrides.task))
+            return [_checked(cell.planned, cell.run) for cell in sweep.cells()]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
         finally:

@@ -12,9 +12,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -39,28 +38,42 @@ class _State:
 
 
 @contextmanager
+def listening(
+    hear: Callable[[int], object], numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[dict[int, Any]]:
+    """Inside, `hear` is called with the number of each of these signals; yields the handlers they had before.
+
+    Only the main thread receives signals; in another thread nothing changes, and what is yielded is empty.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
+    before = {number: signal.signal(number, lambda number, _frame: hear(number)) for number in numbers}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
 def handled() -> Iterator[None]:
     """Inside, a signal raises InterruptedRunError, at once or at the end of what is `deferred`.
-
-    Only the main thread receives signals; in another thread nothing changes.
 
     Raises:
         SystemExit: InterruptedRunError came out of the context; its code is 128 and the signal's number, as a shell
             has it. A handler that was there before hears SIGUSR1 and SIGUSR2 first.
     """
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        _State.came, _State.deferring = None, 0
-        before = {number: signal.signal(number, _hear) for number in SIGNALS}
-        _stop_with_parent()
-    number = None
+    _State.came, _State.deferring = None, 0
+    number, before = None, {}
     try:
-        yield
+        with listening(_hear, SIGNALS) as before:
+            if before:
+                _stop_with_parent()
+            yield
     except InterruptedRunError as stopped:
         number = stopped.number
     finally:
-        for one, handler in before.items():
-            signal.signal(one, signal.SIG_DFL if handler is None else handler)
         _State.came = None
     if number is None:
         return
@@ -70,7 +83,7 @@ def handled() -> Iterator[None]:
     raise SystemExit(128 + number)
 
 
-def _hear(number: int, _frame: FrameType | None) -> None:
+def _hear(number: int) -> None:
     again = _State.came is not None
     _State.came = _State.came or number
     if not _State.deferring or (again and number == signal.SIGINT):  # a second Ctrl-C does not wait

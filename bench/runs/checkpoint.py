@@ -35,9 +35,9 @@ class Checkpointing:
         keep: number of checkpoints kept, in case the newest cannot be read.
     """
 
-    minutes: NonNegativeFloat = 5.0
-    steps: PositiveInt | None = None
-    keep: PositiveInt = 2
+    minutes: NonNegativeFloat
+    steps: PositiveInt | None
+    keep: PositiveInt
 
     def due(self, step: int, last: bool, minutes: float) -> bool:
         """True if a checkpoint is to be written after this step.

@@ -76,7 +76,7 @@ def test_trainable_parameters_are_counted(cells):
     assert counts["hu"] == counts["reversed"] == counts["lora_ga"] == both
     assert counts["lora_xs"] == counts["lora_sb"] == 4 * 7 * 4 * 4
     assert counts["none"] == 0
-    assert counts["full_ft"] == cells["none"][0].model["num_parameters"]
+    assert counts["full_ft"] == cells["none"][0].model.num_parameters
 
 
 def test_switching_the_measures_off_changes_no_other_number(cells, run_cell):

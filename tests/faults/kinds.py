@@ -136,18 +136,6 @@ def diverge_at(number):
     Trainer.training_step = step
 
 
-def clock_set_back(number, seconds):
-    """From the step on, the machine's clock is behind."""
-    from bench.runs.attempt import Attempt
-
-    real = time.time
-
-    def behind():
-        time.time = lambda: real() - seconds
-
-    _before(Attempt, "step", lambda _self, step, *_: step == number, behind)
-
-
 def sleep_after_step(number, seconds):
     from bench.runs.attempt import Attempt
 

@@ -87,7 +87,7 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
         named = ", ".join(f"{_name(selection)} {selection.at_edge}" for selection in edge)
         text += (
             f" (edge): the best rate is the smallest or largest tried, a better one may lie beyond: {named}; "
-            f"`python -m bench.extend {study.name}` adds the missing points."
+            f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.extend=4` adds the missing points."
         )
     return text
 
