@@ -147,7 +147,7 @@ def spread(draws: Array) -> float:
 
 
 def interquartile_mean(scores: Array) -> float:
-    """Mean without the lowest and highest quarter of all scores, (num_runs, num_tasks) (Agarwal et al. 2021, rliable)."""
+    """Mean of (num_runs, num_tasks) scores without the lowest and highest quarter (Agarwal et al. 2021, rliable)."""
     return float(stats.trim_mean(scores, 0.25, axis=None))
 
 
