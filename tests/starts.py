@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from bench.init.stage import initialize
 from bench.init.store import Cache
-from bench.methods.base import LearningRates
+from bench.methods.base import PLAIN, LearningRates
 from bench.methods.svd import EXACT
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
@@ -12,7 +12,7 @@ from bench.process.phases import Phases
 NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)
 
 
-def start(model, method, rank, targets, batches, options=None, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
+def start(model, method, rank, targets, batches, options=PLAIN, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
     """The Initialization of one model by one method on the given calibration batches."""
     task = SimpleNamespace(
         calibration=batches,

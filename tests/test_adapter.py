@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bench.methods.base import AdapterOptions, Factors, Rank
+from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter, weights
 from built_methods import built
 from starts import start
@@ -23,7 +24,7 @@ def method(request, compose_method):
     return compose_method(request.param)
 
 
-def started(model, batch, method, options=None):
+def started(model, batch, method, options=PLAIN):
     """Adapts a model as a run does; returns it, its layers, their first factors and the pretrained weights."""
     layers = adapter.target_layers(model, PROJECTIONS)
     pretrained = {name: layer.weight.detach().clone() for name, layer in layers.items()}
@@ -276,7 +277,7 @@ def test_the_saved_file_names_its_scaling(tiny_model, batch, tmp_path):
         assert float(file.metadata()["scaling"]) == adapted[0].scaling
 
 
-DORA = AdapterOptions(use_dora=True)
+DORA = replace(PLAIN, use_dora=True)
 
 
 def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, batch, method):
@@ -296,9 +297,9 @@ def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, b
         torch.testing.assert_close(layer.module.eval()(x), x @ layer.effective_weight().T, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [None, DORA], ids=["plain", "dora"])
+@pytest.mark.parametrize("options", [PLAIN, DORA], ids=["plain", "dora"])
 def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tmp_path):
-    if options and "lora_R" in method.trains:
+    if options is DORA and "lora_R" in method.trains:
         pytest.skip("DoRA has no matrix between A and B")
     wrapped, adapted, factors, _ = started(tiny_model(), batch, method, options)
     train_steps(wrapped, batch(3, 6))

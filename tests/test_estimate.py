@@ -70,6 +70,12 @@ def test_each_choice_is_read_and_an_encoder_reads_an_item_once(compose_run):
     assert size.tokens_and_passes(encoder)["score"][0] == 872 * 10
 
 
+def test_the_items_are_those_of_the_split_that_is_scored(compose_run):
+    assert size.num_items(compose_run()) == 400
+    assert size.num_items(compose_run("score.split=validation")) == 200
+    assert size.num_items(compose_run("task=glue/sst2", "model=bert_base", "score.limit=9")) == 9
+
+
 def test_humaneval_is_estimated_without_its_metric_which_comes_from_the_hub_and_runs_code(compose_run, monkeypatch):
     monkeypatch.delitem(sys.modules, "lm_eval.tasks.humaneval.utils", raising=False)
     monkeypatch.setattr(evaluate, "load", lambda name: pytest.fail(f"{name} was fetched"))

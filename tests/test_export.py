@@ -85,7 +85,7 @@ def test_a_shifted_base_doubles_the_rank_and_a_matrix_in_the_middle_does_not(run
 def test_merged_weights_are_a_model_of_their_own(runs, ids, tmp_path, name):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    export.write_merged(runs[name], tmp_path / "merged")
+    export.restore(runs[name]).save_merged(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     trained = logits(export.restore(runs[name]).model, ids)
     torch.testing.assert_close(logits(merged, ids), trained, rtol=0, atol=1e-5 * trained.abs().max().item())

@@ -1,12 +1,13 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench.methods.base import AdapterOptions, Factors, Rank
+from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter
 from bench.model.embedded.items import splits
 from bench.model.limits import NO_LIMIT, max_tokens
@@ -368,7 +369,7 @@ def test_code_of_a_model_runs_only_with_leave(monkeypatch):
 RANK = Rank("r3", 3, 6)
 
 
-def with_adapters(model, method, options=None, size=0.3):
+def with_adapters(model, method, options=PLAIN, size=0.3):
     """Adapters that change what the model says, on every kind of projection."""
     layers = adapter.target_layers(model, None)
     wrapped, adapted = adapter.add(model, method, RANK, layers, options)
@@ -382,9 +383,9 @@ def with_adapters(model, method, options=None, size=0.3):
 
 
 METHODS = {
-    "lora": (built("hu"), None),
-    "dora": (built("hu"), AdapterOptions(use_dora=True)),
-    "lora_xs": (built("lora_xs"), None),
+    "lora": (built("hu"), PLAIN),
+    "dora": (built("hu"), replace(PLAIN, use_dora=True)),
+    "lora_xs": (built("lora_xs"), PLAIN),
 }
 
 

@@ -17,7 +17,7 @@ from bench.tasks.examples import (
     encode,
     encode_seq2seq,
     encode_text,
-    num_learned,
+    num_label_tokens,
 )
 from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 
@@ -226,9 +226,9 @@ def test_what_the_loss_counts_is_label_tokens_or_texts():
     causal = collate([Example([5, 6, 7], [IGNORED, 6, 7]), Example([5, 6], [IGNORED, 6])], 0)
     seq2seq = collate([Example([5, 6, 7], [8, 9]), Example([5], [8])], 0)
     encoder = collate([Example([5, 6, 7], 1), Example([5], 0)], 0)
-    assert num_learned(causal["labels"]).tolist() == [2, 1]
-    assert num_learned(seq2seq["labels"]).tolist() == [2, 1]
-    assert num_learned(encoder["labels"]).tolist() == [1, 1]
+    assert num_label_tokens(causal["labels"]).tolist() == [2, 1]
+    assert num_label_tokens(seq2seq["labels"]).tolist() == [2, 1]
+    assert num_label_tokens(encoder["labels"]).tolist() == [1, 1]
     assert collate([Example([5], 0.5)], 0)["labels"].dtype == torch.float32
 
 

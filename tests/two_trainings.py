@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from bench.methods.base import AdapterOptions, Rank
+from bench.methods.base import PLAIN, AdapterOptions, Rank
 from bench.process import ranks
 from bench.runs.checkpoint import Checkpointing, Checkpoints
 from bench.tasks.examples import IGNORED, Example, collate
@@ -59,7 +59,7 @@ class Case:
     model: object
     method: object
     kind: str = "causal"
-    options: AdapterOptions | None = None
+    options: AdapterOptions = PLAIN
     settings: dict = field(default_factory=dict)
 
 
@@ -71,8 +71,8 @@ CASES = {
     "lora_sb": Case(tiny_llama, built("lora_sb")),
     "full_ft": Case(tiny_llama, built("full_ft")),
     "full_ft accumulated": Case(tiny_llama, built("full_ft"), settings=HALVES),
-    "dora": Case(tiny_llama, built("hu"), options=AdapterOptions(use_dora=True)),
-    "loraplus": Case(tiny_llama, built("hu"), options=AdapterOptions(loraplus_lr_ratio=4.0)),
+    "dora": Case(tiny_llama, built("hu"), options=replace(PLAIN, use_dora=True)),
+    "loraplus": Case(tiny_llama, built("hu"), options=replace(PLAIN, loraplus_lr_ratio=4.0)),
     "bfloat16 base": Case(lambda: tiny_llama().bfloat16(), built("hu")),
     "encoder": Case(bert, built("hu"), "encoder"),
     "encoder accumulated": Case(bert, built("hu"), "encoder", settings=HALVES),

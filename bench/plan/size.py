@@ -36,7 +36,7 @@ class Size:
     """A model without adapter, counted on the meta device.
 
     Attributes:
-        layers: the target layers by name; layers of equal shape are one module.
+        layers: the target layers by name.
         parameters: all of them.
         head: those of an encoder's classification head.
         linear: weights of all linear layers, the head's included.
@@ -75,12 +75,10 @@ def _counted(run: Run) -> Size:
 
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
-    layers = target_layers(model, run.model.target_modules)
-    by_shape = {layer.weight.shape: layer for layer in layers.values()}
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind
     return Size(
-        layers={name: by_shape[layer.weight.shape] for name, layer in layers.items()},
+        layers=target_layers(model, run.model.target_modules),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         head=sum(parameter.numel() for head in heads(model).values() for parameter in head.parameters()),
         linear=sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)),
@@ -168,7 +166,7 @@ def num_items(run: Run) -> int:
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:
-    if run.score.split == "selection" or (dataset.hub is not None and dataset.splits.test is None):
+    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
         found = run.task.validation_samples
     elif dataset.hub is None:
         from bench.model.embedded.items import SPLITS

@@ -1,4 +1,4 @@
-"""What can be said about scoring, and what it returns."""
+"""Settings and results of scoring."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Scoring:
     confirm_run_unsafe_code: bool
 
     def identity(self) -> dict[str, Any]:
-        """What of this can change a score."""
+        """The settings that can change a score."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
         return {"split": HASHED_SPLITS[self.split]} | named
 
 
 @plain_dataclass(frozen=True)
 class Outcome:
-    """One item under one filter: what was asked (by hash), wanted and answered, and the metrics' values for it.
+    """One item under one filter: hash of the document, target, response and metrics.
 
     Attributes:
         response: the generated text, or the log-likelihoods of all choices.
@@ -61,7 +61,7 @@ class Outcome:
 
 @plain_dataclass(frozen=True)
 class Scored:
-    """What scoring found.
+    """The result of scoring.
 
     Attributes:
         batch_size: prompts at a time that fitted into memory.

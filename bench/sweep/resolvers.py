@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.process.validation import one_line
 from bench.runs.names import study_folder
 from bench.sweep import plugins, search_path
 from bench.sweep.arguments import refuse
@@ -73,7 +74,7 @@ def build(config: DictConfig) -> Run:
         run = Run.from_config(values)
         _ = run.run_id  # reads the model's folder
     except (ValueError, OmegaConfBaseException) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(one_line(error)) from None
     return run
 
 

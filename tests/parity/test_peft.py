@@ -3,6 +3,8 @@
 Singular vectors have no sign of their own: factors are compared after PEFT's have been given ours.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, initialize_lora_eva_weights
@@ -10,7 +12,7 @@ from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
-from bench.methods.base import AdapterOptions, Layer, Rank
+from bench.methods.base import PLAIN, Layer, Rank
 from built_methods import built
 from starts import start
 
@@ -18,7 +20,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 R, ALPHA, S = 4, 8, 2.0
 
 
-def ours(model, method, given, options=None):
+def ours(model, method, given, options=PLAIN):
     """Layer name -> adapted layer, as a run starts."""
     begun = start(model, method, Rank("r4", R, ALPHA), TARGETS, [given], options, (1, 1, 1))
     return begun.model, {layer.name: layer for layer in begun.layers}
@@ -191,7 +193,7 @@ def test_rslora_is_pefts(tiny_model, batch):
 
 def test_dora_on_pissa_is_pefts(tiny_model, batch):
     given = batch(2, 6)
-    model, mine = ours(tiny_model(), built("pissa", scaling="alpha_over_r"), given, AdapterOptions(use_dora=True))
+    model, mine = ours(tiny_model(), built("pissa", scaling="alpha_over_r"), given, replace(PLAIN, use_dora=True))
     wrapped = theirs(tiny_model(), "pissa", use_dora=True)[1]()
     for name, module in peft_layers(wrapped).items():
         expected = module.lora_magnitude_vector["default"].weight.detach()
