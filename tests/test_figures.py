@@ -35,7 +35,7 @@ def write_run(
     record.initialization = {
         "num_trainable": parameters if trained else 0,
         "num_head": 0,
-        "layers": [{"name": name} for name in LAYERS],
+        "layers": [{"name": name, "weight_norm": 1.0, "drift": 0.0} for name in LAYERS],
         "calibration": {"total_seconds": 1.0, "peak_bytes": 3 * 2**20},
     }
     record.training = {"num_steps": 3, "eval_loss": losses[-1]} if trained else {}

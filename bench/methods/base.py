@@ -1,4 +1,4 @@
-"""What every method shares: the layer it sees, the factors it returns, its scaling rules, its singular vectors."""
+"""What every method shares: the base class `Method`, the layer it sees, the factors it returns, its scaling rule."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ class Layer:
         gradient: mean loss gradient in W over the calibration batches.
         input_covariance: mean over the calibration sequences of Xᵀ X, each X (tokens, in) divided by the magnitude
             of its largest entry.
-        label_covariance: covariance of the inputs at the tokens whose labels count.
-        learning_rates: of the coming schedule.
+        label_covariance: covariance of the inputs at label tokens.
+        learning_rates: those of the coming schedule.
         svds: leading singular triplets of the matrices that the method decomposes.
 
-    A statistic is None unless the method requires it, and a gradient that is decomposed is not kept besides.
+    A statistic is None unless the method requires it; a gradient that the method decomposes is None, too.
     """
 
     name: str
@@ -101,10 +101,10 @@ class Layer:
     svds: Mapping[Spectral, SVD] = field(default_factory=dict)
 
     def leading(self, matrix: Spectral, k: int) -> SVD:
-        """The k leading singular triplets: those that calibration delivered, or exact ones of the matrix at hand.
+        """The k leading singular triplets: calibration's if it decomposed the matrix, else exact ones.
 
         Raises:
-            ValueError: fewer than k were delivered, or the layer has neither them nor the matrix.
+            ValueError: calibration kept fewer than k, or the layer has neither the triplets nor the matrix.
         """
         if matrix in self.svds:
             return self.svds[matrix].leading(k)
@@ -116,7 +116,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factors:
-    """What an adapter starts from: `W x + s B A x`, or `W x + s B R A x` where lora_R is given; float32."""
+    """Starting factors of an adapter, float32: of `W x + s B A x`, or of `W x + s B R A x` if lora_R is given."""
 
     lora_A: Float[Tensor, "r in"]
     lora_B: Float[Tensor, "out r"]
@@ -127,18 +127,18 @@ class Factors:
         return self.lora_B @ self.right()
 
     def to(self, device: torch.device) -> Factors:
-        """The same on another device, float32, row after row in memory: in another layout sums end in other bits."""
+        """The factors on a device, float32 and contiguous: in another memory layout sums end in other bits."""
         parts = (self.lora_A, self.lora_B, self.lora_R)
         A, B, R = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
         return Factors(A, B, R)  # type: ignore[arg-type]
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
-        """Whether the product, which a caller may have at hand, is zero but for rounding, though neither factor is."""
+        """Whether B A or B R A is zero up to rounding; a caller that has computed the product passes it."""
         rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
         return bool((self.product() if product is None else product).norm() <= 4 * rounding)
 
     def right(self) -> Float[Tensor, "r in"]:
-        """A or R A: what B is multiplied with."""
+        """A or R A: the right factor of the product."""
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 
@@ -230,7 +230,7 @@ def required(layer: Layer, statistic: Statistic) -> Tensor:
     """A statistic of the layer that the method's `requires` names.
 
     Raises:
-        ValueError: calibration did not deliver it.
+        ValueError: calibration has not computed it for this layer.
     """
     value = getattr(layer, statistic)
     if value is None:
@@ -242,7 +242,7 @@ def required(layer: Layer, statistic: Statistic) -> Tensor:
 
 
 def check_two_blocks(label: str, layer: Layer) -> None:
-    """Refuses a rank for which a method that uses the singular vectors 1..2r has too few.
+    """Refuses a rank if a layer has fewer than the 2r singular vectors that a method uses.
 
     Raises:
         ValueError: 2r exceeds the layer's smaller side.

@@ -2,7 +2,7 @@
 
 Musco and Musco 2015, Algorithm 2, arXiv:1504.05477, carried out as Golub-Kahan bidiagonalisation in blocks (Golub, Luk
 and Overton 1981) with full reorthogonalisation. Departs from both in stopping when an estimate of the error, made of
-the singular vectors of the projected matrix alone, is below the wanted one.
+the singular vectors of the projected matrix alone, is below the tolerance.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
 
 
 def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
-    """The same of the transpose where that is tall: LAPACK takes half as long, and rounds differently."""
+    """`exact_svd` through the transpose if the matrix is wide: LAPACK takes half as long, and rounds differently."""
     if matrix.shape[0] >= matrix.shape[1]:
         return exact_svd(matrix)
     V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)
@@ -93,10 +93,13 @@ def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
 def leading_svd(matrix: Float[Tensor, "out in"], k: int, settings: SVDSettings, generator: torch.Generator) -> SVD:
     """The first k triplets; the randomised solver draws from `generator`, on the CPU, if the matrix is large.
 
-    Where a spectrum is too flat to reach the tolerance in a basis of moderate size, `error` says what was reached.
+    If a spectrum is too flat to reach the tolerance in a basis of moderate size, `error` says what was reached.
 
     Args:
         matrix: float64 is kept, anything else becomes float32.
+        k: number of triplets, at most the matrix's smaller side.
+        settings: solver and tolerance.
+        generator: of the randomised solver's starting block.
 
     Raises:
         ValueError: the matrix is not finite, or has fewer than k triplets.

@@ -27,9 +27,9 @@ def heads(model: Any) -> dict[str, nn.Module]:
 
 
 def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
-    """The linear layers whose name is, or ends in, one of `target_modules`, in the model's order; never the head.
+    """The linear layers whose name equals or ends in one of `target_modules`, in the model's order; never the head's.
 
-    None: every linear layer but the output embeddings, the head and the pooler before it.
+    With None: every linear layer except output embeddings, head and the pooler before it.
 
     Raises:
         ValueError: nothing matches.

@@ -5,20 +5,22 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
 from bench.runs.state import DONE, RECORDED, RUNNING, STALE, state
 from bench.study import selection
-from bench.study.plan_file import SELECT, PlannedRun, group_text
+from bench.study.folders import CONF
+from bench.study.plan_file import SELECT, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run
     from bench.plan.estimate import Estimate
+    from bench.sweep.expansion import PlannedCell
 
-Entry = tuple[PlannedRun, "Run | None"]  # without a run: refused, or waiting for a rate without which none is composed
+Planner = Callable[[str, Sequence[str]], list["PlannedCell"]]
 Estimator = Callable[["Run"], "Estimate"]
 Key = tuple[str, ...]
 
@@ -92,7 +94,45 @@ class Overview:
     command: str
 
 
-def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estimator: Estimator) -> Overview:
+def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
+    """Composes and validates the cells of an experiment as a sweep does; a refused one does not stop the others.
+
+    Raises:
+        ValueError: the experiment cannot be composed, or a stage does not say how its learning rates are set.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+
+    from bench.sweep.sweep import Sweep
+
+    arguments = [f"+experiments={study}", *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            sweep = Sweep(config, list(config.hydra.overrides.task))
+            return [_checked(cell) for cell in sweep.cells()]
+        except HydraException as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def _checked(cell: PlannedCell) -> PlannedCell:
+    """Refuses a cell that does not fit a layer of its model, which validation does not know."""
+    from bench.plan.size import refusal
+
+    reason = None if cell.run is None else refusal(cell.run)
+    if reason is None:
+        return cell
+    return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
+
+
+def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell], estimator: Estimator) -> Overview:
     """Counts the cells of an experiment and estimates the runs that are left.
 
     Args:
@@ -105,15 +145,16 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estim
     estimates: dict[Key, Estimate | None] = {}  # of what is to be done; None: nothing is known
     stages: dict[str, list[Key]] = defaultdict(list)
     refused: dict[str, list[str]] = defaultdict(list)
-    for planned, run in cells:
+    for cell in cells:
+        planned = cell.planned
         key = (planned.run_id,) if planned.run_id else (planned.stage, *planned.overrides)
         stages[planned.stage].append(key)
         if planned.refused is not None:
             refused[planned.refused].append(f"{planned.stage}: {group_text(planned.group)}")
         if key not in states:
-            states[key] = _state(planned, run)
+            states[key] = _state(cell)
             if states[key] not in ENDED:
-                estimates[key] = estimator(run) if run is not None else None
+                estimates[key] = estimator(cell.run) if cell.run is not None else None
     rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
     every = [key for keys in stages.values() for key in keys]
     return Overview(
@@ -127,13 +168,11 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estim
     )
 
 
-def _state(planned: PlannedRun, run: Run | None) -> str:
-    if planned.refused is not None:
-        return REFUSED
-    if planned.run_id is None or run is None:
-        return WAITING
-    name = state(RunFolder.of(run)).name
-    return RETRIED if name == FAILED and run.run.retry_failed else name
+def _state(cell: PlannedCell) -> str:
+    if cell.run is None or cell.waits:
+        return WAITING if cell.waits else REFUSED
+    name = state(RunFolder.of(cell.run)).name
+    return RETRIED if name == FAILED and cell.run.run.retry_failed else name
 
 
 def _stage(
@@ -164,12 +203,12 @@ def _stage(
     )
 
 
-def _edges(cells: Sequence[Entry]) -> tuple[str, ...]:
+def _edges(cells: Sequence[PlannedCell]) -> tuple[str, ...]:
     """The groups whose grid is complete and whose best learning rate is its smallest or largest."""
     by_group: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for planned, run in cells:
-        if planned.stage == SELECT and run is not None:
-            by_group[planned.group].append(run)
+    for cell in cells:
+        if cell.planned.stage == SELECT and cell.run is not None:
+            by_group[cell.planned.group].append(cell.run)
     found = []
     for group, runs in by_group.items():
         records = [record for run in runs if (record := RunFolder.of(run).record) is not None]

@@ -1,21 +1,11 @@
-"""The overview of an experiment as text, and the cells that it counts."""
+"""The overview of an experiment as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 from tabulate import tabulate
 
-from bench.plan.overview import Entry, Overview, Refusal, Stage
-from bench.study.folders import CONF
+from bench.plan.overview import Overview, Refusal, Stage
 
-if TYPE_CHECKING:
-    from bench.config import Run
-    from bench.study.plan_file import PlannedRun
-
-Planner = Callable[[str, Sequence[str]], list[Entry]]
 GROUPS_SHOWN = 4
 
 
@@ -73,39 +63,3 @@ def _refusal_line(refusal: Refusal) -> str:
     shown = "; ".join(refusal.cells[:GROUPS_SHOWN])
     more = f"; and {len(refusal.cells) - GROUPS_SHOWN} more" if len(refusal.cells) > GROUPS_SHOWN else ""
     return f"refused, {_count(len(refusal.cells), 'cell')}: {refusal.reason} ({shown}{more})"
-
-
-def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
-    """Composes and validates the cells of an experiment as a sweep does; a refused one does not stop the others.
-
-    Raises:
-        ValueError: the experiment cannot be composed, or a stage does not say how its learning rates are set.
-    """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-
-    from bench.sweep.sweep import Sweep
-
-    arguments = [f"+experiments={study}", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            loader = GlobalHydra.instance().config_loader()
-            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
-            sweep = Sweep(config, list(config.hydra.overrides.task))
-            return [_checked(cell.planned, cell.run) for cell in sweep.cells()]
-        except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        finally:
-            HydraConfig.instance().cfg = None
-
-
-def _checked(planned: PlannedRun, run: Run | None) -> Entry:
-    """Refuses a cell that does not fit a layer of its model, which validation does not know."""
-    from bench.plan.size import refusal
-
-    reason = None if run is None else refusal(run)
-    return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)

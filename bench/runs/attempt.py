@@ -55,7 +55,7 @@ def held(folder: RunFolder, seconds: float, wait: bool) -> Iterator[Attempt | No
         ValueError: a link is in the place of the run's folder, or the holder has another heartbeat timeout.
     """
     if folder.workspace.is_symlink() or folder.path.is_symlink():
-        raise ValueError(f"{folder.path} is a link; a run's folder lies in its study's")
+        raise ValueError(f"{folder.path} is a link; a run's folder must be in its study's")
     lease = Lease(folder.workspace, seconds)
     if not lease.acquire(wait):
         yield None
