@@ -263,10 +263,8 @@ def _build_method(chosen: dict[str, Any]) -> Method:
         raise ConfigError("the method has no _target_; choose one of conf/method with method=NAME")
     try:
         return method_class(target)(**chosen)
-    except ValidationError as error:
-        raise ConfigError(one_line(error, prefix="method.")) from None
     except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(one_line(error, prefix="method.")) from None
 
 
 def _method_values(method: Method) -> dict[str, Any]:

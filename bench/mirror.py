@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.process import command
+from bench.process.validation import one_line
 from bench.report.read.load import ReportError, Study, load_study
 from bench.report.tables.tables import numbers, summary
 from bench.runs.tracking import log_report
@@ -36,7 +37,7 @@ def _mirror(options: argparse.Namespace) -> None:
     try:
         print(log_report("offline" if options.offline else "online", study.folder, tables(study), files, **about))
     except Exception as error:  # wandb's own, the service's, the folder's
-        said = f"{type(error).__name__}: {command.one_line(error)}"
+        said = f"{type(error).__name__}: {one_line(error)}"
         raise ReportError(f"W&B: {said}; keep the report here with --offline") from error
 
 

@@ -35,12 +35,13 @@ SHORT = (
 )
 
 
-# Slow is what runs a cell, starts a process, draws, or opens a browser: `make check` leaves it out.
+# Slow is what runs a cell, starts a process, draws, opens a browser, or composes whole studies: not in `make check`.
 SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
 SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
 SLOW_MODULES = {
     "test_committed", "test_embedded", "test_figures", "test_isolate", "test_launch", "test_mirror", "test_notebooks",
-    "test_parallel", "test_parallel_training", "test_report_scale", "test_sweep", "test_track",
+    "test_parallel", "test_parallel_training", "test_parameter_counts", "test_report_scale", "test_studies",
+    "test_sweep", "test_track",
 }  # fmt: skip
 
 

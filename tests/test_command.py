@@ -3,6 +3,7 @@ import os
 import pytest
 
 from bench.process import command
+from bench.process.validation import one_line
 
 
 def parser(**options):
@@ -35,5 +36,5 @@ def test_the_exit_status_is_what_the_call_returns_and_libraries_are_quiet(monkey
 
 
 def test_one_line_of_an_error_is_its_first_or_its_name():
-    assert command.one_line(ValueError("a\nb")) == "a"
-    assert command.one_line(KeyError()) == "KeyError"
+    assert one_line(ValueError("a\nb")) == "a"
+    assert one_line(KeyError()) == "KeyError"

@@ -22,7 +22,6 @@ def swept():
 
         def open_sweep(*arguments):
             config = GlobalHydra.instance().config_loader().load_configuration("config", [*arguments], RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
             return Sweep(config, arguments)
 
         yield open_sweep

@@ -198,4 +198,4 @@ def test_stopping_the_sweep_cancels_its_jobs(slurm, monkeypatch, capsys):
         launched(slurm, 2)
     assert stopped.value.code == 130
     assert Path(slurm / "cancelled").read_text() == "12\n"
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes them" in capsys.readouterr().err

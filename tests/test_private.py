@@ -111,12 +111,12 @@ def test_a_nest_is_cleaned_at_every_depth_and_numbers_stay(home, monkeypatch):
 FAILING = """
 from dataclasses import dataclass
 from typing import ClassVar
-import os, warnings
+import os
+from bench.methods.base import Method
 
 @dataclass(frozen=True)
-class Leaking:
+class Leaking(Method):
     label: ClassVar[str] = "Leaking"
-    requires: ClassVar[frozenset] = frozenset()
     trains: ClassVar[frozenset] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
     scaling: str = "one"

@@ -86,6 +86,14 @@ def test_contributing_shows_the_layers_that_import_linter_keeps():
     assert layers == next(contract["layers"] for contract in contracts if contract["type"] == "layers")
 
 
+def test_the_workflow_calls_targets_that_the_makefile_has():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    targets = re.findall(r"(?:&&|\|\|) '(\w+)'", workflow["env"]["TARGET"])
+    assert targets == ["check", "test", "faults"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
 # Adding a method
 
 

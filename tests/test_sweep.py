@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from bench.sweep import arguments, guard
+from bench.sweep.search_path import ExperimentsSource
 
 
 def command(*arguments, cwd=None):
@@ -32,6 +33,19 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
     assert exit_status.value.code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_former_names_are_understood_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match=r"train\.held_out_steps is called train\.eval_steps now"):
+        given = arguments.check_arguments(["-m", "train.held_out_steps=5,6", "score.split=selection,test"])
+    assert given == ["-m", "train.eval_steps=5,6", "score.split=validation,test"]
+    write_experiment(tmp_path, "run: {lease_seconds: 9}\nhydra: {sweeper: {params: {score.split: 'selection'}}}\n")
+    with pytest.warns(UserWarning, match=r"run\.lease_seconds is called run\.heartbeat_timeout_seconds now"):
+        found = ExperimentsSource("test", f"experiments://{tmp_path}").load_config("experiments/mine").config
+    assert found == {
+        "run": {"heartbeat_timeout_seconds": 9},
+        "hydra": {"sweeper": {"params": {"score.split": "validation"}}},
+    }
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):

@@ -19,31 +19,12 @@ from bench.model.gradients import Batch
 from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks, rng
 from bench.process.phases import Phases
+from bench.runs.record_parts import LayerReport
 from bench.tasks import PreparedTask
 from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from bench.config import Run
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What initialisation did to one layer.
-
-    Attributes:
-        name: path of the layer in the pretrained model.
-        r: its rank; 0 if the method gave it no adapter, None for a method without adapters.
-        weight_norm: Frobenius norm of the pretrained W; the other norms are Frobenius norms of the factors.
-        drift: ‖ΔW₀‖/‖W‖, the relative change of the effective weight at step 0.
-    """
-
-    name: str
-    r: int | None
-    weight_norm: float
-    lora_A_norm: float | None
-    lora_B_norm: float | None
-    lora_R_norm: float | None
-    drift: float
 
 
 @dataclass(frozen=True)
@@ -162,7 +143,7 @@ def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> Laye
     pretrained = adapter.float_weight(layer.module).clone()
     if factors is None:
         rank = 0 if method.has_adapter else None
-        return LayerReport(layer.name, rank, pretrained.norm().item(), None, None, None, 0.0)
+        return LayerReport(name=layer.name, r=rank, weight_norm=pretrained.norm().item(), drift=0.0)
     adapter.fill(layer, factors)
     change = layer.effective_weight() - pretrained
     return LayerReport(

@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 
 from bench.methods.base import Method
+from bench.process.validation import one_line
 
 _TARGET = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*", re.ASCII)  # functions are not written so
 
@@ -34,7 +35,7 @@ def method_class(target: str) -> type[Method]:
         known = module in sys.modules or name in _classes(module)
         found = vars(importlib.import_module(module)).get(name) if known else None
     except Exception as error:  # whatever the module does
-        first = (str(error).splitlines() or [""])[0]
+        first = one_line(error)
         raise ValueError(f"method._target_={target} cannot be imported: {type(error).__name__}: {first}") from error
     if not isinstance(found, type):
         raise ValueError(f"method._target_={target} names no class: found no module {module} with a class {name}")

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from bench.process import rng
 from bench.process.hashes import file_sha256
 from bench.process.hub import ask
+from bench.process.validation import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,15 +122,14 @@ class Model:
                 return AutoConfig.for_model(**self.architecture)
             except Exception as error:  # whatever transformers makes of any value
                 raise ValueError(
-                    f"model.architecture describes no model: {type(error).__name__}: {_first_line(error)}"
+                    f"model.architecture describes no model: {type(error).__name__}: {one_line(error)}"
                 ) from error
         where = self._where()
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
             raise ValueError(
-                f"model {self.path} has no model.architecture, and its configuration cannot be had: "
-                f"{_first_line(error)}"
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: {one_line(error)}"
             ) from error
 
     def _where(self) -> str:
@@ -189,7 +189,7 @@ class Model:
                 )
         except OSError as error:
             if self.source != "hub":
-                raise ValueError(f"model.path={self.path} cannot be loaded: {_first_line(error)}") from error
+                raise ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}") from error
             raise ValueError(
                 f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
                 "local folder: model=local model.path=FOLDER"
@@ -227,10 +227,6 @@ def kind_of(config: Mapping[str, Any], path: str) -> Kind:
         f"model {path} ({model_type}, {architectures}) is of no kind that can be told from its config.json; "
         "set model.kind=causal, seq2seq or encoder"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _auto_class(kind: Kind) -> Any:

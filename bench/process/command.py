@@ -20,11 +20,6 @@ from bench.process.environment import quiet_environment
 from bench.process.redact import redacted
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message; the name of its class if there is no message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool = False) -> argparse.ArgumentParser:
     """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
 

@@ -1,17 +1,21 @@
-"""What pydantic finds wrong, told in one line."""
+"""The message of an error in one line."""
 
 from __future__ import annotations
 
 from pydantic import ValidationError
 
 
-def one_line(error: ValidationError, prefix: str = "") -> str:
-    """Every wrong key with its value and the limit, separated by semicolons.
+def one_line(error: BaseException, prefix: str = "") -> str:
+    """The first line of an error's message, or the name of its class if there is no message.
+
+    A ValidationError of pydantic names every wrong key with its value and the limit, separated by semicolons.
 
     Args:
-        error: raised by pydantic.
+        error: the error.
         prefix: put before each key, such as "method.".
     """
+    if not isinstance(error, ValidationError):
+        return next(iter(str(error).splitlines()), type(error).__name__)
     lines = []
     for problem in error.errors():
         key, given = prefix + ".".join(map(str, problem["loc"])), problem["input"]

@@ -55,7 +55,7 @@ def held(folder: RunFolder, seconds: float, wait: bool) -> Iterator[Attempt | No
         ValueError: a link is in the place of the run's folder, or the holder has another heartbeat timeout.
     """
     if folder.workspace.is_symlink() or folder.path.is_symlink():
-        raise ValueError(f"{folder.path} is a link; a run's folder lies in its study's")
+        raise ValueError(f"{folder.path} is a link; a run's folder must be in its study's")
     lease = Lease(folder.workspace, seconds)
     if not lease.acquire(wait):
         yield None
@@ -80,7 +80,7 @@ class Attempt:
         path: the run's workspace.
         mirror: is given each row of the curve and the alignment rows of its step, as the workspace is.
         checkpoints: None before `made_from`.
-        found: the checkpoint from which training resumes, or None.
+        resume_from: the checkpoint from which training resumes, or None.
         history: when this and earlier attempts began, and from which step they went on.
         wandb_id: the id of the run's W&B run, the same for every attempt.
     """
@@ -90,7 +90,7 @@ class Attempt:
         self._folder, self._lease, self._scratch = folder, lease, scratch
         self.mirror: Rows = lambda row, alignment: None
         self.checkpoints: Checkpoints | None = None
-        self.found: Checkpoint | None = None
+        self.resume_from: Checkpoint | None = None
         self.history: list[dict[str, Any]] = []
         self.wandb_id = uuid.uuid4().hex[:12]
         self._identity: dict[str, Any] = {}
@@ -149,9 +149,9 @@ class Attempt:
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }
         self.checkpoints = Checkpoints(self.path / checkpoint.FOLDER, settings, stamp)
-        self.found = ranks.broadcast_object(self.checkpoints.newest() if self._lease is not None else None)
-        if self.found is not None and self._lease is not None:
-            self.history[-1]["from_step"] = self.found.step
+        self.resume_from = ranks.broadcast_object(self.checkpoints.newest() if self._lease is not None else None)
+        if self.resume_from is not None and self._lease is not None:
+            self.history[-1]["from_step"] = self.resume_from.step
             self._note()
 
     def log(self, row: dict[str, Any], alignment: list[AlignmentRow]) -> None:
@@ -187,7 +187,7 @@ class Attempt:
         """
         if self._lease is None:
             return
-        resumed, spent = (self.found.step, self.found.journal["seconds"]) if self.found else (0, 0.0)
+        resumed, spent = (self.resume_from.step, self.resume_from.journal["seconds"]) if self.resume_from else (0, 0.0)
         seconds_a_step = (seconds - spent) / max(1, number - resumed)
         seconds_left = round((num_steps - number) * seconds_a_step, 1)
         self._lease.tell(step=number, num_steps=num_steps, seconds_left=seconds_left)

@@ -37,7 +37,7 @@ offline: list[Path] = []
 
 
 def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> str:
-    """Does one run, unless it is done or another process does it; prints a line that says how it ended.
+    """Does one run, unless it is done or running in another process; prints a line that says how it ended.
 
     A run that was killed or interrupted is resumed from its newest checkpoint. One that failed is skipped, unless
     `run.retry_failed` is set. A pretrained model that another study has scored is not scored again: its run is copied.
@@ -103,7 +103,7 @@ def _copied(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
 def _elsewhere(folder: RunFolder) -> tuple[str, str]:
     found = holder(folder.workspace)
     who = "another process" if found is None else f"process {found.pid} on {found.host}"
-    return RUNNING, f"{who} does it"
+    return RUNNING, f"is running in {who}"
 
 
 def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str | None) -> str:

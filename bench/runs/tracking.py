@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.process.redact import redacted, without_secrets
+from bench.process.validation import one_line
 from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 from bench.runs.record_parts import TrainingFacts
 
@@ -245,7 +246,7 @@ def _stop_service() -> None:
 
     with suppress(Exception):  # a new one is started in any case
         wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which goes on: the next run here gets one of its own
+    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which stays: the next run here gets one of its own
 
 
 def _give_up(mode: Mode, error: Exception) -> None:
@@ -253,5 +254,5 @@ def _give_up(mode: Mode, error: Exception) -> None:
         _failed.add(mode)
         does = {"online": "cannot be reached; runs of this command are tracked offline from here",
                 "offline": "does not work; runs of this command are not tracked from here"}[mode]  # fmt: skip
-        said = redacted((str(error).splitlines() or [""])[0])
+        said = redacted(one_line(error))
         warnings.warn(f"W&B {does} ({type(error).__name__}: {said}); the record is kept", stacklevel=2)

@@ -27,7 +27,7 @@ RESULTS = {"status", "model", "data", "initialization", "training", "scores", "s
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with a run's folder, a line each; none where it is as it was written."""
+    """What is wrong with a run's folder, a line each; nothing if it is as it was written."""
     folder = folder.absolute()
     try:
         record = read_record(folder)
@@ -48,7 +48,12 @@ def problems(folder: Path) -> list[str]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where two runs came to different numbers, a line each."""
+    """The numbers in which two runs differ, a line each; times and memory are not compared.
+
+    Args:
+        one: folder of the first run, such as the recorded one.
+        other: folder of the second; what only it holds, as a newer schema may, is no difference.
+    """
     first, second = read_record(one), read_record(other)
     found = list(_differing(_results(first), _results(second), "record"))
     for name in (CURVE, ALIGNMENT, OUTCOMES):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bench.process.files import write_whole
 from bench.process.redact import redacted
@@ -105,8 +105,7 @@ def read_plan(folder: Path) -> StudyPlan | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        said = one_line(error) if isinstance(error, ValidationError) else str(error)
-        raise CorruptPlanError(f"{path}: {said[:200]}; start the sweep again to renew it") from None
+        raise CorruptPlanError(f"{path}: {one_line(error)[:200]}; start the sweep again to renew it") from None
     return plan
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 from bench.runs.record import COMPLETED, Record
-from bench.runs.record_parts import ScoreFacts
+from bench.runs.record_parts import Score
 
 # Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
@@ -137,7 +137,7 @@ def first_of_each(items: Iterable[Item], dataset: Callable[[Item], Any]) -> list
     return list(found.values())
 
 
-def _first_metrics(record: Record) -> list[ScoreFacts]:
+def _first_metrics(record: Record) -> list[Score]:
     return first_of_each(record.scores, lambda score: score.task)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from bench.process.validation import one_line
 from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, experiments_folder
 
@@ -49,7 +50,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides(texts)
         swept = [list(one.sweep_string_iterator()) if one.is_sweep_override() else None for one in overrides]
     except HydraException as error:
-        refuse(str(error).splitlines()[0])
+        refuse(one_line(error))
     for text, override, several in zip(texts, overrides, swept, strict=True):
         key, value = override.key_or_group, override.value()
         values = list(map(str, value if isinstance(value, list) else [value])) if several is None else several

@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -65,7 +65,8 @@ class Composer:
     def __init__(self, config: DictConfig) -> None:
         self._config = config
         self._loader = GlobalHydra.instance().config_loader()
-        self._composed: dict[Overrides, tuple[DictConfig, Any]] = {}  # a run's configuration, and Hydra's own
+        HydraConfig.instance().set_config(config)  # which says what the experiment is, the same for all cells
+        self._composed: dict[Overrides, DictConfig] = {}  # without the hydra node
         self._open: dict[tuple[Overrides, tuple[str, ...]], DictConfig] = {}  # copies, to set these keys in
         self._runs: dict[Overrides, Run] = {}
 
@@ -90,7 +91,6 @@ class Composer:
         key = early, tuple(override.key_or_group for override in late)
         if key not in self._open:
             self._open[key] = copy.deepcopy(self._of_choices(early))
-        HydraConfig.instance().cfg = self._composed[early][1]
         try:
             for override in late:
                 OmegaConf.update(self._open[key], override.key_or_group, override.value())
@@ -101,12 +101,10 @@ class Composer:
     def _of_choices(self, overrides: Overrides) -> DictConfig:
         if overrides not in self._composed:
             composed = self._loader.load_sweep_config(self._config, list(overrides))
-            HydraConfig.instance().set_config(composed)
-            OmegaConf.set_readonly(composed, False)
             with open_dict(composed):
                 del composed["hydra"]
-            self._composed[overrides] = composed, HydraConfig.instance().cfg
-        return self._composed[overrides][0]
+            self._composed[overrides] = composed
+        return self._composed[overrides]
 
 
 def _replaces(override: Override) -> bool:

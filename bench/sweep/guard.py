@@ -122,7 +122,7 @@ def finish() -> int:
             left.append(run.run_id)
     if left:
         names = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
-        job.say(f"{len(left)} runs have not ended ({names}); the same command goes on with them", sys.stderr)
+        job.say(f"{len(left)} runs have not ended ({names}); the same command resumes them", sys.stderr)
     if failed:
         job.say(f"{len(failed)} runs failed; each again, or all with the same command and {RETRY}:", sys.stderr)
     for run_id, why in failed.items():

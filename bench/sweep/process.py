@@ -168,7 +168,7 @@ def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> Non
     """Records which signal ended the run's process, unless the run is done."""
     name = signal.Signals(number).name
     hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
-    error = KilledError(f"the process was killed by {name}{hint}; it goes on from its checkpoint when it is retried")
+    error = KilledError(f"the process was killed by {name}{hint}; a retry resumes it from its checkpoint")
     job.failures.append(cfg.run_id)
     with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as attempt:
         if attempt is not None and not folder.done:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from bench.process.validation import one_line
 from bench.runs.names import study_folder
 from bench.sweep import plugins, search_path
 from bench.sweep.arguments import refuse
@@ -66,14 +67,15 @@ def build(config: DictConfig) -> Run:
     from bench.config import Run
 
     try:
-        if missing := OmegaConf.missing_keys(config):
-            raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
-        values: Any = OmegaConf.to_container(config, resolve=True)
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         values["study"] = values["study"] or experiment() or ADHOC
         run = Run.from_config(values)
         _ = run.run_id  # reads the model's folder
+    except MissingMandatoryValue:
+        missing = sorted(OmegaConf.missing_keys(config))
+        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in missing)) from None
     except (ValueError, OmegaConfBaseException) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(one_line(error)) from None
     return run
 
 

@@ -23,11 +23,11 @@ class Logbook(Protocol):
 
     Attributes:
         checkpoints: the run's checkpoints; None: it keeps none.
-        found: the checkpoint to resume from; None: training starts at the first step.
+        resume_from: the checkpoint to resume from; None: training starts at the first step.
     """
 
     checkpoints: Checkpoints | None
-    found: Checkpoint | None
+    resume_from: Checkpoint | None
 
     def log(self, row: Row, alignment: list[AlignmentRow]) -> None:
         """Takes a finished row of the curve and the alignment rows of the same step; either may be empty."""

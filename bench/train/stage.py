@@ -62,7 +62,7 @@ def train(
     drawn = [task.train[index] for index in order(len(task.train), settings.max_steps * a_step, seed)]
     tokens = [example.num_tokens for example in drawn]
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
-    checkpoints, found = logbook.checkpoints, logbook.found
+    checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
     journal = Journal(tokens_a_step, probe, logbook, laid.whole)
     with _folder(checkpoints) as folder, signals.deferred():

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from bench.methods.asymmetry import AsymmetryA, AsymmetryB
 from built_methods import built
 from matrices import both_orientations, layer_of, random
 
@@ -51,8 +50,3 @@ def test_kaiming_is_bounded_by_the_root_of_the_factors_fan_in(kind, fan_in):
     drawn = frozen(kind, random(300, 400), "kaiming", r=64)
     assert 0.99 / math.sqrt(fan_in) < drawn.abs().max() <= 1 / math.sqrt(fan_in)
     assert drawn.std().item() == pytest.approx(1 / math.sqrt(3 * fan_in), rel=0.02)
-
-
-def test_one_factor_is_trained():
-    assert AsymmetryB.trains == {"lora_B"}
-    assert AsymmetryA.trains == {"lora_A"}

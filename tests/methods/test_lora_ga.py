@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value
+from bench.methods.base import Layer
 from bench.methods.lora_ga import LoRAGA
 from built_methods import built
 
@@ -84,10 +84,6 @@ def test_the_generator_is_not_consumed():
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(one.lora_A, two.lora_A)
     assert torch.equal(one.lora_B, two.lora_B)
-
-
-def test_scaling_is_alpha_over_root_r():
-    assert scaling_value(built("lora_ga").scaling, Rank("r4", 4, 16)) == 8.0
 
 
 def blocks(factors, G):

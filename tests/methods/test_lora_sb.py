@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.methods.base import Layer, LearningRates, Rank, scaling_value
+from bench.methods.base import Layer, LearningRates
 from bench.methods.lora_sb import LoRASB
 from bench.train.alignment import attainable_gradient, induced_gradient
 from built_methods import built
@@ -78,10 +78,6 @@ def test_the_generator_is_not_consumed():
     before = generator.get_state()
     assert torch.equal(start(random(24, 40), generator=generator).product(), start(random(24, 40)).product())
     assert torch.equal(generator.get_state(), before)
-
-
-def test_scaling_is_one():
-    assert scaling_value(built("lora_sb").scaling, Rank("r8", 8, 24)) == 1.0
 
 
 @both_orientations

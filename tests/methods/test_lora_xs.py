@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value
+from bench.methods.base import Layer
 from built_methods import built
 
 R, S = 4, 0.7
@@ -33,14 +33,6 @@ def test_b_is_orthonormal_and_all_singular_values_are_in_a(out, into):
     singular = torch.linalg.svdvals(W)[:R]
     torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, torch.eye(R, dtype=torch.float64))
     torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, torch.diag(singular.square()))
-
-
-@both_orientations
-def test_factors_have_pefts_shapes_and_a_square_r_between(out, into):
-    factors = start(random(out, into))
-    assert factors.lora_A.shape == (R, into)
-    assert factors.lora_B.shape == (out, R)
-    assert factors.lora_R.shape == (R, R)
 
 
 @pytest.mark.parametrize(("settings", "std"), [({}, 1e-5), ({"r_std": 0.5}, 0.5)])
@@ -75,10 +67,6 @@ def test_only_r_is_drawn_and_from_the_given_generator_alone():
     assert torch.equal(one.lora_A, other.lora_A)
     assert torch.equal(one.lora_B, other.lora_B)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_scaling_is_one():
-    assert scaling_value(built("lora_xs").scaling, Rank("r8", 8, 24)) == 1.0
 
 
 @both_orientations

@@ -1,6 +1,5 @@
 import torch
 
-from bench.methods.mica import MiCA
 from built_methods import built
 from matrices import both_orientations, layer_of, random
 
@@ -15,7 +14,3 @@ def test_b_spans_the_left_directions_in_which_w_is_smallest_and_a_is_zero(out, i
     torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, torch.eye(R, dtype=torch.float64))
     seen = torch.linalg.svdvals(factors.lora_B.T @ W)
     torch.testing.assert_close(seen, torch.linalg.svdvals(W)[SMALLER - R :])
-
-
-def test_only_a_is_trained():
-    assert MiCA.trains == {"lora_A"}

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report.read.load import existing_folder, planned
 from bench.report.read.members import read_members
 from bench.runs.record import ALIGNMENT, CURVE, Record, read_rows
-from bench.runs.record_parts import ScoreFacts
+from bench.runs.record_parts import Score
 from bench.study.plan_file import RUN
 from bench.study.selection import EVAL_LOSS
 
@@ -150,11 +150,11 @@ def alignment(study: str, results_dir: Results = "results") -> pd.DataFrame:
     return _frame(study, results_dir, rows, columns)
 
 
-def eval_loss_score(record: Record) -> list[ScoreFacts]:
+def eval_loss_score(record: Record) -> list[Score]:
     """The eval loss of a trained run as a score of no dataset; none where it was not measured."""
     if record.eval_loss is None:
         return []
-    return [ScoreFacts(task="", metric=EVAL_LOSS, value=record.eval_loss, higher_is_better=False)]
+    return [Score(task="", metric=EVAL_LOSS, value=record.eval_loss, higher_is_better=False)]
 
 
 def _frame(
