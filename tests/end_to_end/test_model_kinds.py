@@ -106,7 +106,7 @@ assert not any(name.split(".")[0] == "bench" for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize(("name", "method"), [("encoder", "lora_ga"), ("t5", "lora_xs"), ("bart", "hu")])
+@pytest.mark.parametrize(("name", "method"), [("encoder", "lora_ga"), ("t5", "lora_xs")])
 def test_stock_peft_loads_the_adapter_and_the_head(run_model, folders, tmp_path, name, method):
     cell = run_model(name, method)[1]
     export.write_adapter(cell.path, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What methods cost: score against trainable parameters with its Pareto front; initialisation's time and memory."""
+"""Costs of methods: score against trainable parameters with its Pareto front; time and memory of initialisation."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ MAJORITY = "majority class"
 
 
 def score_data(cells: Sequence[Cell]) -> pd.DataFrame:
-    """One row a dataset's first metric and cell, values as the tables print them; `on_front` is of trained cells only.
+    """One row a dataset's first metric and cell, in the unit of the tables; `on_front` for trained cells only.
 
-    A cell is on the Pareto front if none with as few trainable parameters scores as well or better.
+    A cell is on the Pareto front if no other with at most as many trainable parameters scores as well or better.
     """
     if not any(run.scores for cell in cells for run in cell.runs):
         return pd.DataFrame()
@@ -66,7 +66,7 @@ def score_data(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _on_front(own: tuple[int, float], others: Sequence[tuple[int, float]]) -> bool:
-    """Of (parameters, score); what trains nothing is on no front."""
+    """Pareto optimality of one (parameters, score); methods that train nothing are on no front."""
     if not own[0] or math.isnan(own[1]):
         return False
     return not any(
@@ -136,13 +136,13 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, cells: Sequence[Cell]) -> None:
 
 
 def _aside(parameters: int, counts: Counter[int]) -> float:
-    """The factor from one cell of equal count to the next: all of them stay below the next count."""
+    """The factor between cells of equal count along the axis; the last stays below the next larger count."""
     larger = min((count for count in counts if count > parameters), default=math.inf)
     return min(1.12, min(1.6, (larger / parameters) ** 0.8) ** (1 / counts[parameters]))
 
 
 def _readable_ticks(axis: Axes, counts: set[int]) -> None:
-    """Within one power of ten, where matplotlib's own labels overlap, the ticks are the counts themselves."""
+    """Within one power of ten, where matplotlib's labels overlap, the counts themselves are the ticks."""
     if not counts:
         log_axis(axis, "x")
         return
@@ -160,8 +160,8 @@ def _readable_ticks(axis: Axes, counts: set[int]) -> None:
 def cost_data(cells: Sequence[Cell]) -> pd.DataFrame:
     """One row a trained cell: seconds of calibration, of factorisation and of both, and peak MiB, means over seeds.
 
-    A calibration that a run read counts as where it was computed. Peaks are the process's on a CPU, the device's on a
-    GPU. low and high are the range over seeds.
+    A calibration that was read from the cache counts what computing it took. Peaks are those of the process on a CPU,
+    of the device on a GPU. low and high are the range over seeds.
     """
     rows = []
     for cell in cells:

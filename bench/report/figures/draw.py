@@ -1,4 +1,4 @@
-"""What all figures share: size and type, a method's look, bands over seeds, legends, readable ticks."""
+"""Parts of all figures: size and type, a method's look, bands over seeds, legends, readable ticks."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A context, or the decorator of a function, in which figures are made or saved in the style of all of them."""
+    """Context manager and decorator: figures made or saved inside have the common STYLE."""
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
 
 def looks(cells: Sequence[Cell]) -> list[Look]:
-    """One method's cells share colour and marker and differ by the line, which is the method's if it has one cell."""
+    """Cells of one method share colour and marker; if any method has several cells, lines tell variants apart."""
     variants = [tuple(cell.axes.items()) for cell in cells]
     return looks_of([cell.method for cell in cells], variants)
 
 
 def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
-    """The looks of methods that come in variants; a variant has one kind of line, whichever the method."""
+    """Looks of (method, variant) pairs; equal variants have the same line, whichever the method."""
     single = len(set(methods)) == len(methods)
     kinds = list(dict.fromkeys(variants))
     return [
@@ -72,7 +72,7 @@ def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
 
 
 def rows_of(data: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """A figure's data of one cell."""
+    """The rows of one cell in a figure's data."""
     return data[(data["method"] == cell.method) & (data["cell"] == cell.title)]
 
 
@@ -88,7 +88,17 @@ def over_seeds(values: pd.DataFrame, by: list[str], value: str = "value") -> pd.
 def band(
     axis: Axes, rows: pd.DataFrame, x: str, look: Look, label: str, marked: bool = False, many: bool = False
 ) -> None:
-    """A line of means, shaded from low to high where there are several seeds."""
+    """Draws a line of means, shaded from low to high if there are several seeds.
+
+    Args:
+        axis: to draw on.
+        rows: of one cell, with the columns x, mean, low, high and n.
+        x: the column of the horizontal axis.
+        look: of the cell.
+        label: for the legend.
+        marked: whether each point has the method's marker.
+        many: whether the shade is fainter because many bands overlap.
+    """
     axis.plot(
         rows[x], rows["mean"], linestyle=look.line, color=look.color, marker=look.marker if marked else None,
         markersize=3.2, label=label,
@@ -99,7 +109,18 @@ def band(
 
 
 def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", legend: bool = True) -> Figure:
-    """One legend below the panels; above them what was run, what for, and what bands or bars are of several seeds."""
+    """Adds the legend below the panels and the title above them.
+
+    Args:
+        figure: with all panels drawn.
+        cells: of one task and model, which the title names with the number of seeds.
+        spread: what bands or bars show; printed if there are several seeds.
+        aim: a further part of the title.
+        legend: whether a legend is drawn.
+
+    Returns:
+        The figure.
+    """
     if legend:
         named: dict[str, Any] = {}
         for axis in reversed(figure.axes):  # the last panels' lines have the markers
@@ -115,7 +136,7 @@ def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", le
 
 
 def bottom_legend(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """As many columns as the width has room for."""
+    """A legend below the panels with as many columns as fit the width."""
     if not labels:
         return
     entry = 0.55 + 0.062 * max(map(len, labels))  # inches, of 7-point type
@@ -125,7 +146,7 @@ def bottom_legend(figure: Figure, handles: list[Any], labels: list[str]) -> None
 
 
 def legend_height(labels: Iterable[str], width: float = WIDTH) -> float:
-    """Inches that `bottom_legend` takes, for the figure's height."""
+    """Height of `bottom_legend` in inches."""
     texts = list(labels)
     if not texts:
         return 0.0

@@ -38,9 +38,9 @@ ABREAST = 6
 
 
 def read_measures(cells: Sequence[Cell]) -> pd.DataFrame:
-    """What the figures need of alignment.jsonl: a row a cell, step, layer and measure, mean and range over seeds.
+    """Rows of alignment.jsonl that the figures show: per cell, step, layer and measure, mean and range over seeds.
 
-    Of a single layer that is the cosine alone.
+    Of single layers only the cosine is kept.
     """
     columns = "method cell measure layer step mean low high n".split()
     known: dict[str, int] = {}  # measures and layers, for whose names each row has a number
@@ -97,7 +97,7 @@ def alignment(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figure
 
 
 def layers_data(cells: Sequence[Cell], measures: pd.DataFrame) -> pd.DataFrame:
-    """The cosine of each layer, layers in the network's order; the mean over seeds."""
+    """The cosine of each layer, in the network's order; mean over seeds."""
     own = measures[(measures["measure"] == COSINE) & (measures["layer"] != ALL_LAYERS)]
     places = {name: place for place, name in enumerate(_network_order(cells, set(own["layer"])))}
     parts = [rows_of(own, cell) for cell in cells]
@@ -176,7 +176,7 @@ def _panels(data: pd.DataFrame, cells: Sequence[Cell], panels: Sequence[tuple[Ax
 
 
 def _network_order(cells: Sequence[Cell], known: set[str]) -> list[str]:
-    """As the records list the layers; without such a list by name, numbers as numbers."""
+    """Layers in the records' order; those that no record lists by name, numbers as numbers."""
     listed = [layer.name for cell in cells for layer in cell.runs[0].initialization.layers]
     natural = sorted(
         known, key=lambda name: [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in name.split(".")]

@@ -1,4 +1,4 @@
-"""Losses: over steps, tokens and seconds, and what it takes to reach a target."""
+"""Loss curves against steps, tokens and seconds, and the steps and seconds to a target loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUANTITIES = {"step": "step", "tokens": "training tokens", "seconds": "seconds, 
 
 
 def window_of(curves: Curves) -> int:
-    """How many steps the training loss is averaged over."""
+    """Number of steps over which the training loss is averaged."""
     return max([SMOOTHED, *(math.ceil(len(curve) / 40) for curve in curves.values())])
 
 
@@ -67,7 +67,7 @@ def _rows(curve: Curve, value: str = "eval_loss") -> Array:
 
 
 def _training(curve: Curve, window: int) -> Array:
-    """The smooth training loss at no more than POINTS steps, the last among them."""
+    """The averaged training loss at no more than POINTS steps, the last step among them."""
     rows = _rows(curve, "loss")
     rows[:, -1] = smooth(rows[:, -1], window)
     return rows[::-1][:: math.ceil(len(rows) / POINTS)][::-1]
@@ -129,11 +129,16 @@ def _thousands(value: float) -> str:
 
 
 def target_data(cells: Sequence[Cell], curves: Curves, aim: Target) -> pd.DataFrame:
-    """One row a cell and quantity (step, tokens, seconds): how many seeds reach the target, and where.
+    """One row a cell and quantity (step, tokens, seconds): how many seeds reach the target loss, and when.
 
-    `values` are the seeds that reach it, low and high their range. The median is over all seeds, one that never
-    reaches it counting as later than any; it is missing where it would be such a seed. `limit` is where the longest
-    seed ended.
+    `values` are those of the seeds that reach it, low and high their range. The median is over all seeds, one that
+    never reaches it counting as later than any; it is missing if it falls on such a seed. `limit` is the end of the
+    longest run.
+
+    Args:
+        cells: of one task and model.
+        curves: by the run's folder.
+        aim: the target loss.
     """
     rows = []
     for cell in cells:
@@ -156,7 +161,7 @@ def target_data(cells: Sequence[Cell], curves: Curves, aim: Target) -> pd.DataFr
 def target(cells: Sequence[Cell], data: pd.DataFrame, aim: Target) -> Figure | None:
     """Steps and seconds to an eval loss, a row a cell: the median over seeds, the seeds and their range.
 
-    An arrow at the end of training stands for seeds that never reach it; beside each row stands how many do.
+    An arrow at the end of training marks seeds that never reach it; how many do is printed beside each row.
     """
     if data.empty:
         return None
@@ -189,7 +194,7 @@ def target(cells: Sequence[Cell], data: pd.DataFrame, aim: Target) -> Figure | N
 
 
 def _target_row(axis: Axes, place: int, row: pd.Series, look: Look) -> None:
-    """One cell's seeds, mean and interval."""
+    """One cell's seeds, their median and range."""
     values = [float(value) for value in row["values"].split()]
     axis.plot(values, [place] * len(values), "|", color=look.color, markersize=5)
     if row["reached"] < row["n"]:

@@ -1,4 +1,4 @@
-"""Score against learning rate: every method's whole curve of the selection stage, the best point marked."""
+"""Score on the validation split against learning rate: one curve a method, the best rate marked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Place = tuple[str, str]
 
 
 def selections_by_place(study: Study) -> dict[Place, list[Selection]]:
-    """The study's selections by names of task and model, in the order of both."""
+    """The study's learning-rate selections by names of task and model, sorted."""
     selections = study.selection
     if not selections or study.plan is None:
         return {}
@@ -46,16 +46,16 @@ def selections_by_place(study: Study) -> dict[Place, list[Selection]]:
 
 
 def variant_of(selection: Selection, selections: Sequence[Selection]) -> tuple[str, ...]:
-    """What sets a group apart from others beside its method, such as ("rank r4",)."""
+    """The overrides of a group that not all groups share, beside its method, such as ("rank r4",)."""
     common = set.intersection(*(set(other.group) for other in selections))
     own = [text for text in selection.group if text not in common and not text.startswith("method=")]
     return tuple(text.lstrip("+").rpartition(".")[2].replace("=", " ", 1) for text in own)
 
 
 def rates_data(selections: Sequence[Selection]) -> pd.DataFrame:
-    """One row a selection and learning rate, values as the tables print them: mean and range over seeds.
+    """One row a selection and learning rate, in the unit of the tables: mean and range over seeds.
 
-    `mean` is over the seeds that completed, `failed` how many did not; a rate with a failed seed cannot be `best`.
+    `mean` is over the seeds that completed, `failed` the number of the others; a rate with a failed seed is not `best`.
     """
     rows = []
     for selection in selections:

@@ -1,7 +1,7 @@
 """The numbers that papers print, from experiments/PAPER/published.csv.
 
-A row is one number of one table, with where it was found. A number without a source is left blank; such a row keeps
-its place in the table. Rows and tasks stand in the paper's order.
+A row of the file is one number of one table of the paper, with its source. A number without a source is left blank and
+keeps its cell in the table. Rows and tasks are in the paper's order.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ AVERAGE = "average"  # the task of a mean over the table's other tasks
 
 @dataclass(frozen=True)
 class RowKey:
-    """What makes a row of a paper's table.
+    """A row of a paper's table.
 
     Attributes:
         method: as the command line names it; "" for one that the suite lacks.
-        settings: what the row sets beside the method, such as method.scaling=alpha_over_sqrt_r for rsLoRA.
-        label: as the paper prints it.
-        rank: None where the method has none or the paper states none.
+        settings: further overrides, such as method.scaling=alpha_over_sqrt_r for rsLoRA.
+        label: the method as the paper prints it.
+        rank: None if the method has none or the paper states none.
     """
 
     method: str
@@ -56,7 +56,7 @@ class RowKey:
         return self.label if self.rank is None else f"{self.label} r {self.rank}"
 
     def covers(self, record: Record) -> bool:
-        """Whether a run is one of this row; for a rank of None, any rank is."""
+        """Whether a run has the row's method, settings and rank; a rank of None fits every rank."""
         config = record.config
         settings = config.model_dump()
         return (
@@ -138,7 +138,7 @@ COLUMNS = tuple(Number.model_fields)
 
 
 def published_file(study: str) -> Path | None:
-    """The file with the numbers of a study's paper; None where there is none."""
+    """The file with the numbers of a study's paper; None if it does not exist."""
     experiments = experiments_folder()
     paper, slash, _ = study.partition("/")
     path = experiments / paper / PUBLISHED if experiments is not None and slash else None
@@ -146,7 +146,7 @@ def published_file(study: str) -> Path | None:
 
 
 def published(study: str) -> tuple[Number, ...]:
-    """The numbers that belong to a study, in the file's order; none where nothing is published.
+    """The published numbers of a study, in the file's order; empty if nothing is published.
 
     Raises:
         ReportError: as `read_published`.
@@ -185,18 +185,18 @@ def read_published(path: Path) -> tuple[Number, ...]:
 
 
 def row_of(record: Record, rows: tuple[RowKey, ...]) -> RowKey | None:
-    """The row that a run belongs to: of several that cover it, the one that sets most."""
+    """The row that covers a run; of several the one with most settings."""
     covering = [row for row in rows if row.method and row.covers(record)]
     return max(covering, key=lambda row: (len(row.settings), row.rank is not None), default=None)
 
 
 def known_methods() -> tuple[str, ...]:
-    """Names that a row may give."""
+    """The methods of conf/method, in the order of tables."""
     return tuple(sorted((path.stem for path in (CONF / "method").glob("*.yaml")), key=order))
 
 
 def _has(config: dict, key: str, value: str) -> bool:
-    """Whether a run's configuration has a dotted key at a value; numbers are compared as numbers."""
+    """Whether a configuration has this value at a dotted key; numbers are compared as numbers."""
     found: object = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None

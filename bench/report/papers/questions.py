@@ -1,7 +1,7 @@
-"""What can be asked of a study's records: pure functions from a study and two of its groups to an answer.
+"""Questions to a study's records: pure functions from a study and two of its groups to an answer.
 
-A group is what a claim names, such as {"method": "lora_sb", "rank": "r8"}: it stands for the cells whose group in the
-study's plan has those overrides. What no group of the study sets is not asked for.
+A group names overrides, such as {"method": "lora_sb", "rank": "r8"}, and selects the cells whose group in the study's
+plan has them. Overrides that no group of the study sets are ignored.
 """
 
 from __future__ import annotations
@@ -68,9 +68,15 @@ def higher_score(
     """Does a score higher than b? The paired difference, its interval over seeds and the items that both answered.
 
     Args:
-        stage: None is the study's main stage.
-        task: one dataset; None is the mean of the first metrics of all, or without scores the eval loss.
-        margin: how far a may fall behind, in the difference's unit; 0 asks for better, more asks for as good.
+        study: has records of both.
+        a, b: overrides that select one cell each.
+        stage: None for the study's main stage.
+        task: one dataset; None for the mean of the first metrics of all, without scores the eval loss.
+        margin: by how much a may score lower, in the difference's unit; 0 asks for better, more asks for as good.
+
+    Raises:
+        NotRunError: no completed run of a or b, or none under a common seed.
+        ReportError: an override selects several groups.
     """
     of_a, of_b = _cells(study, stage, a, b)
     sample_a, columns = _sample(of_a, task)
@@ -96,13 +102,15 @@ def higher_score(
 
 
 def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Answer:
-    """Is a's best learning rate larger than b's?
+    """Is a's best learning rate larger than b's? The answer is the ratio of the two.
 
-    The interval is what grid and scores resolve: every rate that does nearly as well as the best might be it, and each
-    is known to a step of the grid.
+    The interval is what grid and scores resolve: every rate that scores nearly as well as the best might be the best,
+    and each is known to a step of the grid.
 
     Args:
-        within: a rate does nearly as well if its score falls behind the best by at most so many per cent of it.
+        study: has a stage in which learning rates are chosen.
+        a, b: overrides that select one group each.
+        within: per cent of the best score by which a rate that scores nearly as well may fall behind.
     """
     of_a, of_b = _selection(study, a), _selection(study, b)
     ratio, step = _best(of_a) / _best(of_b), max(_step(of_a), _step(of_b))
@@ -181,7 +189,10 @@ def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -
 def fewer_parameters(
     study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
 ) -> Answer:
-    """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?"""
+    """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?
+
+    Args and Raises are those of `higher_score`.
+    """
     counts = [
         round(fmean(run.initialization.num_trainable for run in cell.runs)) for cell in _cells(study, stage, a, b)
     ]
@@ -198,7 +209,7 @@ KINDS: dict[str, Callable[..., Answer]] = {
 
 
 def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
-    """Which groups have the wanted overrides, as far as any group of the study sets them."""
+    """Indices of the groups with the wanted overrides; those that no group of the study sets are ignored."""
     swept = {override.partition("=")[0] for group in groups for override in group}
     needed = {f"{key}={value}" for key, value in wanted.items() if key in swept}
     return [index for index, group in enumerate(groups) if needed <= set(group)]
@@ -229,7 +240,7 @@ def _selection(study: Study, wanted: Group) -> Selection:
 
 
 def _sample(cell: Cell, task: str | None) -> tuple[Sample, list[Column]]:
-    """One value a seed, the mean over the first metrics, and what it is of."""
+    """The mean over the datasets' first metrics, one value a seed, and the metrics."""
     scores = collect([cell])
     columns = [column for column in scores.first_metrics if task in (None, column.dataset)]
     sample = average(scores.found[0], columns) if columns else None
@@ -251,7 +262,7 @@ def _difference(a: Sample, b: Sample, seeds: Sequence[int]) -> tuple[list[float]
 
 
 def _side(low: float | None, high: float | None, threshold: float) -> str:
-    """On which side of a threshold an interval lies."""
+    """YES if an interval is above a threshold, NO if below, NOT_SETTLED if it contains it."""
     if low is None or high is None:
         return NOT_SETTLED
     if low > threshold + ROUNDING:
@@ -260,7 +271,7 @@ def _side(low: float | None, high: float | None, threshold: float) -> str:
 
 
 def _detectable(differences: Sequence[float], stderr: float | None) -> float:
-    """The smallest true difference that a paired t test of as many seeds, on such items, finds with a power of 80 %."""
+    """The minimum detectable effect of a paired t test with as many seeds and such items (5 %, power 0.8)."""
     from statsmodels.stats.power import TTestPower
 
     n = len(differences)
@@ -269,7 +280,7 @@ def _detectable(differences: Sequence[float], stderr: float | None) -> float:
 
 
 def _by_seed(cell: Cell) -> dict[int, Curve]:
-    """The curves of a cell's runs that have one."""
+    """The loss curves of a cell by seed; runs without one are left out."""
     curves = read_curves([cell])
     seeds = {folder: run.config.seed for run, folder in zip(cell.runs, cell.folders, strict=True)}
     return {seeds[folder]: curve for folder, curve in curves.items()}
