@@ -113,22 +113,6 @@ def test_trained_parameters_are_those_that_the_adapter_would_have(compose_run, m
     assert size.trained_and_added(run)[0] == num_trainable(run)
 
 
-@pytest.mark.parametrize(
-    "larger",
-    [
-        "train.max_steps=4", "train.batch_size=6", "train.gradient_accumulation_steps=2", "task.max_length=20",
-        "rank=r16",
-    ],
-)  # fmt: skip
-def test_more_of_anything_takes_longer(small_run, larger):
-    assert estimated(small_run(larger)).seconds > estimated(small_run()).seconds
-
-
-@pytest.mark.parametrize("larger", ["train.batch_size=6", "task.max_length=20", "rank=r16", "method=full_ft"])
-def test_a_larger_batch_length_rank_or_full_fine_tuning_needs_more_memory(small_run, larger):
-    assert estimated(small_run(larger)).peak_bytes > estimated(small_run()).peak_bytes
-
-
 def test_full_fine_tuning_of_a_large_model_needs_sixteen_bytes_a_parameter_and_lora_two(compose_run):
     common = ("model=llama2_7b", "task=metamath", "train.precision=bf16", "measure=none", "task.max_length=1")
     for method, bytes_a_parameter in (("full_ft", 16), ("hu", 2)):

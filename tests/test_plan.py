@@ -184,12 +184,9 @@ def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     assert "+experiments=mine hydra.sweeper.extend=4 adds points" in summary.text(found)
 
 
-def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):
-    assert selection(make, (0.1, 0.9, 0.2)).edges == ()
-
-
-def test_an_incomplete_grid_has_no_best_rate(make):
-    assert selection(make, (0.1, 0.2, 0.9), missing=1).edges == ()
+@pytest.mark.parametrize(("values", "missing"), [((0.1, 0.9, 0.2), 0), ((0.1, 0.2, 0.9), 1)])
+def test_a_best_rate_inside_its_grid_and_that_of_an_incomplete_grid_are_not_pointed_at(make, values, missing):
+    assert selection(make, values, missing=missing).edges == ()
 
 
 def test_the_overview_ends_with_the_command_that_starts_the_study(make, capsys):

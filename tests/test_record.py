@@ -127,6 +127,21 @@ def test_a_record_with_any_changed_value_is_refused(tmp_path):
             assert not folder.done
 
 
+def test_an_older_record_is_read_under_the_names_of_this_version(tmp_path):
+    content = a_record().model_dump() | {"schema_version": 3, "training": {"held_out_loss": 2.5, "note": 1}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    record = read_record(tmp_path)
+    assert record.eval_loss == 2.5
+    assert record.training.model_dump() == {"eval_loss": 2.5, "note": 1}  # an unknown field is kept
+
+
+def test_a_field_of_another_type_is_named_in_one_line(tmp_path):
+    content = a_record().model_dump() | {"schema_version": 3, "phases": {"train": {"seconds": "long"}}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    with pytest.raises(CorruptRecordError, match=r"record\.json: phases\.train\.seconds: input should be a valid num"):
+        read_record(tmp_path)
+
+
 def test_what_follows_a_records_checksum_does_not_slip_by(tmp_path):
     folder = finished(tmp_path)
     whole = (folder.path / RECORD).read_text()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -27,25 +27,11 @@ from bench.process.files import write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.init.calibrate.result import Calibration
+
 FOLDER_VARIABLE = "LORA_INIT_BENCH_CACHE"
 SUFFIX = ".safetensors"
 Entry = tuple["dict[str, Tensor]", dict[str, Any]]  # tensors by name, and everything else as plain values
-
-
-class Storable(Protocol):
-    """What the cache can store."""
-
-    def to_entry(self) -> Entry:
-        """The value as an entry."""
-        ...
-
-    @classmethod
-    def from_entry(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Self:
-        """The value that made the entry."""
-        ...
-
-
-T = TypeVar("T", bound=Storable)
 
 
 def default_folder() -> Path:
@@ -74,7 +60,9 @@ class Cache:
         """The folder of the entries."""
         return self.dir.expanduser() if self.dir else default_folder()
 
-    def fetch(self, key: str, title: str, compute: Callable[[], T], kind: type[T]) -> tuple[T, bool]:
+    def fetch(
+        self, key: str, title: str, compute: Callable[[], Calibration], kind: type[Calibration]
+    ) -> tuple[Calibration, bool]:
         """Reads the entry of a key, or computes and stores it; rank 0 alone reads and writes.
 
         A folder that cannot be written, or an entry that is corrupt, is warned about and costs the computation only.
@@ -84,10 +72,10 @@ class Cache:
             key: the name of the file; a hash of all that the entry depends on.
             title: what `python -m bench.cache` lists.
             compute: called on every rank if there is no entry.
-            kind: the class of what `compute` returns.
+            kind: Calibration, whose `from_entry` reads an entry.
 
         Returns:
-            The value, and whether it was read.
+            The calibration, and whether it was read.
         """
         from filelock import FileLock
 

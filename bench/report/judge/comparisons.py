@@ -42,7 +42,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Measured:
-    """A column in which methods are compared.
+    """A column of scores in which methods are compared.
 
     Attributes:
         column: None for the average.
@@ -59,7 +59,7 @@ class Measured:
 
     @property
     def of_differences(self) -> Scale:
-        """What a difference of two values can be, printed as they are."""
+        """The scale of a difference of two values: twice as wide, printed in the same unit."""
         return replace(self.scale, low=self.scale.low - self.scale.high, high=self.scale.high - self.scale.low)
 
 
@@ -104,7 +104,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judged:
-    """The rows of one table with what they reached and how they compare.
+    """The rows of one table, their scores and their comparisons.
 
     Attributes:
         columns: of the scores, those that are shown.
@@ -137,7 +137,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 
 def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
-    """The columns of a table, and the average where there is one."""
+    """The columns of a table, then the average if there are enough datasets."""
     found = []
     for column in columns:
         samples = tuple(reached[column].sample if column in reached else None for reached in scores.found)
@@ -209,7 +209,7 @@ def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | N
 
 
 def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
-    """Every trained method against LoRA, or where there is none against the best; the best against the runner-up."""
+    """The best against the runner-up, and every trained method against LoRA, or without LoRA against the best."""
     order = ranked(column)
     trained = [index for index in order if cells[index].trained]
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
@@ -273,7 +273,7 @@ def _extended(cells: Sequence[Cell], column: Measured, index: int, against: int)
 
 
 def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
-    """The differences under the seeds that both have, and the standard error of their mean over items."""
+    """The differences under the seeds that both have, (num_seeds,), and the standard error of their mean over items."""
     places = [(one.seeds.index(seed), other.seeds.index(seed)) for seed in one.seeds if seed in other.seeds]
     if not places:
         return np.zeros(0), None
@@ -292,7 +292,7 @@ def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
 def _mcnemar(
     cells: Sequence[Cell], column: Measured, first: int, second: int, one: Sample, other: Sample
 ) -> float | None:
-    """Of the one seed that both rows have; None where items are not right or wrong, or not the same."""
+    """McNemar's p-value for the one seed that both have; None unless both answered the same items right or wrong."""
     if column.column is None or column.column.dataset is None or not one.items or one.items != other.items:
         return None
     seed = next(seed for seed in one.seeds if seed in other.seeds)

@@ -58,13 +58,13 @@ class Sample:
 
     @functools.cached_property
     def mean_draws(self) -> Array:
-        """The mean over the runs of each draw; only where there are draws."""
+        """The mean over runs of each draw, (num_draws,); the sample must have draws."""
         assert self.draws is not None
         return self.draws.mean(axis=1)
 
     @property
     def num_items(self) -> int | None:
-        """Of all datasets; None where the items are not known."""
+        """Number of items of all datasets; None if the items are not known."""
         return sum(number for number, _ in self.items) if self.draws is not None else None
 
 
@@ -98,7 +98,7 @@ class Scores:
 
     @property
     def shown(self) -> tuple[Column, ...]:
-        """All columns, or the first metric of each task where they are too many to read."""
+        """All columns, or the first metric of each task if there are more than WIDE."""
         return self.columns if len(self.columns) <= WIDE else self.first_metrics
 
     @property
@@ -109,7 +109,7 @@ class Scores:
 
 
 def collect(cells: Sequence[Cell]) -> Scores:
-    """Columns in the order in which the records name them."""
+    """Reads the scores of cells; columns are in the order in which the records name them."""
     scored = any(run.scores for cell in cells for run in cell.runs)
     by_column: dict[Column, dict[int, list[tuple[int, Score]]]] = {}
     for place, cell in enumerate(cells):
@@ -143,7 +143,7 @@ def average(found: Mapping[Column, Found], columns: Sequence[Column]) -> Sample 
 
 
 def average_scale(columns: Sequence[Column]) -> Scale:
-    """Of the mean over columns, some of which can be below zero."""
+    """The scale of a mean over columns, some of which can be below zero."""
     return Scale(low=mean(column.scale.low for column in columns))
 
 

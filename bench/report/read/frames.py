@@ -163,7 +163,7 @@ def _frame(
     rows: Callable[[Record, Path], Iterator[dict[str, Any]]],
     columns: dict[str, str],
 ) -> pd.DataFrame:
-    """A frame of what `rows` makes of each run, beside the columns that name the run."""
+    """One frame of the dicts that `rows` yields for each run, with the columns that name the run in front."""
     folder = existing_folder(Path(results_dir), study)
     plan = planned(folder)
     peak = "learning_rate" if columns is _SCORE else "peak_learning_rate"

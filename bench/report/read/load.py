@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def learning_rate(self) -> float | None:
-        """The peak of the schedule; None for what is not trained."""
+        """Peak of the schedule; None if nothing is trained."""
         return self.runs[0].config.train.learning_rate if self.trained else None
 
     @property
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything a report is made from; `failed` and `unreadable` are named in it, not counted.
+    """The records of a study, grouped into the cells of one stage; failed and unreadable runs are in no mean.
 
     Attributes:
         cells: of one stage.
@@ -89,11 +89,11 @@ class Study:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """In the order in which they are run."""
+        """Names of the stages, in the order in which they are run."""
         return self.plan.stages if self.plan else (RUN,)
 
     def at(self, stage: str) -> Study:
-        """The same study with the cells of another stage; none where nothing of it has completed."""
+        """The same study with the cells of another stage, of its completed runs."""
         members = _of_stage(self.members, self.plan, stage)
         completed = [member for member in members if member[1].status == COMPLETED]
         failed = [record for _, record in members if record.status != COMPLETED]
@@ -101,7 +101,7 @@ class Study:
 
     @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
-        """What was found at each learning rate in the selection stage, a group each, in the methods' order."""
+        """The scores at each learning rate of the selection stage, one Selection a group, in the methods' order."""
         groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
         known = _groups(self.plan, SELECT)
         for _, record in _of_stage(self.members, self.plan, SELECT) if SELECT in self.stages else []:
@@ -170,7 +170,7 @@ def planned(folder: Path) -> StudyPlan | None:
 
 
 def _main_stage(stages: tuple[str, ...]) -> str:
-    """What the study's table is of: tuned rates if there are such, else the last stage that is no selection."""
+    """The stage that the study's table shows: tuned if there is one, else the last that is not the selection."""
     scored = [stage for stage in stages if stage != SELECT]
     return TUNED if TUNED in scored else (scored or stages)[-1]
 
@@ -227,7 +227,7 @@ _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, 
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted names, each one printable value."""
+    """Nested settings as dotted names and printable values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

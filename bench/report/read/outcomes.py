@@ -46,7 +46,7 @@ def items_of(folder: Path, dataset: str, metric: str) -> Items | None:
 
 @lru_cache(maxsize=20_000)
 def _read(path: Path, _mtime: int) -> dict[tuple[str, str, str], Items]:
-    """By task, filter and metric; only the numbers are kept. Empty, with a warning, where the file is torn."""
+    """The items by task, filter and metric; empty, with a warning, if the file is torn."""
     try:
         rows = read_rows(path)
         tasks: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)

@@ -21,7 +21,7 @@ def comparison_table(judged: Judged) -> pd.DataFrame:
 
 
 def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]) -> Iterable[dict[str, Any]]:
-    """Every pair, every number unrounded."""
+    """One dict a comparison, of the family or not, numbers unrounded; the rows of comparisons.csv."""
     for one in judged.comparisons:
         first, second = judged.cells[one.first], judged.cells[one.second]
         column = one.measured.column

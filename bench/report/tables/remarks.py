@@ -23,7 +23,7 @@ _HEAD = "Head: parameters of the classification head, which every method trains 
 
 
 def note(columns: Sequence[Column], any_head: bool) -> str:
-    """What the columns of all tables mean.
+    """The note that explains the columns of all tables.
 
     Args:
         columns: those that are shown.
@@ -38,7 +38,7 @@ def note(columns: Sequence[Column], any_head: bool) -> str:
 
 
 def remarks(judged: Judged) -> list[str]:
-    """The lines under one table; none where there is nothing to say."""
+    """The lines that apply to one table."""
     cells, scores, shown = judged.cells, judged.scores, judged.columns
     lines = (
         _choice(scores, shown),
@@ -60,7 +60,7 @@ def failures(failed: Sequence[Record]) -> str:
 
 
 def stack(records: Iterable[Record]) -> str:
-    """The software and hardware that the numbers were made on; several, if they were mixed."""
+    """Software and hardware of the records, as one line; several stacks if they were mixed."""
     named = sorted({_environment(record.environment) for record in records if record.environment.versions})
     return f"Made with {'; and with '.join(named)}." if named else ""
 
@@ -73,7 +73,7 @@ def _environment(environment: Environment) -> str:
 
 
 def flagged(cell: Cell, above_majority: bool | None) -> bool:
-    """Whether a number gets the dagger; what is not trained has nothing to be stuck in."""
+    """Whether a number gets the dagger: of a trained method, and not better than the majority class."""
     return cell.trained and above_majority is False
 
 
@@ -95,7 +95,7 @@ def _average(scores: Scores) -> str:
 
 
 def majority_texts(scores: Scores, columns: Sequence[Column]) -> list[str | None]:
-    """What answering every item with the most frequent class gives in each column; None where it has no meaning."""
+    """The majority-class baseline of each column; None for a metric without one."""
     texts = []
     for column in columns:
         values = dict.fromkeys(
@@ -181,7 +181,7 @@ def _detectable(judged: Judged) -> str:
 
 
 def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
-    """Missing data, contamination, cuts and merging, where there are any."""
+    """Lines on incomplete data, contamination, truncation and merging; empty strings for what did not happen."""
     datasets = list(dict.fromkeys(str(column.dataset) for column in scores.columns))
     short = dict.fromkeys(remark for cell in cells for run in cell.runs for remark in run.data.incomplete)
     contaminated = _by_dataset(cells, datasets, lambda run, name: run.data.contaminated.get(name))

@@ -1,4 +1,4 @@
-"""What the stages beside the main one add to a study's tables: other learning rates, and how the rate was chosen."""
+"""The columns that other stages add to a study's table, and the tables of the learning-rate selection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sides:
     stages: Mapping[str, Judged] = field(default_factory=dict)
 
     def alone(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Cells of groups that the main stage does not have, one each."""
+        """One cell of each group that the main stage lacks."""
         known = {cell.group for cell in cells}
         found: dict[tuple[str, ...], Cell] = {}
         for judged in self.stages.values():
@@ -71,7 +71,7 @@ def edges(study: Study) -> dict[tuple[str, ...], str]:
 
 
 def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
-    """How the learning rates came about; "" for a study that chose none."""
+    """How the learning rates were selected; "" for a study without selection."""
     chosen = study.selection
     if not chosen:
         return ""
@@ -151,7 +151,7 @@ def _curves(found: Sequence[Selection]) -> pd.DataFrame:
 
 
 def _point(selection: Selection, point: Any) -> str:
-    """A mean; what failed instead, if one did."""
+    """The mean of a point, or how many of its seeds failed."""
     if point.mean is None:
         return f"{point.failed} failed" if point.failed else "nan"
     text = _metric_scale(selection).text(point.mean)
@@ -165,7 +165,7 @@ def _metric_scale(selection: Selection) -> Any:
 
 
 def _name(selection: Selection) -> str:
-    """The label, and what else is in the group."""
+    """The label and the group's settings beside the method."""
     others = [text.partition("=")[2] for text in selection.group if not text.startswith("method=")]
     return ", ".join([selection.label, *others])
 

@@ -31,7 +31,7 @@ Stages = dict[str, dict[Place, Judged]]
 
 
 def trainable_parameters(cell: Cell) -> int:
-    """Of one run; the mean where a method gives layers different ranks under different seeds."""
+    """Trainable parameters of a run; the mean over seeds, which may give layers different ranks."""
     return round(mean(run.initialization.num_trainable for run in cell.runs))
 
 
@@ -57,7 +57,7 @@ def _numbers(tables: Iterable[Judged], stage: str) -> pd.DataFrame:
 
 
 def _score_numbers(judged: Judged, index: int) -> Iterable[dict[str, Any]]:
-    """Of one row: its metrics, and where there is an average, that and the interquartile mean."""
+    """The metrics of one cell, then its average and interquartile mean if the table has them."""
     found, averaged = judged.scores.found[index], judged.scores.averaged
     for column, one in found.items():
         alone = seeds_alone(one.sample.values.tolist(), column.scale)
@@ -95,7 +95,7 @@ def summary(study: Study) -> pd.DataFrame:
 
 
 def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) -> pd.DataFrame:
-    """The rows of the main stage, below them those that only another stage has."""
+    """The rows of the main stage, then the rows that only another stage has."""
     cells = judged.cells
     alone = sides.alone(cells)
     everyone = [*cells, *alone]
@@ -120,7 +120,7 @@ def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) 
 
 
 def _metrics(judged: Judged) -> dict[str, list[str]]:
-    """The columns of scores by heading."""
+    """The texts of the score columns, by heading."""
     texts = {}
     for column in judged.measured:
         best = significant_best(column, judged.comparisons)
@@ -145,7 +145,7 @@ def _metric(judged: Judged, column: Column, best: int | None) -> list[str]:
 
 
 def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
-    """A row below what is not trained, where the most frequent class says anything."""
+    """The table with a row of majority-class baselines below the untrained methods, if a column has one."""
     columns = judged.columns
     texts = majority_texts(judged.scores, columns)
     if not any(texts):
@@ -166,7 +166,7 @@ def judge_stages(study: Study) -> Stages:
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
-    """The table of each task and model, as `summary` gives it, without judging anew."""
+    """The table of each task and model, as `summary` gives it, from what is judged already."""
     at_edge = edges(study)
     others = [(stage, of) for stage, of in judged.items() if stage != study.stage]
     return {
