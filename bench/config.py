@@ -1,4 +1,4 @@
-"""Run: one cell of the grid, typed and validated before anything is loaded; and its identity."""
+"""Run: one cell of the grid, typed and validated before anything is loaded, and the identity that names it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,42 @@ import functools
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.init.store import Cache
-from bench.methods.base import AdapterMethod, AdapterOptions, LearningRates, Method, Rank, SpectralMethod, sketches
+from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
-from bench.process.redact import localised
-from bench.process.validation import ConfigError, check_plain, one_line
+from bench.process.redact import localised, without_secrets
+from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
-from bench.runs.identity import Texts, kept, method_identity, plain_value, written
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
 from bench.runs.renamed import modern
 from bench.runs.tracking import Track
 from bench.score import Scoring
+from bench.study.folders import CONF
 from bench.tasks import Task
 from bench.train import Train
 from bench.train.probe import Measure
 
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
+LONGEST_MESSAGE = 2000  # characters
+_OF_THE_COMMAND = ("run", "checkpoint")  # keys that change how a command works and no result; not recorded
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message is one line with the value, the limit and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split())[:LONGEST_MESSAGE])
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -43,25 +53,25 @@ class Data:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Execution:
-    """The `run` key: how a command treats a run; nothing of it can change a number, and no record holds it.
+    """The `run` key: how a command treats a run. It changes no number and is not recorded.
 
     Attributes:
-        retry_failed: do again what has failed.
-        isolate: in a process of its own, so that one that is killed leaves a record and the others alone.
-        when_running: elsewhere: skip the run, or wait until it has ended there.
-        heartbeat_timeout_seconds: seconds without a heartbeat after which the lease holder is presumed dead and the run
-            may be taken over.
+        retry_failed: run again what has failed.
+        isolate: run in a process of its own, so that one that is killed leaves a record and does not stop the others.
+        when_running: what to do with a run that another process holds: skip it, or wait until it has ended.
+        heartbeat_timeout_seconds: seconds without a heartbeat after which the process that holds a run is presumed
+            dead and the run may be taken over.
     """
 
-    retry_failed: bool = False
-    isolate: bool = False
-    when_running: Literal["skip", "wait"] = "skip"
-    heartbeat_timeout_seconds: PositiveFloat = 60.0
+    retry_failed: bool
+    isolate: bool
+    when_running: Literal["skip", "wait"]
+    heartbeat_timeout_seconds: PositiveFloat
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Run:
-    """One cell: method × rank × task × model × seed, and everything else that it depends on."""
+    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: str
@@ -79,22 +89,21 @@ class Run:
     data: Data
     svd: SVDSettings
     cache: Cache
-    run: Execution = Execution()
-    checkpoint: Checkpointing = Checkpointing()
+    run: Execution
+    checkpoint: Checkpointing
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
         """Builds a Run from a resolved configuration.
 
         Args:
-            config: plain containers, with the keys of conf/config.yaml.
+            config: plain containers with the keys of conf/config.yaml.
 
         Raises:
-            ConfigError: an unknown key, a wrong value, or a combination that has no meaning.
+            ConfigError: a key is unknown, a value is wrong, or two values contradict each other.
         """
         if not isinstance(config, Mapping) or not isinstance(config.get("method", {}), Mapping):
             raise ConfigError("a configuration is a mapping, and so is its method; conf/config.yaml has the keys")
-        check_plain(config)
         try:
             values, renamed = modern(config)
             for note in renamed:
@@ -108,26 +117,22 @@ class Run:
         run.check()
         return run
 
-    @staticmethod
-    def part(key: str, value: Any) -> dict[str, Any]:
-        """The fields that one key of a configuration makes, for runs that have it in common: `Run(**fields).check()`.
+    @classmethod
+    def from_record(cls, record: Record) -> Run:
+        """The run that a record describes, with this machine's folders and conf/'s defaults for `run` and `checkpoint`.
 
         Raises:
-            ValueError: nothing reads the key, or its value is wrong; `from_config` says so in one line.
+            ConfigError: as `from_config`.
         """
-        check_plain(value, key)
-        if key == "method":
-            chosen = dict(value)
-            return {"method_name": chosen.pop("name", None), "method": _build_method(chosen)}
-        if key not in (adapters := _adapters()):
-            raise ConfigError(f"{key}: nothing reads this key; check its spelling")
-        return {key: adapters[key].validate_python(value)}
+        defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+        config, _ = modern(localised(record.config.model_dump()))
+        return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def check(self) -> None:
-        """Refuses what no part of a configuration tells by itself.
+        """Refuses names that cannot be folders, and values that are valid alone but not together.
 
         Raises:
-            ConfigError: a combination that has no meaning, or a name that is none of a folder.
+            ConfigError: one of these.
         """
         self._check_names()
         if self.trains and self.train.learning_rate is None:
@@ -145,17 +150,8 @@ class Run:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
-    @classmethod
-    def from_record(cls, record: Record) -> Run:
-        """The run that a record is of, with the folders of this machine.
-
-        Raises:
-            ConfigError: as `from_config`.
-        """
-        return cls.from_config(modern(localised(record.config.model_dump()))[0])
-
     def _check_options(self) -> None:
-        """Refuses DoRA and LoRA+ for methods to which they do not apply, rather than ignore them."""
+        """Refuses DoRA and LoRA+ for methods to which they do not apply, instead of ignoring them."""
         trains = self.method.trains
         if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
             raise ConfigError(
@@ -169,7 +165,7 @@ class Run:
             )
 
     def _check_model(self) -> None:
-        """Refuses a task that the model's kind has no form for, code to be run unasked, and a half-precision head."""
+        """Refuses a task that this kind of model cannot do, unconfirmed code execution, and a half-precision head."""
         try:
             kind = self.model.found_kind
             self.task.check(kind)
@@ -199,8 +195,15 @@ class Run:
         return bool(self.method.trains)
 
     @property
+    def tags(self) -> list[str]:
+        """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
+        rank = [self.rank.name] if self.method.has_adapter else []
+        trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
+        return [self.method_name, *rank, self.task.name, self.model.name, *trained]
+
+    @property
     def learning_rates(self) -> LearningRates:
-        """What a method may know of the schedule."""
+        """The learning rates that a method may use: the peak, the first step's, and that of a calibration batch."""
         return LearningRates(
             peak=self.train.learning_rate or 0.0,
             first=self.train.first_learning_rate(),
@@ -208,71 +211,49 @@ class Run:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole configuration as plain values, for the record, without how a command treats the run."""
+        """The configuration as JSON values for the record, without `run` and `checkpoint`."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_THE_COMMAND}
-        values["method"] = {"name": values.pop("method_name")} | method_identity(self.method)
-        return json.loads(json.dumps(values, default=plain_value))
+        values["method"] = {"name": values.pop("method_name")} | _method_values(self.method)
+        return _plain(values)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that can change the run's numbers, and nothing else.
 
-        No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank where no adapter
-        is added, calibration where no statistics are required, the svd key where nothing is decomposed, rank, seed and
-        training where nothing is trained; there the seed counts that draws an encoder's head.
+        No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank if no adapter
+        is added, calibration if no statistics are required, the svd key if nothing is decomposed; rank, seed and
+        training if nothing is trained, except the seed that draws an encoder's head.
         """
-        return {key: json.loads(text) for key, (text, _) in self._identity_texts().items()}
+        method = self.method
+        values: dict[str, Any] = {
+            "method": _method_values(method),
+            "task": self._task_identity(),
+            "model": self.model.identity(),
+            "score": self.score.identity(),
+        }
+        if self.trains:
+            values |= {"seed": self.seed, "train": self.train.identity(), "measure": self.measure}
+        elif self.model.found_kind == "encoder":
+            values["seed"] = self.seed
+        if method.has_adapter:
+            values["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
+            values["adapter"] = self.adapter.identity()
+        if method.decomposes:
+            values["svd"] = self.svd.identity(method.sketches)
+        return without_secrets(_plain(values))
 
     @functools.cached_property
     def run_id(self) -> str:
         """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
-        texts = self._identity_texts()
-        parts = [self.method_name, self.rank.name if "rank" in texts else "", self.task.name, self.model.name]
-        parts.append(f"s{self.seed}" if "seed" in texts else "")
-        whole = "{" + ", ".join(f'"{key}": {texts[key][1]}' for key in sorted(texts)) + "}"
-        return "-".join([part for part in parts if part] + [identity_digest(whole)])
+        rank = self.rank.name if "rank" in self.identity else ""
+        seed = f"s{self.seed}" if "seed" in self.identity else ""
+        parts = (self.method_name, rank, self.task.name, self.model.name, seed, identity_digest(self.identity))
+        return "-".join(filter(None, parts))
 
-    def _identity_texts(self) -> dict[str, Texts]:
-        """The identity as JSON, key by key; what runs have in common is written once for all of them."""
-        method, split, trains = self.method, self.score.split, self.trains
-        calibrates = bool(method.requires)
-        texts = {
-            "method": written(method, "identity", lambda: method_identity(method)),
-            "task": written(self.task, (trains, split, calibrates), lambda: self._task_identity(calibrates)),
-            "model": written(self.model, "identity", self.model.identity),
-            "score": written(self.score, "identity", self.score.identity),
-        }
-        if trains:
-            texts |= {"seed": (str(self.seed),) * 2}
-            texts["train"] = written(self.train, "identity", self.train.identity)
-            texts["measure"] = written(self.measure, "identity", lambda: self.measure)
-        elif self.model.found_kind == "encoder":
-            texts["seed"] = (str(self.seed),) * 2
-        adapts, decomposes, sketched = kept(method, "kinds", lambda: _kinds(method))
-        if adapts:
-            rank = self.rank
-            texts["rank"] = written(rank, "identity", lambda: {"r": rank.r, "lora_alpha": rank.lora_alpha})
-            texts["adapter"] = written(self.adapter, "identity", self.adapter.identity)
-        if decomposes:
-            texts["svd"] = written(self.svd, sketched, lambda: self.svd.identity(sketched))
-        return texts
-
-    def _task_identity(self, calibrates: bool) -> dict[str, Any]:
+    def _task_identity(self) -> dict[str, Any]:
         task = self.task.identity(self.trains, self.score.split)
-        return task if calibrates else {key: value for key, value in task.items() if not key.startswith("calibration")}
-
-
-def _kinds(method: Method) -> tuple[bool, bool, bool]:
-    """Whether a method adds an adapter, decomposes something, and does so in a sketch."""
-    decomposes = isinstance(method, SpectralMethod) and bool(method.decomposes)
-    return isinstance(method, AdapterMethod), decomposes, bool(decomposes and sketches(method))
-
-
-@functools.cache
-def _adapters() -> dict[str, TypeAdapter[Any]]:
-    """What validates each field of a Run but the method's."""
-    hints = get_type_hints(Run, include_extras=True)
-    return {name: TypeAdapter(hint) for name, hint in hints.items() if name not in ("method", "method_name")}
+        unused = () if self.method.requires else ("calibration",)
+        return {key: value for key, value in task.items() if not key.startswith(unused)}
 
 
 def _build_method(chosen: dict[str, Any]) -> Method:
@@ -282,10 +263,24 @@ def _build_method(chosen: dict[str, Any]) -> Method:
         raise ConfigError("the method has no _target_; choose one of conf/method with method=NAME")
     try:
         return method_class(target)(**chosen)
-    except ValidationError as error:
-        raise ConfigError(one_line(error, prefix="method.")) from None
     except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(one_line(error, prefix="method.")) from None
 
 
-_OF_THE_COMMAND = ("run", "checkpoint")
+def _method_values(method: Method) -> dict[str, Any]:
+    """Its class, and all that its configuration sets."""
+    target = f"{type(method).__module__}.{type(method).__qualname__}"
+    return {"_target_": target} | asdict(method)  # type: ignore[call-overload]
+
+
+def _plain(values: Any) -> Any:
+    """The same with dataclasses as dicts and paths as texts, as JSON reads them again."""
+
+    def converted(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"{value!r} has no place in a configuration")
+
+    return json.loads(json.dumps(values, default=converted))

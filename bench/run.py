@@ -40,11 +40,8 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
-        attempt.made_from(loaded, task)
-    start = initialize(
-        loaded, cfg.method, cfg.rank, cfg.adapter, cfg.model.target_modules, task, cfg.learning_rates,
-        cfg.svd, cfg.cache, cfg.seed, phases,
-    )  # fmt: skip
+        attempt.made_from(loaded, task, cfg.checkpoint)
+    start = initialize(cfg, loaded, task, phases)
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
@@ -65,7 +62,7 @@ def job(config: DictConfig) -> str:
     from bench.sweep import process
 
     cfg = resolvers.validated(config)
-    guard.check_folder(cfg)
+    resolvers.check_folder(cfg)
     if cfg.run.isolate:
         return process.supervise(cfg, guard.overrides(), guard.position())
     return execute(cfg, run, guard.position(), guard.command())
@@ -74,7 +71,7 @@ def job(config: DictConfig) -> str:
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
-    arguments.check_arguments(sys.argv[1:])
+    sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
     try:
         job()

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -32,6 +33,28 @@ SHORT = (
     "score.limit=4",
     "track=none",
 )
+
+
+# Slow is what runs a cell, starts a process, draws, opens a browser, or composes whole studies: not in `make check`.
+SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
+SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
+SLOW_MODULES = {
+    "test_committed", "test_embedded", "test_figures", "test_isolate", "test_launch", "test_mirror", "test_notebooks",
+    "test_parallel", "test_parallel_training", "test_parameter_counts", "test_report_scale", "test_studies",
+    "test_sweep", "test_track",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).with_suffix("").parts
+        if SLOW_FIXTURES & {*item.fixturenames} or SLOW_FOLDERS & {*place} or place[-1] in SLOW_MODULES:
+            item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the garbage collections that each training asks for need not look at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -98,12 +121,10 @@ def expand(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     from bench.study.folders import CONF
-    from bench.sweep import guard
+    from bench.sweep import guard, sweep
 
     def expanded(*overrides):
-        monkeypatch.setattr(guard, "_planned", [])
-        monkeypatch.setattr(guard, "_waiting", [])
-        monkeypatch.setattr(guard, "write_plan", lambda folder, plan: None)
+        monkeypatch.setattr(sweep, "_write", lambda folder, plan: None)
         monkeypatch.setattr("bench.runs.record.check_writable", lambda folder: None)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -113,7 +134,7 @@ def expand(monkeypatch):
             finally:
                 HydraConfig.instance().cfg = None
         assert not GlobalHydra.instance().is_initialized()
-        return guard._planned
+        return sweep.Sweep.current.runs
 
     return expanded
 

@@ -27,20 +27,9 @@ WORDS = (
 
 def tiny_llama():
     """A random Llama of two layers with grouped-query attention; no projection is square; always the same."""
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config)
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+    return _random(LlamaForCausalLM, LlamaConfig(**sizes, **attention, initializer_range=0.3))
 
 
 def tiny_bert(num_labels=2, **settings):
@@ -60,49 +49,20 @@ def tiny_roberta(num_labels=2, **settings):
 
 def tiny_t5(**settings):
     """A random T5 of two layers in encoder and decoder, relative positions, dropout 0.1; no layer is square."""
-    config = T5Config(
-        **{
-            "vocab_size": 50,
-            "d_model": 24,
-            "d_kv": 8,
-            "d_ff": 40,
-            "num_layers": 2,
-            "num_heads": 4,
-            "dropout_rate": 0.1,
-            "initializer_factor": 1.0,
-            "pad_token_id": PAD,
-            "eos_token_id": SEP,
-            "decoder_start_token_id": PAD,
-        }
-        | settings
-    )
-    return _random(T5ForConditionalGeneration, config)
+    sizes = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    special = {"pad_token_id": PAD, "eos_token_id": SEP, "decoder_start_token_id": PAD}
+    own = {"dropout_rate": 0.1, "initializer_factor": 1.0}
+    return _random(T5ForConditionalGeneration, T5Config(**sizes | special | own | settings))
 
 
 def tiny_bart(**settings):
     """A random BART of two layers in encoder and decoder, 64 positions, dropout 0.1."""
-    config = BartConfig(
-        **{
-            "vocab_size": 50,
-            "d_model": 24,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 40,
-            "decoder_ffn_dim": 40,
-            "max_position_embeddings": 64,
-            "dropout": 0.1,
-            "init_std": 0.3,
-            "pad_token_id": PAD,
-            "bos_token_id": CLS,
-            "eos_token_id": SEP,
-            "decoder_start_token_id": SEP,
-            "forced_eos_token_id": None,
-        }
-        | settings
-    )
-    return _random(BartForConditionalGeneration, config)
+    sizes = {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 40}
+    sizes |= {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 40}
+    sizes |= {"vocab_size": 50, "d_model": 24, "max_position_embeddings": 64}
+    special = {"pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP, "decoder_start_token_id": SEP}
+    own = {"dropout": 0.1, "init_std": 0.3, "forced_eos_token_id": None}
+    return _random(BartForConditionalGeneration, BartConfig(**sizes | special | own | settings))
 
 
 def word_tokenizer(kind="encoder", model_max_length=64):
@@ -150,16 +110,10 @@ def random_batch(rows, tokens, seed=0):
 
 
 def _encoder(num_labels):
-    return {
-        "vocab_size": 50,
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "initializer_range": 0.3,
-        "num_labels": num_labels,
-        "problem_type": "regression" if num_labels == 1 else "single_label_classification",
-    }
+    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+    problem = "regression" if num_labels == 1 else "single_label_classification"
+    return sizes | {"num_labels": num_labels, "problem_type": problem}
 
 
 def _random(architecture, config):

@@ -4,24 +4,29 @@ from types import SimpleNamespace
 
 from bench.init.stage import initialize
 from bench.init.store import Cache
-from bench.methods.base import AdapterOptions, LearningRates
-from bench.methods.svd import SVDSettings
+from bench.methods.base import PLAIN, LearningRates
+from bench.methods.svd import EXACT
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
 
-EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3)
 NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)
 
 
-def start(model, method, rank, targets, batches, options=None, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
+def start(model, method, rank, targets, batches, options=PLAIN, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
     """The Initialization of one model by one method on the given calibration batches."""
     task = SimpleNamespace(
         calibration=batches,
         calibration_ids=list(range(sum(len(batch["input_ids"]) for batch in batches))),
         calibration_checkpointing=False,
     )
-    loaded = LoadedModel(model, None, UNKNOWN)
-    options = options or AdapterOptions()
-    return initialize(
-        loaded, method, rank, options, targets, task, LearningRates(*rates), svd, NO_CACHE, seed, Phases()
+    cfg = SimpleNamespace(
+        method=method,
+        rank=rank,
+        adapter=options,
+        model=SimpleNamespace(target_modules=targets),
+        learning_rates=LearningRates(*rates),
+        svd=svd,
+        cache=NO_CACHE,
+        seed=seed,
     )
+    return initialize(cfg, LoadedModel(model, None, UNKNOWN), task, Phases())

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,23 +6,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bench.methods.base import AdapterOptions, Factors, Rank
-from bench.methods.full_ft import FullFT
-from bench.methods.hu import Hu
-from bench.methods.lora_ga import LoRAGA
-from bench.methods.lora_sb import LoRASB
-from bench.methods.lora_xs import LoRAXS
-from bench.methods.none import NoTraining
-from bench.methods.orthogonal import Orthogonal
-from bench.methods.reversed import Reversed
+from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter, weights
+from built_methods import built
 from starts import start
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = Rank("r4", 4, 8)
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))
 ADAPTERS = [name for name in NAMES if name not in ("full_ft", "none")]
-WITH_R = [LoRAXS(), LoRASB()]
+WITH_R = [built("lora_xs"), built("lora_sb")]
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -30,7 +24,7 @@ def method(request, compose_method):
     return compose_method(request.param)
 
 
-def started(model, batch, method, options=None):
+def started(model, batch, method, options=PLAIN):
     """Adapts a model as a run does; returns it, its layers, their first factors and the pretrained weights."""
     layers = adapter.target_layers(model, PROJECTIONS)
     pretrained = {name: layer.weight.detach().clone() for name, layer in layers.items()}
@@ -89,7 +83,7 @@ def test_a_method_that_keeps_the_function_leaves_the_logits(tiny_model, batch, m
 
 def test_lora_sb_changes_the_function_on_purpose(tiny_model, batch):
     before = tiny_model().eval()(**batch(4, 6)).loss
-    wrapped, *_ = started(tiny_model(), batch, LoRASB())
+    wrapped, *_ = started(tiny_model(), batch, built("lora_sb"))
     assert wrapped.eval()(**batch(4, 6)).loss < before
 
 
@@ -102,15 +96,6 @@ def test_exactly_the_promised_tensors_train_and_the_rest_stays_bit_identical(tin
     assert len(moved) == len(adapted) * len(method.trains)
 
 
-def test_trainable_counts_are_the_papers(tiny_model, batch, method):
-    wrapped, adapted, *_ = started(tiny_model(), batch, method)
-    expected = 0
-    for layer in adapted:
-        r, (rows, columns) = len(layer.parameters()["lora_A"]), layer.weight.shape
-        expected += sum({"lora_A": r * columns, "lora_B": rows * r, "lora_R": r * r}[part] for part in method.trains)
-    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == expected
-
-
 def test_merging_changes_no_logit(tiny_model, batch, method):
     wrapped, *_ = started(tiny_model(), batch, method)
     train_steps(wrapped, batch(3, 6))
@@ -121,26 +106,8 @@ def test_merging_changes_no_logit(tiny_model, batch, method):
     torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_saved_rebuilds_the_effective_weight(tiny_model, batch, method, tmp_path):
-    wrapped, adapted, factors, pretrained = started(tiny_model(), batch, method)
-    train_steps(wrapped, batch(3, 6))
-    weights.save(wrapped, adapted, factors, tmp_path / "adapter.safetensors")
-    saved = load_file(tmp_path / "adapter.safetensors")
-    for layer in adapted:
-
-        def product(prefix):
-            A, B = saved[f"{prefix}.lora_A"], saved[f"{prefix}.lora_B"]
-            return B @ saved[f"{prefix}.lora_R"] @ A if f"{prefix}.lora_R" in saved else B @ A
-
-        rebuilt = pretrained[layer.name] + layer.scaling * product(layer.name)
-        if method.keeps_function:
-            rebuilt = rebuilt - layer.scaling * product(f"{layer.name}.initial")
-        effective = layer.weight + layer.scaling * layer.factors().product()
-        torch.testing.assert_close(rebuilt, effective.detach(), rtol=1e-5, atol=1e-6)
-
-
 def test_full_fine_tuning_saves_every_weight_and_the_pretrained_model_none(tiny_model, tmp_path):
-    for method, count in ((FullFT(), len(list(tiny_model().parameters()))), (NoTraining(), 0)):
+    for method, count in ((built("full_ft"), len(list(tiny_model().parameters()))), (built("none"), 0)):
         model = tiny_model()
         wrapped, adapted = adapter.add(model, method, RANK, adapter.target_layers(model, PROJECTIONS))
         weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
@@ -188,7 +155,13 @@ def test_the_largest_possible_rank_is_accepted(tiny_model):
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [(Hu(), 2.0), (Reversed(), 2.0), (LoRAGA(), 4.0), (LoRAXS(), 1.0), (LoRASB(), 1.0)],
+    [
+        (built("hu"), 2.0),
+        (built("reversed"), 2.0),
+        (built("lora_ga"), 4.0),
+        (built("lora_xs"), 1.0),
+        (built("lora_sb"), 1.0),
+    ],
     ids=lambda value: getattr(value, "label", None),
 )
 def test_pefts_layer_scales_as_the_method_asks(tiny_model, batch, method, expected):
@@ -210,7 +183,7 @@ def test_exactly_what_the_method_trains_requires_a_gradient(tiny_model, batch, m
 def test_lora_sb_starts_at_w_plus_best_rank_r_of_one_sign_step_on_the_calibration_gradient(tiny_model, batch):
     free = tiny_model().eval()
     free(**batch(4, 6)).loss.backward()
-    _, adapted, *_ = started(tiny_model(), batch, LoRASB())
+    _, adapted, *_ = started(tiny_model(), batch, built("lora_sb"))
     for layer in adapted:
         pretrained = free.get_submodule(layer.name).weight
         U, S, Vh = torch.linalg.svd(-0.01 * pretrained.grad.sign(), full_matrices=False)
@@ -221,7 +194,7 @@ def test_lora_sb_starts_at_w_plus_best_rank_r_of_one_sign_step_on_the_calibratio
 
 def test_lora_xs_moves_logits_by_no_more_than_the_noise_of_r(tiny_model, batch):
     before = logits(tiny_model(), batch(2, 6))
-    wrapped, *_ = started(tiny_model(), batch, LoRAXS())
+    wrapped, *_ = started(tiny_model(), batch, built("lora_xs"))
     torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-3)
 
 
@@ -246,38 +219,14 @@ def test_a_disabled_layer_with_r_computes_its_base(tiny_model, batch, method):
         torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-6)
 
 
-def test_merging_writes_the_effective_weight_and_unmerging_takes_it_out(tiny_model, batch, method):
-    wrapped, adapted, *_ = started(tiny_model(), batch, method)
-    train_steps(wrapped, batch(3, 6))
-    base = [layer.weight.detach().clone() for layer in adapted]
-    wrapped.merge_adapter()
-    for layer, weight in zip(adapted, base, strict=True):
-        expected = weight + layer.scaling * layer.factors().product()
-        torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-5, atol=1e-6)
-    wrapped.unmerge_adapter()
-    for layer, weight in zip(adapted, base, strict=True):
-        torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-5, atol=1e-6)
-
-
-def test_full_fine_tuning_saves_the_weights_as_they_stand(tiny_model, batch, tmp_path):
-    model = tiny_model()
-    wrapped, adapted = adapter.add(model, FullFT(), RANK, adapter.target_layers(model, PROJECTIONS))
-    train_steps(wrapped, batch(3, 6))
-    weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
-    saved, initial = load_file(tmp_path / "x.safetensors"), dict(tiny_model().named_parameters())
-    for name, parameter in model.named_parameters():
-        assert torch.equal(saved[name], parameter)
-        assert not torch.equal(saved[name], initial[name])
-
-
 def test_the_saved_file_names_its_scaling(tiny_model, batch, tmp_path):
-    wrapped, adapted, factors, _ = started(tiny_model(), batch, LoRAGA())
+    wrapped, adapted, factors, _ = started(tiny_model(), batch, built("lora_ga"))
     weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert float(file.metadata()["scaling"]) == adapted[0].scaling
 
 
-DORA = AdapterOptions(use_dora=True)
+DORA = replace(PLAIN, use_dora=True)
 
 
 def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, batch, method):
@@ -297,9 +246,9 @@ def test_dora_starts_at_the_same_function_and_trains_row_norms_too(tiny_model, b
         torch.testing.assert_close(layer.module.eval()(x), x @ layer.effective_weight().T, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [None, DORA], ids=["plain", "dora"])
+@pytest.mark.parametrize("options", [PLAIN, DORA], ids=["plain", "dora"])
 def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tmp_path):
-    if options and "lora_R" in method.trains:
+    if options is DORA and "lora_R" in method.trains:
         pytest.skip("DoRA has no matrix between A and B")
     wrapped, adapted, factors, _ = started(tiny_model(), batch, method, options)
     train_steps(wrapped, batch(3, 6))
@@ -319,17 +268,17 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
 
 def test_full_fine_tuning_loads_without_loss(tiny_model, batch, tmp_path):
     model = tiny_model()
-    wrapped, adapted = adapter.add(model, FullFT(), RANK, adapter.target_layers(model, PROJECTIONS))
+    wrapped, adapted = adapter.add(model, built("full_ft"), RANK, adapter.target_layers(model, PROJECTIONS))
     train_steps(wrapped, batch(3, 6))
     weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
     fresh = tiny_model()
     layers = adapter.target_layers(fresh, PROJECTIONS)
-    again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), fresh, FullFT(), RANK, layers)
+    again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), fresh, built("full_ft"), RANK, layers)
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
 
 
 def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, tmp_path):
-    wrapped, adapted, factors, _ = started(tiny_model(), batch, LoRASB())
+    wrapped, adapted, factors, _ = started(tiny_model(), batch, built("lora_sb"))
     weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
 
     def load(method, rank=RANK):
@@ -338,9 +287,9 @@ def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, 
         return weights.load(saved, fresh, method, rank, layers)
 
     with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0: method or rank differs"):
-        load(Hu())
+        load(built("hu"))
     with pytest.raises(ValueError, match=r"these weights are not what LoRA trains in this model: .*lora_R"):
-        load(Hu(scaling="one"))
+        load(built("hu", scaling="one"))
 
 
 def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
@@ -348,7 +297,7 @@ def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
     layers = adapter.target_layers(model, ("q_proj", "up_proj"))
     q, up, q1, up1 = layers
     before = model.get_submodule(q1)
-    wrapped, adapted = adapter.add(model, Hu(), RANK, layers, ranks={q: 2, up: 4, q1: 0, up1: 7})
+    wrapped, adapted = adapter.add(model, built("hu"), RANK, layers, ranks={q: 2, up: 4, q1: 0, up1: 7})
     assert [len(layer.parameters().get("lora_A", ())) for layer in adapted] == [2, 4, 0, 7]
     assert [layer.scaling for layer in adapted] == [2.0, 2.0, 1.0, 2.0]
     assert {layer.module.scaling["default"] for layer in adapted if layer.parameters()} == {2.0}
@@ -359,7 +308,7 @@ def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
 
 
 def test_a_start_whose_product_is_zero_leaves_every_weight_bit_identical(tiny_model, batch):
-    for method in (Hu(), Reversed(), Orthogonal()):
+    for method in (built("hu"), built("reversed"), built("orthogonal")):
         _, adapted, _, pretrained = started(tiny_model(), batch, method)
         assert all(torch.equal(layer.weight, pretrained[layer.name]) for layer in adapted)
 
@@ -369,7 +318,7 @@ def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_o
     layers = adapter.target_layers(model, ("q_proj",))
     for layer in layers.values():
         layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight, dtype=torch.int8), requires_grad=False)
-    _, adapted = adapter.add(model, Hu(), RANK, layers)
+    _, adapted = adapter.add(model, built("hu"), RANK, layers)
     A, B = torch.ones(4, 24), torch.ones(32, 4)
     adapter.fill(adapted[0], Factors(A, torch.zeros(32, 4)))
     with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj is quantised \(torch\.int8\).* such as hu"):
@@ -377,7 +326,7 @@ def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_o
 
 
 def test_layers_of_one_shape_start_from_different_draws(tiny_model, batch):
-    _, adapted, *_ = started(tiny_model(), batch, Hu())
+    _, adapted, *_ = started(tiny_model(), batch, built("hu"))
     factors = {layer.name: layer.factors().lora_A for layer in adapted}
     first, second = (factors[f"model.layers.{index}.self_attn.q_proj"] for index in (0, 1))
     assert not torch.equal(first, second)

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,7 +17,24 @@ def cache(tmp_path):
 
 
 def entry(seed=0, size=100):
-    return {"a": torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))}, {"loss": 1.25, "names": ["x"]}
+    tensors = {"a": torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))}
+    return Made(tensors, {"loss": 1.25, "names": ["x"]})
+
+
+class Made(NamedTuple):
+    tensors: dict
+    facts: dict
+
+    def to_entry(self):
+        return tuple(self)
+
+    @classmethod
+    def from_entry(cls, tensors, facts):
+        return cls(tensors, facts)
+
+
+def fetch(cache, key, title, compute):
+    return cache.fetch(key, title, compute, Made)
 
 
 class Counted:
@@ -30,27 +48,27 @@ class Counted:
 
 def test_an_entry_is_computed_once_and_read_back_bit_by_bit(cache):
     compute = Counted(entry())
-    (tensors, facts), read = cache.fetch("key", "title", compute)
-    (again, facts_again), read_again = cache.fetch("key", "title", compute)
+    (tensors, facts), read = fetch(cache, "key", "title", compute)
+    (again, facts_again), read_again = fetch(cache, "key", "title", compute)
     assert (read, read_again, compute.calls) == (False, True, 1)
     assert torch.equal(again["a"], tensors["a"])
     assert facts_again == facts == {"loss": 1.25, "names": ["x"]}
 
 
 def test_another_key_is_another_entry(cache):
-    cache.fetch("one", "title", Counted(entry(1)))
-    (tensors, _), read = cache.fetch("two", "title", Counted(entry(2)))
+    fetch(cache, "one", "title", Counted(entry(1)))
+    (tensors, _), read = fetch(cache, "two", "title", Counted(entry(2)))
     assert not read
     assert torch.equal(tensors["a"], entry(2)[0]["a"])
 
 
 def test_switched_off_it_neither_reads_nor_writes(cache, tmp_path):
-    cache.fetch("key", "title", Counted(entry(1)))
+    fetch(cache, "key", "title", Counted(entry(1)))
     off, compute = Cache(enabled=False, dir=cache.dir, max_gb=1.0), Counted(entry(2))
-    (tensors, _), read = off.fetch("key", "title", compute)
+    (tensors, _), read = fetch(off, "key", "title", compute)
     assert (read, compute.calls) == (False, 1)
     assert torch.equal(tensors["a"], entry(2)[0]["a"])
-    Cache(enabled=False, dir=tmp_path / "never", max_gb=1.0).fetch("key", "title", compute)
+    fetch(Cache(enabled=False, dir=tmp_path / "never", max_gb=1.0), "key", "title", compute)
     assert not (tmp_path / "never").exists()
 
 
@@ -76,20 +94,20 @@ def other_metadata(path):
 
 @pytest.mark.parametrize("spoil", [flip_a_bit, cut_short, empty, other_metadata])
 def test_a_corrupt_entry_is_computed_again_with_a_warning(cache, spoil):
-    cache.fetch("key", "title", Counted(entry()))
+    fetch(cache, "key", "title", Counted(entry()))
     spoil(cache.folder / "key.safetensors")
     with pytest.warns(UserWarning, match=r"key\.safetensors is corrupt; it is computed again"):
-        (tensors, _), read = cache.fetch("key", "title", Counted(entry()))
+        (tensors, _), read = fetch(cache, "key", "title", Counted(entry()))
     assert not read
     assert torch.equal(tensors["a"], entry()[0]["a"])
-    assert cache.fetch("key", "title", Counted(entry()))[1]
+    assert fetch(cache, "key", "title", Counted(entry()))[1]
 
 
 def test_a_folder_that_cannot_be_written_costs_the_computation_only(tmp_path):
     (tmp_path / "file").write_text("")
     cache = Cache(enabled=True, dir=tmp_path / "file" / "cache", max_gb=1.0)
     with pytest.warns(UserWarning, match="cannot be written .*; going on without it"):
-        (tensors, _), read = cache.fetch("key", "title", Counted(entry()))
+        (tensors, _), read = fetch(cache, "key", "title", Counted(entry()))
     assert not read
     assert torch.equal(tensors["a"], entry()[0]["a"])
 
@@ -100,7 +118,7 @@ def test_an_entry_that_cannot_be_written_whole_leaves_nothing_half_written(cache
 
     monkeypatch.setattr("pathlib.Path.replace", full)
     with pytest.warns(UserWarning, match="No space left on device.*going on without it"):
-        (tensors, _), _ = cache.fetch("key", "title", Counted(entry()))
+        (tensors, _), _ = fetch(cache, "key", "title", Counted(entry()))
     assert torch.equal(tensors["a"], entry()[0]["a"])
     assert [path.name for path in cache.folder.iterdir()] == ["key.lock"]
 
@@ -110,9 +128,9 @@ def test_a_failed_computation_leaves_nothing(cache):
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        cache.fetch("key", "title", fail)
+        fetch(cache, "key", "title", fail)
     assert not entries(cache.folder)
-    assert not cache.fetch("key", "title", Counted(entry()))[1]
+    assert not fetch(cache, "key", "title", Counted(entry()))[1]
 
 
 def slow(folder, order):
@@ -122,7 +140,7 @@ def slow(folder, order):
         order.append("ended")
         return entry()
 
-    (tensors, _), read = Cache(enabled=True, dir=folder, max_gb=1.0).fetch("key", "title", compute)
+    (tensors, _), read = fetch(Cache(enabled=True, dir=folder, max_gb=1.0), "key", "title", compute)
     order.append(("read" if read else "computed", tensors["a"].sum().item()))
 
 
@@ -142,7 +160,7 @@ def test_of_two_processes_one_computes_and_the_other_waits_and_reads(tmp_path):
 
 def fill(cache, *keys):
     for age, key in enumerate(reversed(keys)):
-        cache.fetch(key, f"title of {key}", Counted(entry()))
+        fetch(cache, key, f"title of {key}", Counted(entry()))
         when = time.time() - 100 * (age + 1)
         os.utime(cache.folder / f"{key}.safetensors", (when, when))
 
@@ -153,7 +171,7 @@ def names(cache):
 
 def test_the_entries_not_used_for_longest_make_room(cache):
     fill(cache, "oldest", "older", "old")
-    cache.fetch("oldest", "title", Counted(entry()))  # used again: now the newest
+    fetch(cache, "oldest", "title", Counted(entry()))  # used again: now the newest
     size = entries(cache.folder)[0].num_bytes
     assert [path.stem for path in evict(cache.folder, 2 * size)] == ["older"]
     assert names(cache) == ["oldest", "old"]
@@ -162,14 +180,14 @@ def test_the_entries_not_used_for_longest_make_room(cache):
 def test_a_full_cache_keeps_the_newest_entry_and_gives_up_the_others(tmp_path):
     cache = Cache(enabled=True, dir=tmp_path, max_gb=3e-6)  # 3 kB; an entry takes about 1.5
     fill(cache, "one", "two")
-    cache.fetch("three", "title", Counted(entry()))
+    fetch(cache, "three", "title", Counted(entry()))
     assert names(cache) == ["three", "two"]
 
 
 def test_an_entry_larger_than_the_whole_cache_is_not_kept(tmp_path):
     cache = Cache(enabled=True, dir=tmp_path, max_gb=1e-6)
     with pytest.warns(UserWarning, match=r"more than cache\.max_gb"):
-        cache.fetch("key", "title", Counted(entry()))
+        fetch(cache, "key", "title", Counted(entry()))
     assert not names(cache)
 
 
@@ -196,7 +214,7 @@ def test_a_listing_says_which_entry_is_corrupt(cache, capsys):
 def test_the_metadata_hold_facts_and_checksum(cache):
     from safetensors import safe_open
 
-    cache.fetch("key", "a title", Counted(entry()))
+    fetch(cache, "key", "a title", Counted(entry()))
     with safe_open(cache.folder / "key.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["title"] == "a title"

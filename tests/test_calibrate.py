@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bench.init.calibrate import Calibration, Wanted, calibrate, key, shared
+from bench.init.calibrate import Calibration, CalibrationRequest, calibrate, key, shared
 from bench.init.calibrate.collect import Collector, split
 from bench.init.calibrate.sums import InScratchFiles, choose_place
 from bench.init.store import Cache, entries
 from bench.methods.base import Rank
-from bench.methods.svd import SVDSettings, exact_svd
+from bench.methods.svd import EXACT, exact_svd
 from bench.model.adapter import target_layers
 from bench.model.gradients import visit_gradients, weight_gradient
 from bench.model.load import UNKNOWN, LoadedModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-GRADIENT = Wanted(keeps=frozenset({"gradient"}))
+GRADIENT = CalibrationRequest(matrices=frozenset({"gradient"}))
 
 
 def gradients_by_autograd(model, layers, batch):
@@ -89,7 +89,7 @@ def padded_batch(batch):
 def test_input_covariance_is_of_sequences_scaled_by_their_largest_entry_padding_left_out(tiny_model, batch):
     model, padded = tiny_model(), padded_batch(batch)
     layers = target_layers(model, ("down_proj",))
-    found = calibrate(model, layers, [padded], Wanted(frozenset({"input_covariance"})))
+    found = calibrate(model, layers, [padded], CalibrationRequest(frozenset({"input_covariance"})))
     inputs = inputs_of(model, layers, padded)
     for name in layers:
         one, two = inputs[name][0, :4], inputs[name][1]
@@ -100,7 +100,7 @@ def test_input_covariance_is_of_sequences_scaled_by_their_largest_entry_padding_
 def test_label_covariance_is_that_of_the_inputs_at_learned_tokens(tiny_model, batch):
     model, padded, more = tiny_model(), padded_batch(batch), batch(3, 5, seed=4)
     layers = target_layers(model, ("q_proj", "down_proj"))
-    found = calibrate(model, layers, [padded, more], Wanted(frozenset({"label_covariance"})))
+    found = calibrate(model, layers, [padded, more], CalibrationRequest(frozenset({"label_covariance"})))
     first, second = inputs_of(model, layers, padded), inputs_of(model, layers, more)
     for name in layers:
         learned = torch.cat([first[name][0, 2:4], first[name][1, 2:], second[name][:, 2:].flatten(0, 1)])
@@ -113,15 +113,15 @@ def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_back
     model = tiny_model()
     layers, given = target_layers(model, PROJECTIONS), [batch(2, 5)]
     all_kinds = frozenset({"gradient", "input_covariance", "label_covariance"})
-    together = calibrate(model, layers, given, Wanted(all_kinds))
+    together = calibrate(model, layers, given, CalibrationRequest(all_kinds))
     for kind in all_kinds:
-        alone = getattr(calibrate(model, layers, given, Wanted(frozenset({kind}))), kind)
+        alone = getattr(calibrate(model, layers, given, CalibrationRequest(frozenset({kind}))), kind)
         assert alone.keys() == layers.keys()
         for name, value in alone.items():
             torch.testing.assert_close(getattr(together, kind)[name], value)
     backward = []
     model.lm_head.register_full_backward_hook(lambda *_: backward.append(1))
-    calibrate(model, layers, given, Wanted(frozenset({"input_covariance", "label_covariance"})))
+    calibrate(model, layers, given, CalibrationRequest(frozenset({"input_covariance", "label_covariance"})))
     assert not backward
 
 
@@ -130,10 +130,6 @@ def test_mode_and_hooks_are_as_before(tiny_model, batch):
     calibrate(model, target_layers(model, PROJECTIONS), [batch(2, 5)], GRADIENT)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_nothing_required_is_nothing_computed(tiny_model):
-    assert calibrate(tiny_model(), {}, [], Wanted()).gradient == {}
 
 
 def test_no_batches_is_an_error(tiny_model):
@@ -145,7 +141,7 @@ def test_a_model_whose_loss_is_not_finite_is_refused(tiny_model, batch):
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    for asked in (GRADIENT, wanted("gradient"), sketch_wanted(), Wanted(frozenset({"input_covariance"}))):
+    for asked in (GRADIENT, wanted("gradient"), sketch_wanted(), CalibrationRequest(frozenset({"input_covariance"}))):
         with pytest.raises(ValueError, match="loss on the calibration samples is nan"):
             calibrate(model, target_layers(model, ("q_proj",)), [batch(2, 5)], asked)
 
@@ -189,9 +185,8 @@ def test_covariances_do_not_depend_on_how_samples_are_batched(tiny_model, batch,
     model, whole = tiny_model(), batch(5, 6)
     layers = target_layers(model, ("up_proj",))
     halves = [{key: tensor[rows] for key, tensor in whole.items()} for rows in (slice(0, 2), slice(2, 5))]
-    one, two = (
-        getattr(calibrate(model, layers, batches, Wanted(frozenset({kind}))), kind) for batches in ([whole], halves)
-    )
+    request = CalibrationRequest(frozenset({kind}))
+    one, two = (getattr(calibrate(model, layers, batches, request), kind) for batches in ([whole], halves))
     for name in layers:
         torch.testing.assert_close(one[name], two[name])
 
@@ -215,26 +210,26 @@ def test_a_model_that_nothing_is_required_of_is_not_even_run(tiny_model):
         yield
 
     model = tiny_model()
-    found = calibrate(model, target_layers(model, PROJECTIONS), unread(), Wanted())
+    found = calibrate(model, target_layers(model, PROJECTIONS), unread(), CalibrationRequest())
     assert (found.gradient, found.input_covariance, found.loss, found.num_samples) == ({}, {}, None, 0)
 
 
 def wanted(*decomposes, keeps=(), k=3, **settings):
-    svd = SVDSettings(**{"solver": "exact", "rank": 1, "tolerance": 1e-3} | settings)
-    return Wanted(frozenset(keeps), frozenset(decomposes), False, k, svd)
+    svd = replace(EXACT, **settings)
+    return CalibrationRequest(frozenset(keeps), frozenset(decomposes), False, k, svd)
 
 
 @pytest.mark.parametrize("place", ["memory", "host", "scratch"])
 def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch, place):
     model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2), batch(2, 6, seed=3)]
     layers = target_layers(model, PROJECTIONS)
-    everything = Wanted(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
     expected = calibrate(model, layers, batches, everything)
     assert expected.cost.place == "memory"  # of a model as small as this
     monkeypatch.setattr("bench.init.calibrate.collect.choose_place", lambda *_: place)
     found = calibrate(model, layers, batches, everything)
     assert found.cost.place == place
-    for kind in everything.keeps:
+    for kind in everything.matrices:
         for name, matrix in getattr(expected, kind).items():
             assert torch.equal(getattr(found, kind)[name], matrix)
 
@@ -500,10 +495,10 @@ KEYED = {
     "dtype": lambda given: given | {"model": copy.deepcopy(given["model"]).to(torch.bfloat16)},
     "samples": lambda given: given | {"batches": given["batches"][:1]},
     "tokens": lambda given: given | {"batches": [given["batches"][0], given["batches"][0]]},
-    "solver": lambda given: given | {"wanted": wanted("gradient", solver="randomized")},
-    "width": lambda given: given | {"wanted": wanted("gradient", rank=9)},
-    "matrix": lambda given: given | {"wanted": wanted("gradient_sign")},
-    "sketch": lambda given: given | {"wanted": sketch_wanted()},
+    "solver": lambda given: given | {"request": wanted("gradient", solver="randomized")},
+    "width": lambda given: given | {"request": wanted("gradient", rank=9)},
+    "matrix": lambda given: given | {"request": wanted("gradient_sign")},
+    "sketch": lambda given: given | {"request": sketch_wanted()},
     "environment": lambda given: given | {"environment": "other"},
 }
 
@@ -514,7 +509,7 @@ def keyed(tiny_model, batch):
     batches = [batch(2, 5, seed=1), batch(2, 5, seed=2)]
     return {
         "revision": "abc", "model": model, "layers": target_layers(model, PROJECTIONS), "batches": batches,
-        "wanted": wanted("gradient"), "checkpointing": False, "environment": "e",
+        "request": wanted("gradient"), "checkpointing": False, "environment": "e",
     }  # fmt: skip
 
 
@@ -524,34 +519,34 @@ def test_a_key_changes_with_all_that_the_numbers_depend_on(keyed, what):
 
 
 def test_a_rank_that_the_stated_width_covers_has_the_same_key(keyed):
-    one, two = (key(**keyed | {"wanted": wanted("gradient", k=k, rank=8)}) for k in (3, 8))
+    one, two = (key(**keyed | {"request": wanted("gradient", k=k, rank=8)}) for k in (3, 8))
     assert one == two
-    assert key(**keyed | {"wanted": wanted("gradient", k=9, rank=8)}) != one
+    assert key(**keyed | {"request": wanted("gradient", k=9, rank=8)}) != one
 
 
 def test_weights_are_decomposed_for_all_samples_alike(keyed):
-    of_weights = keyed | {"wanted": wanted("weight")}
+    of_weights = keyed | {"request": wanted("weight")}
     assert key(**of_weights) == key(**of_weights | {"batches": keyed["batches"][:1]})
 
 
 def test_what_a_method_wants(compose_method):
-    rank, svd = Rank("r4", 4, 8), SVDSettings(solver="exact", rank=2, tolerance=1e-3)
+    rank, svd = Rank("r4", 4, 8), replace(EXACT, rank=2)
     asked = {
-        name: Wanted.by(compose_method(name, *options), rank, svd)
+        name: CalibrationRequest.of(compose_method(name, *options), rank, svd)
         for name, *options in (
             ["hu"], ["full_ft"], ["corda"], ["lora_ga"], ["lora_one"], ["lora_xs"], ["lora_sb"], ["pissa"]
         )
     }  # fmt: skip
-    assert asked["hu"] == asked["full_ft"] == Wanted()
-    assert asked["corda"] == Wanted(keeps=frozenset({"input_covariance"}))
-    assert asked["lora_ga"] == Wanted(decomposes=frozenset({"gradient"}), num_singular=8, svd=svd)
-    assert asked["lora_one"] == Wanted(decomposes=frozenset({"gradient"}), num_singular=4, svd=svd)
-    assert asked["lora_sb"] == Wanted(decomposes=frozenset({"gradient_sign"}), num_singular=4, svd=svd)
-    assert asked["lora_xs"] == asked["pissa"] == Wanted(decomposes=frozenset({"weight"}), num_singular=4, svd=svd)
-    official = Wanted.by(compose_method("lora_sb", "method.variant=official"), rank, svd)
-    assert (official.keeps, official.decomposes) == ({"gradient"}, frozenset())
-    assert Wanted.by(compose_method("lora_one", "method.gradient=sketch"), rank, svd).sketched
-    assert Wanted.by(compose_method("lora_xs", "method.basis=random"), rank, svd).decomposes == frozenset()
+    assert asked["hu"] == asked["full_ft"] == CalibrationRequest()
+    assert asked["corda"] == CalibrationRequest(matrices=frozenset({"input_covariance"}))
+    assert asked["lora_ga"] == CalibrationRequest(svds=frozenset({"gradient"}), num_singular=8, svd=svd)
+    assert asked["lora_one"] == CalibrationRequest(svds=frozenset({"gradient"}), num_singular=4, svd=svd)
+    assert asked["lora_sb"] == CalibrationRequest(svds=frozenset({"gradient_sign"}), num_singular=4, svd=svd)
+    assert asked["lora_xs"] == asked["pissa"] == CalibrationRequest(svds=frozenset({"weight"}), num_singular=4, svd=svd)
+    official = CalibrationRequest.of(compose_method("lora_sb", "method.variant=official"), rank, svd)
+    assert (official.matrices, official.svds) == ({"gradient"}, frozenset())
+    assert CalibrationRequest.of(compose_method("lora_one", "method.gradient=sketch"), rank, svd).sketched
+    assert CalibrationRequest.of(compose_method("lora_xs", "method.basis=random"), rank, svd).svds == frozenset()
 
 
 @pytest.mark.parametrize(("revision", "kept"), [("abc", 1), (UNKNOWN, 0)])

@@ -9,7 +9,7 @@ STAMP = {"code": "c", "stack": "s", "num_processes": 1, "data": "d", "model": "m
 
 
 def checkpoints(root, **changed):
-    return Checkpoints(root / "run" / "checkpoints", Checkpointing(keep=2), STAMP | changed)
+    return Checkpoints(root / "run" / "checkpoints", Checkpointing(minutes=5, steps=None, keep=2), STAMP | changed)
 
 
 def saved(root, *steps):
@@ -62,8 +62,9 @@ def link(path):
     path.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize("harm", [remove, cut, flip, link])
-@pytest.mark.parametrize("name", ["moments.bin", "deeper/shard", "journal.json", SEAL])
+@pytest.mark.parametrize(
+    ("name", "harm"), [("moments.bin", cut), ("deeper/shard", flip), ("journal.json", link), (SEAL, remove)]
+)
 def test_one_that_is_not_what_was_written_gives_way_to_the_one_before(tmp_path, capsys, name, harm):
     found = saved(tmp_path, 5, 10)
     harm(found.folder / "checkpoint-10" / name)
@@ -123,8 +124,11 @@ def test_a_partial_one_is_discarded(tmp_path):
     ],
 )  # fmt: skip
 def test_one_is_due_by_steps_or_else_by_minutes_and_at_the_end(settings, step, minutes, due):
-    assert Checkpointing(**settings).due(step, last=False, minutes=minutes) is due
-    assert Checkpointing(**settings).due(step, last=True, minutes=minutes)
+    assert (
+        Checkpointing(**{"minutes": 5, "steps": None, "keep": 2} | settings).due(step, last=False, minutes=minutes)
+        is due
+    )
+    assert Checkpointing(**{"minutes": 5, "steps": None, "keep": 2} | settings).due(step, last=True, minutes=minutes)
 
 
 def test_a_seal_names_every_file(tmp_path):

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import yaml
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
-from bench.report.claims import NOT_RUN, answer, claims_table, main, read_claims, write_claims
+from bench.report.claims import NOT_RUN, answer, claims_list, main, read_claims, write_claims
 from bench.report.papers.questions import (
     NO,
     NOT_SETTLED,
@@ -37,15 +37,7 @@ class Maker:
         """Eval losses are (step, loss); a second of training a step, and about["init"] seconds before it."""
         model, status = about.get("model", "m"), about.get("status", "completed")
         run_id = "-".join([method, stage, str(rate), model, *group, str(seed)])
-        config = {
-            "method": {"name": method},
-            "seed": seed,
-            "train": {"learning_rate": rate},
-            "task": {"name": "t"},
-            "model": {"name": model},
-            "stage": stage,
-            "group": list(group),
-        }
+        config = a_config(method, seed, rate, model=model) | {"stage": stage, "group": list(group)}
         record = make_record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
         record.initialization = {"num_trainable": about.get("num_trainable", 100), "num_head": 0}
         record.phases = {"initialise": {"seconds": about.get("init", 0.0)}}
@@ -53,16 +45,15 @@ class Maker:
         higher = about.get("higher_is_better", True)
         scores = value if isinstance(value, dict) else {"t": value}
         record.scores = [
-            {"task": task, "metric": about.get("metric", "acc"), "value": one, "stderr": None, "num_examples": 10}
-            | {"higher_is_better": higher, "majority": None}
+            a_score(one, task, about.get("metric", "acc"), stderr=None, higher_is_better=higher)
             for task, one in scores.items()
             if one is not None
         ]
         folder = self.root / "p/s" / run_id
         folder.mkdir(parents=True)
         write_record(folder, record)
-        curve = [{"step": step, "seconds": step, "eval_loss": loss} for step, loss in about.get("losses", ())]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        losses = about.get("losses", ())
+        write_rows(folder / "curve.jsonl", [{"step": n, "seconds": n, "eval_loss": loss} for n, loss in losses])
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
 
     def select(self, method, best, rates=(0.001, 0.003, 0.01, 0.03, 0.1), **about):
@@ -254,15 +245,19 @@ ONE = """
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: higher_score", "kind: better", "claim one: unknown kind 'better'; known: higher_score, larger_rate"),
-        ("source: abstract, ", "", "claim 1 .one.: no source"),
-        ("a: {method: hu}, ", "", "claim one: missing a required argument: 'a'"),
+        (
+            "kind: higher_score",
+            "kind: better",
+            "claim one: kind='better': unknown kind; known: higher_score",
+        ),
+        ("source: abstract, ", "", "claim one: source is missing"),
+        ("a: {method: hu}, ", "", "claim one: a is missing"),
         (
             "a: {method: hu}",
             "a: {method: hu}, width: 3",
             "'width'; higher_score takes a, b, stage, task, margin",
         ),
-        ("a: {method: hu}", "a: hu", "a is 'hu', not overrides"),
+        ("a: {method: hu}", "a: hu", "claim one: a='hu': input should be a valid dictionary"),
         ("- {", "{", "not a list of claims"),
         ("- {", "- {{", "claims.yaml: "),
     ],
@@ -281,8 +276,10 @@ def test_two_claims_of_one_id_are_refused(tmp_path):
 def test_a_study_without_records_is_not_run_yet_and_the_command_says_how(tmp_path):
     (claim,) = read_claims(claims_of(tmp_path, ONE))
     found = answer(claim, tmp_path / "results")
-    assert (found.text, found.command) == (NOT_RUN, "python -m bench.run -m +experiments=p/s")
-    assert "| **not run yet** |" in claims_table([found])
+    assert found.text == NOT_RUN
+    assert claims_list([(claim, found)]) == (
+        "### P\n\n- C **not run yet**. (`python -m bench.run -m +experiments=p/s`)\n"
+    )
 
 
 def test_a_study_that_lacks_one_method_is_not_run_yet_either(made, tmp_path):
@@ -299,16 +296,15 @@ def test_a_study_that_cannot_be_reported_is_no_answer(made, tmp_path):
     assert answer(claim, tmp_path).text == "no answer"
 
 
-def test_the_table_has_a_row_a_claim_and_is_the_same_each_time(made, tmp_path):
+def test_the_list_has_a_bullet_a_claim_and_the_csv_a_row(made, tmp_path):
     claims = read_claims(claims_of(tmp_path, ONE + ONE.replace("id: one", "id: two").replace("p/s", "p/other")))
     pairs(made, (0.7, 0.71, 0.72), (0.5, 0.5, 0.5))
-    written = []
-    for _ in range(2):
-        markdown = write_claims([answer(claim, tmp_path) for claim in claims], tmp_path)
-        written.append((markdown, (tmp_path / "claims.md").read_bytes(), (tmp_path / "claims.csv").read_bytes()))
-    assert written[0] == written[1]
-    assert "| **yes**: HU 71, REVERSED 50 |" in written[0][0]
-    assert "| +21 [+18.5, +23.5] points |" in written[0][0]
+    markdown = write_claims(claims, tmp_path, tmp_path)
+    assert (tmp_path / "claims.md").read_text() == markdown
+    heading, _, first, second = markdown.splitlines()[:4]
+    assert heading == "### P"
+    assert first.startswith("- C **yes**: HU 71, REVERSED 50. +21 [+18.5, +23.5] points, n = 3 (`python -m")
+    assert second == "- C **not run yet**. (`python -m bench.run -m +experiments=p/other`)"
     rows = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
     assert [(row["id"], row["answer"], row["n"]) for row in rows] == [("one", "yes", "3"), ("two", NOT_RUN, "")]
 

@@ -3,10 +3,11 @@ import os
 import pytest
 
 from bench.process import command
+from bench.process.validation import one_line
 
 
 def parser(**options):
-    return command.parser("status", "What it does.\n\nMore.", **options)
+    return command.parser("status", "What it does: `python -m bench.status`.\n\nMore.", **options)
 
 
 def test_a_parser_has_the_commands_name_its_modules_first_line_and_the_results_folder(capsys):
@@ -14,7 +15,7 @@ def test_a_parser_has_the_commands_name_its_modules_first_line_and_the_results_f
         command.main(parser(study=True), print, ["--help"])
     printed = capsys.readouterr().out
     assert printed.startswith("usage: python -m bench.status [-h] [--results-dir RESULTS_DIR] study")
-    assert "What it does." in printed
+    assert "\nWhat it does\n" in printed
     assert "More." not in printed
 
 
@@ -35,5 +36,5 @@ def test_the_exit_status_is_what_the_call_returns_and_libraries_are_quiet(monkey
 
 
 def test_one_line_of_an_error_is_its_first_or_its_name():
-    assert command.one_line(ValueError("a\nb")) == "a"
-    assert command.one_line(KeyError()) == "KeyError"
+    assert one_line(ValueError("a\nb")) == "a"
+    assert one_line(KeyError()) == "KeyError"

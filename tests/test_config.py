@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-from bench.config import Run
-from bench.process.validation import ConfigError
+from bench.config import ConfigError, Run
 from bench.study.folders import ROOT
 
 

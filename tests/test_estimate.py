@@ -70,6 +70,12 @@ def test_each_choice_is_read_and_an_encoder_reads_an_item_once(compose_run):
     assert size.tokens_and_passes(encoder)["score"][0] == 872 * 10
 
 
+def test_the_items_are_those_of_the_split_that_is_scored(compose_run):
+    assert size.num_items(compose_run()) == 400
+    assert size.num_items(compose_run("score.split=validation")) == 200
+    assert size.num_items(compose_run("task=glue/sst2", "model=bert_base", "score.limit=9")) == 9
+
+
 def test_humaneval_is_estimated_without_its_metric_which_comes_from_the_hub_and_runs_code(compose_run, monkeypatch):
     monkeypatch.delitem(sys.modules, "lm_eval.tasks.humaneval.utils", raising=False)
     monkeypatch.setattr(evaluate, "load", lambda name: pytest.fail(f"{name} was fetched"))
@@ -105,22 +111,6 @@ def test_bytes_follow_from_weights_optimiser_activations_and_logits(small_run):
 def test_trained_parameters_are_those_that_the_adapter_would_have(compose_run, method):
     run = compose_run(f"method={method}", "rank=r4")
     assert size.trained_and_added(run)[0] == num_trainable(run)
-
-
-@pytest.mark.parametrize(
-    "larger",
-    [
-        "train.max_steps=4", "train.batch_size=6", "train.gradient_accumulation_steps=2", "task.max_length=20",
-        "rank=r16",
-    ],
-)  # fmt: skip
-def test_more_of_anything_takes_longer(small_run, larger):
-    assert estimated(small_run(larger)).seconds > estimated(small_run()).seconds
-
-
-@pytest.mark.parametrize("larger", ["train.batch_size=6", "task.max_length=20", "rank=r16", "method=full_ft"])
-def test_a_larger_batch_length_rank_or_full_fine_tuning_needs_more_memory(small_run, larger):
-    assert estimated(small_run(larger)).peak_bytes > estimated(small_run()).peak_bytes
 
 
 def test_full_fine_tuning_of_a_large_model_needs_sixteen_bytes_a_parameter_and_lora_two(compose_run):

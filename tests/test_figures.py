@@ -1,16 +1,13 @@
 import csv
 import itertools
-import json
 
-import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
-from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
-from bench.report.palette import COLOURS, LINES, MARKERS, OTHER_MARKER, colour, line, marker
+from bench.report.figures import cost, draw, gradient, loss, rates, write_figures
+from bench.report.palette import LOOKS, look, order
 from bench.report.read.curves import read_curves, target_loss
-from bench.report.read.load import METHOD_ORDER, load_study
+from bench.report.read.load import load_study
 from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
@@ -22,20 +19,15 @@ ENVIRONMENT = {
 LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp.up")
 
 
-def a_score(value, task="t", metric="acc", majority=None):
-    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": 0.1} | about
-
-
 def write_run(
     root, method="hu", seed=0, *, value=0.5, losses=(3.0, 2.0, 1.0), scores=None, parameters=1000, rate=0.01, r=None,
     task="t", model="m", kind="causal", status="completed", measures=("cosine", "captured_energy"), init=0.5,
 ):  # fmt: skip
-    """A run of 3 steps, 100 tokens and 2 seconds each, its losses the held-out ones too; returns its folder's name."""
-    config = {"method": {"name": method}, "seed": seed, "train": {"learning_rate": rate}}
-    config |= {"task": {"name": task}, "model": {"name": model}}
-    identity = {"method": {"_target_": method}, "seed": seed, "train": {"learning_rate": rate}}
-    identity |= {"task": {"name": task}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    """A run of 3 steps, 100 tokens and 2 seconds each, its losses the eval losses too; returns its folder's name."""
+    config = a_config(method, seed, rate, task, model)
+    identity = (
+        config | {"method": {"_target_": method}, "model": {"content": model}} | ({"rank": {"r": r}} if r else {})
+    )
     name = "-".join(map(str, (method, r, task, model.replace("/", "."), f"{rate:g}", f"s{seed}")))
     record = make_record(name, status, method.upper(), config, identity, ENVIRONMENT)
     trained = method != "none"
@@ -43,7 +35,7 @@ def write_run(
     record.initialization = {
         "num_trainable": parameters if trained else 0,
         "num_head": 0,
-        "layers": [{"name": name} for name in LAYERS],
+        "layers": [{"name": name, "weight_norm": 1.0, "drift": 0.0} for name in LAYERS],
         "calibration": {"total_seconds": 1.0, "peak_bytes": 3 * 2**20},
     }
     record.training = {"num_steps": 3, "eval_loss": losses[-1]} if trained else {}
@@ -60,12 +52,12 @@ def write_run(
             {"step": n, "loss": one, "eval_loss": one, "tokens": 100 * n, "seconds": 2.0 * n}
             for n, one in enumerate(losses, 1)
         ]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+        write_rows(folder / "curve.jsonl", curve)
         aligned = [
             {"step": step, "layer": layer, "measure": measure, "value": 0.2 + 0.1 * seed + step / 100}
             for step, layer, measure in itertools.product((0, 3), ("all", *reversed(LAYERS)), measures)
         ]
-        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+        write_rows(folder / "alignment.jsonl", aligned)
     return name
 
 
@@ -94,6 +86,27 @@ def drawn(root):
     """The names of the figures that are written for what is below root."""
     folder = root / "figures"
     return {path.stem for path in write_figures(load_study(root, "study"), folder)}, folder
+
+
+def cells_of(root):
+    return load_study(root, "study").cells
+
+
+def convergence_of(root):
+    return loss.convergence(cells := cells_of(root), loss.convergence_data(cells, read_curves(cells)))
+
+
+def scores_of(root):
+    return cost.score_against_parameters(cells := cells_of(root), cost.score_data(cells))
+
+
+def layers_of(root):
+    return gradient.layers(cells := cells_of(root), gradient.layers_data(cells, gradient.read_measures(cells)))
+
+
+def rates_of(root):
+    (place, selections), = load_study(root, "study").selection_by_place.items()  # fmt: skip
+    return rates.rates(selections, place, rates.rates_data(selections))
 
 
 def test_every_figure_is_written_as_png_pdf_and_csv(tmp_path):
@@ -129,24 +142,12 @@ def test_each_task_and_model_has_figures_of_its_own(tmp_path):
 
 
 def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_files(tmp_path):
-    for root, order in (("one", 1), ("two", -1)):
-        for method, seed in list(itertools.product(("hu", "lora_ga", "none"), (0, 1)))[::order]:
+    for root, step in (("one", 1), ("two", -1)):
+        for method, seed in list(itertools.product(("hu", "lora_ga", "none"), (0, 1)))[::step]:
             write_run(tmp_path / root, method, seed, losses=(3.0, 2.0 + seed, 1.0))
         drawn(tmp_path / root)
     for one in sorted((tmp_path / "one" / "figures").iterdir()):
         assert one.read_bytes() == (tmp_path / "two" / "figures" / one.name).read_bytes(), one.name
-
-
-def test_each_file_is_read_once(tmp_path, monkeypatch):
-    write_run(tmp_path, "hu")
-    read = []
-    for name in ("read.curves.read_rows", "figures.gradient.read_rows_with"):
-        module, _, function = f"bench.report.{name}".rpartition(".")
-        real = getattr(__import__(module, fromlist=[function]), function)
-        seen = lambda path, *words, real=real: read.append(path.name) or real(path, *words)  # noqa: E731
-        monkeypatch.setattr(f"{module}.{function}", seen)
-    drawn(tmp_path)
-    assert sorted(read) == ["alignment.jsonl", "curve.jsonl"]
 
 
 def test_convergence_holds_mean_and_range_over_seeds_against_steps_tokens_and_seconds(tmp_path):
@@ -162,7 +163,7 @@ def test_convergence_holds_mean_and_range_over_seeds_against_steps_tokens_and_se
 
 def test_the_training_loss_is_smooth_and_a_long_curve_is_thinned_to_its_last_step(tmp_path):
     write_run(tmp_path, "hu", losses=[1.0, 2.0] * 500)
-    data = loss.convergence_data(cells := load_study(tmp_path, "study").cells, read_curves(cells))
+    data = loss.convergence_data(cells := cells_of(tmp_path), read_curves(cells))
     training = data[data["loss"] == "training"]
     assert (len(training), training["step"].iloc[-1]) == (200, 1000)
     assert training["mean"].iloc[100] == pytest.approx(1.5, abs=0.03)
@@ -171,11 +172,11 @@ def test_the_training_loss_is_smooth_and_a_long_curve_is_thinned_to_its_last_ste
 def test_one_seed_has_no_band(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "lora_ga", 0)
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     assert not any(axis.collections for axis in figure.axes)
     assert figure.get_suptitle() == "t, m, 1 seed"
     write_run(tmp_path, "lora_ga", 1)
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     assert [len(axis.collections) for axis in figure.axes] == [1] * 6
     assert figure.get_suptitle() == "t, m, 2 seeds; bands: range over seeds"
 
@@ -183,7 +184,7 @@ def test_one_seed_has_no_band(tmp_path):
 def test_the_loss_of_an_encoder_is_not_one_per_token(tmp_path):
     write_run(tmp_path / "a", "hu")
     write_run(tmp_path / "b", "hu", kind="encoder")
-    labels = [loss.convergence(load_study(tmp_path / n, "study").cells).axes[0].get_ylabel() for n in "ab"]
+    labels = [convergence_of(tmp_path / n).axes[0].get_ylabel() for n in "ab"]
     assert labels == ["training loss (nats per token)", "training loss"]
 
 
@@ -197,7 +198,7 @@ def test_the_target_is_what_loras_median_seed_came_to(tmp_path):
     for seed, last in enumerate((0.5, 1.0, 9.0)):
         write_run(tmp_path, "hu", seed, losses=(3.0, last))
     write_run(tmp_path, "lora_ga", losses=(3.0, 0.1))
-    cells = load_study(tmp_path, "study").cells
+    cells = cells_of(tmp_path)
     assert target_loss(cells, read_curves(cells)).loss == 1.0
     others = [cell for cell in cells if cell.method != "hu"]
     assert target_loss(others, read_curves(others)).loss == 0.1
@@ -216,7 +217,7 @@ def test_seeds_that_never_reach_the_target_are_counted_not_dropped(tmp_path):
         ("lora_ga", "1", "3", "", "2.5"),  # from 2 to 0 between steps 2 and 3, and never under two of three seeds
         ("lora_xs", "0", "1", "", ""),
     ]
-    cells = load_study(tmp_path, "study").cells
+    cells = cells_of(tmp_path)
     curves = read_curves(cells)
     aim = target_loss(cells, curves)
     figure = loss.target(cells, loss.target_data(cells, curves, aim), aim)
@@ -238,37 +239,34 @@ def test_learning_rates_have_their_mean_range_failures_and_best(tmp_path):
 
 def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
     plan(tmp_path, write_staged(tmp_path))
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    axis = rates.rates(selections, place).axes[0]
+    axis = rates_of(tmp_path).axes[0]
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == [[0.1], [0.1]]
     assert len({line.get_ydata()[0] for line in crosses}) == 2  # one over the other, none hidden
     rings = [line for line in axis.lines if line.get_markersize() == 10]
     assert [(list(line.get_xdata()), line.get_color()) for line in rings] == [
-        ([0.01], COLOURS["hu"]),
-        ([0.01], COLOURS["lora_ga"]),
+        ([0.01], LOOKS["hu"].color),
+        ([0.01], LOOKS["lora_ga"].color),
     ]
     assert axis.get_xscale() == "log"
 
 
 def test_a_best_rate_at_the_edge_is_said_in_the_legend(tmp_path):
     plan(tmp_path, write_staged(tmp_path, ("hu",), values=(0.9, 0.8, 0.1)))
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    legend = rates.rates(selections, place).legends[0]
+    legend = rates_of(tmp_path).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["HU (best at the edge)"]
 
 
 def test_groups_of_one_method_share_its_colour_and_differ_by_the_line(tmp_path):
     plan(tmp_path, [run for r in (4, 8) for run in write_staged(tmp_path, r=r)])
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    lines = [line for line in rates.rates(selections, place).axes[0].lines if not line.get_label().startswith("_")]
+    lines = [line for line in rates_of(tmp_path).axes[0].lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == [
         "HU, rank r4",
         "HU, rank r8",
         "LORA_GA, rank r4",
         "LORA_GA, rank r8",
     ]
-    assert lines[0].get_color() == lines[1].get_color() == COLOURS["hu"]
+    assert lines[0].get_color() == lines[1].get_color() == LOOKS["hu"].color
     assert lines[0].get_linestyle() == lines[2].get_linestyle() != lines[1].get_linestyle()
 
 
@@ -290,8 +288,7 @@ def test_layers_stand_in_the_networks_order_under_short_names(tmp_path):
         (LAYERS[0], "3", "0.28", "2"),
         (LAYERS[1], "0", "0.25", "2"),
     ]
-    cells = load_study(tmp_path, "study").cells
-    figure = gradient.layers(cells, gradient.layers_data(cells, gradient.read_measures(cells)))
+    figure = layers_of(tmp_path)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0 up", "1 up", "10 up"]
     assert figure.axes[0].get_ylim() == (3, 0)  # the first layer on top
 
@@ -311,8 +308,7 @@ def test_short_names_tell_layers_apart(names, short):
 def test_all_heatmaps_share_one_scale_of_colour(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "lora_ga", 3)
-    cells = load_study(tmp_path, "study").cells
-    figure = gradient.layers(cells, gradient.layers_data(cells, gradient.read_measures(cells)))
+    figure = layers_of(tmp_path)
     assert [mesh.get_clim() for axis in figure.axes[:2] for mesh in axis.collections] == [(0.0, 1.0)] * 2
 
 
@@ -337,7 +333,7 @@ def test_the_front_holds_what_nothing_smaller_beats(tmp_path):
         write_run(tmp_path, method, parameters=parameters, value=value)
     rows = read_csv(drawn(tmp_path)[1] / "score.csv")
     assert {row["method"] for row in rows if row["on_front"] == "True"} == {"lora_xs", "lora_ga"}
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     (front,) = [line for line in axis.lines if line.get_label() == "Pareto front"]
     assert list(front.get_ydata()) == [50.0, 70.0]
 
@@ -346,7 +342,7 @@ def test_equal_counts_of_parameters_stand_side_by_side_below_the_next_count(tmp_
     for method in ("hu", "lora_ga", "pissa"):
         write_run(tmp_path, method, parameters=1000)
     write_run(tmp_path, "eva", parameters=1050)
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     across = sorted(line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", "_"))
     assert len(set(across)) == 4
     assert across[2] < across[3] == 1050
@@ -355,7 +351,7 @@ def test_equal_counts_of_parameters_stand_side_by_side_below_the_next_count(tmp_
 def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority_class_as_a_thin_line(tmp_path):
     scores = [a_score(0.9, "sst2", majority=0.5), a_score(0.8, "sst2", "f1"), a_score(7.5, "wiki", "word_perplexity")]
     write_run(tmp_path, "hu", scores=scores + [a_score(0.5, f"t{number}") for number in range(4)])
-    figure = score_against_parameters(load_study(tmp_path, "study").cells)
+    figure = scores_of(tmp_path)
     sst2, wiki = figure.axes[:2]
     assert [axis.get_title() for axis in figure.axes] == ["sst2", "wiki", "t0", "t1", "t2", "t3"]
     assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 1, 1, 1]
@@ -369,7 +365,7 @@ def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority
 def test_counts_of_parameters_within_one_power_of_ten_are_the_ticks_unless_they_would_overlap(tmp_path, many, ticks):
     write_run(tmp_path, "hu", parameters=many)
     write_run(tmp_path, "lora_ga", parameters=1000)
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ticks
 
 
@@ -387,7 +383,7 @@ def test_the_cost_of_initialisation_counts_calibration_and_the_largest_peak(tmp_
 def test_the_legend_is_in_the_methods_order_with_their_markers(tmp_path):
     for method in ("lora_ga", "hu", "full_ft"):
         write_run(tmp_path, method)
-    legend = loss.convergence(load_study(tmp_path, "study").cells).legends[0]
+    legend = convergence_of(tmp_path).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["FULL_FT", "HU", "LORA_GA"]
     assert [line.get_marker() for line in legend.get_lines()] == ["s", "o", "^"]
 
@@ -403,40 +399,15 @@ def test_methods_of_one_label_are_told_apart(tmp_path):
     assert last == {"lora_ga": "1", "lora_ga_peft": "2"}
 
 
-def test_a_method_nobody_knows_has_a_fixed_look():
-    assert (colour("mine"), marker("mine"), line("mine")) == ("#994455", OTHER_MARKER, LINES[1])
-    assert not {colour(f"mine_{number}") for number in range(99)} & set(COLOURS.values())
+def test_a_method_nobody_knows_has_a_fixed_look_and_comes_last():
+    assert look("mine") == look("mine") != look("yours")
+    others = [look(f"mine_{number}") for number in range(99)]
+    assert not {(one.color, one.marker) for one in others} & {(one.color, one.marker) for one in LOOKS.values()}
+    assert sorted(["mine", "lora_sb", "a_new_one", "none"], key=order) == ["none", "lora_sb", "a_new_one", "mine"]
 
 
 def test_every_known_method_has_a_colour_and_a_marker_of_its_own():
-    assert set(COLOURS) == set(MARKERS) == set(METHOD_ORDER)
-    assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(COLOURS)
-
-
-def test_the_lines_of_the_papers_methods_differ_without_colour():
-    assert len({str(line(method)) for method in list(COLOURS)[1:7]}) == 6
-
-
-# Machado, Oliveira and Fernandes 2009, doi:10.1109/TVCG.2009.113, table 1, severity 1.0; on linear RGB.
-NO_RED = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
-NO_GREEN = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
-NO_BLUE = ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900))
-# CIE's sRGB primaries, white D65 (IEC 61966-2-1).
-TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
-
-
-def lab(linear):
-    x, y, z = np.cbrt(np.clip(np.array(TO_XYZ) @ np.clip(linear, 0, 1) / (0.9505, 1.0, 1.089), 0.008856, None))
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-@pytest.mark.parametrize("vision", [np.eye(3), NO_RED, NO_GREEN, NO_BLUE], ids=["full", "protan", "deutan", "tritan"])
-def test_the_first_eight_colours_differ_for_every_vision(vision):
-    rgb = np.array([to_rgb(code) for code in list(COLOURS.values())[:8]])
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    seen = [lab(np.array(vision) @ one) for one in linear]
-    # 2.3 is a just noticeable difference of CIE76; thin lines need several of them.
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
+    assert len({one.color for one in LOOKS.values()}) == len({one.marker for one in LOOKS.values()}) == len(LOOKS)
 
 
 def test_an_axis_of_ticks_reads_as_plain_numbers():
@@ -448,7 +419,7 @@ def test_an_axis_of_ticks_reads_as_plain_numbers():
 def test_a_legend_never_is_wider_than_the_page(tmp_path):
     for number in range(12):
         write_run(tmp_path, f"a_method_of_a_long_name_{number}")
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0

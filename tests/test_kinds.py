@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from bench.init.calibrate import Wanted, calibrate
+from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Rank
-from bench.methods.full_ft import FullFT
 from bench.methods.hu import Hu
-from bench.methods.none import NoTraining
 from bench.model import adapter, weights
 from bench.model.gradients import visit_gradients
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train.probe import AlignmentProbe, Measure
+from built_methods import built
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_roberta, tiny_t5
 
 MODELS = {"bert": tiny_bert, "roberta": tiny_roberta, "t5": tiny_t5, "bart": tiny_bart, "llama": tiny_llama}
@@ -52,7 +51,7 @@ def gradients_by_autograd(model, layers, batch):
 def test_every_layers_gradient_is_autograds_also_behind_the_decoders_own_embedding(name):
     model, batch = MODELS[name](), batch_of(name)
     layers = adapter.target_layers(model, None)
-    found = calibrate(model, layers, [batch], Wanted(frozenset({"gradient"})))
+    found = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     expected = gradients_by_autograd(model, layers, batch)
     assert found.gradient.keys() == layers.keys()
     for layer, gradient in expected.items():
@@ -65,10 +64,10 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
 
     model, batch = MODELS[name](), batch_of(name)
     layers = adapter.target_layers(model, None)
-    whole = calibrate(model, layers, [batch], Wanted(frozenset({"gradient"})))
+    whole = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     cut = stage.split
     monkeypatch.setattr(stage, "split", lambda batches, _size: cut(batches, 1))
-    pieces = calibrate(model, layers, [batch], Wanted(frozenset({"gradient"})))
+    pieces = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
     for layer, gradient in whole.gradient.items():
         torch.testing.assert_close(pieces.gradient[layer], gradient, rtol=1e-4, atol=1e-6)
@@ -101,7 +100,7 @@ def test_targets_match_by_the_end_of_their_name_at_a_dot():
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("method", [Hu(), FullFT(), NoTraining()])
+@pytest.mark.parametrize("method", [built("hu"), built("full_ft"), built("none")])
 def test_the_head_trains_with_every_method_that_trains(name, method):
     model = MODELS[name]()
     wrapped, _ = adapter.add(model, method, RANK, adapter.target_layers(model, ("query",)))
@@ -117,7 +116,7 @@ def test_language_models_have_no_head():
     assert not any(adapter.heads(MODELS[name]()) for name in ("t5", "bart", "llama"))
 
 
-@pytest.mark.parametrize("method", [Hu(), FullFT()])
+@pytest.mark.parametrize("method", [built("hu"), built("full_ft")])
 def test_a_saved_head_comes_back_with_the_adapter(method, tmp_path):
     def prepared():
         model = tiny_roberta()
@@ -144,7 +143,7 @@ def test_a_saved_head_comes_back_with_the_adapter(method, tmp_path):
 def test_the_probe_sees_the_same_gradient_as_autograd(name):
     model = MODELS[name]()
     layers = adapter.target_layers(model, None)
-    wrapped, adapted = adapter.add(model, Hu(), RANK, layers)
+    wrapped, adapted = adapter.add(model, built("hu"), RANK, layers)
     initial = {}
     for layer in adapted:
         out, width = layer.weight.shape
@@ -195,7 +194,7 @@ COVARIANCES = {
 def test_a_covariance_is_over_the_tokens_of_the_layers_own_side(name, lengths):
     model, batch = MODELS[name](), batch_of(name, lengths=lengths)
     layers = {key: model.get_submodule(key) for key in COVARIANCES[name]}
-    found = calibrate(model, layers, [batch], Wanted(frozenset({"label_covariance", "input_covariance"})))
+    found = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"label_covariance", "input_covariance"})))
     for layer, side in COVARIANCES[name].items():
         inputs = inputs_of(model, layer, batch)
         mask = batch["attention_mask"].bool() if side == "read" else batch["labels"] != IGNORED
@@ -219,7 +218,7 @@ def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
     from bench.init.calibrate.cached import key
 
     batches = [batch_of("bert")]
-    wanted = Wanted(frozenset({"gradient"}))
+    wanted = CalibrationRequest(frozenset({"gradient"}))
 
     def key_of(seed):
         model = tiny_bert()

@@ -21,8 +21,7 @@ TARGETS = {
     "basic": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "process": "hydra_plugins.lora_init_bench.ProcessLauncher",
     "joblib": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "submitit_local": "hydra_plugins.lora_init_bench_submitit.SubmititLocal",
-    "slurm": "hydra_plugins.lora_init_bench_submitit.SubmititSlurm",
+    "slurm": "hydra_plugins.lora_init_bench_slurm.SlurmArrays",
 }
 
 
@@ -45,7 +44,7 @@ def test_every_launcher_composes(choice):
     assert config.run.isolate == (choice == "joblib")  # which gives up a sweep when it loses a worker
 
 
-@pytest.mark.parametrize("choice", ["joblib", "submitit_local", "slurm"])
+@pytest.mark.parametrize("choice", ["joblib", "slurm"])
 def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, capsys, choice):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     arguments.check_arguments(["-m", "launch=basic"])
@@ -65,20 +64,17 @@ def test_a_launcher_takes_settings_and_is_not_swept_over(capsys):
     assert "a sweep has one launcher" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("visible", "jobs", "expected"),
-    [
-        ("", None, [None] * len(os.sched_getaffinity(0))),
-        ("", 3, [None] * 3),
-        ("2,5", None, [2, 5]),
-        ("2,5", 3, [2, 5, 2]),
-    ],
-)
-def test_as_many_cells_run_at_a_time_as_there_are_gpus_or_cores(monkeypatch, visible, jobs, expected):
+def test_a_launcher_that_is_gone_names_another(capsys):
+    with pytest.raises(SystemExit):
+        arguments.check_arguments(["-m", "launch=submitit_local"])
+    assert "launch=submitit_local is gone: launch=process gives each run a process" in capsys.readouterr().err
+
+
+@needs_cluster
+@pytest.mark.parametrize(("visible", "expected"), [("", len(os.sched_getaffinity(0))), ("2,5", 2)])
+def test_joblib_runs_as_many_cells_at_a_time_as_there_are_gpus_or_cores(monkeypatch, visible, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cluster.slots(jobs) == expected
-    if CLUSTER and jobs is None:
-        assert composed_launcher("launch=joblib")[1]["n_jobs"] == len(expected)
+    assert composed_launcher("launch=joblib")[1]["n_jobs"] == expected
 
 
 # --- sweeps of two cells, of which one diverges
@@ -101,7 +97,7 @@ def learning_rate(record):
 
 @pytest.mark.faults
 @needs_cluster
-@pytest.mark.parametrize("choice", [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.jobs=2")])
+@pytest.mark.parametrize("choice", [("joblib", "hydra.launcher.n_jobs=2"), ("process", "hydra.launcher.jobs=2")])
 def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
     launch, jobs = choice
     done = sweep(tmp_path, f"launch={launch}", jobs)
@@ -113,81 +109,6 @@ def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
     assert by_status[COMPLETED].run_id not in done.stderr
     assert f"{by_status[COMPLETED].run_id}: eval loss" in done.stdout
     assert {r.environment.hardware.num_threads for r in by_status.values()} == {1}  # as the tests' environment
-
-
-TWO_JOBS = """
-import signal, sys, time
-from pathlib import Path
-from bench import cluster
-
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
-
-def cell(overrides, number):
-    def heard(*_):
-        time.sleep(1.5)  # as long as a checkpoint may take; submitit's controller would kill it after one second
-        Path(f"heard-{number}").touch()
-        sys.exit(3)
-    signal.signal(signal.SIGINT, heard)
-    signal.signal(signal.SIGTERM, heard)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as Cell does
-    Path(f"begun-{number}").touch()
-    time.sleep(60)
-
-settings = {"submitit_folder": "jobs/%j", "max_num_timeout": 1, "timeout_min": 5, "signal_delay_s": 10}
-cluster.launch_here(cell, [([], number) for number in range(3)], settings, [None, None])
-"""
-
-
-@pytest.mark.faults
-@needs_cluster
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_sweep_on_this_machine_reaches_its_cells_which_end_in_peace(tmp_path, number):
-    process = subprocess.Popen(
-        [sys.executable, "-c", TWO_JOBS], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    until = time.monotonic() + 60
-    while not {"begun-0", "begun-1"} <= {path.name for path in tmp_path.iterdir()}:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as Ctrl-C does
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert {path.name for path in tmp_path.glob("heard-*")} == {"heard-0", "heard-1"}
-    assert not (tmp_path / "begun-2").exists()
-    assert "the same command goes on" in error
-
-
-SIGNALLED_WHILE_STARTING = """
-import os, signal, sys
-from pathlib import Path
-import submitit
-from bench import cluster
-
-started = submitit.LocalExecutor.submit
-
-def submit(executor, *arguments):
-    os.kill(os.getpid(), int(sys.argv[1]))
-    return started(executor, *arguments)
-
-def cell(overrides, number):
-    Path(f"begun-{number}").touch()
-
-submitit.LocalExecutor.submit = submit
-settings = {"submitit_folder": "jobs/%j", "max_num_timeout": 1, "timeout_min": 5, "signal_delay_s": 10}
-cluster.launch_here(cell, [([], number) for number in range(2)], settings, [None])
-"""
-
-
-@needs_cluster
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_cell_is_started_is_not_lost(tmp_path, number):
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED_WHILE_STARTING, str(int(number))],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 128 + number, done.stderr
-    assert "the same command goes on" in done.stderr
-    assert not (tmp_path / "begun-1").exists()
 
 
 # --- Slurm, played by scripts: what it is asked for, and that nobody waits for a job that is gone
@@ -219,7 +140,7 @@ def launched(folder, cells, *overrides):
     _, settings = composed_launcher("launch=slurm", *overrides)
     settings.pop("_target_")
     settings["submitit_folder"] = str(folder / "jobs" / "%j")
-    cluster.launch_array(sorted, [([], i) for i in range(cells)], settings, settings.pop("array_size"))
+    cluster.launch(sorted, [[]] * cells, 0, settings)
 
 
 @needs_cluster
@@ -277,4 +198,4 @@ def test_stopping_the_sweep_cancels_its_jobs(slurm, monkeypatch, capsys):
         launched(slurm, 2)
     assert stopped.value.code == 130
     assert Path(slurm / "cancelled").read_text() == "12\n"
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes them" in capsys.readouterr().err

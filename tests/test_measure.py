@@ -5,17 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.init.calibrate import Wanted, calibrate
+from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Layer, LearningRates, Rank
-from bench.methods.full_ft import FullFT
-from bench.methods.hu import Hu
-from bench.methods.lora_ga import LoRAGA
-from bench.methods.lora_sb import LoRASB
-from bench.methods.lora_xs import LoRAXS
-from bench.methods.reversed import Reversed
 from bench.model import adapter
 from bench.train import alignment
 from bench.train.probe import AlignmentProbe, Measure
+from built_methods import built
 
 PROJECTIONS = ("q_proj", "down_proj")
 RANK = Rank("r2", 2, 4)
@@ -29,10 +24,10 @@ def doubled(batch):
 def probed(model, batch, method, both=None):
     layers = adapter.target_layers(model, PROJECTIONS)
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
-    statistics = calibrate(model, layers, [batch], Wanted(frozenset({"gradient"})))
+    statistics = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     wrapped, adapted = adapter.add(model, method, RANK, layers)
     factors = {}
-    for layer in adapted if hasattr(method, "factors") else ():
+    for layer in adapted if method.has_adapter else ():
         gradient = statistics.gradient[layer.name]
         seen = Layer(
             layer.name,
@@ -53,7 +48,7 @@ def values(rows, measure):
 
 
 def test_lora_gas_cosine_on_its_own_batch_is_the_root_of_the_energy_in_the_first_2r_directions(tiny_model, batch):
-    wrapped, probe, gradients = probed(tiny_model(), batch(3, 6), LoRAGA())
+    wrapped, probe, gradients = probed(tiny_model(), batch(3, 6), built("lora_ga"))
     cosines = values(probe.measure(wrapped, 0), "cosine")
     for name, gradient in gradients.items():
         energy = torch.linalg.svdvals(gradient).square()
@@ -61,7 +56,7 @@ def test_lora_gas_cosine_on_its_own_batch_is_the_root_of_the_energy_in_the_first
 
 
 def test_full_fine_tuning_follows_the_gradient_itself(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), FullFT())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("full_ft"))
     rows = probe.measure(wrapped, 0)
     for measure in ("cosine", "efficiency", "captured_energy"):
         assert list(values(rows, measure).values()) == pytest.approx([1.0] * 5)
@@ -69,14 +64,14 @@ def test_full_fine_tuning_follows_the_gradient_itself(tiny_model, batch):
 
 
 def test_nothing_attains_more_than_is_attainable(tiny_model, batch):
-    for method in (Hu(), LoRASB()):
+    for method in (built("hu"), built("lora_sb")):
         wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
         efficiencies = values(probe.measure(wrapped, 0), "efficiency").values()
         assert all(0 < efficiency <= 1 + 1e-5 for efficiency in efficiencies)
 
 
 def test_the_global_row_takes_all_layers_as_one_vector(tiny_model, batch):
-    wrapped, probe, gradients = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, gradients = probed(tiny_model(), batch(3, 6), built("hu"))
     found = values(probe.measure(wrapped, 0), "cosine")["all"]
     from bench.train.alignment import cosine, induced_gradient
 
@@ -86,13 +81,13 @@ def test_the_global_row_takes_all_layers_as_one_vector(tiny_model, batch):
 
 
 def test_the_noise_ceiling_is_one_for_equal_halves_and_less_for_others(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     assert values(probe.measure(wrapped, 0), "noise_ceiling")["all"] == pytest.approx(1.0)
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu(), both=batch(6, 6, seed=9))
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"), both=batch(6, 6, seed=9))
     assert values(probe.measure(wrapped, 0), "noise_ceiling")["all"] < 0.99
 
 
-@pytest.mark.parametrize("method", [Hu(), LoRAGA(), LoRASB()], ids=lambda m: m.label)
+@pytest.mark.parametrize("method", [built("hu"), built("lora_ga"), built("lora_sb")], ids=lambda m: m.label)
 def test_drift_and_stable_rank_are_those_of_the_dense_change_of_w(tiny_model, batch, method):
     pretrained = {
         name: layer.weight.clone() for name, layer in adapter.target_layers(tiny_model(), PROJECTIONS).items()
@@ -113,7 +108,7 @@ def test_drift_and_stable_rank_are_those_of_the_dense_change_of_w(tiny_model, ba
 
 
 def test_measuring_leaves_no_trace(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     wrapped.train()
     for parameter in wrapped.parameters():
         parameter.grad = torch.full_like(parameter, 2.0) if parameter.requires_grad else None
@@ -125,13 +120,19 @@ def test_measuring_leaves_no_trace(tiny_model, batch):
 
 
 def test_a_probe_is_due_at_its_interval_and_never_when_switched_off(tiny_model, batch):
-    _, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    _, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     assert [step for step in range(11) if probe.due(step)] == [0, 5, 10]
     probe.settings = Measure(0)
     assert not any(probe.due(step) for step in range(11))
 
 
-ADAPTERS = [Hu(), Reversed(), LoRAGA(), LoRAXS(), LoRASB()]
+ADAPTERS = [
+    built("hu"),
+    built("reversed"),
+    built("lora_ga"),
+    built("lora_xs"),
+    built("lora_sb"),
+]
 each_adapter = pytest.mark.parametrize("method", ADAPTERS, ids=lambda m: m.label)
 
 
@@ -146,7 +147,7 @@ def global_streams():
     return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
 
 
-@pytest.mark.parametrize("method", [Hu(), Reversed(), LoRAGA()], ids=lambda m: m.label)
+@pytest.mark.parametrize("method", [built("hu"), built("reversed"), built("lora_ga")], ids=lambda m: m.label)
 def test_at_step_0_a_method_that_keeps_the_function_has_not_drifted(tiny_model, batch, method):
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
     drifts = values(probe.measure(wrapped, 0), "drift")
@@ -154,7 +155,11 @@ def test_at_step_0_a_method_that_keeps_the_function_has_not_drifted(tiny_model, 
     assert list(drifts.values()) == pytest.approx([0.0] * 4, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", [Hu(), Reversed(), LoRAGA(), FullFT()], ids=lambda m: m.label)
+@pytest.mark.parametrize(
+    "method",
+    [built("hu"), built("reversed"), built("lora_ga"), built("full_ft")],
+    ids=lambda m: m.label,
+)
 def test_a_change_of_w_that_is_zero_has_no_stable_rank(tiny_model, batch, method):
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
     assert set(values(probe.measure(wrapped, 0), "stable_rank").values()) == {None}
@@ -177,7 +182,9 @@ def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_mode
     found = {row.measure: row.value for row in probe.measure(wrapped, 0) if row.layer == "all"}
     halves = [{key: tensor[half] for key, tensor in probe.batch.items()} for half in (slice(3), slice(3, 6))]
     modules = {layer.name: layer.module for layer in probe.layers}
-    one, two = (calibrate(wrapped, modules, [half], Wanted(frozenset({"gradient"}))).gradient for half in halves)
+    one, two = (
+        calibrate(wrapped, modules, [half], CalibrationRequest(frozenset({"gradient"}))).gradient for half in halves
+    )
     G, other = (torch.cat([gradients[x.name].flatten() for x in probe.layers]) for gradients in (one, two))
     induced = torch.cat(
         [alignment.induced_gradient(one[x.name], x.factors(), x.scaling, x.trains).flatten() for x in probe.layers]
@@ -196,7 +203,7 @@ def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_mode
 
 
 def test_measuring_moves_no_parameter_and_no_gradient(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), LoRAGA())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("lora_ga"))
     wrapped(**batch(3, 6, seed=4)).loss.backward()
     before = state(wrapped)
     probe.measure(wrapped, 0)
@@ -207,7 +214,7 @@ def test_measuring_moves_no_parameter_and_no_gradient(tiny_model, batch):
 
 
 def test_measuring_a_model_that_draws_random_numbers_leaves_the_global_streams(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     drawn = []
     wrapped.register_forward_pre_hook(lambda *_: drawn.append((random.random(), np.random.rand(), torch.rand(1))))
     before = global_streams()
@@ -217,7 +224,7 @@ def test_measuring_a_model_that_draws_random_numbers_leaves_the_global_streams(t
 
 
 def test_rows_are_kept_from_one_probe_to_the_next_with_their_step(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     rows = probe.measure(wrapped, 0) + probe.measure(wrapped, 5)
     assert probe.rows == rows
     assert {row.step for row in rows} == {0, 5}
@@ -226,14 +233,14 @@ def test_rows_are_kept_from_one_probe_to_the_next_with_their_step(tiny_model, ba
 def test_the_gradients_norm_is_that_of_the_first_halfs_own_mean_loss(tiny_model, batch):
     both = batch(6, 6, seed=9)
     first = {key: tensor[:3] for key, tensor in both.items()}
-    wrapped, probe, gradients = probed(tiny_model(), first, Hu(), both=both)
+    wrapped, probe, gradients = probed(tiny_model(), first, built("hu"), both=both)
     norms = values(probe.measure(wrapped, 0), "gradient_norm")
     for name, gradient in gradients.items():
         assert norms[name] == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
 def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Hu())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     with torch.no_grad():
         probe.layers[0].parameters()["lora_B"].fill_(float("nan"))
     assert probe.measure(wrapped, 5) == []
@@ -242,14 +249,14 @@ def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
 def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_model, batch):
     model, given = tiny_model(), batch(3, 6)
     layers = adapter.target_layers(model, PROJECTIONS)
-    gradients = calibrate(model, layers, [given], Wanted(frozenset({"gradient"}))).gradient
+    gradients = calibrate(model, layers, [given], CalibrationRequest(frozenset({"gradient"}))).gradient
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     left_out, *others = layers
-    wrapped, adapted = adapter.add(model, Hu(), RANK, layers, ranks={left_out: 0} | dict.fromkeys(others, 2))
+    wrapped, adapted = adapter.add(model, built("hu"), RANK, layers, ranks={left_out: 0} | dict.fromkeys(others, 2))
     initial = {}
     for layer in adapted[1:]:
         seen = Layer(layer.name, layer.weight.detach(), 2, layer.scaling)
-        initial[layer.name] = Hu().factors(seen, torch.Generator().manual_seed(0))
+        initial[layer.name] = built("hu").factors(seen, torch.Generator().manual_seed(0))
         adapter.fill(layer, initial[layer.name])
     probe = AlignmentProbe(Measure(5), adapted, initial, norms, doubled(given))
     rows = probe.measure(wrapped, 0)
@@ -262,7 +269,7 @@ def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_mo
 
 
 def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), Reversed())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("reversed"))
     probe.batch["attention_mask"] = torch.ones_like(probe.batch["input_ids"])
     probe.batch["attention_mask"][0, :3] = 0
     layer, seen = probe.layers[0], {}
@@ -281,5 +288,5 @@ def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, ba
 
 
 def test_what_has_no_factors_has_no_feature_norms(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), FullFT())
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("full_ft"))
     assert not values(probe.measure(wrapped, 0), "Z_A_norm")

@@ -1,7 +1,5 @@
-import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +8,7 @@ import wandb
 from test_track import KEY, of_type, whole
 
 from bench import mirror
-from bench.report.read.load import ReportError, load_study
+from bench.report.read.load import load_study
 from bench.report.tables.tables import numbers, summary
 
 ROOT = Path(__file__).parents[1]
@@ -23,26 +21,26 @@ def study(tmp_path):
     return load_study(tmp_path, "demo", mix=True)
 
 
-def called(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["bench.mirror", *map(str, arguments)])
-    mirror.main()
+@pytest.fixture
+def called(study, capsys):
+    """Calls the command line; returns its exit status and what it printed."""
+
+    def call(*arguments):
+        status = mirror.main(["demo", "--results-dir", str(study.folder.parent), "--mix", *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return call
 
 
-def sent(command):
-    """The folder that the printed command uploads."""
-    assert command.startswith("wandb sync ")
-    return Path(command.removeprefix("wandb sync ").strip())
-
-
-def test_a_report_is_one_run_of_its_studys_group(study, monkeypatch, capsys):
-    called(monkeypatch, "demo", "--results-dir", study.folder.parent, "--offline", "--project", "mine", "--mix")
-    (run,) = of_type(sent(capsys.readouterr().out), "run")
-    assert (run["run_group"], run["job_type"], run["project"]) == ("demo", "report", "mine")
-
-
-def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, monkeypatch):
+def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, called, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    folder = sent(mirror.mirror(study, "p", "offline"))
+    status, printed = called("--offline", "--project", "mine")
+    assert status == 0
+    assert printed.startswith("wandb sync ")
+    folder = Path(printed.removeprefix("wandb sync ").strip())
+    (run,) = of_type(folder, "run")
+    assert (run["run_group"], run["job_type"], run["project"]) == ("demo", "report", "mine")
     (row,) = of_type(folder, "history")
     images = {path.stem for path in (study.folder / "figures").glob("*.png")}
     logged = {key.partition("._type")[0] for key in row["item"] if key.endswith("._type")}
@@ -57,31 +55,29 @@ def test_a_report_holds_the_tables_every_image_and_the_files_of_both(study, monk
     assert whole(folder)["exit_code"] == 0
 
 
-def test_the_tables_are_those_of_the_report(study):
-    (part,) = study.parts.values()
+def test_the_tables_are_those_of_the_report_with_none_for_what_is_missing(study):
+    (part,) = study.by_task_and_model.values()
     found = mirror.tables(study)
-    pd.testing.assert_frame_equal(found["numbers"], numbers(study))
-    pd.testing.assert_frame_equal(found["table"], summary(part))
+    pd.testing.assert_frame_equal(found["table"], summary(part), check_dtype=False)
+    expected = numbers(study)
+    assert (found["numbers"].isna() == expected.isna()).all(axis=None)
+    assert found["numbers"].equals(expected.astype(object).where(expected.notna(), None))
+    values = found["numbers"].to_numpy().ravel()
+    assert any(value is None for value in values)
+    assert not any(isinstance(value, float) and math.isnan(value) for value in values)
 
 
-def test_a_missing_number_is_none_in_a_table_and_a_count_stays_whole():
-    frame = pd.DataFrame({"label": ["a", None], "mean": [0.5, math.nan], "n": pd.array([400, None], dtype="Int64")})
-    table = mirror.as_table(frame)
-    assert table.columns == ["label", "mean", "n"]
-    assert table.data == [["a", 0.5, 400], [None, None, None]]
-    assert json.dumps(table.data[0]) == '["a", 0.5, 400]'
-
-
-def test_a_study_without_a_written_report_names_the_command_that_writes_it(study, monkeypatch):
+def test_a_study_without_a_written_report_names_the_command_that_writes_it(study, called):
     shutil.rmtree(study.folder / "figures")
-    with pytest.raises(SystemExit, match=r"figures is empty; write it first: python -m bench\.report demo$"):
-        called(monkeypatch, "demo", "--results-dir", study.folder.parent, "--offline", "--mix")
+    status, printed = called("--offline")
+    assert status == 2
+    assert printed.strip().endswith("figures is empty; write it first: python -m bench.report demo")
 
 
-def test_wandb_that_does_not_answer_is_an_error_of_one_line(study, monkeypatch):
+def test_wandb_that_does_not_answer_is_an_error_of_one_line(called, monkeypatch):
     def init(**_):
         raise wandb.errors.CommError("no answer\nfor 30 s")
 
     monkeypatch.setattr(wandb, "init", init)
-    with pytest.raises(ReportError, match=r"^W&B: CommError: no answer; keep the report here with --offline$"):
-        mirror.mirror(study, "p", "online")
+    said = "error: W&B: CommError: no answer; keep the report here with --offline\n"
+    assert called() == (2, said)

@@ -16,15 +16,15 @@ METHOD = """
 from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, Trainable
 
 @dataclass(frozen=True, config=STRICT)
-class RightVectors:
+class RightVectors(Method):
     label: ClassVar[str] = "Right vectors"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
-    scaling: ScalingRule = "alpha_over_r"
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         return Factors(torch.linalg.svd(layer.gradient).Vh[: layer.r], torch.zeros(layer.weight.shape[0], layer.r))

@@ -110,7 +110,7 @@ def test_fsdp_refuses_quantised_weights(monkeypatch):
 
 
 def test_fsdp_refuses_a_sequence_to_sequence_model_before_anything_is_loaded(compose_run):
-    from bench.process.validation import ConfigError
+    from bench.config import ConfigError
 
     with pytest.raises(ConfigError, match=r"train\.parallel=fsdp cannot shard a sequence-to-sequence model"):
         compose_run("method=hu", "model=t5_base", "task=glue/sst2", "train.parallel=fsdp")

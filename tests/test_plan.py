@@ -8,9 +8,12 @@ from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import Estimate
 from bench.plan.overview import overview as overview_of
-from bench.runs.folder import RunFolder, held
+from bench.plan.overview import planned_cells
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
 from bench.study.plan_file import RUN, PlannedRun
+from bench.sweep.expansion import PlannedCell
 
 HOUR = 3600.0
 TASK_SCORE = {
@@ -26,22 +29,22 @@ def make(compose_run, tmp_path):
     def made(stage, *overrides):
         run = compose_run("train=demo", f"results_dir={tmp_path}", "study=mine", *overrides)
         group = tuple(text for text in overrides if not text.startswith(("seed=", "train.learning_rate=")))
-        return PlannedRun(stage, group, tuple(overrides), run.run_id), run
+        return PlannedCell(PlannedRun(stage, group, overrides, run.run_id), overrides, run)
 
     return made
 
 
 def waits(entry):
-    return dataclasses.replace(entry[0], run_id=None), entry[1]
+    return dataclasses.replace(entry, planned=dataclasses.replace(entry.planned, run_id=None))
 
 
 def refused(stage, group, reason):
-    return PlannedRun(stage, (group,), (group, "seed=0"), None, reason), None
+    return PlannedCell(PlannedRun(stage, (group,), (group, "seed=0"), None, reason), (group, "seed=0"), None)
 
 
 def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
     """The folder of a run that was done before."""
-    run = entry[1]
+    run = entry.run
     environment = {"hardware": {"gpu": None}, "fingerprint": "another"}
     phases = {name: {"seconds": 36.0, "peak_bytes": 2**30} for name in ("load", "train", "score")}
     record = make_record(
@@ -91,7 +94,7 @@ def test_a_failed_run_is_started_again_only_when_asked(make):
 
 def test_a_run_that_is_interrupted_or_running_is_told_apart(make):
     entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(2)]
-    folders = [RunFolder.of(run) for _, run in entries]
+    folders = [RunFolder.of(entry.run) for entry in entries]
     folders[0].workspace.mkdir(parents=True)
     with held(folders[1], 60, wait=False):
         (stage,) = overview(entries).stages
@@ -181,12 +184,9 @@ def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     assert "+experiments=mine hydra.sweeper.extend=4 adds points" in summary.text(found)
 
 
-def test_a_best_rate_inside_its_grid_is_not_pointed_at(make):
-    assert selection(make, (0.1, 0.9, 0.2)).edges == ()
-
-
-def test_an_incomplete_grid_has_no_best_rate(make):
-    assert selection(make, (0.1, 0.2, 0.9), missing=1).edges == ()
+@pytest.mark.parametrize(("values", "missing"), [((0.1, 0.9, 0.2), 0), ((0.1, 0.2, 0.9), 1)])
+def test_a_best_rate_inside_its_grid_and_that_of_an_incomplete_grid_are_not_pointed_at(make, values, missing):
+    assert selection(make, values, missing=missing).edges == ()
 
 
 def test_the_overview_ends_with_the_command_that_starts_the_study(make, capsys):
@@ -250,19 +250,19 @@ def write_experiment(folder, text):
 def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_the_others(tmp_path, monkeypatch):
     write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'hu,full_ft', seed: '0,1'}}}\n")
     monkeypatch.chdir(tmp_path)
-    entries = summary.entries("mine", ["adapter.use_dora=true"])
-    assert [(planned.stage, planned.group, run is None) for planned, run in entries] == [
+    entries = planned_cells("mine", ["adapter.use_dora=true"])
+    assert [(cell.planned.stage, cell.planned.group, cell.run is None) for cell in entries] == [
         (RUN, (f"method={method}", "adapter.use_dora=True"), method == "full_ft")
         for method in ("hu", "hu", "full_ft", "full_ft")
     ]
-    assert "adapter.use_dora=true needs a method that trains" in entries[2][0].refused
-    assert entries[0][1].study == "mine"
+    assert "adapter.use_dora=true needs a method that trains" in entries[2].planned.refused
+    assert entries[0].run.study == "mine"
 
 
 def test_a_rank_that_no_layer_can_have_is_refused_by_the_plan(tmp_path, monkeypatch):
     write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {rank: 'r8,r96', seed: '0,1'}}}\n")
     monkeypatch.chdir(tmp_path)
-    found = overview(summary.entries("mine", []))
+    found = overview(planned_cells("mine", []))
     assert (found.total.runs, found.total.refused) == (2, 2)
     (refusal,) = found.refusals
     assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")
@@ -283,12 +283,12 @@ hydra:
 """,
     )
     monkeypatch.chdir(tmp_path)
-    found = overview(summary.entries("mine", []))
+    found = overview(planned_cells("mine", []))
     assert [(stage.name, stage.to_do, stage.waiting) for stage in found.stages] == [
         ("select", 10, 0), ("tuned", 0, 6), ("shared", 0, 6),
     ]  # fmt: skip
     assert not (tmp_path / "results").exists()
-    (only,) = overview(summary.entries("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
+    (only,) = overview(planned_cells("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
     assert (only.name, only.to_do) == ("select", 20)
 
 

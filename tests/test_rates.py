@@ -1,14 +1,13 @@
 import math
 
 import pytest
-from records import make_record
+from records import a_config, make_record
 
 from bench.study.selection import Point, Selection, grid, on_grid, select
 
 
 def a_record(rate, seed, value=None, status="completed", higher=True, scores=None, loss=1.0):
-    config = {"method": {"name": "hu"}, "seed": seed, "train": {"learning_rate": rate}}
-    record = make_record(f"r{rate}-{seed}", status, "LoRA", config, {}, {})
+    record = make_record(f"r{rate}-{seed}", status, "LoRA", a_config("hu", seed, rate))
     one = {"task": "t", "metric": "acc", "value": value, "higher_is_better": higher}
     record.scores = scores if scores is not None else ([] if value is None else [one])
     record.training = {"eval_loss": loss}

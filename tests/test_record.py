@@ -6,7 +6,8 @@ import pytest
 from records import make_record
 
 from bench.process.files import write_whole
-from bench.runs.folder import RunFolder, held
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import (
     COMPLETED,
     CURVE,
@@ -38,11 +39,11 @@ def a_record(status=COMPLETED, run_id=RUN_ID):
 
 def finished(root, status=COMPLETED, weights=True, run_id=RUN_ID):
     folder = RunFolder(root, "study", run_id)
-    with held(folder, 60, wait=False) as workspace:
-        workspace.append(CURVE, [{"step": 1, "loss": 2.5}])
+    with held(folder, 60, wait=False) as attempt:
+        attempt.append(CURVE, [{"step": 1, "loss": 2.5}])
         if weights:
-            workspace.weights_path.write_bytes(b"weights")
-        workspace.close(a_record(status, run_id), [{"task": "t", "doc_id": 0}])
+            attempt.weights_path.write_bytes(b"weights")
+        attempt.close(a_record(status, run_id), [{"task": "t", "doc_id": 0}])
     return folder
 
 
@@ -105,10 +106,10 @@ def test_equal_outcomes_are_equal_bytes(tmp_path):
     assert (one.path / "outcomes.jsonl.gz").read_bytes() == (two.path / "outcomes.jsonl.gz").read_bytes()
 
 
-def test_a_record_cut_at_any_tenth_byte_is_no_record_and_no_done_run(tmp_path):
+def test_a_record_that_is_cut_is_no_record_and_no_done_run(tmp_path):
     folder = finished(tmp_path)
     whole = (folder.path / RECORD).read_bytes()
-    for length in range(0, len(whole) - 1, 10):  # without its last line break it is still whole
+    for length in (len(whole) // 2, len(whole) - 2):  # without its last line break it is still whole
         (folder.path / RECORD).write_bytes(whole[:length])
         with pytest.raises(CorruptRecordError, match=r"record\.json"):
             read_record(folder.path)
@@ -124,6 +125,21 @@ def test_a_record_with_any_changed_value_is_refused(tmp_path):
             with pytest.raises(CorruptRecordError, match="changed since it was written"):
                 read_record(folder.path)
             assert not folder.done
+
+
+def test_an_older_record_is_read_under_the_names_of_this_version(tmp_path):
+    content = a_record().model_dump() | {"schema_version": 3, "training": {"held_out_loss": 2.5, "note": 1}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    record = read_record(tmp_path)
+    assert record.eval_loss == 2.5
+    assert record.training.model_dump() == {"eval_loss": 2.5, "note": 1}  # an unknown field is kept
+
+
+def test_a_field_of_another_type_is_named_in_one_line(tmp_path):
+    content = a_record().model_dump() | {"schema_version": 3, "phases": {"train": {"seconds": "long"}}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    with pytest.raises(CorruptRecordError, match=r"record\.json: phases\.train\.seconds: input should be a valid num"):
+        read_record(tmp_path)
 
 
 def test_what_follows_a_records_checksum_does_not_slip_by(tmp_path):

@@ -7,7 +7,7 @@ import zlib
 
 import pandas as pd
 import pytest
-from records import make_record
+from records import a_config, a_score, make_record, write_rows
 
 from bench.report.judge.metrics import CORRELATION, SHARE
 from bench.report.judge.statistics import estimate
@@ -23,11 +23,6 @@ ENVIRONMENT = {
 }
 
 
-def a_score(value=0.5, task="t", metric="acc", stderr=0.1, majority=None):
-    about = {"num_examples": 10, "higher_is_better": True, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": stderr} | about
-
-
 def write_run(
     root, method="hu", seed=0, value=0.5, stderr=0.1, status="completed", fingerprint="f1",
     task="t", model="m", scores=None, settings=None, rate=0.01, right=None,
@@ -36,21 +31,8 @@ def write_run(
     value = value if right is None else sum(right) / len(right)
     identity = {"method": {"_target_": method}, "task": {"name": task}, "model": {"content": model}, "seed": seed}
     identity |= settings or {}
-    config = {
-        "method": {"name": method},
-        "seed": seed,
-        "train": {"learning_rate": rate},
-        "task": {"name": task},
-        "model": {"name": model},
-    }
-    record = make_record(
-        f"{method}-{seed}-{rate:g}",
-        status,
-        method.upper(),
-        config,
-        identity,
-        ENVIRONMENT | {"fingerprint": fingerprint},
-    )
+    config, environment = a_config(method, seed, rate, task, model), ENVIRONMENT | {"fingerprint": fingerprint}
+    record = make_record(f"{method}-{seed}-{rate:g}", status, method.upper(), config, identity, environment)
     count = 0 if method == "none" else 1000
     record.initialization = {"num_trainable": count, "num_head": 0, "calibration": {"total_seconds": 1.0}}
     record.training = {} if method == "none" else {"num_steps": 3, "eval_loss": 1.0}
@@ -67,10 +49,10 @@ def write_run(
         (folder / "outcomes.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     if method != "none":
         rows = [{"step": step, "loss": 3.0 / step, "eval_loss": 3.0 / step} for step in (1, 2, 3)]
-        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / "curve.jsonl", rows)
         measures = [("cosine", 0.5), ("captured_energy", 0.3)]
         aligned = [{"step": s, "layer": "all", "measure": m, "value": v} for s in (0, 2) for m, v in measures]
-        (folder / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in aligned))
+        write_rows(folder / "alignment.jsonl", aligned)
     return folder
 
 
@@ -102,13 +84,13 @@ def test_a_mean_that_is_not_finite_has_no_interval():
     assert estimate([math.nan, 0.2], None, SHARE).over == "nothing"
 
 
-def test_an_interval_clear_of_a_value_is_clear_by_more_than_rounding():
+def test_an_interval_is_better_than_a_value_by_more_than_rounding():
     equal = estimate([0.1 + 0.2], 0.0, SHARE)
     assert equal.low > 0.3  # by the last bit
-    assert not equal.clear_of(0.3, higher_is_better=True)
-    assert equal.clear_of(0.299, higher_is_better=True)
-    assert equal.clear_of(0.301, higher_is_better=False)
-    assert not equal.clear_of(0.299, higher_is_better=False)
+    assert not equal.is_better_than(0.3, higher_is_better=True)
+    assert equal.is_better_than(0.299, higher_is_better=True)
+    assert equal.is_better_than(0.301, higher_is_better=False)
+    assert not equal.is_better_than(0.299, higher_is_better=False)
 
 
 def test_a_row_is_a_cell_and_its_n_the_seeds(tmp_path):
@@ -177,8 +159,8 @@ def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
                 settings = used | {"task": used["task"] | learned, "rank": {"r": r}}
                 write_run(tmp_path, "hu", task=task, model=model, settings=settings)
     study = load_study(tmp_path, "study")
-    assert list(study.parts) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
-    for part in study.parts.values():
+    assert list(study.by_task_and_model) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
+    for part in study.by_task_and_model.values():
         assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
 
 
@@ -277,14 +259,15 @@ def test_two_methods_of_one_seed_are_compared_by_mcnemar_on_the_same_items(tmp_p
     assert rows["p_items"][0] == rows["p_holm"][0] == pytest.approx(2 * 106 / 16384)
     assert (rows["first"][0], rows["second"][0], rows["paired_items"][0]) == ("LORA_GA", "HU", 100)
     assert rows["difference"][0] == pytest.approx(0.10)
-    assert "1 of 1 comparison is clear after Holm's correction: LORA_GA − HU 10.0 [" in write_tables(study, tmp_path)
+    text = write_tables(study, tmp_path)
+    assert "1 of 1 comparison is significant after Holm's correction: LORA_GA − HU 10.0 [" in text
 
 
 def test_paired_items_tell_apart_what_intervals_alone_do_not(tmp_path):
     write_run(tmp_path, "hu", right=answers(50))
     write_run(tmp_path, "lora_ga", right=answers(60))  # right wherever hu is, and on ten more: p = 2 / 2^10
     table = summary(load_study(tmp_path, "study"))["t acc %"]
-    assert "1 of 1 comparison is clear" in write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    assert "1 of 1 comparison is significant" in write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
     assert table[1].startswith("60.0 [")  # and not bold: one seed
     low = float(table[1].partition("[")[2].partition(",")[0])
     assert low < 59  # the runner-up's interval reaches there
@@ -307,16 +290,16 @@ def test_luck_of_one_seed_is_no_difference_between_methods(tmp_path):
     row = pd.read_csv(tmp_path / "tables" / "comparisons.csv").iloc[0]
     assert row["p_items"] < 0.001 < 0.05 < row["p_seeds"] == row["p"]
     assert row["p_seeds_permutation"] == 0.25
-    assert not row["clear"]
+    assert not row["is_significant"]
 
 
-def test_a_table_names_the_smallest_difference_that_it_could_have_found(tmp_path):
+def test_a_table_names_its_minimum_detectable_effect(tmp_path):
     for seed, shift in enumerate((-0.01, 0, 0.01)):
         write_run(tmp_path, "hu", seed, 0.5 + shift, stderr=None)
         write_run(tmp_path, "lora_ga", seed, 0.5 + shift, stderr=None)
     text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
     # standard deviation 0.01, d(n = 3, power 0.8) = 3.0709
-    assert "that 3 seeds each would find with power 0.8 at 5 %, one comparison alone: t acc 3.1 points." in text
+    assert "power 0.8, n = 3 seeds, uncorrected): t acc 3.1 points." in text
 
 
 def test_the_stack_stands_under_the_table(tmp_path):
@@ -372,7 +355,10 @@ def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):
 def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(tmp_path):
     text = write_tables(staged(tmp_path), tmp_path / "tables")
     assert "Learning rates: the best of 3 a row on the validation split" in text
-    assert "a better one may lie beyond: LORA_GA upper; `python -m bench.extend study` adds" in text
+    assert (
+        "a better one may lie beyond: LORA_GA upper; `python -m bench.run -m +experiments=study hydra.sweeper.extend=4`"
+        in text
+    )
     assert "Failed runs, not counted: LORA_XS 1." in text
 
 
@@ -444,5 +430,5 @@ def test_a_study_in_stages_shows_the_tuned_one_and_keeps_the_curve_of_the_select
 def test_a_torn_plan_is_an_error_of_one_line(tmp_path):
     write_staged(tmp_path)
     (tmp_path / "study" / "study.json").write_text("{")
-    with pytest.raises(ReportError, match=r"study\.json: JSONDecodeError"):
+    with pytest.raises(ReportError, match=r"study\.json: invalid json"):
         load_study(tmp_path, "study")

@@ -2,30 +2,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from records import make_record
+from records import a_config, a_score, make_record
 
 from bench.report.judge.metrics import scale_of
 from bench.report.read.load import Cell, Study
 from bench.report.tables.tables import numbers, summary, write_tables
 
 
-def score(value, task="sst2", metric="acc", stderr=0.001, majority=None, higher_is_better=True):
-    about = {"num_examples": 872, "higher_is_better": higher_is_better, "majority": majority}
-    return {"task": task, "metric": metric, "value": value, "stderr": stderr} | about
+def score(value, task="sst2", metric="acc", stderr=0.001, **changes):
+    return a_score(value, task, metric, stderr=stderr, num_examples=872, **changes)
 
 
 def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None, axes=None):
     """A cell whose runs have these scores; "Pretrained" is one that is not trained."""
     trained = label != "Pretrained"
-    config = {"train": {"learning_rate": 0.01}, "task": {"name": task}, "model": {"name": model}}
     records = [
         make_record(
-            run_id=f"run-{seed}",
-            status="completed",
+            f"run-{seed}",
             label=label,
-            config=config | {"seed": seed},
-            identity={},
-            environment={},
+            config=a_config(seed=seed, task=task, model=model),
             initialization={"num_trainable": 100 if trained else 0, "num_head": num_head},
             training={"num_steps": 3, "eval_loss": 1.5 + seed} if trained else {},
             scores=scores,
@@ -114,7 +109,7 @@ def test_a_trained_method_that_is_not_above_the_majority_class_has_a_dagger(tmp_
     assert [text.endswith(" †") for text in table["sst2 acc %"]] == [False, False, True, True, False]
     assert list(table.loc[1, ["learning rate", "sst2 acc %", "n"]]) == ["–", "30.0", "–"]
     text = markdown(tmp_path, *cells)
-    assert "†: trained, and" in text
+    assert "†: trained, but" in text
     assert numbers(study(*cells))["above_majority"].tolist() == [False, False, False, True]
 
 

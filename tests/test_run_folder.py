@@ -3,8 +3,9 @@ import json
 import pytest
 from test_record import RUN_ID, a_record, finished
 
+from bench.runs.attempt import held
 from bench.runs.checkpoint import ChangedDataError
-from bench.runs.folder import RunFolder, held
+from bench.runs.folder import RunFolder
 from bench.runs.lease import LeaseLostError
 from bench.runs.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_record, read_rows
 
@@ -15,11 +16,11 @@ def folder(tmp_path):
 
 
 def test_nothing_stands_under_the_runs_name_before_it_is_closed(folder):
-    with held(folder, 60, wait=False) as workspace:
-        workspace.append(CURVE, [{"step": 1}])
-        workspace.weights_path.write_bytes(b"weights")
+    with held(folder, 60, wait=False) as attempt:
+        attempt.append(CURVE, [{"step": 1}])
+        attempt.weights_path.write_bytes(b"weights")
         assert not folder.path.exists()
-        workspace.close(a_record())
+        attempt.close(a_record())
         assert folder.done
     assert not folder.workspace.exists()
 
@@ -34,26 +35,26 @@ def test_of_two_that_want_a_run_one_gets_it(folder):
 
 def test_checkpoints_of_a_failed_run_stay_and_go_when_it_has_completed(folder):
     for status, left in ((FAILED, True), (COMPLETED, False)):
-        with held(folder, 60, wait=False) as workspace:
-            (workspace.checkpoints / "checkpoint-1").mkdir(parents=True, exist_ok=True)
-            workspace.weights_path.write_bytes(b"weights")
-            workspace.close(a_record(status))
+        with held(folder, 60, wait=False) as attempt:
+            (folder.workspace / "checkpoints" / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+            attempt.weights_path.write_bytes(b"weights")
+            attempt.close(a_record(status))
         assert folder.record.status == status
         assert folder.workspace.exists() is left
 
 
 def test_an_interrupted_run_leaves_word_beside_its_checkpoints_only(folder):
-    with held(folder, 60, wait=False) as workspace:
-        workspace.interrupt(a_record(INTERRUPTED))
+    with held(folder, 60, wait=False) as attempt:
+        attempt.interrupt(a_record(INTERRUPTED))
     assert folder.interrupted.status == INTERRUPTED
     assert folder.record is None
 
 
 def test_who_has_lost_the_lease_does_not_replace_the_record(folder):
-    with held(folder, 60, wait=False) as workspace:
-        (folder.workspace / "lease.2").write_text("{}")  # another has taken over
+    with held(folder, 60, wait=False) as attempt:
+        (folder.workspace / "lease").write_text("{}")  # another has taken over
         with pytest.raises(LeaseLostError):
-            workspace.close(a_record())
+            attempt.close(a_record())
         assert not folder.path.exists()
 
 
@@ -64,22 +65,25 @@ def test_an_earlier_failure_is_replaced_as_a_whole(tmp_path):
 
 
 def test_a_run_begun_again_has_only_its_own_rows(folder):
-    with held(folder, 60, wait=False) as workspace:
-        workspace.append(CURVE, [{"step": 1}, {"step": 2}])
-        workspace.interrupt(a_record(INTERRUPTED))
-    with held(folder, 60, wait=False) as workspace:
-        workspace.begin({"seed": 0}, None)
-        workspace.append(CURVE, [{"step": 1}])
-        assert read_rows(workspace.path / CURVE) == [{"step": 1}]
+    with held(folder, 60, wait=False) as attempt:
+        attempt.append(CURVE, [{"step": 1}, {"step": 2}])
+        attempt.interrupt(a_record(INTERRUPTED))
+    with held(folder, 60, wait=False) as attempt:
+        attempt.begin({"seed": 0})
+        attempt.append(CURVE, [{"step": 1}])
+        assert read_rows(attempt.path / CURVE) == [{"step": 1}]
         assert folder.interrupted is None
 
 
-def test_a_run_goes_on_with_its_wandb_run(folder):
-    with held(folder, 60, wait=False) as workspace:
-        workspace.begin({}, "abc")
-        workspace.interrupt(a_record(INTERRUPTED))
-    with held(folder, 60, wait=False) as workspace:
-        assert workspace.wandb_id == "abc"
+def test_each_attempt_has_the_same_wandb_run_and_adds_itself_to_the_history(folder):
+    ids = set()
+    for number in (1, 2):
+        with held(folder, 60, wait=False) as attempt:
+            attempt.begin({})
+            ids.add(attempt.wandb_id)
+            assert len(attempt.history) == number
+            attempt.interrupt(a_record(INTERRUPTED))
+    assert len(ids) == 1
 
 
 def test_a_link_in_place_of_a_runs_folder_is_refused(tmp_path, folder):
@@ -100,9 +104,9 @@ def identity(rows="a", model="m", steps=1):
 def test_a_run_whose_twin_was_begun_with_other_data_is_refused(folder, now, changed):
     begun = folder.path.parent / ".hu-00000000"
     (begun / "checkpoints").mkdir(parents=True)
-    (begun / "identity.json").write_text(json.dumps(identity()))
+    (begun / "begun.json").write_text(json.dumps({"identity": identity()}))
     if changed is None:
-        folder.refuse_other_data(now)
+        folder.refuse_changed_data(now)
         return
     with pytest.raises(ChangedDataError, match=f"^{changed} changed since hu-00000000 was begun"):
-        folder.refuse_other_data(now)
+        folder.refuse_changed_data(now)

@@ -1,20 +1,19 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench.methods.base import AdapterOptions, Factors, Rank
-from bench.methods.full_ft import FullFT
-from bench.methods.hu import Hu
-from bench.methods.lora_xs import LoRAXS
+from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter
 from bench.model.embedded.items import splits
 from bench.model.limits import NO_LIMIT, max_tokens
 from bench.score import Scoring, check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
+from built_methods import built
 from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
@@ -203,7 +202,7 @@ def test_generation_is_greedy_under_any_seed_whatever_the_models_own_generation_
         model, tokenizer = tiny_llama(), word_tokenizer("causal")
         model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, **own)
         if adapted:
-            model, _ = with_adapters(model, Hu())
+            model, _ = with_adapters(model, built("hu"))
         torch.manual_seed(seed)
         return responses(score(model, tokenizer, "causal", generation(), settings()))
 
@@ -370,7 +369,7 @@ def test_code_of_a_model_runs_only_with_leave(monkeypatch):
 RANK = Rank("r3", 3, 6)
 
 
-def with_adapters(model, method, options=None, size=0.3):
+def with_adapters(model, method, options=PLAIN, size=0.3):
     """Adapters that change what the model says, on every kind of projection."""
     layers = adapter.target_layers(model, None)
     wrapped, adapted = adapter.add(model, method, RANK, layers, options)
@@ -384,9 +383,9 @@ def with_adapters(model, method, options=None, size=0.3):
 
 
 METHODS = {
-    "lora": (Hu(), None),
-    "dora": (Hu(), AdapterOptions(use_dora=True)),
-    "lora_xs": (LoRAXS(), None),
+    "lora": (built("hu"), PLAIN),
+    "dora": (built("hu"), replace(PLAIN, use_dora=True)),
+    "lora_xs": (built("lora_xs"), PLAIN),
 }
 
 
@@ -406,7 +405,7 @@ def test_other_kinds_of_models_merge_soundly(build, kind):
     from bench.tasks.examples import Classification
 
     tasks, tokenizer = cola(classification=Classification(("sentence",), 2)), word_tokenizer(kind)
-    model, _ = with_adapters(build(), Hu())
+    model, _ = with_adapters(build(), built("hu"))
     found = score(model, tokenizer, kind, tasks, settings())
     assert check_merged(model, tokenizer, kind, tasks, settings(), found) == {"num_items": 4, "num_differing": 0}
 
@@ -415,7 +414,7 @@ def test_other_kinds_of_models_merge_soundly(build, kind):
 def test_a_merge_that_goes_wrong_is_found(tasks, monkeypatch):
     from peft.tuners.lora.layer import Linear
 
-    model, _ = with_adapters(tiny_llama(), Hu())
+    model, _ = with_adapters(tiny_llama(), built("hu"))
     tasks, tokenizer = tasks(), word_tokenizer("causal")
     found = score(model, tokenizer, "causal", tasks, settings())
     right = Linear.get_delta_weight
@@ -436,10 +435,10 @@ def test_a_regression_may_move_by_rounding_only():
 
 def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
     tasks, tokenizer = cola(), word_tokenizer("causal")
-    full, _ = adapter.add(tiny_llama(), FullFT(), RANK, adapter.target_layers(tiny_llama(), None))
+    full, _ = adapter.add(tiny_llama(), built("full_ft"), RANK, adapter.target_layers(tiny_llama(), None))
     found = score(full, tokenizer, "causal", tasks, settings())
     assert check_merged(full, tokenizer, "causal", tasks, settings(), found) is None
-    adapted, _ = with_adapters(tiny_llama(), Hu())
+    adapted, _ = with_adapters(tiny_llama(), built("hu"))
     assert check_merged(adapted, tokenizer, "causal", tasks, settings(merged_samples=0), found) is None
     assert not any(module.merged for module in adapted.modules() if hasattr(module, "merged_adapters"))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from records import make_record
+from records import a_config, make_record
 
 from bench.runs.record import CorruptRecordError
 from bench.study.protocol import Definition, Rates
@@ -62,8 +62,7 @@ def score(records, expanded, values, status="completed"):
 
 def add(records, cell, value, status="completed"):
     name, run_id = cell.group[0].removeprefix("method="), " ".join(cell.all_overrides)
-    config = {"method": {"name": name}, "seed": 100, "train": {"learning_rate": cell.learning_rate}}
-    record = make_record(run_id, status, name, config, {}, {})
+    record = make_record(run_id, status, name, a_config(name, 100, cell.learning_rate))
     record.scores = [{"task": "t", "metric": "acc", "value": value, "higher_is_better": True}]
     records[run_id] = record
 
@@ -146,7 +145,7 @@ def test_equal_runs_of_a_stage_are_planned_once_and_a_refusal_is_told(records):
     definition = Definition(
         {"method": "hu,lora_ga"}, STAGES | {"published": {"rate": "published", "seed": "0,1"}}, RATES
     )
-    planned = [one for one, _, _ in Expansion(definition, (), compose).planned("published")]
+    planned = [cell.planned for cell in Expansion(definition, (), compose).planned("published")]
     assert [(one.group[0], one.refused) for one in planned] == [
         ("method=hu", "hu cannot"), ("method=hu", "hu cannot"), ("method=lora_ga", None),
     ]  # fmt: skip
@@ -154,7 +153,7 @@ def test_equal_runs_of_a_stage_are_planned_once_and_a_refusal_is_told(records):
 
 def test_what_a_plan_shows_has_no_folder_of_one_machine(records):
     expanded = expansion(["+experiments=e", "data.root=/home/me/data", "results_dir=/tmp/x"])
-    shown = next(expanded.planned("select"))[0].overrides
+    shown = next(expanded.planned("select")).planned.overrides
     assert "data.root=FOLDER" in shown
     assert not any("/" in text for text in shown)
 
@@ -163,7 +162,7 @@ def test_a_grid_is_extended_beyond_the_edge_at_which_the_best_rate_lies(records)
     expanded = expansion(extend=2, params={"method": "hu"})
     rising = {"hu": {3e-3: 0.1, 1e-2: 0.2, 3e-2: 0.3, 1e-1: 0.4, 3e-1: 0.5, 1.0: 0.6}}
     launched = []
-    for batch in stages.batches(expanded, lambda: None):
+    for batch in expanded.batches(lambda: None):
         launched.append([text[-1] for text in batch])
         if len(launched) < 4:
             score(records, expanded, rising)
@@ -191,7 +190,7 @@ def test_a_grid_whose_best_rate_is_its_smallest_is_extended_downwards(records):
 
 def test_stages_run_in_order_and_only_those_asked_for(records):
     expanded = expansion(run="select")
-    assert len(list(stages.batches(expanded, lambda: None))) == 1
+    assert len(list(expanded.batches(lambda: None))) == 1
     with contextlib.suppress(StopIteration):
         assert expanded.definition.asked == ("select",)
 

@@ -12,7 +12,6 @@ from bench.report.judge.statistics import (
     detectable_difference,
     draw_items,
     estimate,
-    holm,
     interquartile_estimate,
     interquartile_mean,
     items_p,
@@ -177,11 +176,6 @@ def test_the_test_over_items_agrees_with_the_permutation_of_pairs():
         (apart,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
     ).pvalue
     assert items_p(apart.mean(), apart.std(ddof=1) / math.sqrt(200), 200) == pytest.approx(permuted, abs=0.02)
-
-
-def test_holm_multiplies_the_smallest_by_all_and_never_decreases():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10])

@@ -1,15 +1,19 @@
 import json
+import os
+import socket
 import time
 
 import pytest
 from test_record import RUN_ID, a_record, finished
 
 from bench import status
-from bench.runs.folder import RunFolder, held
-from bench.runs.lease import Lease, machine
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
+from bench.runs.lease import Lease
 from bench.runs.record import FAILED, INTERRUPTED, WEIGHTS
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, write_plan
+from bench.study.status import SHOWN
 
 
 @pytest.fixture
@@ -22,11 +26,12 @@ def plan(root, *run_ids, experiment="demo"):
     write_plan(root / "study", StudyPlan(experiment, (RUN,), runs))
 
 
-def lease(folder, number=1, **told):
+def lease(folder, host="node7", pid=12, beat=None, progress=None):
     folder.workspace.mkdir(parents=True, exist_ok=True)
-    content = {"owner": "o", "machine": "elsewhere", "host": "node7", "pid": 12, "since": time.time() - 100,
-               "beat": time.time(), "beats": 3, "progress": {}}  # fmt: skip
-    (folder.workspace / f"lease.{number}").write_text(json.dumps(content | told))
+    marker = folder.workspace / "lease"
+    marker.write_text(f"filelock/2\npid={pid}\nhost={host}\nmode=lease\ntoken=another\nduration=60.0\n")
+    os.utime(marker, None if beat is None else (beat, beat))
+    (folder.workspace / "progress.json").write_text(json.dumps({"since": time.time() - 100, **(progress or {})}))
 
 
 def main(capsys, root, *arguments):
@@ -37,11 +42,11 @@ def main(capsys, root, *arguments):
 
 def test_each_state_is_told_from_the_others(tmp_path, folder):
     assert state(folder).name == NEW
-    with held(folder, 60, wait=False) as workspace:
+    with held(folder, 60, wait=False) as attempt:
         assert state(folder).name == RUNNING
-        workspace.interrupt(a_record(INTERRUPTED))
+        attempt.interrupt(a_record(INTERRUPTED))
     assert state(folder).name == INTERRUPTED
-    lease(folder, machine=machine(), pid=2**22 + 1)
+    lease(folder, host=socket.gethostname(), pid=2**22 + 1)
     assert state(folder).name == STALE
     for path in folder.workspace.iterdir():
         path.unlink()
@@ -85,15 +90,15 @@ def test_it_says_where_a_run_is_since_when_and_how_far(tmp_path, folder, capsys)
 def test_it_says_why_a_run_failed_and_how_to_do_it_again(tmp_path, capsys):
     plan(tmp_path, RUN_ID, "hu-other")
     folder = RunFolder(tmp_path, "study", RUN_ID)
-    with held(folder, 60, wait=False) as workspace:
+    with held(folder, 60, wait=False) as attempt:
         record = a_record(FAILED)
         record.error = {"type": "DivergedError", "message": "the loss is nan", "step": 7, "traceback": ""}
-        workspace.close(record)
+        attempt.close(record)
     code, printed = main(capsys, tmp_path)
     assert code == 0
     assert f"{RUN_ID}: DivergedError: the loss is nan (step 7)" in printed
     assert "python -m bench.run +experiments=demo seed=0 hydra.mode=RUN run.retry_failed=true" in printed
-    assert "to go on: python -m bench.run -m +experiments=demo" in printed
+    assert "to continue: python -m bench.run -m +experiments=demo" in printed
     assert [cell.strip() for cell in printed.splitlines()[4].split("|")[1:-1]] == ["run", "2", "0", "1", "1"]
 
 
@@ -105,7 +110,7 @@ def test_runs_that_no_plan_names_are_counted_apart(tmp_path, capsys):
 
 
 def test_many_failures_are_named_only_when_asked(tmp_path, capsys):
-    names = [f"hu-{number:08x}" for number in range(status.SHOWN + 3)]
+    names = [f"hu-{number:08x}" for number in range(SHOWN + 3)]
     plan(tmp_path, *names)
     for name in names:
         finished(tmp_path, FAILED, run_id=name)

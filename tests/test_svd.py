@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bench.methods.svd import SVD, SVDSettings, exact_svd, leading_svd
 from matrices import random
 
-RANDOMIZED = SVDSettings("randomized", 8, 1e-3)
-EXACT = SVDSettings("exact", 8, 1e-3)
+RANDOMIZED = SVDSettings("randomized", 8, 1e-3, 0.5)
+EXACT = SVDSettings("exact", 8, 1e-3, 0.5)
 K = 8
 
 # Of the three ways that leading_svd has, by shape; each in both orientations.
@@ -189,14 +191,14 @@ def test_width_is_the_larger_of_rank_and_need_and_no_more_than_a_side():
 @pytest.mark.parametrize("wrong", [{"solver": "lanczos"}, {"rank": 0}, {"tolerance": 0.0}, {"oversampling": 4}])
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        SVDSettings(**{"solver": "exact", "rank": 8, "tolerance": 1e-3} | wrong)
+        SVDSettings(**{"solver": "exact", "rank": 8, "tolerance": 1e-3, "sketch_bound": 0.5} | wrong)
 
 
 @each_large_shape
 def test_the_estimate_of_the_error_is_honest_where_the_spectrum_decays_slowly(shape):
     """Read before the tolerance is reached, where the error is above rounding."""
     matrix = with_spectrum(shape, powers(0.97))
-    found = solve(matrix, settings=SVDSettings("randomized", K, 0.3))
+    found = solve(matrix, settings=replace(RANDOMIZED, rank=K, tolerance=0.3))
     assert error_of(found, matrix) > 1e-4
     assert 0.2 < found.error / error_of(found, matrix) < 5
 
@@ -214,6 +216,7 @@ def test_the_estimate_of_the_error_is_honest_on_a_flat_spectrum(shape):
 def test_a_tighter_tolerance_gives_a_smaller_error_on_a_slow_spectrum(shape):
     matrix = with_spectrum(shape, powers(0.98))
     errors = [
-        error_of(solve(matrix, 4, SVDSettings("randomized", 4, tolerance)), matrix) for tolerance in (0.5, 1e-2, 1e-4)
+        error_of(solve(matrix, 4, replace(RANDOMIZED, rank=4, tolerance=tolerance)), matrix)
+        for tolerance in (0.5, 1e-2, 1e-4)
     ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from bench.sweep import arguments, guard
+from bench.sweep.search_path import ExperimentsSource
 
 
 def command(*arguments, cwd=None):
@@ -32,6 +33,19 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
     assert exit_status.value.code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_former_names_are_understood_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match=r"train\.held_out_steps is called train\.eval_steps now"):
+        given = arguments.check_arguments(["-m", "train.held_out_steps=5,6", "score.split=selection,test"])
+    assert given == ["-m", "train.eval_steps=5,6", "score.split=validation,test"]
+    write_experiment(tmp_path, "run: {lease_seconds: 9}\nhydra: {sweeper: {params: {score.split: 'selection'}}}\n")
+    with pytest.warns(UserWarning, match=r"run\.lease_seconds is called run\.heartbeat_timeout_seconds now"):
+        found = ExperimentsSource("test", f"experiments://{tmp_path}").load_config("experiments/mine").config
+    assert found == {
+        "run": {"heartbeat_timeout_seconds": 9},
+        "hydra": {"sweeper": {"params": {"score.split": "validation"}}},
+    }
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
@@ -114,7 +128,7 @@ def test_slurm_is_refused_for_a_single_run_which_would_stay_here(tmp_path):
 def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_do(compose_run):
     def hint(ranks, *overrides):
         methods = ("hu", "lora_ga", "lora_sb")
-        return guard._hint([compose_run(f"method={m}", f"rank={r}", *overrides) for m in methods for r in ranks])
+        return guard.hint([compose_run(f"method={m}", f"rank={r}", *overrides) for m in methods for r in ranks])
 
     apart = "lora_ga, lora_sb: some ranks need calibrations of their own; svd.rank=128 lets all share one"
     assert hint(["r8", "r64"]) == apart
@@ -122,12 +136,8 @@ def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_d
     assert hint(["r4", "r8", "r16"]) is None
 
 
-def test_cells_composed_together_are_those_composed_alone(expand, compose_run):
-    together = {run.run_id for run in expand("+experiments=demo")}
-    for method in ("hu", "lora_sb"):
-        for seed in (0, 2):
-            assert compose_run(f"method={method}", f"seed={seed}", "train=demo").run_id in together
-    rates = expand("+experiments=learning_rate")
+def test_values_of_an_experiment_are_those_of_its_file(expand):
+    rates = expand("+experiments=learning_rate", "method=hu")
     assert {run.seed for run in rates} == {100, 101}
     assert sorted({run.train.learning_rate for run in rates}) == [
         5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1,

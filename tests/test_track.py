@@ -3,31 +3,26 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wandb
 from records import make_record
 
 from bench.runs.record import COMPLETED, FAILED
-from bench.runs.tracking import Track, Tracker, tags
+from bench.runs.tracking import Track, Tracker
 from bench.train.probe import Row
 
 SCORE = {"task": "gsm_tiny", "metric": "exact_match", "value": 0.25, "stderr": 0.1, "num_examples": 4}
 KEY = "0123456789abcdef" * 2 + "01234567"
 
 
-def a_config(method="hu.Hu", name="hu", learning_rate=0.01, **others):
-    return {
-        "seed": 3,
-        "method": {"name": name, "_target_": f"bench.methods.{method}"},
-        "rank": {"name": "r8"},
-        "task": {"name": "gsm_tiny"},
-        "model": {"name": "tiny_llama", "path": "tiny_llama"},
-        "train": {"learning_rate": learning_rate},
-        **others,
-    }
+def a_tracker(folder, mode="offline", wandb_id=None, config=None, **others):
+    about = {"run_id": "hu-1", "study": "study", "trains": True, "tags": ["hu", "r8"], "results_dir": folder, **others}
+    run = SimpleNamespace(track=Track(mode, "p"), to_dict=lambda: config or {"seed": 3}, **about)
+    return Tracker(run, wandb_id or uuid.uuid4().hex)
 
 
 def a_record(status=COMPLETED):
@@ -40,11 +35,11 @@ def a_record(status=COMPLETED):
 
 @pytest.fixture(autouse=True)
 def nothing_lost(monkeypatch):
-    monkeypatch.setattr("bench.runs.tracking._lost", set())
+    monkeypatch.setattr("bench.runs.tracking._failed", set())
 
 
-def tracked(folder, status=COMPLETED, config=None, record=None, mode="offline"):
-    with Tracker(Track(mode, "p"), folder, "hu-1", "study", config or a_config()) as tracker:
+def tracked(folder, status=COMPLETED, record=None, **about):
+    with a_tracker(folder, **about) as tracker:
         tracker.log({}, [Row(0, "all", "cosine", 0.5), Row(0, "layers.0.q_proj", "cosine", 0.1)])
         for step, eval_loss in ((1, 2.0), (2, 2.5)):
             row = {"step": step, "loss": 3.0 - step, "eval_loss": eval_loss, "tokens": 10 * step}
@@ -65,17 +60,19 @@ def of_type(folder, kind):
     return [row[kind] for row in rows if row.get("type") == kind]
 
 
-def of_type_items(folder):
-    return [row["item"] for row in of_type(folder, "history")]
-
-
 def whole(folder):
     return json.loads(inspected(folder, "--summary"))
 
 
-def test_an_offline_run_holds_the_curve_and_the_alignment_of_all_layers_by_step(tmp_path):
-    rows = of_type_items(tracked(tmp_path))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """W&B's folder of a completed run, tracked offline."""
+    return tracked(tmp_path_factory.mktemp("tracked"), tags=["hu", "m" * 100, "hu"])
+
+
+def test_an_offline_run_holds_the_curve_and_the_alignment_of_all_layers_by_step(folder):
     kept = ("train/step", "train/loss", "train/tokens", "alignment/cosine")
+    rows = [row["item"] for row in of_type(folder, "history")]
     assert [{key: row[key] for key in kept if key in row} for row in rows] == [
         {"train/step": 0, "alignment/cosine": 0.5},
         {"train/step": 1, "train/loss": 2.0, "train/tokens": 10},
@@ -83,42 +80,34 @@ def test_an_offline_run_holds_the_curve_and_the_alignment_of_all_layers_by_step(
     ]
 
 
-def test_a_run_carries_its_study_as_group_and_its_axes_as_tags_and_configuration(tmp_path):
-    folder = tracked(tmp_path)
+def test_a_run_carries_its_study_as_group_and_its_axes_as_tags(folder):
     (run,) = of_type(folder, "run")
     assert (run["run_group"], run["job_type"]) == ("study", "train")
-    assert run["tags"] == ["hu", "r8", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]
-    config = whole(folder)["config"]
-    assert (config["seed"], config["rank"]["name"], config["train"]["learning_rate"]) == (3, "r8", 0.01)
+    assert run["tags"] == ["hu", "m" * 64]  # W&B refuses a longer one
 
 
-def test_an_untrained_run_is_a_score_and_has_no_axis_that_it_ignores(tmp_path):
-    config = a_config("none.NoTraining", "none", None)
-    (run,) = of_type(tracked(tmp_path, config=config), "run")
-    assert run["job_type"] == "score"
-    assert run["tags"] == ["none", "gsm_tiny", "tiny_llama"]
+@pytest.mark.parametrize(
+    ("method", "tags"),
+    [
+        ("hu", ["hu", "r8", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]),
+        ("full_ft", ["full_ft", "gsm_tiny", "tiny_llama", "seed 3", "lr 0.01"]),
+        ("none", ["none", "gsm_tiny", "tiny_llama"]),
+    ],
+)
+def test_the_tags_of_a_run_are_the_axes_that_apply_to_it(compose_run, method, tags):
+    assert compose_run(f"method={method}", "rank=r8", "seed=3", "train.learning_rate=0.01").tags == tags
 
 
-def test_full_fine_tuning_has_no_rank_among_its_tags():
-    assert tags(a_config("full_ft.FullFT", "full_ft", 2e-5)) == [
-        "full_ft", "gsm_tiny", "tiny_llama", "seed 3", "lr 2e-05",
-    ]  # fmt: skip
-
-
-def test_a_tag_is_no_longer_than_wandb_takes():
-    assert max(map(len, tags(a_config(name="m" * 100)))) == 64
-
-
-def test_curves_and_alignment_are_drawn_against_the_training_step(tmp_path):
-    metrics = {m.get("name") or m["glob_name"]: m for m in of_type(tracked(tmp_path), "metric")}
+def test_curves_and_alignment_are_drawn_against_the_training_step(folder):
+    metrics = {m.get("name") or m["glob_name"]: m for m in of_type(folder, "metric")}
     for name in ("train/*", "alignment/*", "train/eval_loss", "train/tokens"):
         assert metrics[name]["step_metric"] == "train/step"
     hidden = {name for name, metric in metrics.items() if metric["options"].get("hidden")}
     assert hidden == {"train/step", "train/tokens", "train/seconds"}
 
 
-def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp_path):
-    summary = whole(tracked(tmp_path))["summary"]
+def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(folder):
+    found = whole(folder)
     expected = {
         "status": COMPLETED,
         "score/gsm_tiny/exact_match": 0.25,
@@ -129,44 +118,38 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(tmp
         "seconds/train": 4.5,
         "train/eval_loss": {"min": 2.0, "last": 2.5},
     }
-    assert {key: summary[key] for key in expected} == expected
+    assert {key: found["summary"][key] for key in expected} == expected
+    assert found["config"]["seed"] == 3
 
 
-def test_a_failed_run_says_which_error_and_not_its_text(tmp_path):
+def test_wandbs_own_logs_which_name_folders_do_not_stay(folder):
+    assert not list(folder.rglob("*.log"))
+
+
+def test_a_failed_run_sends_which_error_and_no_text_folder_key_or_host(tmp_path, monkeypatch):
+    for name, value in (("API_KEY", KEY), ("HOST", "a-host-of-mine"), ("USERNAME", "a-user-of-mine")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    local = {"results_dir": "/home/someone/results", "cache": {"dir": "/home/someone"}, "data": {"root": "data/mine"}}
+    config = local | {"model": {"path": "/home/someone/llama"}, "task": {"x": ["/a/b"]}}
     record = a_record(FAILED)
     record.error = {"type": "DivergedError", "message": "in /home/someone", "step": 7, "traceback": "/home/someone"}
-    folder = tracked(tmp_path, record=record)
-    summary = whole(folder)["summary"]
-    assert (summary["status"], summary["error/type"], summary["error/step"]) == (FAILED, "DivergedError", 7)
-    assert "/home/someone" not in inspected(folder)
-    assert whole(folder)["exit_code"] == 1
-
-
-def test_no_folder_no_key_and_no_host_is_sent(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_HOST", "a-host-of-mine")
-    monkeypatch.setenv("WANDB_USERNAME", "a-user-of-mine")
-    local = {"results_dir": "/home/someone/results", "cache": {"dir": "/home/someone"}, "data": {"root": "data/mine"}}
-    config = a_config(
-        **local, model={"name": "local", "path": "/home/someone/llama"}, task={"name": "t", "x": ["/a/b"]}
-    )
-    folder = tracked(tmp_path, config=config)
+    folder = tracked(tmp_path, record=record, config=config, trains=False)
     (sent,) = folder.glob("*.wandb")
-    found = [
-        text
-        for text in ("/home/someone", "data/mine", "/a/b", str(tmp_path), KEY, "a-host-of-mine", "a-user-of-mine")
-        if text.encode() in sent.read_bytes()
-    ]
-    assert found == []
+    local_texts = ("/home/someone", "data/mine", "/a/b", str(tmp_path), KEY, "a-host-of-mine", "a-user-of-mine")
+    assert [text for text in local_texts if text.encode() in sent.read_bytes()] == []
     assert not list(folder.glob("files/*"))
-    assert whole(folder)["config"]["model"]["path"] == "llama"
+    found = whole(folder)
+    assert found["config"]["model"]["path"] == "llama"
+    assert [found["summary"][key] for key in ("status", "error/type", "error/step")] == [FAILED, "DivergedError", 7]
+    assert found["exit_code"] == 1
+    assert of_type(folder, "run")[0]["job_type"] == "score"
 
 
 def test_wandb_that_cannot_be_started_is_one_warning_and_no_second_wait(tmp_path, monkeypatch):
     tried = []
 
-    def init(**_):
-        tried.append(1)
+    def init(**given):
+        tried.append(given)
         raise wandb.errors.CommError("no answer\nfor 30 s")
 
     monkeypatch.setattr(wandb, "init", init)
@@ -174,13 +157,15 @@ def test_wandb_that_cannot_be_started_is_one_warning_and_no_second_wait(tmp_path
         folders = [tracked(tmp_path), tracked(tmp_path)]
     assert folders == [None, None]
     assert len(tried) == len(caught) == 1
+    assert 0 < tried[0]["settings"].init_timeout <= 90
+    assert 0 < tried[0]["settings"].finish_timeout <= 600
 
 
 def test_a_server_that_refuses_is_one_warning_and_the_runs_are_tracked_offline(tmp_path, monkeypatch):
     asked, init = [], wandb.init
 
     def refusing(mode, **given):
-        asked.append(mode)
+        asked.append((mode, given["id"], given.get("resume")))
         if mode == "online":
             raise wandb.errors.CommError(f"connection refused, key {KEY}")
         return init(mode=mode, **given)
@@ -188,102 +173,11 @@ def test_a_server_that_refuses_is_one_warning_and_the_runs_are_tracked_offline(t
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(wandb, "init", refusing)
     with pytest.warns(UserWarning, match="cannot be reached.*tracked offline.*CommError") as caught:
-        folders = [tracked(tmp_path, mode="online"), tracked(tmp_path, mode="online")]
-    assert asked == ["online", "offline", "offline"]
+        folders = [tracked(tmp_path, mode="online", wandb_id=name) for name in ("a1", "b2")]
+    assert asked == [("online", "a1", "allow"), ("offline", "a1", None), ("offline", "b2", None)]
     assert all(folder.name.startswith("offline-run-") for folder in folders)
     assert len(caught) == 1
     assert KEY not in str(caught[0].message)
-
-
-CHILD = """
-import json, os, sys, time, warnings
-sys.path.insert(0, {tests!r})
-import test_track
-from bench import track
-track.INIT_TIMEOUT, track.FINISH_TIMEOUT = 2.0, 2.0
-port, server, signal, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), test_track.Path(sys.argv[4])
-os.environ |= dict(WANDB_BASE_URL=f"http://127.0.0.1:{{port}}", WANDB_API_KEY=test_track.KEY)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    begun = time.monotonic()
-    with track.Tracker(track.Track("online", "p"), folder, "hu-1", "study", test_track.a_config()) as tracker:
-        online = tracker.sync_path is None
-        if signal:
-            os.kill(server, signal)
-        for step in range(1, 21):
-            tracker.log(dict(step=step, loss=1.0), [])
-        tracker.finish(test_track.a_record())
-    first, begun = time.monotonic() - begun, time.monotonic()
-    second = test_track.tracked(folder, mode="online")
-    again = time.monotonic() - begun
-said = [str(one.message) for one in caught if str(one.message).startswith("W&B")]
-print(json.dumps(dict(online=online, paths=[str(tracker.sync_path), str(second)], said=said, seconds=[first, again])))
-"""
-
-
-@pytest.mark.parametrize(
-    ("server", "sent", "began_online"),
-    [("silent", 0, False), pytest.param("answering", signal.SIGSTOP, True, marks=pytest.mark.faults)],
-    ids=["never answers", "falls silent"],
-)
-def test_a_server_that_is_lost_costs_a_bounded_wait_and_the_rows_are_kept(tmp_path, server, sent, began_online):
-    here = Path(__file__).parent
-    serving = subprocess.Popen(
-        [sys.executable, str(here / "wandb_server.py"), server],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        port = serving.stdout.readline().strip()
-        child = [
-            sys.executable,
-            "-c",
-            CHILD.format(tests=str(here)),
-            port,
-            str(serving.pid),
-            str(int(sent)),
-            str(tmp_path),
-        ]
-        done = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL)
-    finally:
-        serving.kill()
-        serving.communicate()
-    found = json.loads(done.stdout)
-    assert found["online"] == began_online, found
-    assert len(found["said"]) == 1
-    assert "tracked offline" in found["said"][0]
-    first, second = (Path(path) for path in found["paths"])
-    assert second.name.startswith("offline-run-")
-    assert [row["train/step"] for row in of_type_items(first)] == list(range(1, 21))
-    assert max(found["seconds"]) < 40  # limits of 2 s, on a busy machine
-    assert KEY not in done.stdout + done.stderr
-    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_a_run_that_is_resumed_goes_on_under_the_same_id(tmp_path):
-    names = []
-    for step in (1, 2):
-        with Tracker(Track("offline", "p"), tmp_path, "hu-1", "study", a_config(), wandb_id="a1b2c3") as tracker:
-            tracker.log({"step": step, "loss": 1.0}, [])
-        names.append(tracker.sync_path.name)
-        time.sleep(1.1)  # W&B names the folder by the second
-    assert all(name.endswith("-a1b2c3") for name in names)
-    assert [row["train/step"] for name in names for row in of_type_items(tmp_path / "wandb" / name)] == [1, 2]
-
-
-def test_a_resumed_run_asks_the_server_for_the_same_run(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(wandb, "init", lambda **given: (seen.append(given), 1 / 0))
-    with pytest.warns(UserWarning, match="W&B"):
-        Tracker(Track("online", "p"), tmp_path, "hu-1", "study", a_config(), wandb_id="a1b2c3")
-    online, offline = seen
-    assert (online["mode"], online["id"], online["resume"]) == ("online", "a1b2c3", "allow")
-    assert (offline["mode"], offline["id"], "resume" in offline) == ("offline", "a1b2c3", False)
-
-
-def test_wandbs_own_logs_which_name_folders_do_not_stay(tmp_path):
-    assert not list(tracked(tmp_path).rglob("*.log"))
 
 
 def test_wandb_that_stops_answering_is_one_warning_and_does_not_stop_the_run(tmp_path, monkeypatch):
@@ -296,26 +190,67 @@ def test_wandb_that_stops_answering_is_one_warning_and_does_not_stop_the_run(tmp
     assert len(caught) == 1
 
 
-def test_a_wait_for_wandb_has_an_end(tmp_path, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(wandb, "init", lambda **given: (seen.update(given), 1 / 0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tracked(tmp_path)
-    assert 0 < seen["settings"].init_timeout <= 90
-    assert 0 < seen["settings"].finish_timeout <= 600
+CHILD = """
+import json, os, sys, time, warnings
+sys.path.insert(0, {tests!r})
+import test_track
+from bench.runs import tracking
+tracking.INIT_TIMEOUT, tracking.FINISH_TIMEOUT = 2.0, 2.0
+port, server, signal, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), test_track.Path(sys.argv[4])
+os.environ |= dict(WANDB_BASE_URL=f"http://127.0.0.1:{{port}}", WANDB_API_KEY=test_track.KEY)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    with test_track.a_tracker(folder, mode="online") as tracker:
+        online = tracker.sync_path is None
+        if signal:
+            os.kill(server, signal)
+        for step in range(1, 21):
+            tracker.log(dict(step=step, loss=1.0), [])
+        tracker.finish(test_track.a_record())
+    second = test_track.tracked(folder, mode="online")
+said = [str(one.message) for one in caught if str(one.message).startswith("W&B")]
+print(json.dumps(dict(online=online, paths=[str(tracker.sync_path), str(second)], said=said)))
+"""
 
 
-def test_two_runs_in_one_process_do_not_mix(tmp_path):
-    one, two = tracked(tmp_path / "a", FAILED), tracked(tmp_path / "b")
-    assert one != two
-    assert one.is_dir()
-    assert two.is_dir()
+@pytest.mark.parametrize(
+    ("server", "sent", "began_online"),
+    [("silent", 0, False), pytest.param("answering", signal.SIGSTOP, True, marks=pytest.mark.faults)],
+    ids=["never answers", "falls silent"],
+)
+def test_a_server_that_is_lost_costs_a_bounded_wait_and_the_rows_are_kept(tmp_path, server, sent, began_online):
+    here = Path(__file__).parent
+    serve = [sys.executable, str(here / "wandb_server.py"), server]
+    serving = subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        given = [serving.stdout.readline().strip(), str(serving.pid), str(int(sent)), str(tmp_path)]
+        child = [sys.executable, "-c", CHILD.format(tests=str(here)), *given]
+        done = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL)
+    finally:
+        serving.kill()
+        serving.communicate()
+    found = json.loads(done.stdout)
+    assert found["online"] == began_online, found
+    assert len(found["said"]) == 1
+    assert "tracked offline" in found["said"][0]
+    first, second = (Path(path) for path in found["paths"])
+    assert second.name.startswith("offline-run-")
+    assert [row["item"]["train/step"] for row in of_type(first, "history")] == list(range(1, 21))
+    assert KEY not in done.stdout + done.stderr
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_run_that_is_resumed_goes_on_under_the_same_id(tmp_path):
+    folders = []
+    for step in (1, 2):
+        with a_tracker(tmp_path, wandb_id="a1b2c3") as tracker:
+            tracker.log({"step": step, "loss": 1.0}, [])
+        folders.append(tracker.sync_path)
+        time.sleep(1.1)  # W&B names the folder by the second
+    assert all(folder.name.endswith("-a1b2c3") for folder in folders)
+    assert [row["item"]["train/step"] for folder in folders for row in of_type(folder, "history")] == [1, 2]
 
 
 def test_track_none_writes_nothing(tmp_path):
-    with Tracker(Track("none", "p"), tmp_path / "study", "hu-1", "study", {}) as tracker:
-        tracker.log({"step": 1, "loss": 1.0}, [])
-        tracker.finish(a_record())
-    assert tracker.sync_path is None
+    assert tracked(tmp_path / "study", mode="none") is None
     assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,12 @@ from test_record import RUN_ID, finished
 
 from bench import verify
 from bench.runs.record import CURVE, OUTCOMES, RECORD, WEIGHTS, read_record, write_record
+from bench.runs.verify import problems
 
 
 def test_a_run_that_is_as_it_was_written_has_no_problem(tmp_path, capsys):
     folder = finished(tmp_path)
-    assert verify.problems(folder.path) == []
+    assert problems(folder.path) == []
     assert verify.main([str(folder.path)]) == 0
     assert capsys.readouterr().out == f"{RUN_ID}: as it was written\n"
 
@@ -28,9 +29,9 @@ def test_a_file_with_one_changed_byte_is_found(tmp_path, capsys, name):
 def test_weights_may_be_missing_and_nothing_else(tmp_path):
     folder = finished(tmp_path)
     (folder.path / WEIGHTS).unlink()
-    assert verify.problems(folder.path) == []
+    assert problems(folder.path) == []
     (folder.path / CURVE).unlink()
-    assert len(verify.problems(folder.path)) == 1
+    assert len(problems(folder.path)) == 1
 
 
 def test_a_record_that_was_edited_is_found(tmp_path):
@@ -38,7 +39,7 @@ def test_a_record_that_was_edited_is_found(tmp_path):
     content = json.loads((folder.path / RECORD).read_text())
     content["label"] = "better"
     (folder.path / RECORD).write_text(json.dumps(content))
-    assert "changed since it was written" in verify.problems(folder.path)[0]
+    assert "changed since it was written" in problems(folder.path)[0]
 
 
 def test_a_record_of_another_run_is_found(tmp_path):
@@ -46,11 +47,11 @@ def test_a_record_of_another_run_is_found(tmp_path):
     record = read_record(folder.path)
     record.identity = {"seed": 7}
     write_record(folder.path, record)
-    assert "by what its identity hashes to" in verify.problems(folder.path)[0]
+    assert "by what its identity hashes to" in problems(folder.path)[0]
 
 
 def test_a_missing_folder_is_one_problem(tmp_path):
-    assert len(verify.problems(tmp_path / "nothing")) == 1
+    assert len(problems(tmp_path / "nothing")) == 1
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_rerun_finds_a_number_that_was_made_up(run, capsys):
     record = read_record(run.path)
     record.scores[0].value += 0.5
     write_record(run.path, record)
-    assert verify.problems(run.path) == []  # it was forged with a checksum of its own
+    assert problems(run.path) == []  # it was forged with a checksum of its own
     assert verify.main([str(run.path), "--rerun"]) == 1
     printed = capsys.readouterr().out
     assert "differs: record.scores[0].value: " in printed

@@ -1,35 +1,31 @@
 """What test_parallel.py has two processes do: this module, unlike a test's, can be imported by a process it starts."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from bench.init.calibrate import Wanted, calibrate
+from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Rank
-from bench.methods.eva import EVA
-from bench.methods.hu import Hu
-from bench.methods.lora_ga import LoRAGA
-from bench.methods.lora_sb import LoRASB
-from bench.methods.milora import MiLoRA
-from bench.methods.pissa import PiSSA
-from bench.methods.svd import SVDSettings
+from bench.methods.svd import EXACT
 from bench.model import adapter
 from bench.process import ranks
+from built_methods import built
 from models import random_batch, tiny_llama
 from starts import start
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SVD = SVDSettings(solver="exact", rank=5, tolerance=1e-3, sketch_bound=1.0)
+SVD = replace(EXACT, rank=5)
 METHODS = {
-    "hu": Hu(),
-    "lora_ga": LoRAGA(),
-    "lora_ga sketched": LoRAGA(gradient="sketch"),
-    "lora_sb": LoRASB(),
-    "lora_sb official": LoRASB(variant="official"),
-    "eva": EVA(),
-    "milora": MiLoRA(),
-    "pissa": PiSSA(),
+    "hu": built("hu"),
+    "lora_ga": built("lora_ga"),
+    "lora_ga sketched": built("lora_ga", gradient="sketch"),
+    "lora_sb": built("lora_sb"),
+    "lora_sb official": built("lora_sb", variant="official"),
+    "eva": built("eva"),
+    "milora": built("milora"),
+    "pissa": built("pissa"),
 }
 
 
@@ -50,9 +46,9 @@ def found(batches):
         if begun.calibration and begun.calibration.loss:
             results[f"{name}/loss"] = torch.tensor(begun.calibration.loss)
     model = tiny_llama()
-    everything = Wanted(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
     statistics = calibrate(model, adapter.target_layers(model, PROJECTIONS), batches, everything)
-    for kind in everything.keeps:
+    for kind in everything.matrices:
         results |= {f"{kind}/{layer}": matrix for layer, matrix in getattr(statistics, kind).items()}
     return results
 

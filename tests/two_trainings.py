@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,16 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from bench.methods.base import AdapterOptions, Rank
-from bench.methods.full_ft import FullFT
-from bench.methods.hu import Hu
-from bench.methods.lora_ga import LoRAGA
-from bench.methods.lora_sb import LoRASB
+from bench.methods.base import PLAIN, AdapterOptions, Rank
 from bench.process import ranks
 from bench.runs.checkpoint import Checkpointing, Checkpoints
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
 from bench.train.probe import AlignmentProbe, Measure
+from built_methods import built
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 from starts import start
 
@@ -62,37 +59,37 @@ class Case:
     model: object
     method: object
     kind: str = "causal"
-    options: AdapterOptions | None = None
+    options: AdapterOptions = PLAIN
     settings: dict = field(default_factory=dict)
 
 
 HALVES = {"batch_size": 2, "gradient_accumulation_steps": 2}
 CASES = {
-    "hu": Case(tiny_llama, Hu()),
-    "hu accumulated": Case(tiny_llama, Hu(), settings=HALVES),
-    "lora_ga": Case(tiny_llama, LoRAGA()),
-    "lora_sb": Case(tiny_llama, LoRASB()),
-    "full_ft": Case(tiny_llama, FullFT()),
-    "full_ft accumulated": Case(tiny_llama, FullFT(), settings=HALVES),
-    "dora": Case(tiny_llama, Hu(), options=AdapterOptions(use_dora=True)),
-    "loraplus": Case(tiny_llama, Hu(), options=AdapterOptions(loraplus_lr_ratio=4.0)),
-    "bfloat16 base": Case(lambda: tiny_llama().bfloat16(), Hu()),
-    "encoder": Case(bert, Hu(), "encoder"),
-    "encoder accumulated": Case(bert, Hu(), "encoder", settings=HALVES),
-    "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), Hu(), "seq2seq"),
-    "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), Hu(), "seq2seq", settings=HALVES),
+    "hu": Case(tiny_llama, built("hu")),
+    "hu accumulated": Case(tiny_llama, built("hu"), settings=HALVES),
+    "lora_ga": Case(tiny_llama, built("lora_ga")),
+    "lora_sb": Case(tiny_llama, built("lora_sb")),
+    "full_ft": Case(tiny_llama, built("full_ft")),
+    "full_ft accumulated": Case(tiny_llama, built("full_ft"), settings=HALVES),
+    "dora": Case(tiny_llama, built("hu"), options=replace(PLAIN, use_dora=True)),
+    "loraplus": Case(tiny_llama, built("hu"), options=replace(PLAIN, loraplus_lr_ratio=4.0)),
+    "bfloat16 base": Case(lambda: tiny_llama().bfloat16(), built("hu")),
+    "encoder": Case(bert, built("hu"), "encoder"),
+    "encoder accumulated": Case(bert, built("hu"), "encoder", settings=HALVES),
+    "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq"),
+    "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq", settings=HALVES),
 }
 SHARDED = ["hu accumulated", "lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
 REPLICATED = [name for name in CASES if name not in ("dora", "loraplus", "bfloat16 base")]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
-RESUMED = {"head": Case(tiny_bert, Hu(), "encoder"), "whole": Case(tiny_llama, FullFT())}
+RESUMED = {"head": Case(tiny_bert, built("hu"), "encoder"), "whole": Case(tiny_llama, built("full_ft"))}
 
 
 class Logbook:
     """Keeps what a training tells, and its checkpoints where it is given a folder."""
 
     def __init__(self, checkpoints=None, found=None):
-        self.checkpoints, self.found = checkpoints, found
+        self.checkpoints, self.resume_from = checkpoints, found
         self.rows, self.alignment = [], []
 
     def log(self, row, alignment):
@@ -129,7 +126,7 @@ def trained(case, how, logbook=None):
 
 def resumed(case, how, folder):
     """A training with checkpoints, and what is left if it is gone on with from the one in the middle."""
-    checkpoints = Checkpoints(folder, Checkpointing(steps=2, keep=9), {"num_processes": ranks.size()})
+    checkpoints = Checkpoints(folder, Checkpointing(minutes=5, steps=2, keep=9), {"num_processes": ranks.size()})
     once = trained(case, how, Logbook(checkpoints))
     if ranks.rank() == 0:
         shutil.rmtree(folder / "checkpoint-4")
@@ -167,7 +164,7 @@ def shares(model):
 
     release, sharding.ShardedLayout._release = sharding.ShardedLayout._release, looking
     try:
-        trained(Case(lambda: model, FullFT()), "fsdp")
+        trained(Case(lambda: model, built("full_ft")), "fsdp")
     finally:
         sharding.ShardedLayout._release = release
     return seen[0]

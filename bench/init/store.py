@@ -1,8 +1,8 @@
-"""What calibration found, kept for the other cells of a sweep: one file an entry, named by all it depends on.
+"""The cache of calibrations: one safetensors file an entry, named by a hash of all that it depends on.
 
-`python -m bench.cache` lists it; `--clear` empties it. An entry is a safetensors file whose metadata holds a checksum
-of its tensors; it is written under another name and renamed when it is whole. Who computes an entry holds its lock,
-so that another process that needs it waits and reads.
+`python -m bench.cache` lists it, `--clear` empties it. The metadata of an entry hold a checksum of its tensors; the
+file is written under another name and renamed when it is complete. A process that computes an entry holds its lock, so
+that another process that needs the entry waits for it and reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
 
+from bench.process import ranks
 from bench.process.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.init.calibrate.result import Calibration
+
 FOLDER_VARIABLE = "LORA_INIT_BENCH_CACHE"
 SUFFIX = ".safetensors"
-Entry = tuple["dict[str, Tensor]", dict[str, Any]]
+Entry = tuple["dict[str, Tensor]", dict[str, Any]]  # tensors by name, and everything else as plain values
 
 
 def default_folder() -> Path:
@@ -40,12 +43,12 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Cache:
-    """The `cache` key; nothing of it can change a number.
+    """The `cache` key; it cannot change a number.
 
     Attributes:
         enabled: whether entries are read and written.
         dir: the folder; None for `default_folder`.
-        max_gb: size in 10⁹ bytes above which the entries that were not used for longest are deleted.
+        max_gb: size in 10⁹ bytes above which the least recently used entries are deleted.
     """
 
     enabled: bool
@@ -54,32 +57,40 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        """Where the entries lie."""
+        """The folder of the entries."""
         return self.dir.expanduser() if self.dir else default_folder()
 
-    def fetch(self, key: str, title: str, compute: Callable[[], Entry]) -> tuple[Entry, bool]:
-        """The entry of a key, and whether it was read; otherwise it is computed and kept.
+    def fetch(
+        self, key: str, title: str, compute: Callable[[], Calibration], kind: type[Calibration]
+    ) -> tuple[Calibration, bool]:
+        """Reads the entry of a key, or computes and stores it; rank 0 alone reads and writes.
 
         A folder that cannot be written, or an entry that is corrupt, is warned about and costs the computation only.
+        Another process that needs the same entry waits for the lock, and reads.
 
         Args:
-            key: names the file; a hash of all that the entry depends on.
-            title: what the listing shows.
+            key: the name of the file; a hash of all that the entry depends on.
+            title: what `python -m bench.cache` lists.
+            compute: called on every rank if there is no entry.
+            kind: Calibration, whose `from_entry` reads an entry.
+
+        Returns:
+            The calibration, and whether it was read.
         """
         from filelock import FileLock
 
-        if not self.usable():
-            return compute(), False
-        with FileLock(self.folder / f"{key}.lock"):
-            found = self.look(key)
-            if found is not None:
-                return found, True
-            entry = compute()
-            self.keep(key, title, entry)
-        return entry, False
+        usable = ranks.rank() == 0 and self.usable()
+        with FileLock(self.folder / f"{key}.lock") if usable else nullcontext():
+            entry = ranks.broadcast_object(self.look(key) if usable else None)
+            if entry is not None:
+                return kind.from_entry(*entry), True
+            found = compute()
+            if usable:
+                self.keep(key, title, *found.to_entry())
+        return found, False
 
     def usable(self) -> bool:
-        """Whether there is a folder to read from and write to; one that cannot be written is warned about."""
+        """Whether the folder can be read and written; a folder that cannot be written is warned about."""
         if not self.enabled:
             return False
         try:
@@ -91,13 +102,12 @@ class Cache:
             return False
 
     def look(self, key: str) -> Entry | None:
-        """The entry of a key, if there is one and it is whole."""
+        """The entry of a key; None, after a warning if it is corrupt, where there is none."""
         path = self.folder / f"{key}{SUFFIX}"
         return _read(path) if path.is_file() else None
 
-    def keep(self, key: str, title: str, entry: Entry) -> None:
-        """Writes an entry, and makes room for it."""
-        tensors, facts = entry
+    def keep(self, key: str, title: str, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Writes an entry, and deletes others to make room; what cannot be written is warned about."""
         path = self.folder / f"{key}{SUFFIX}"
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size > 1e9 * self.max_gb:
@@ -123,7 +133,7 @@ def _write(path: Path, title: str, tensors: dict[str, Tensor], facts: Mapping[st
 
 
 def _read(path: Path) -> Entry | None:
-    """The entry, marked as used; None, after a warning, if it is not what was written."""
+    """The entry, marked as used; None, after a warning, if its checksum does not hold."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -143,7 +153,7 @@ def _read(path: Path) -> Entry | None:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and every bit."""
+    """A hash of the tensors' names, types, shapes and bits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
@@ -162,7 +172,7 @@ class Listed:
 
 
 def entries(folder: Path) -> list[Listed]:
-    """The entries, the one used last first."""
+    """The entries, most recently used first."""
     from safetensors import SafetensorError, safe_open
 
     found = []
@@ -179,7 +189,7 @@ def entries(folder: Path) -> list[Listed]:
 
 
 def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
-    """Deletes the entries that were not used for longest until the rest fits; returns what it deleted."""
+    """Deletes the least recently used entries but `kept` until the rest fits into max_bytes; returns their paths."""
     total, deleted = 0, []
     for entry in entries(folder):
         total += entry.num_bytes
@@ -190,7 +200,7 @@ def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
 
 
 def clear(folder: Path) -> int:
-    """Deletes every entry, and what was left half written; returns how many entries there were."""
+    """Deletes every entry, lock and unfinished file; returns the number of entries."""
     found = entries(folder)
     for pattern in (f"*{SUFFIX}", ".*.tmp", "*.lock"):
         for path in folder.glob(pattern):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral, Trainable
 
 FrozenFactor = Literal["random_orthonormal", "kaiming", "singular_vectors"]
 
@@ -30,25 +30,20 @@ def _orthonormal_columns(rows: int, columns: int, generator: torch.Generator) ->
 
 
 @dataclass(frozen=True, config=STRICT)
-class AsymmetryB:
+class AsymmetryB(Method):
     """A frozen, B zero and trained."""
 
     label: ClassVar[str] = "B only"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
-    frozen: FrozenFactor = "random_orthonormal"
+    scaling: ScalingRule
+    frozen: FrozenFactor
 
     @property
     def decomposes(self) -> frozenset[Spectral]:
         """W, where its singular vectors are asked for."""
         return _decomposed(self.frozen)
-
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A r orthonormal rows, or uniform in ±1/√in, or the first r right singular vectors of W."""
@@ -64,25 +59,20 @@ class AsymmetryB:
 
 
 @dataclass(frozen=True, config=STRICT)
-class AsymmetryA:
+class AsymmetryA(Method):
     """B frozen, A zero and trained."""
 
     label: ClassVar[str] = "A only"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
-    frozen: FrozenFactor = "random_orthonormal"
+    scaling: ScalingRule
+    frozen: FrozenFactor
 
     @property
     def decomposes(self) -> frozenset[Spectral]:
         """W, where its singular vectors are asked for."""
         return _decomposed(self.frozen)
-
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_B r orthonormal columns, or uniform in ±1/√r, or the first r left singular vectors of W."""

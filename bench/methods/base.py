@@ -1,10 +1,10 @@
-"""What every method shares: the layer it sees, the factors it returns, its scaling rules, its singular vectors."""
+"""What every method shares: the base class `Method`, the layer it sees, the factors it returns, its scaling rule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,12 @@ Statistic = Literal["gradient", "input_covariance", "label_covariance"]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
+FACTORS = ("lora_A", "lora_B", "lora_R")
 
 
 @config_dataclass(frozen=True, config=STRICT)
 class Rank:
-    """conf/rank/*.yaml, the budget of an adapter; the rule that turns it into a scaling belongs to the method."""
+    """conf/rank/*.yaml: the budget of an adapter; the method's `scaling` turns lora_alpha into s."""
 
     name: str
     r: PositiveInt
@@ -35,7 +36,7 @@ class Rank:
 
 @config_dataclass(frozen=True, config=STRICT)
 class AdapterOptions:
-    """The `adapter` key: what any method that trains A or B can carry, beside its own rule for s.
+    """The `adapter` key, for every method that trains A or B; conf/config.yaml states its values.
 
     Attributes:
         use_dora: trains direction and row norms of W apart (DoRA, Liu et al. 2024, arXiv:2402.09353).
@@ -43,18 +44,21 @@ class AdapterOptions:
         scaling: one rule for s in all methods that train A or B, through conf/method; None: each its paper's.
     """
 
-    use_dora: bool = False
-    loraplus_lr_ratio: PositiveFloat | None = None
-    scaling: ScalingRule | None = None
+    use_dora: bool
+    loraplus_lr_ratio: PositiveFloat | None
+    scaling: ScalingRule | None = None  # records from before this key existed lack it
 
     def identity(self) -> dict[str, object]:
-        """What of this can change numbers and stands nowhere else: the rule for s is the method's `scaling`."""
+        """The options that can change numbers; the rule for s is part of the method's identity, as its `scaling`."""
         return {"use_dora": self.use_dora, "loraplus_lr_ratio": self.loraplus_lr_ratio}
+
+
+PLAIN = AdapterOptions(use_dora=False, loraplus_lr_ratio=None)
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The learning rates of the coming schedule that a method may look at.
+    """The learning rates of the coming schedule, for methods that build in a first step.
 
     Attributes:
         peak: the schedule's highest value.
@@ -79,11 +83,11 @@ class Layer:
         gradient: mean loss gradient in W over the calibration batches.
         input_covariance: mean over the calibration sequences of Xᵀ X, each X (tokens, in) divided by the magnitude
             of its largest entry.
-        label_covariance: covariance of the inputs at the tokens whose labels count.
-        learning_rates: of the coming schedule.
-        svds: leading singular triplets, of what a SpectralMethod decomposes.
+        label_covariance: covariance of the inputs at label tokens.
+        learning_rates: those of the coming schedule.
+        svds: leading singular triplets of the matrices that the method decomposes.
 
-    A statistic is None unless the method requires it, and a gradient that is decomposed is not kept besides.
+    A statistic is None unless the method requires it; a gradient that the method decomposes is None, too.
     """
 
     name: str
@@ -97,10 +101,10 @@ class Layer:
     svds: Mapping[Spectral, SVD] = field(default_factory=dict)
 
     def leading(self, matrix: Spectral, k: int) -> SVD:
-        """The k leading singular triplets: those that calibration delivered, or exact ones of the matrix at hand.
+        """The k leading singular triplets: calibration's if it decomposed the matrix, else exact ones.
 
         Raises:
-            ValueError: fewer than k were delivered, or the layer has neither them nor the matrix.
+            ValueError: calibration kept fewer than k, or the layer has neither the triplets nor the matrix.
         """
         if matrix in self.svds:
             return self.svds[matrix].leading(k)
@@ -112,7 +116,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factors:
-    """What an adapter starts from: `W x + s B A x`, or `W x + s B R A x` where lora_R is given; float32."""
+    """Starting factors of an adapter, float32: of `W x + s B A x`, or of `W x + s B R A x` if lora_R is given."""
 
     lora_A: Float[Tensor, "r in"]
     lora_B: Float[Tensor, "out r"]
@@ -123,96 +127,94 @@ class Factors:
         return self.lora_B @ self.right()
 
     def to(self, device: torch.device) -> Factors:
-        """The same on another device, float32, row after row in memory: in another layout sums end in other bits."""
+        """The factors on a device, float32 and contiguous: in another memory layout sums end in other bits."""
         parts = (self.lora_A, self.lora_B, self.lora_R)
         A, B, R = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
         return Factors(A, B, R)  # type: ignore[arg-type]
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
-        """Whether the product, which a caller may have at hand, is zero but for rounding, though neither factor is."""
+        """Whether B A or B R A is zero up to rounding; a caller that has computed the product passes it."""
         rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
         return bool((self.product() if product is None else product).norm() <= 4 * rounding)
 
     def right(self) -> Float[Tensor, "r in"]:
-        """A or R A: what B is multiplied with."""
+        """A or R A: the right factor of the product."""
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way to start fine-tuning.
+class Method:
+    """A way to start fine-tuning, and everything that the suite asks of one.
 
-    label: what the paper prints. requires: the statistics calibration must deliver. trains: what the optimiser
-    moves. keeps_function: whether the adapted model must equal the pretrained one at step 0.
+    A subclass is a frozen pydantic dataclass, `@dataclass(frozen=True, config=STRICT)`. Its fields are its settings,
+    and conf/method/NAME.yaml states their values. It states label, trains and keeps_function, and overrides the hooks
+    below of which the default does not suit it.
+
+    Attributes:
+        label: what the paper prints.
+        trains: the tensors that the optimiser moves: of an adapter, or the whole model's weights.
+        keeps_function: whether the adapted model must equal the pretrained one at step 0. True: the base weight
+            becomes W - s B A, and the logits are checked. False: W is left as it is.
+        requires: the statistics of each layer that calibration computes from data.
+        decomposes: matrices seen by `layer.leading` only. Calibration then keeps their leading singular triplets
+            instead of them, computed once for every rank that `svd.rank` covers, by the solver that the `svd` key
+            names. A property where it depends on the settings.
+        scaling: the rule for s; a field of every method that has an adapter.
     """
 
     label: ClassVar[str]
-    requires: ClassVar[frozenset[Statistic]]
     trains: ClassVar[frozenset[Trainable]]
     keeps_function: ClassVar[bool]
-
-
-@runtime_checkable
-class AdapterMethod(Method, Protocol):
-    """A method that adds factors to every target layer."""
-
+    requires: ClassVar[frozenset[Statistic]] = frozenset()
     scaling: ScalingRule
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether factors are added to the target layers; full fine-tuning has none."""
+        return not self.trains.isdisjoint(FACTORS)
+
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
-        """The starting factors of one layer; draws from `generator` only."""
-        ...
+        """The starting factors of one layer; every method with an adapter defines it.
 
+        Args:
+            layer: the layer with the statistics and triplets that the method asked for.
+            generator: the only source of randomness, seeded by the run for this layer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has an adapter, but no factors")
 
-@runtime_checkable
-class DemandingMethod(AdapterMethod, Protocol):
-    """A method that cannot start every layer at every rank."""
+    @property
+    def decomposes(self) -> frozenset[Spectral]:
+        """Hook: see above; none by default."""
+        return frozenset()
+
+    def num_singular(self, r: int) -> int:
+        """Hook: how many singular triplets an adapter of rank r takes of a matrix in `decomposes`."""
+        return r
+
+    @property
+    def sketches(self) -> bool:
+        """Hook: whether the triplets of the gradient come from a sketch; the gradient itself is then never formed.
+
+        Possible where only the gradient's own triplets are used; the setting is called `gradient`, exact or sketch.
+        """
+        return False
 
     def check(self, layer: Layer) -> None:
-        """Called for each layer before any data is read, without statistics.
+        """Hook: refuses a rank that the layer cannot have; called for each layer before any data is read.
+
+        Args:
+            layer: name, r, scaling, learning rates, and a weight with a shape but no values (on the meta device).
 
         Raises:
             ValueError: the layer cannot have this rank; the message names both and the remedy.
         """
-        ...
 
+    def ranks(self, layers: Iterable[Layer]) -> dict[str, int] | None:
+        """Hook: the rank of each layer by name, 0 for no adapter; None gives every layer `layer.r`.
 
-@runtime_checkable
-class RankingMethod(AdapterMethod, Protocol):
-    """A method that shares the ranks out among the layers; the one thing that is no function of one layer."""
-
-    def ranks(self, layers: Iterable[Layer]) -> dict[str, int]:
-        """The rank of each layer by name, 0 for one without adapter; `layer.r` is what the budget gives each."""
-        ...
-
-
-@runtime_checkable
-class SpectralMethod(AdapterMethod, Protocol):
-    """A method that sees some matrices through their leading singular triplets only, by `layer.leading`.
-
-    decomposes: which. Calibration then keeps the triplets instead of the matrix, computed once for every rank that
-    `svd.rank` covers, by the solver that the `svd` key names.
-    """
-
-    @property
-    def decomposes(self) -> frozenset[Spectral]:
-        """The matrices; may depend on the method's options."""
-        ...
-
-    def num_singular(self, r: int) -> int:
-        """How many triplets an adapter of rank r takes."""
-        ...
-
-
-@runtime_checkable
-class SketchableMethod(SpectralMethod, Protocol):
-    """A spectral method that is linear in the gradient, and may take its triplets from a sketch of it."""
-
-    gradient: GradientMode
-
-
-def sketches(method: object) -> bool:
-    """Whether the method takes a sketch of the gradient instead of the gradient."""
-    return isinstance(method, SketchableMethod) and method.gradient == "sketch"
+        Args:
+            layers: all target layers with their statistics, one at a time; `layer.r` is the budget per layer.
+        """
+        return None
 
 
 def scaling_value(rule: ScalingRule, rank: Rank) -> float:
@@ -228,7 +230,7 @@ def required(layer: Layer, statistic: Statistic) -> Tensor:
     """A statistic of the layer that the method's `requires` names.
 
     Raises:
-        ValueError: calibration did not deliver it.
+        ValueError: calibration has not computed it for this layer.
     """
     value = getattr(layer, statistic)
     if value is None:
@@ -240,7 +242,7 @@ def required(layer: Layer, statistic: Statistic) -> Tensor:
 
 
 def check_two_blocks(label: str, layer: Layer) -> None:
-    """Refuses a rank for which a method that uses the singular vectors 1..2r has too few.
+    """Refuses a rank if a layer has fewer than the 2r singular vectors that a method uses.
 
     Raises:
         ValueError: 2r exceeds the layer's smaller side.

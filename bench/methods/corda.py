@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd, required
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, Trainable, exact_svd, required
 
 SMALLEST_DAMPING = 0.01
 LARGEST_ERROR = 0.05  # Frobenius norm of C C⁻¹ - 1
@@ -33,7 +33,7 @@ def _damped(covariance: Float[Tensor, "in in"]) -> tuple[Float[Tensor, "in in"],
 
 
 @dataclass(frozen=True, config=STRICT)
-class CorDA:
+class CorDA(Method):
     """A and B share a part of W chosen by the singular values of W C, C the covariance of the layer's inputs."""
 
     label: ClassVar[str] = "CorDA"
@@ -41,8 +41,8 @@ class CorDA:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "one"
-    mode: Literal["ipm", "kpm"] = "ipm"  # instruction-previewed: the r largest; knowledge-preserved: the r smallest
+    scaling: ScalingRule
+    mode: Literal["ipm", "kpm"]  # instruction-previewed: the r largest; knowledge-preserved: the r smallest
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ/s) Vᵀ C⁻¹, lora_B = U √(Σ/s), where W C = U Σ Vᵀ."""

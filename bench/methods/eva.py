@@ -9,7 +9,7 @@ randomised SVD until cosines between updates exceed τ = 0.99.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, required
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, Trainable, required
 
 
 def _principal(layer: Layer) -> tuple[Float[Tensor, "in"], Float[Tensor, "in in"]]:
@@ -29,7 +29,7 @@ def _principal(layer: Layer) -> tuple[Float[Tensor, "in"], Float[Tensor, "in in"
 
 
 @dataclass(frozen=True, config=STRICT)
-class EVA:
+class EVA(Method):
     """A holds the principal components of the layer's inputs, B is zero; layers get ranks by explained variance."""
 
     label: ClassVar[str] = "EVA"
@@ -37,8 +37,8 @@ class EVA:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
-    rho: float = Field(default=2.0, ge=1.0)  # a layer gets at most rho r; 1 gives every layer r
+    scaling: ScalingRule
+    rho: Annotated[float, Field(ge=1.0)]  # a layer gets at most rho r; 1 gives every layer r
 
     def ranks(self, layers: Iterable[Layer]) -> dict[str, int]:
         """The budget of r a layer goes to the components that explain most of their layer's variance."""

@@ -1,6 +1,6 @@
-"""The class that `method._target_` names, and no other object: a configuration cannot call or run what it likes.
+"""The class that `method._target_` names: a method's, and no other object is called, so a configuration runs no code.
 
-A module is imported only when its source, read as text, holds a class of that name; what is found must be a method.
+A module that is not imported yet is imported only if its source, read as text, holds a class of that name.
 """
 
 from __future__ import annotations
@@ -12,76 +12,51 @@ import sys
 from dataclasses import is_dataclass
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
-from typing import Any, get_args
 
-from bench.methods.base import Method, Statistic, Trainable
+from bench.methods.base import Method
+from bench.process.validation import one_line
 
-_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*", re.ASCII)  # functions are not written so
-LONGEST_TARGET = 200  # characters
+_TARGET = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*", re.ASCII)  # functions are not written so
 
 
 def method_class(target: str) -> type[Method]:
     """The class of a method.
 
     Args:
-        target: "package.module.Class"; the module is one of bench.methods, or another that Python finds.
+        target: "package.module.Class", in bench.methods or any other module on Python's path.
 
     Raises:
-        ValueError: it names no module, no class, or a class that is no method; one line.
+        ValueError: it names no class, or a class that is no method; one line.
     """
-    if len(target) > LONGEST_TARGET or not _TARGET.fullmatch(target):
-        raise ValueError(f"method._target_={target[:LONGEST_TARGET]!r} names no class: it is no package.module.Class")
-    module_name, _, name = target.rpartition(".")
-    module = sys.modules.get(module_name)  # __main__, for a notebook's own class
-    if module is None:
-        if missing := _missing(module_name, name):
-            raise ValueError(f"method._target_={target} names no class: {missing}")
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # whatever the module does
-            first = (str(error).splitlines() or [""])[0]
-            raise ValueError(f"method._target_={target} cannot be imported: {type(error).__name__}: {first}") from error
-    found = vars(module).get(name)
+    module, _, name = target.rpartition(".")
+    if not _TARGET.fullmatch(target):
+        raise ValueError(f"method._target_={target[:200]!r} names no class: it is no package.module.Class")
+    try:
+        known = module in sys.modules or name in _classes(module)
+        found = vars(importlib.import_module(module)).get(name) if known else None
+    except Exception as error:  # whatever the module does
+        first = one_line(error)
+        raise ValueError(f"method._target_={target} cannot be imported: {type(error).__name__}: {first}") from error
     if not isinstance(found, type):
-        raise ValueError(f"method._target_={target} names no class: {module_name} has none of this name")
-    if not is_method(found):
+        raise ValueError(f"method._target_={target} names no class: found no module {module} with a class {name}")
+    if not (issubclass(found, Method) and is_dataclass(found)):
         raise ValueError(
-            f"method._target_={target} is no method: a method is a dataclass with label, requires, trains and "
-            "keeps_function, as bench.methods.base.Method says"
+            f"method._target_={target} is no method: make it a dataclass and a subclass of bench.methods.base.Method"
         )
     return found
 
 
-def is_method(found: Any) -> bool:
-    """Whether a class has what `Method` asks for; looks at it and calls nothing."""
-    has: dict[str, Any] = {n: getattr(found, n, None) for n in ("label", "requires", "trains", "keeps_function")}
-    known = {"requires": set(get_args(Statistic)), "trains": set(get_args(Trainable))}
-    return (
-        is_dataclass(found)
-        and isinstance(has["label"], str)
-        and isinstance(has["keeps_function"], bool)
-        and all(isinstance(has[name], frozenset) and has[name] <= values for name, values in known.items())
-    )
-
-
-def _missing(module_name: str, class_name: str) -> str | None:
-    """Why the module is not to be imported; None where its source holds the class."""
-    first, *inner = module_name.split(".")
-    if first in sys.stdlib_module_names or first == "__main__":
-        return f"{first} is Python's own"
-    path, spec, at = None, None, ""
-    for part in (first, *inner):  # importlib.util.find_spec would import the packages on the way
-        at = f"{at}.{part}" if at else part
-        spec = PathFinder.find_spec(at, path)
+def _classes(module: str) -> set[str]:
+    """Classes that the source of a module defines or imports; importlib.util.find_spec would run its packages."""
+    spec, path = None, None
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:end]), path)
         if spec is None:
-            return f"there is no module {at}"
+            return set()
         path = spec.submodule_search_locations
-    if spec is None or not isinstance(spec.loader, SourceFileLoader) or spec.origin is None:
-        return f"{module_name} has no source"
-    try:
-        body = ast.parse(Path(spec.origin).read_bytes()).body
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{module_name} cannot be read: {error}"
-    classes = {one.name for one in body if isinstance(one, ast.ClassDef)}
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):
+        return set()
+    body = ast.parse(Path(spec.loader.path).read_bytes()).body
     imported = {name.asname or name.name for one in body if isinstance(one, ast.ImportFrom) for name in one.names}
-    return None if class_name in classes | imported else f"{module_name} has none of this name"
+    return {one.name for one in body if isinstance(one, ast.ClassDef)} | imported

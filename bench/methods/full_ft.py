@@ -6,14 +6,13 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Statistic, Trainable
+from bench.methods.base import STRICT, Method, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class FullFT:
+class FullFT(Method):
     """No adapter; the rank has no meaning."""
 
     label: ClassVar[str] = "Full FT"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"weight"})
     keeps_function: ClassVar[bool] = True

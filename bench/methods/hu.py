@@ -12,20 +12,19 @@ from typing import ClassVar, Literal
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class Hu:
+class Hu(Method):
     """A random, B zero: the adapted model starts as the pretrained one; at step 0 only B has a gradient."""
 
     label: ClassVar[str] = "LoRA"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
-    distribution: Literal["kaiming_uniform", "gaussian"] = "kaiming_uniform"
+    scaling: ScalingRule
+    distribution: Literal["kaiming_uniform", "gaussian"]
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A uniform in ±1/√in, or normal with standard deviation 1/r; lora_B zero."""

@@ -19,6 +19,7 @@ from bench.methods.base import (
     Factors,
     GradientMode,
     Layer,
+    Method,
     ScalingRule,
     Spectral,
     Statistic,
@@ -28,7 +29,7 @@ from bench.methods.base import (
 
 
 @dataclass(frozen=True, config=STRICT)
-class LoRAGA:
+class LoRAGA(Method):
     """A and B from different singular vectors, right and left, of the gradient; the base gives way to BA.
 
     With direction ArB2r or A2rBr and any scale the first step of gradient descent moves W along the best rank-2r
@@ -40,13 +41,18 @@ class LoRAGA:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_sqrt_r"
-    gamma: PositiveFloat = 16.0  # the authors' conf/init/gradient.yaml; their README's command says 64
-    direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
-    scale: Literal["stable", "unit", "gd", "weight_svd"] = "stable"
-    gradient: GradientMode = "exact"
+    scaling: ScalingRule
+    gamma: PositiveFloat
+    direction: Literal["ArB2r", "A2rBr", "ArBr", "random"]
+    scale: Literal["stable", "unit", "gd", "weight_svd"]
+    gradient: GradientMode
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
+
+    @property
+    def sketches(self) -> bool:
+        """Whether `gradient` says so: only the leading singular triplets of the gradient are used."""
+        return self.gradient == "sketch"
 
     def num_singular(self, r: int) -> int:
         """The first r and the next."""

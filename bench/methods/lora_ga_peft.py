@@ -17,6 +17,7 @@ from bench.methods.base import (
     STRICT,
     Factors,
     Layer,
+    Method,
     ScalingRule,
     Spectral,
     Statistic,
@@ -26,7 +27,7 @@ from bench.methods.base import (
 
 
 @dataclass(frozen=True, config=STRICT)
-class LoRAGAPEFT:
+class LoRAGAPEFT(Method):
     """A from the first r right, B from the next r left singular vectors of the gradient, times their values."""
 
     label: ClassVar[str] = "LoRA-GA (PEFT)"
@@ -34,8 +35,8 @@ class LoRAGAPEFT:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
-    gamma: PositiveFloat = 16.0
+    scaling: ScalingRule
+    gamma: PositiveFloat
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
 

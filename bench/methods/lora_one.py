@@ -14,11 +14,11 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, GradientMode, Layer, ScalingRule, Spectral, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, GradientMode, Layer, Method, ScalingRule, Spectral, Statistic, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class LoRAOne:
+class LoRAOne(Method):
     """B A is the best rank-r approximation of one step of gradient descent, its largest singular value set to 1/γ."""
 
     label: ClassVar[str] = "LoRA-One"
@@ -26,15 +26,16 @@ class LoRAOne:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = False
 
-    scaling: ScalingRule = "alpha_over_sqrt_r"
-    gamma: PositiveFloat = 128.0
-    gradient: GradientMode = "exact"
+    scaling: ScalingRule
+    gamma: PositiveFloat
+    gradient: GradientMode
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
 
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
+    @property
+    def sketches(self) -> bool:
+        """Whether `gradient` says so: only the leading singular triplets of the gradient are used."""
+        return self.gradient == "sketch"
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/(γ σ₁)) V_rᵀ, lora_B = U_r √(Σ_r/(γ σ₁)), of -G."""

@@ -22,6 +22,7 @@ from bench.methods.base import (
     Factors,
     GradientMode,
     Layer,
+    Method,
     ScalingRule,
     Spectral,
     Statistic,
@@ -31,7 +32,7 @@ from bench.methods.base import (
 
 
 @dataclass(frozen=True, config=STRICT)
-class LoRASB:
+class LoRASB(Method):
     """A and B orthonormal and frozen, R diagonal and positive; only R is trained."""
 
     label: ClassVar[str] = "LoRA-SB"
@@ -39,11 +40,11 @@ class LoRASB:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_R"})
     keeps_function: ClassVar[bool] = False
 
-    scaling: ScalingRule = "one"
-    variant: Literal["exact", "official"] = "exact"
-    eta_mode: Literal["first_warmup_lr", "lr", "official"] | None = None  # None: first_warmup_lr, or the variant's own
+    scaling: ScalingRule
+    variant: Literal["exact", "official"]
+    eta_mode: Literal["first_warmup_lr", "lr", "official"] | None  # None: first_warmup_lr, or the variant's own
 
-    gradient: GradientMode = "exact"
+    gradient: GradientMode
 
     @field_validator("gradient")
     @classmethod
@@ -58,10 +59,6 @@ class LoRASB:
     def decomposes(self) -> frozenset[Spectral]:
         """The signs; the official variant decomposes them itself, as its authors do."""
         return frozenset({"gradient_sign"} if self.variant == "exact" else ())
-
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
 
     def eta(self, layer: Layer) -> float:
         """The learning rate of the step that is built in."""

@@ -14,30 +14,25 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class LoRAXS:
+class LoRAXS(Method):
     """A and B hold the best rank-r approximation of W, frozen; only the r × r matrix R between them is trained."""
 
     label: ClassVar[str] = "LoRA-XS"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_R"})
     keeps_function: ClassVar[bool] = False  # up to R's noise: see r_std
 
-    scaling: ScalingRule = "one"
-    r_std: PositiveFloat = 1e-5  # the authors' latent_utils
-    basis: Literal["svd", "random"] = "svd"
+    scaling: ScalingRule
+    r_std: PositiveFloat
+    basis: Literal["svd", "random"]
 
     @property
     def decomposes(self) -> frozenset[Spectral]:
         """W, unless the basis is random."""
         return frozenset({"weight"} if self.basis == "svd" else ())
-
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = Σ_r V_rᵀ and lora_B = U_r of W, or uniform in ±1/√r and ±1/√out; lora_R normal with r_std."""

@@ -10,19 +10,18 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable, exact_svd
 
 
 @dataclass(frozen=True, config=STRICT)
-class MiCA:
+class MiCA(Method):
     """B frozen at the left singular vectors of W with the r smallest singular values; A zero and trained."""
 
     label: ClassVar[str] = "MiCA"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A zero, lora_B = U[:, -r:]."""

@@ -10,19 +10,18 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable, exact_svd
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable, exact_svd
 
 
 @dataclass(frozen=True, config=STRICT)
-class MiLoRA:
+class MiLoRA(Method):
     """A and B share the part of W with the r smallest singular values, both are trained; the base keeps the rest."""
 
     label: ClassVar[str] = "MiLoRA"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "one"
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ/s) Vᵀ, lora_B = U √(Σ/s), of the r smallest singular values of W."""

@@ -6,14 +6,13 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Statistic, Trainable
+from bench.methods.base import STRICT, Method, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class NoTraining:
+class NoTraining(Method):
     """No adapter and no training; rank, seed and training settings have no meaning."""
 
     label: ClassVar[str] = "Pretrained"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset()
     keeps_function: ClassVar[bool] = True

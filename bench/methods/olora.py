@@ -10,19 +10,18 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class OLoRA:
+class OLoRA(Method):
     """B and A are the first r columns and rows of W = Q R, both are trained; the base gives way to s B A."""
 
     label: ClassVar[str] = "OLoRA"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_B = Q[:, :r], orthonormal; lora_A = R[:r], upper triangular."""

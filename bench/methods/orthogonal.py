@@ -10,19 +10,18 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class Orthogonal:
+class Orthogonal(Method):
     """A and B random and not zero, and yet B A = 0: their r/2-dimensional inner spaces are orthogonal."""
 
     label: ClassVar[str] = "Orthogonal"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
+    scaling: ScalingRule
 
     def check(self, layer: Layer) -> None:
         """Refuses an odd rank."""

@@ -10,25 +10,20 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Spectral, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class PiSSA:
+class PiSSA(Method):
     """A and B share the best rank-r approximation of W, both are trained; the base keeps the rest."""
 
     label: ClassVar[str] = "PiSSA"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"weight"})
 
-    scaling: ScalingRule = "one"
-
-    def num_singular(self, r: int) -> int:
-        """The first r."""
-        return r
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/s) V_rᵀ, lora_B = U_r √(Σ_r/s), of the r largest singular values of W."""

@@ -8,19 +8,18 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, ScalingRule, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
 
 
 @dataclass(frozen=True, config=STRICT)
-class Reversed:
+class Reversed(Method):
     """B random, A zero: the adapted model starts as the pretrained one; at step 0 only A has a gradient."""
 
     label: ClassVar[str] = "LoRA Init[B]"
-    requires: ClassVar[frozenset[Statistic]] = frozenset()
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
-    scaling: ScalingRule = "alpha_over_r"
+    scaling: ScalingRule
 
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A zero, lora_B uniform in ±1/√r: its fan-in is the rank, not the width."""

@@ -2,7 +2,7 @@
 
 Musco and Musco 2015, Algorithm 2, arXiv:1504.05477, carried out as Golub-Kahan bidiagonalisation in blocks (Golub, Luk
 and Overton 1981) with full reorthogonalisation. Departs from both in stopping when an estimate of the error, made of
-the singular vectors of the projected matrix alone, is below the wanted one.
+the singular vectors of the projected matrix alone, is below the tolerance.
 """
 
 from __future__ import annotations
@@ -48,27 +48,32 @@ class SVD:
 
 @config_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SVDSettings:
-    """The `svd` key.
+    """The `svd` key; conf/config.yaml states its values.
 
     Attributes:
-        rank: how many triplets are kept at least.
-        tolerance: of the randomised solver, what `SVD.error` should not exceed.
-        sketch_bound: of a sketched gradient, the `SVD.error` above which a layer's gradient is formed instead.
+        solver: randomized: `leading_svd`'s block Krylov method, where the matrix is large; exact: LAPACK's.
+        rank: number of triplets to keep at least.
+        tolerance: bound on `SVD.error` that the randomised solver aims at.
+        sketch_bound: `SVD.error` of a sketched gradient above which the layer's gradient is formed instead.
     """
 
     solver: Literal["randomized", "exact"]
     rank: PositiveInt
     tolerance: PositiveFloat
-    sketch_bound: PositiveFloat = 0.5
+    sketch_bound: PositiveFloat
 
     def identity(self, sketched: bool) -> dict[str, Any]:
-        """What of this can change a number."""
+        """The settings that can change a number, for a run that takes a sketch of the gradient or not."""
         kept = asdict(self)
         return kept if sketched else {key: value for key, value in kept.items() if key != "sketch_bound"}
 
     def width(self, matrix_shape: tuple[int, ...], needed: int) -> int:
-        """How many triplets to keep of a matrix of which a method needs so many."""
+        """Number of triplets to keep of a matrix of this shape, of which the method needs `needed`."""
         return min(max(self.rank, needed), *matrix_shape)
+
+
+# LAPACK's solver, no triplets but those needed, and no sketch formed again: the sine of an angle is at most 1.
+EXACT = SVDSettings(solver="exact", rank=1, tolerance=1e-3, sketch_bound=1.0)
 
 
 def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
@@ -77,7 +82,7 @@ def exact_svd(matrix: Float[Tensor, "out in"]) -> SVD:
 
 
 def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
-    """The same of the transpose where that is tall: LAPACK takes half as long, and rounds differently."""
+    """`exact_svd` through the transpose if the matrix is wide: LAPACK takes half as long, and rounds differently."""
     if matrix.shape[0] >= matrix.shape[1]:
         return exact_svd(matrix)
     V, S, Uh = torch.linalg.svd(matrix.T, full_matrices=False)
@@ -88,10 +93,13 @@ def tall_svd(matrix: Float[Tensor, "out in"]) -> SVD:
 def leading_svd(matrix: Float[Tensor, "out in"], k: int, settings: SVDSettings, generator: torch.Generator) -> SVD:
     """The first k triplets; the randomised solver draws from `generator`, on the CPU, if the matrix is large.
 
-    Where a spectrum is too flat to reach the tolerance in a basis of moderate size, `error` says what was reached.
+    If a spectrum is too flat to reach the tolerance in a basis of moderate size, `error` says what was reached.
 
     Args:
         matrix: float64 is kept, anything else becomes float32.
+        k: number of triplets, at most the matrix's smaller side.
+        settings: solver and tolerance.
+        generator: of the randomised solver's starting block.
 
     Raises:
         ValueError: the matrix is not finite, or has fewer than k triplets.

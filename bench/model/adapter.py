@@ -1,4 +1,4 @@
-"""PEFT holds the adapters; this module adds, reaches and fills them, for all methods alike."""
+"""PEFT's adapters: adds them to a model, writes their factors and reads them, for all methods alike."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import AdapterMethod, AdapterOptions, Factors, Method, Rank, scaling_value
-from bench.model.layers import check_rank, heads, target_layers
+from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
+from bench.model.layers import check_rank, check_start, heads, target_layers
 from bench.model.lora_r import LoraRLinear
 
 __all__ = [
     "AdaptedLayer",
     "add",
     "check_rank",
+    "check_start",
     "count_parameters",
     "fill",
     "float_weight",
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 ADAPTER = "default"  # PEFT's name for the first adapter
-FACTORS = ("lora_A", "lora_B", "lora_R")
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -40,9 +40,9 @@ class AdaptedLayer:
 
     Attributes:
         name: path of the layer in the pretrained model.
-        module: whose input and output a hook sees.
-        scaling: s; 1 where there is no adapter.
-        trains: which of its tensors the optimiser moves; none where the method gave the layer rank 0.
+        module: the module to hook: its input and output are the layer's.
+        scaling: s; 1 without an adapter.
+        trains: names of its tensors that the optimiser moves; none if the method gave the layer rank 0.
         shifted: whether the base weight is W - s B0 A0 instead of the pretrained W.
         lr_ratio: learning rate of B (and DoRA's magnitude) over that of A; LoRA+.
     """
@@ -61,35 +61,35 @@ class AdaptedLayer:
         return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """lora_A, lora_B and, where there are such, lora_R and DoRA's magnitude; empty without an adapter."""
+        """lora_A and lora_B, with lora_R and DoRA's magnitude if the adapter has them; empty without an adapter."""
         if not isinstance(self.module, LoraLayer):
             return {}
         parts = {part: getattr(self.module, part, {}) for part in (*FACTORS, MAGNITUDE)}
         return {part: adapters[ADAPTER].weight for part, adapters in parts.items() if ADAPTER in adapters}
 
     def factors(self) -> Factors | None:
-        """A float32 copy of the factors as they stand; None without an adapter."""
+        """A float32 copy of the current factors; None without an adapter."""
         parameters = {name: value for name, value in self.parameters().items() if name in FACTORS}
         return Factors(**{k: v.detach().float().clone() for k, v in parameters.items()}) if parameters else None
 
     def magnitude(self) -> Float[Tensor, "out"] | None:
-        """DoRA's row norms as they stand, float32; None without DoRA."""
+        """DoRA's current magnitudes, float32; None without DoRA."""
         parameter = self.parameters().get(MAGNITUDE)
         return None if parameter is None else parameter.detach().float()
 
     def direction(self) -> Float[Tensor, "out in"]:
-        """Base weight and adapter, float32: V of DoRA, otherwise the effective weight itself."""
+        """Base weight plus s B A (or s B R A), float32: DoRA's V; without DoRA the effective weight."""
         factors, base = self.factors(), float_weight(self.module)
         return base if factors is None else base + self.scaling * factors.product()
 
     def effective_weight(self) -> Float[Tensor, "out in"]:
-        """The matrix that the layer multiplies its input with, float32."""
+        """The matrix by which the layer multiplies its input, float32."""
         V, magnitude = self.direction(), self.magnitude()
         return V if magnitude is None else (magnitude / V.norm(dim=1))[:, None] * V
 
 
 def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
-    """The base weight of a linear layer in float32, taken out of its quantisation where there is one."""
+    """The base weight of a linear layer in float32, dequantised if it is quantised."""
     base = module.get_base_layer() if isinstance(module, LoraLayer) else module
     weight = cast(Tensor, base.weight)
     plain = weight if weight.dtype in PLAIN_DTYPES else cast(Tensor, dequantize_module_weight(base))
@@ -97,7 +97,7 @@ def float_weight(module: nn.Module) -> Float[Tensor, "out in"]:
 
 
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int, int]:
-    """Parameters of a model without its head, and of the head; or of those only that are trained."""
+    """Numbers of parameters of a model without its head, and of the head; with `trainable`, of the trained ones."""
 
     def count(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable)
@@ -111,26 +111,28 @@ def add(
     method: Method,
     rank: Rank,
     layers: dict[str, nn.Linear],
-    options: AdapterOptions | None = None,
+    options: AdapterOptions = PLAIN,
     ranks: dict[str, int] | None = None,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
-    """Adds what the method trains and freezes the rest, but for a head; float32 masters for every trainable tensor.
+    """Adds the method's adapters and freezes everything else but a head; every trainable tensor becomes float32.
 
     Args:
+        model: the pretrained model, changed in place.
+        method: says which tensors train, and the rule for s.
+        rank: the budget of each layer.
         layers: the target layers by name, as target_layers returns them.
-        options: DoRA and LoRA+; neither by default.
-        ranks: of each layer, where they differ; a layer of rank 0 is left without an adapter.
+        options: DoRA and LoRA+.
+        ranks: rank of each layer; a layer of rank 0 gets no adapter. None: `rank.r` each.
 
     Returns:
-        The model to train and its layers; the factors are zero until `fill` is called.
+        The model to train and its target layers; the factors are zero until `fill` is called.
     """
-    if not isinstance(method, AdapterMethod):
+    if not method.has_adapter:
         train_all = "weight" in method.trains
         model.requires_grad_(train_all)
         model = model.float() if train_all else model
         _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
-    options = options or AdapterOptions()
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
         wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))
@@ -151,15 +153,13 @@ def add(
 
 
 def _free_heads(model: nn.Module, method: Method) -> None:
-    """The head is new, so whatever trains anything trains it."""
+    """Makes the head trainable, which is new, unless the method trains nothing."""
     for head in heads(model).values():
         head.requires_grad_(bool(method.trains))
 
 
-def _peft_config(
-    method: AdapterMethod, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]
-) -> LoraConfig:
-    """lora_alpha is chosen so that PEFT's own α/r is the method's s in every layer, whatever its rule."""
+def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]) -> LoraConfig:
+    """PEFT's configuration, with lora_alpha such that PEFT's α/r is the method's s in every layer."""
     other = {name: own for name, own in ranks.items() if own not in (0, r)}
     config = LoraConfig(
         r=r,
@@ -177,10 +177,10 @@ def _peft_config(
 
 @torch.no_grad()
 def fill(layer: AdaptedLayer, factors: Factors) -> None:
-    """Writes the factors and, where the base is shifted, takes s B A out of the base weight.
+    """Writes the factors and, if the base is shifted, subtracts s B A from the base weight.
 
-    The residual is computed in float32 from the factors as they were stored, and rounded once. DoRA's magnitudes are
-    set to the row norms of the effective weight.
+    The new base weight is computed in float32 from the factors in their stored precision, and rounded once. DoRA's
+    magnitudes are set to the row norms of the effective weight.
 
     Raises:
         ValueError: the base weight is to be shifted, but is quantised.

@@ -1,7 +1,7 @@
-"""Passes through the model that hand a layer's input and output gradient to whoever asks, layer by layer.
+"""Passes through the model that give each layer's input and output gradient to a callback, layer by layer.
 
-Only activations are differentiated. The gradient of a target weight is formed by the consumer, in the layer's backward
-hook, from the two; the gradient of an untargeted weight never exists, and an input is let go once it is consumed.
+Only activations are differentiated. The callback forms the gradient of a target weight from the two, in the layer's
+backward hook; the gradient of another weight is never formed, and an input is freed once it is consumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Consumer = Callable[[str, Inputs, OutputGradient], None]
 
 
 class Pass(NamedTuple):
-    """One pass over one batch: its loss in nats a token, and seconds, those of the consumer included."""
+    """One pass of one batch: its loss in nats a token, and seconds, those of the callbacks included."""
 
     loss: float
     forward_seconds: float
@@ -44,11 +44,11 @@ def weight_gradient(
 
 
 def ignore(_name: str) -> None:
-    """A listener that does nothing."""
+    """A callback that does nothing."""
 
 
 class _Pairs:
-    """Brings each layer's input and output gradient together, in whichever order they come.
+    """Pairs each layer's input with its output gradient, in whichever order they come.
 
     Without checkpointing the input of the forward pass waits for the gradient. With it that input is not kept: the
     gradient may come before the block is computed again, and waits for the input.
@@ -99,15 +99,20 @@ def visit_gradients(
     is not differentiated.
 
     Args:
+        model: any parameter may be frozen.
         modules: the layers to visit, by name.
-        batch: one batch; its loss is the model's own mean over label tokens.
-        weight: what the loss is multiplied with before it is differentiated.
+        batch: one batch, on the model's device; its loss is the model's own mean over label tokens.
+        consume: called with name, input (batch, tokens, in) and output gradient (batch, tokens, out).
+        weight: factor by which the loss is multiplied before it is differentiated.
         checkpointing: keeps each block's input only, and computes the block again in the backward pass.
         finish: called with a layer's name when all its calls have been consumed.
         enter: called with a layer's name before it computes, and before its gradient is consumed.
 
     Returns:
-        The loss, not weighted, and the seconds.
+        The unweighted loss, and the seconds.
+
+    Raises:
+        ValueError: checkpointing, of a model without blocks to checkpoint or with dropout.
     """
     embedded: list[Tensor] = []
     pairs = _Pairs(consume, finish, checkpointing)
@@ -148,14 +153,14 @@ def visit_gradients(
 
 
 def _token_embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    """What turns tokens into vectors: one module, or one each of an encoder and a decoder."""
+    """The token embeddings: one module, or one each of an encoder and a decoder."""
     shape = model.get_input_embeddings().weight.shape
     return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.shape == shape]
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No weight asks for a gradient inside: the graph then keeps no activation that only a weight's would need."""
+    """Freezes every weight inside, so that the graph keeps no activation that only a weight's gradient needs."""
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)
@@ -168,7 +173,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """The library's checkpointing of the model's blocks, which are in evaluation mode otherwise.
+    """transformers' activation checkpointing of the model's blocks, also in evaluation mode.
 
     Raises:
         ValueError: the model has no blocks that can be checkpointed, or has dropout that a block would apply itself.
@@ -209,7 +214,16 @@ def visit_inputs(
     finish: Callable[[str], None] = ignore,
     enter: Callable[[str], None] = ignore,
 ) -> Pass:
-    """One forward pass; `consume(name, input)` is called layer by layer, first first."""
+    """One forward pass; `consume(name, input)` is called layer by layer, first layer first.
+
+    Args:
+        model: left in the mode it was in.
+        modules: the layers to visit, by name.
+        batch: one batch, on the model's device.
+        consume: called with name and input (batch, tokens, in).
+        finish: called with the layer's name after `consume`.
+        enter: called with the layer's name before it.
+    """
 
     def watch(name: str) -> Callable:
         def before(_module: nn.Module, args: tuple) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from bench.methods.base import Rank
+from bench.methods.base import Layer, LearningRates, Method, Rank, scaling_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,9 +27,9 @@ def heads(model: Any) -> dict[str, nn.Module]:
 
 
 def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
-    """The linear layers whose name is, or ends in, one of `target_modules`, in the model's order; never the head.
+    """The linear layers whose name equals or ends in one of `target_modules`, in the model's order; never the head's.
 
-    None: every linear layer but the output embeddings, the head and the pooler before it.
+    With None: every linear layer except output embeddings, head and the pooler before it.
 
     Raises:
         ValueError: nothing matches.
@@ -50,7 +52,7 @@ def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None
     return found
 
 
-def check_rank(layers: dict[str, nn.Linear], rank: Rank) -> None:
+def check_rank(layers: Mapping[str, nn.Linear], rank: Rank) -> None:
     """Refuses a rank that a target layer cannot have.
 
     Raises:
@@ -63,3 +65,24 @@ def check_rank(layers: dict[str, nn.Linear], rank: Rank) -> None:
             raise ValueError(
                 f"rank.r={rank.r} is larger than the smaller side {smaller} of {name} ({shape}); take a smaller rank"
             )
+
+
+def check_start(layers: Mapping[str, nn.Linear], method: Method, rank: Rank, learning_rates: LearningRates) -> None:
+    """Refuses a rank that a target layer or the method cannot have; reads no weights and no data.
+
+    Args:
+        layers: the target layers by name, on any device.
+        method: asked about each layer by `Method.check`; one without an adapter takes any rank.
+        rank: the budget of each layer.
+        learning_rates: those of the coming schedule.
+
+    Raises:
+        ValueError: as `check_rank`, or what `Method.check` says.
+    """
+    if not method.has_adapter:
+        return
+    check_rank(layers, rank)
+    scaling = scaling_value(method.scaling, rank)
+    for name, layer in layers.items():
+        shape = torch.empty(layer.out_features, layer.in_features, device="meta")
+        method.check(Layer(name, shape, rank.r, scaling, learning_rates=learning_rates))

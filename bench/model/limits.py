@@ -1,4 +1,4 @@
-"""How many tokens a model can take."""
+"""The largest number of tokens that a model accepts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ AFTER_PADDING = frozenset(
 
 
 def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that a model can take, special ones included; of a sequence-to-sequence model on each of its two sides.
+    """The largest number of tokens, special ones included; of a sequence-to-sequence model, for each of its two sides.
 
     Llama, BERT and BART have a row of the position table, or a trained range, for each of max_position_embeddings;
-    RoBERTa (514) loses two to padding. T5 has relative positions and no limit: what counts is the length that its
-    tokenizer was saved with, and NO_LIMIT where it was saved with none.
+    RoBERTa (514) loses two to padding. T5 has relative positions and no limit of its own: its tokenizer's
+    model_max_length holds, or NO_LIMIT if that is missing.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions <= 0:  # -1 is XLNet's way of saying none

@@ -1,4 +1,4 @@
-"""Where a model comes from (shipped, an installed package, a local folder, the Hugging Face Hub), and of what kind."""
+"""Loads a model: shipped, from an installed package, a local folder or the Hub; and tells which kind it is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from bench.process import rng
 from bench.process.hashes import file_sha256
 from bench.process.hub import ask
+from bench.process.validation import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,16 +25,17 @@ if TYPE_CHECKING:
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 
-UNKNOWN = "unknown"  # the revision of weights whose origin does not tell
+UNKNOWN = "unknown"  # revision of weights whose origin has none
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
 @plain_dataclass(frozen=True)
 class LoadedModel:
-    """A model, its tokenizer, and what is known of them.
+    """A model with its tokenizer.
 
     Attributes:
-        revision: where exactly they came from: a hash of the files, or a Hub commit.
+        revision: identifies the weights: a hash of the files, or a Hub commit; UNKNOWN if there is neither.
+        kind: causal, seq2seq or encoder.
     """
 
     model: PreTrainedModel
@@ -47,14 +49,14 @@ class Model:
     """conf/model/*.yaml.
 
     Attributes:
-        name: what the tables call it.
-        kind: causal, seq2seq, or encoder, which gets a classification head; None: what its config.json says.
+        name: its name in run ids and tables.
+        kind: causal, seq2seq, or encoder, which gets a classification head; None: read from its config.json.
         source: embedded (a folder of this package), package (of another installed one), local (a folder) or hub.
         path: the folder, a package's name before it, or the repository's name.
         revision: the Hub revision; None for folders.
         target_modules: names of the linear layers that are adapted, or their ends: "query", "attention.output.dense";
             None: every linear layer outside the heads.
-        dtype: of the base weights; trainable tensors are float32 whatever it is.
+        dtype: of the base weights; trainable tensors are always float32.
         attention: transformers' attn_implementation.
         architecture: of a Hub model, model_type and sizes as in its config.json, so that parameters can be counted
             without a network; None reads the model's own.
@@ -72,10 +74,10 @@ class Model:
 
     @property
     def folder(self) -> Path:
-        """Where the model lies, unless it comes from the Hub.
+        """The model's folder, unless it comes from the Hub.
 
         Raises:
-            ValueError: there is no model there.
+            ValueError: the folder holds no model.
         """
         if self.source == "package":
             return _package_folder(self.path)
@@ -89,7 +91,7 @@ class Model:
 
     @functools.cached_property
     def found_kind(self) -> Kind:
-        """The kind as stated, or else as config.json tells.
+        """The kind that is stated, or that config.json tells.
 
         Raises:
             ValueError: there is no configuration, or it tells none of the three kinds.
@@ -97,7 +99,11 @@ class Model:
         return self.kind or kind_of(self._config().to_dict(), self.path)
 
     def identity(self) -> dict[str, object]:
-        """What of this can change a run's numbers: not where the files lie, but what they hold."""
+        """The settings that can change a run's numbers: the content of the files, not their place.
+
+        Raises:
+            ValueError: the folder holds no model, or its kind is unknown.
+        """
         content = f"{self.path}@{self.revision}" if self.source == "hub" else folder_sha256(self.folder)
         targets = None if self.target_modules is None else sorted(self.target_modules)
         return {
@@ -116,19 +122,18 @@ class Model:
                 return AutoConfig.for_model(**self.architecture)
             except Exception as error:  # whatever transformers makes of any value
                 raise ValueError(
-                    f"model.architecture describes no model: {type(error).__name__}: {_first_line(error)}"
+                    f"model.architecture describes no model: {type(error).__name__}: {one_line(error)}"
                 ) from error
         where = self._where()
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
             raise ValueError(
-                f"model {self.path} has no model.architecture, and its configuration cannot be had: "
-                f"{_first_line(error)}"
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: {one_line(error)}"
             ) from error
 
     def _where(self) -> str:
-        """What transformers is to load: a repository, once it is known whether the Hub answers, or a folder."""
+        """The repository or folder for transformers to load; asks once whether the Hub answers."""
         if self.source != "hub":
             return str(self.folder)
         ask()
@@ -184,7 +189,7 @@ class Model:
                 )
         except OSError as error:
             if self.source != "hub":
-                raise ValueError(f"model.path={self.path} cannot be loaded: {_first_line(error)}") from error
+                raise ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}") from error
             raise ValueError(
                 f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
                 "local folder: model=local model.path=FOLDER"
@@ -198,10 +203,10 @@ class Model:
 
 
 def kind_of(config: Mapping[str, Any], path: str) -> Kind:
-    """What a config.json describes; a pretrained encoder is one whatever head it was saved with.
+    """The kind of model that a config.json describes; an encoder is one with whichever head it was saved.
 
     Raises:
-        ValueError: none of the three kinds.
+        ValueError: it is none of the three kinds.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -224,10 +229,6 @@ def kind_of(config: Mapping[str, Any], path: str) -> Kind:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _auto_class(kind: Kind) -> Any:
     import transformers
 
@@ -239,7 +240,11 @@ def _auto_class(kind: Kind) -> Any:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
-    """Gives a tokenizer a padding token, and refuses one that cannot have one or end an answer."""
+    """Gives a tokenizer without a padding token its EOS token as one.
+
+    Raises:
+        ValueError: it has no EOS token, which ends answers and can pad.
+    """
     if kind != "encoder" and tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
     if tokenizer.pad_token_id is None:
@@ -249,7 +254,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -
 
 
 def _package_folder(path: str) -> Path:
-    """A folder inside an installed package, from `package/folder`; the package is found and not imported."""
+    """A folder inside an installed package, given as `package/folder`; the package is not imported."""
     package, _, inner = path.partition("/")
     if not package.isidentifier() or ".." in inner.split("/"):
         raise ValueError(f"model.path={path} is no package/folder")
@@ -264,7 +269,7 @@ def _package_folder(path: str) -> Path:
 
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Without the library's report of weights that a checkpoint lacks: the head is new on purpose."""
+    """Silences transformers' report of weights that a checkpoint lacks: the head is new on purpose."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -277,7 +282,7 @@ def _quiet_loading() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; every module is left in the mode it was in."""
+    """Evaluation mode inside; afterwards every module is in its earlier mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -288,7 +293,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def folder_sha256(folder: Path) -> str:
-    """A hash of a model folder's configuration, tokenizer and weights, whatever the folder is called."""
+    """A hash of a model folder's configuration, tokenizer and weights; the folder's name does not enter."""
     kept = (".safetensors", ".json", ".bin", ".model", ".txt")
     files = (path for path in sorted(folder.iterdir()) if path.suffix in kept and path.name != "recipe.json")
     digest = hashlib.sha256()

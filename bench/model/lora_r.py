@@ -28,12 +28,12 @@ class LoraRLinear(LoraLinear):
         super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
 
     def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:
-        """s B R A; what merging adds to the base weight."""
+        """s B R A, which merging adds to the base weight."""
         parts = (_linear(part, adapter).weight for part in (self.lora_B, self.lora_R, self.lora_A))
         return self.scaling[adapter] * torch.linalg.multi_dot(list(parts))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As PEFT's own layer, with R after A."""
+        """PEFT's own forward pass, with R after A."""
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x, *args, **kwargs)
@@ -47,5 +47,5 @@ class LoraRLinear(LoraLinear):
 
 
 def _linear(parts: nn.ModuleDict, adapter: str) -> nn.Linear:
-    """One adapter's share of lora_A, lora_B or lora_R."""
+    """One adapter's linear layer among lora_A, lora_B or lora_R."""
     return cast(nn.Linear, parts[adapter])

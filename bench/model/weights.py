@@ -1,4 +1,4 @@
-"""What a run trained, as a file: saved, read, and put back into the pretrained model without loss."""
+"""The file of what a run trained: written, read, and loaded into the pretrained model without loss."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.methods.base import AdapterOptions, Factors, Method, Rank
+from bench.methods.base import PLAIN, AdapterOptions, Factors, Method, Rank
 from bench.model import adapter
 from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
-    """Writes what the run trained, as safetensors.
+    """Writes what the run trained, as safetensors, with the scaling as metadata.
 
-    An adapter: its factors, those it started from (a shifted base is W - s B0 A0), a head; as metadata, its scaling.
-    Full fine-tuning: all weights. The pretrained model: an empty file.
+    Of an adapter: its factors, its starting factors (a shifted base is W - s B0 A0), and a head. Of full fine-tuning:
+    all weights. Of the pretrained model: no tensor.
+
+    Args:
+        model: the trained model.
+        layers: its target layers.
+        initial: the starting factors by layer name.
+        path: the file to write.
     """
     tensors: dict[str, Tensor] = {}
     for layer in layers:
@@ -39,42 +45,42 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
 
 
 def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """By the names that they have in the pretrained model."""
+    """The head's parameters by their names in the pretrained model."""
     found = adapter.heads(model).items()
     return {f"{head}.{name}": parameter for head, module in found for name, parameter in module.named_parameters()}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What `save` wrote: the scaling, and every tensor under its name."""
+    """What `save` wrote: the scaling, and every tensor by name."""
 
     scaling: float
     tensors: dict[str, Tensor]
 
     @classmethod
     def read(cls, path: Path) -> Saved:
-        """The content of a file."""
+        """Reads a file that `save` wrote."""
         with safe_open(path, "pt") as file:
             scaling = float(file.metadata()["scaling"])
         return cls(scaling, load_file(path))
 
     @property
     def names(self) -> list[str]:
-        """The layers that have an adapter."""
+        """Names of the layers that have an adapter."""
         return [key.removesuffix(".lora_A") for key in self.trained if key.endswith(".lora_A")]
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """Everything but the factors that adapters started from."""
+        """Every tensor except starting factors."""
         return {key: tensor for key, tensor in self.tensors.items() if ".initial." not in key}
 
     def parts(self, name: str) -> dict[str, Tensor]:
-        """A layer's factors and magnitudes as they stood at the end."""
+        """A layer's trained factors and magnitudes."""
         parts = {part: self.tensors.get(f"{name}.{part}") for part in (*FACTORS, MAGNITUDE)}
         return {part: tensor for part, tensor in parts.items() if tensor is not None}
 
     def initial(self, name: str) -> Factors:
-        """The factors that a layer started from."""
+        """A layer's starting factors."""
         return Factors(*(cast(Tensor, self.tensors.get(f"{name}.initial.{part}")) for part in FACTORS))
 
 
@@ -85,12 +91,20 @@ def load(
     method: Method,
     rank: Rank,
     layers: dict[str, nn.Linear],
-    options: AdapterOptions | None = None,
+    options: AdapterOptions = PLAIN,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
     """Turns the pretrained model, in place, into the one that was saved: R, magnitudes and shifted base included.
 
+    Args:
+        saved: what the run trained.
+        model: the pretrained model that the run started from.
+        method: the run's.
+        rank: the run's.
+        layers: the target layers by name, as target_layers returns them.
+        options: the run's DoRA and LoRA+.
+
     Returns:
-        As `add`, and the factors that each adapter started from.
+        Model and target layers as `adapter.add` returns them, and each adapter's starting factors.
 
     Raises:
         ValueError: the weights are not of this method and rank.

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.plan.overview import overview
-from bench.plan.summary import Planner, entries, text
+from bench.plan.overview import Planner, overview, planned_cells
+from bench.plan.summary import text
 from bench.process import command
 
 
-def main(arguments: Sequence[str] | None = None, planner: Planner = entries) -> int:
+def main(arguments: Sequence[str] | None = None, planner: Planner = planned_cells) -> int:
     """The command line; returns the exit status, 2 for what cannot be planned."""
     parser = command.parser("plan", __doc__)
     parser.add_argument("study", help="an experiment, such as demo: experiments/STUDY.yaml")
@@ -34,10 +34,10 @@ def _print_plan(options: argparse.Namespace, planner: Planner) -> None:
 
     if stray := [text for text in options.overrides if "=" not in text and not text.startswith("~")]:
         raise ValueError(f"{stray[0]} is no override; write key=value")
-    check_arguments([f"+experiments={options.study}", *options.overrides])
-    cells = planner(options.study, options.overrides)
-    results_dir = next((run.results_dir for _, run in cells if run is not None), Path("results"))
-    found = overview(options.study, options.overrides, cells, estimator(results_dir))
+    _, *overrides = check_arguments([f"+experiments={options.study}", *options.overrides])
+    cells = planner(options.study, overrides)
+    results_dir = next((cell.run.results_dir for cell in cells if cell.run is not None), Path("results"))
+    found = overview(options.study, overrides, cells, estimator(results_dir))
     print(json.dumps(asdict(found), indent=1) if options.json else text(found))
 
 

@@ -1,6 +1,7 @@
-"""Every method with its paper, what it trains and needs, and how many parameters that is; no weights are read.
+"""Lists every method with its paper, what it trains and needs, and its number of trained parameters.
 
-`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes what `bench.run` takes.
+`python -m bench.methods [model=NAME] [rank=NAME] [key=value ...]` takes the overrides that `bench.run` takes. It reads
+no weights.
 """
 
 from __future__ import annotations
@@ -23,21 +24,20 @@ if TYPE_CHECKING:
 
 
 def num_trainable(run: Run) -> int:
-    """How many parameters a run trains, but for a head, counted on the meta device from the model's configuration.
+    """Number of parameters that a run trains, without a classification head; counted on the meta device.
 
-    A method that shares ranks out among layers is counted with r in each.
+    A method that gives each layer a rank of its own is counted with r in every layer.
 
     Raises:
         ValueError: the rank does not fit a layer.
     """
     import torch
 
-    from bench.methods.base import AdapterMethod
     from bench.model import adapter
 
     model = run.model.skeleton(run.task.num_labels)
     layers = adapter.target_layers(model, run.model.target_modules)
-    if isinstance(run.method, AdapterMethod):
+    if run.method.has_adapter:
         adapter.check_rank(layers, run.rank)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
@@ -45,29 +45,26 @@ def num_trainable(run: Run) -> int:
 
 
 def paper(run: Run) -> str:
-    """The source that the method's module names in its first line, in parentheses."""
+    """The paper that the method's module names in parentheses in its first line."""
     opening = (sys.modules[type(run.method).__module__].__doc__ or "").partition("\n")[0]
     found = re.search(r"\((.*)\)", opening)
     return found.group(1) if found else "–"
 
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a method."""
-    rows = []
-    for run in runs:
-        method = run.method
-        rows.append(
-            {
-                "method": run.method_name,
-                "label": method.label,
-                "trains": " ".join(sorted(method.trains)) or "–",
-                "needs": " ".join(sorted(method.requires)) or "–",
-                "keeps the function": "yes" if method.keeps_function else "no",
-                "parameters": f"{num_trainable(run):,}",
-                "paper": paper(run),
-            }
-        )
-    return pd.DataFrame(rows)
+    """One row for the method of each run."""
+    return pd.DataFrame(
+        {
+            "method": run.method_name,
+            "label": run.method.label,
+            "trains": " ".join(sorted(run.method.trains)) or "–",
+            "needs": " ".join(sorted(run.method.requires)) or "–",
+            "keeps the function": "yes" if run.method.keeps_function else "no",
+            "parameters": f"{num_trainable(run):,}",
+            "paper": paper(run),
+        }
+        for run in runs
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,11 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_table(options: argparse.Namespace) -> None:
     from hydra import compose, initialize_config_dir
 
-    check_arguments(options.overrides)
+    overrides = check_arguments(options.overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [
-            compose("config", overrides=[*options.overrides, f"method={name}"]) for name in choices(CONF / "method")
-        ]
+        composed = [compose("config", overrides=[*overrides, f"method={name}"]) for name in choices(CONF / "method")]
     runs = [resolvers.validated(config) for config in composed]
     aligned = ["left"] * 5 + ["right", "left"]
     print(table(runs).to_markdown(index=False, disable_numparse=True, colalign=aligned))

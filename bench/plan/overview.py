@@ -1,31 +1,33 @@
-"""The cells of an experiment counted: what is done, what is left and how long that takes, and what is refused."""
+"""An experiment's runs by stage: how many are done, to do, waiting or refused, and how long the rest will take."""
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
-from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, state
-from bench.study import selection as rates
-from bench.study.plan_file import SELECT, PlannedRun, group_text
+from bench.runs.state import DONE, RECORDED, RUNNING, STALE, state
+from bench.study import selection
+from bench.study.folders import CONF
+from bench.study.plan_file import SELECT, group_text
 
 if TYPE_CHECKING:
     from bench.config import Run
     from bench.plan.estimate import Estimate
-    from bench.runs.record import Record
+    from bench.sweep.expansion import PlannedCell
 
-Entry = tuple[PlannedRun, "Run | None"]  # the run is None where it is refused, or waits and cannot be composed yet
+Planner = Callable[[str, Sequence[str]], list["PlannedCell"]]
 Estimator = Callable[["Run"], "Estimate"]
+Key = tuple[str, ...]
 
 TOTAL = "total"
-RETRIED = "retried"
-ENDED = (DONE, FAILED)  # what the same command does not start again
+# States beside those of bench.runs.state: failed and run again, without a learning rate yet, cannot be run.
+RETRIED, WAITING, REFUSED = "retried", "waiting", "refused"
+ENDED = (DONE, FAILED, REFUSED)  # never started by the command
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,18 @@ class Stage:
     """One row of the table.
 
     Attributes:
-        cells: as planned; two that come to the same run are one of `runs`.
-        to_do: what a sweep would start now: all that is neither done, failed, nor waiting.
-        failed: runs that are left as they are, unless run.retry_failed=true.
-        retried: of those to do, how many have failed before, with run.retry_failed=true.
-        begun: of those to do, how many were interrupted or killed, and go on from their checkpoints.
-        running: of those to do, how many another process has; a sweep leaves them to it.
-        recorded: of those to do, how many have a result here without weights, as a repository keeps it.
+        cells: planned runs, the refused ones included; equal ones are counted each.
+        runs: distinct runs.
+        to_do: runs that the command would start now.
+        failed: runs that failed before and are not started again unless run.retry_failed=true.
+        retried: runs to do that failed before, with run.retry_failed=true.
+        begun: runs to do that were interrupted or killed, and resume from their checkpoints.
+        running: runs to do that another process has at the moment; a sweep skips them.
+        recorded: runs to do whose record is here without weights, such as a committed one.
         waiting: runs whose learning rate is not chosen yet.
-        seconds: of what is to do and what waits; None where nothing of that is known.
-        unknown: how many runs `seconds` leaves out.
-        peak_bytes: the highest of those runs.
+        seconds: of the runs to do and the waiting ones; None if nothing is known of them.
+        unknown: number of runs that `seconds` leaves out.
+        peak_bytes: highest memory of any of those runs.
     """
 
     name: str
@@ -73,10 +76,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Overview:
-    """All that is said.
+    """What `python -m bench.plan` prints.
 
     Attributes:
-        total: over the stages; a run of two stages is counted once.
+        total: of all stages; a run that belongs to two of them is counted once.
         sources: what the estimates come from -> number of runs.
         edges: method and group of each grid of learning rates whose best one is its smallest or largest.
         command: starts the study.
@@ -91,102 +94,127 @@ class Overview:
     command: str
 
 
-def overview(study: str, overrides: Sequence[str], cells: Sequence[Entry], estimator: Estimator) -> Overview:
-    """Counts and estimates.
+def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
+    """Composes and validates the cells of an experiment as a sweep does; a refused one does not stop the others.
+
+    Raises:
+        ValueError: the experiment cannot be composed, or a stage does not say how its learning rates are set.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+
+    from bench.sweep.sweep import Sweep
+
+    arguments = [f"+experiments={study}", *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            loader = GlobalHydra.instance().config_loader()
+            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            sweep = Sweep(config, list(config.hydra.overrides.task))
+            return [_checked(cell) for cell in sweep.cells()]
+        except HydraException as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def _checked(cell: PlannedCell) -> PlannedCell:
+    """Refuses a cell that does not fit a layer of its model, which validation does not know."""
+    from bench.plan.size import refusal
+
+    reason = None if cell.run is None else refusal(cell.run)
+    if reason is None:
+        return cell
+    return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
+
+
+def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell], estimator: Estimator) -> Overview:
+    """Counts the cells of an experiment and estimates the runs that are left.
 
     Args:
-        cells: those of all stages, in order.
-        estimator: asked once for each run that is to be done.
+        study: name of the experiment.
+        overrides: given on the command line beside it.
+        cells: of all stages, in order.
+        estimator: called once for each run that is to be done.
     """
-    found = {run.run_id: run for _, run in cells if run is not None}
-    known = {run_id: _now(run, state(RunFolder.of(run)).name) for run_id, run in found.items()}
-    left = {_key(*entry): entry[1] for entry in cells if entry[1] is not None and _is_left(*entry, known)}
-    estimates = {key: estimator(run) for key, run in left.items()}
-    names = dict.fromkeys(planned.stage for planned, _ in cells)
-    rows = [_stage(name, [e for e in cells if e[0].stage == name], known, estimates) for name in names]
+    states: dict[Key, str] = {}
+    estimates: dict[Key, Estimate | None] = {}  # of what is to be done; None: nothing is known
+    stages: dict[str, list[Key]] = defaultdict(list)
+    refused: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        planned = cell.planned
+        key = (planned.run_id,) if planned.run_id else (planned.stage, *planned.overrides)
+        stages[planned.stage].append(key)
+        if planned.refused is not None:
+            refused[planned.refused].append(f"{planned.stage}: {group_text(planned.group)}")
+        if key not in states:
+            states[key] = _state(cell)
+            if states[key] not in ENDED:
+                estimates[key] = estimator(cell.run) if cell.run is not None else None
+    rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
+    every = [key for keys in stages.values() for key in keys]
     return Overview(
         study=study,
         stages=tuple(rows),
-        total=_stage(TOTAL, cells, known, estimates),
-        refusals=_refusals(planned for planned, _ in cells),
-        sources=dict(sorted(Counter(estimate.source for estimate in estimates.values()).items())),
+        total=_stage(TOTAL, every, states, estimates),
+        refusals=tuple(Refusal(reason, tuple(cells)) for reason, cells in refused.items()),
+        sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
         command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
     )
 
 
-def _key(planned: PlannedRun, run: Run | None) -> tuple[str, ...]:
-    """What makes two cells the same run; one that waits may become any."""
-    if planned.run_id is not None:
-        return (planned.run_id,)
-    return (planned.stage, *planned.overrides)
-
-
-def _is_left(planned: PlannedRun, run: Run | None, states: Mapping[str, str]) -> bool:
-    if planned.refused is not None:
-        return False
-    return planned.run_id is None or run is None or states[run.run_id] not in ENDED
-
-
-def _now(run: Run, name: str) -> str:
-    """What the state comes to in this command."""
-    return RETRIED if name == FAILED and run.run.retry_failed else name
+def _state(cell: PlannedCell) -> str:
+    if cell.run is None or cell.waits:
+        return WAITING if cell.waits else REFUSED
+    name = state(RunFolder.of(cell.run)).name
+    return RETRIED if name == FAILED and cell.run.run.retry_failed else name
 
 
 def _stage(
-    name: str, cells: Sequence[Entry], states: Mapping[str, str], estimates: Mapping[tuple[str, ...], Estimate]
+    name: str, keys: Sequence[Key], states: Mapping[Key, str], estimates: Mapping[Key, Estimate | None]
 ) -> Stage:
-    distinct = {_key(*entry): entry for entry in cells if entry[0].refused is None}
-    waiting = sum(planned.run_id is None for planned, _ in distinct.values())
-    found = Counter(states.get(planned.run_id, NEW) for planned, _ in distinct.values() if planned.run_id is not None)
-    left = [key for key, entry in distinct.items() if _is_left(*entry, states)]
-    seconds = [estimates[key].seconds for key in left if key in estimates]
-    known = [value for value in seconds if value is not None]
-    peaks = [estimates[key].peak_bytes for key in left if key in estimates]
+    """Counts one stage from the keys of its cells, of which equal ones are the same run."""
+    distinct = [key for key in dict.fromkeys(keys) if states[key] != REFUSED]
+    counts = Counter(states[key] for key in distinct)
+    left = [estimates[key] for key in distinct if key in estimates]
+    seconds = [one.seconds for one in left if one is not None and one.seconds is not None]
+    peaks = [one.peak_bytes for one in left if one is not None and one.peak_bytes is not None]
     return Stage(
         name=name,
-        cells=len(cells),
+        cells=len(keys),
         runs=len(distinct),
-        done=found[DONE],
-        to_do=sum(count for name, count in found.items() if name not in ENDED),
-        failed=found[FAILED],
-        retried=found[RETRIED],
-        begun=found[INTERRUPTED] + found[STALE],
-        running=found[RUNNING],
-        recorded=found[RECORDED],
-        waiting=waiting,
-        refused=len(cells) - sum(planned.refused is None for planned, _ in cells),
-        seconds=sum(known) if known or not left else None,
-        unknown=len(left) - len(known),
-        peak_bytes=max((peak for peak in peaks if peak is not None), default=None),
+        done=counts[DONE],
+        to_do=len(left) - counts[WAITING],
+        failed=counts[FAILED],
+        retried=counts[RETRIED],
+        begun=counts[INTERRUPTED] + counts[STALE],
+        running=counts[RUNNING],
+        recorded=counts[RECORDED],
+        waiting=counts[WAITING],
+        refused=sum(states[key] == REFUSED for key in keys),
+        seconds=sum(seconds) if seconds or not left else None,
+        unknown=len(left) - len(seconds),
+        peak_bytes=max(peaks, default=None),
     )
 
 
-def _refusals(planned: Iterable[PlannedRun]) -> tuple[Refusal, ...]:
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for cell in planned:
-        if cell.refused is not None:
-            by_reason[cell.refused].append(f"{cell.stage}: {group_text(cell.group)}")
-    return tuple(Refusal(reason, tuple(cells)) for reason, cells in by_reason.items())
-
-
-def _record(run: Run) -> Record | None:
-    return RunFolder.of(run).record
-
-
-def _edges(cells: Sequence[Entry]) -> tuple[str, ...]:
+def _edges(cells: Sequence[PlannedCell]) -> tuple[str, ...]:
     """The groups whose grid is complete and whose best learning rate is its smallest or largest."""
     by_group: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for planned, run in cells:
-        if planned.stage == SELECT and run is not None:
-            by_group[planned.group].append(run)
+    for cell in cells:
+        if cell.planned.stage == SELECT and cell.run is not None:
+            by_group[cell.planned.group].append(cell.run)
     found = []
     for group, runs in by_group.items():
-        records = (_record(run) for run in runs)
-        complete = list(itertools.takewhile(lambda record: record is not None, records))
-        if len(complete) == len(runs):
-            selection = rates.select(group, [record for record in complete if record is not None])
-            if selection.at_edge and selection.best:
-                rate = selection.best.learning_rate
-                found.append(f"{selection.method} ({group_text(group)}; {selection.at_edge} end, {rate:g})")
+        records = [record for run in runs if (record := RunFolder.of(run).record) is not None]
+        if len(records) == len(runs):
+            chosen = selection.select(group, records)
+            if chosen.at_edge and chosen.best:
+                rate = chosen.best.learning_rate
+                found.append(f"{chosen.method} ({group_text(group)}; {chosen.at_edge} end, {rate:g})")
     return tuple(found)

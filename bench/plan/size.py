@@ -36,7 +36,7 @@ class Size:
     """A model without adapter, counted on the meta device.
 
     Attributes:
-        layers: the target layers by name; layers of equal shape are one module.
+        layers: the target layers by name.
         parameters: all of them.
         head: those of an encoder's classification head.
         linear: weights of all linear layers, the head's included.
@@ -75,12 +75,10 @@ def _counted(run: Run) -> Size:
 
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
-    layers = target_layers(model, run.model.target_modules)
-    by_shape = {layer.weight.shape: layer for layer in layers.values()}
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind
     return Size(
-        layers={name: by_shape[layer.weight.shape] for name, layer in layers.items()},
+        layers=target_layers(model, run.model.target_modules),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         head=sum(parameter.numel() for head in heads(model).values() for parameter in head.parameters()),
         linear=sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)),
@@ -97,19 +95,12 @@ def is_unknown(run: Run) -> bool:
 
 def refusal(run: Run) -> str | None:
     """Why a valid run would fail once its model is loaded: its rank or its method does not fit a layer; else None."""
-    from bench.methods.base import AdapterMethod, DemandingMethod, Layer, scaling_value
-    from bench.model.layers import check_rank
+    from bench.model.layers import check_start
 
     if is_unknown(run):
         return None
     try:
-        layers = size(run).layers
-        if isinstance(run.method, AdapterMethod):
-            check_rank(dict(layers), run.rank)
-        if isinstance(run.method, DemandingMethod):
-            scaling = scaling_value(run.method.scaling, run.rank)
-            for name, layer in layers.items():
-                run.method.check(Layer(name, layer.weight, run.rank.r, scaling, learning_rates=run.learning_rates))
+        check_start(size(run).layers, run.method, run.rank, run.learning_rates)
     except ValueError as error:
         return str(error)
     return None
@@ -117,10 +108,8 @@ def refusal(run: Run) -> str | None:
 
 def trained_and_added(run: Run) -> tuple[int, int]:
     """Parameters that the optimiser moves, a head's included; and those of the adapter, trained or not."""
-    from bench.methods.base import AdapterMethod
-
     counted, trains, r = size(run), run.method.trains, run.rank.r
-    if not isinstance(run.method, AdapterMethod):
+    if not run.method.has_adapter:
         return (counted.parameters if "weight" in trains else 0), 0
     shapes = [layer.weight.shape for layer in counted.layers.values()]
     parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}
@@ -177,7 +166,7 @@ def num_items(run: Run) -> int:
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:
-    if run.score.split == "selection" or (dataset.hub is not None and dataset.splits.test is None):
+    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
         found = run.task.validation_samples
     elif dataset.hub is None:
         from bench.model.embedded.items import SPLITS

@@ -1,26 +1,16 @@
-"""The cells of an experiment, checked, and an overview of them as text."""
+"""The overview of an experiment as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 from tabulate import tabulate
 
-from bench.plan.overview import Entry, Overview, Refusal, Stage
-from bench.study.folders import CONF
+from bench.plan.overview import Overview, Refusal, Stage
 
-if TYPE_CHECKING:
-    from bench.config import Run
-    from bench.study.plan_file import PlannedRun
-
-Planner = Callable[[str, Sequence[str]], list[Entry]]
 GROUPS_SHOWN = 4
 
 
 def text(found: Overview) -> str:
-    """For a reader."""
+    """The overview as a table, with a line for each refusal, note and estimate, and the command that starts it."""
     rows = [_cells(row) for row in (*found.stages, found.total)]
     aligned = ["left"] + ["right"] * (len(rows[0]) - 1)
     printed = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=aligned)
@@ -28,7 +18,7 @@ def text(found: Overview) -> str:
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
-    if any("size on" in source for source in found.sources):
+    if any(source.startswith("from the model's size") for source in found.sources):
         lines.append(_BOUNDS)
     lines += [
         f"best rate at the edge: {edge}; {found.command} hydra.sweeper.extend=4 adds points" for edge in found.edges
@@ -57,14 +47,14 @@ def _hours(hours: float) -> str:
 _NOTES = {
     "failed": "failed before, and not started again; run.retry_failed=true does",
     "retried": "failed before, and started again",
-    "begun": "begun before; goes on from the last checkpoint",
-    "running": "running in another process, to which it is left",
-    "recorded": "recorded, a result without its weights, such as a committed one; done again",
+    "begun": "begun before; resumed from the last checkpoint",
+    "running": "running in another process; skipped",
+    "recorded": "recorded without weights, as committed runs are; run again",
     "waiting": "waiting for a learning rate that an earlier stage chooses",
 }
 _BOUNDS = (
-    "From the model's size every example counts as task.max_length tokens and every answer as the longest allowed, so "
-    "these hours are mostly too high; records of finished runs replace them."
+    "An estimate from the model's size counts every example as task.max_length tokens and every answer as the longest "
+    "allowed, so it is mostly too high; records of finished runs replace it."
 )
 _COUNTS = ("cells", "runs", "done", "to_do", "failed", "recorded", "waiting", "refused")
 
@@ -73,44 +63,3 @@ def _refusal_line(refusal: Refusal) -> str:
     shown = "; ".join(refusal.cells[:GROUPS_SHOWN])
     more = f"; and {len(refusal.cells) - GROUPS_SHOWN} more" if len(refusal.cells) > GROUPS_SHOWN else ""
     return f"refused, {_count(len(refusal.cells), 'cell')}: {refusal.reason} ({shown}{more})"
-
-
-def entries(study: str, overrides: Sequence[str]) -> list[Entry]:
-    """The cells of an experiment, composed and validated as a sweep does it; a refused one does not stop the others.
-
-    Raises:
-        ValueError: the experiment itself cannot be composed, or a stage says nothing of its learning rates.
-    """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-
-    from bench.sweep import expansion, guard
-
-    arguments = [f"+experiments={study}", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config = GlobalHydra.instance().hydra.compose_config("config", arguments, RunMode.MULTIRUN)  # type: ignore[union-attr]
-            given = list(config.hydra.overrides.task)
-            if not expansion.is_staged(config.hydra.sweeper):
-                return [_checked(*cell) for cell in guard.cells_of(config, given)]
-            expanded = guard.expansion(config, given)
-            return [
-                _checked(planned, run)
-                for stage in expanded.definition.asked
-                for planned, _, run in expanded.planned(stage)
-            ]
-        except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        finally:
-            HydraConfig.instance().cfg = None
-
-
-def _checked(planned: PlannedRun, run: Run | None) -> Entry:
-    """Refuses also what only a model's layers tell."""
-    from bench.plan.size import refusal
-
-    reason = None if run is None else refusal(run)
-    return (planned, run) if reason is None else (replace(planned, run_id=None, refused=reason), None)

@@ -20,21 +20,17 @@ from bench.process.environment import quiet_environment
 from bench.process.redact import redacted
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message; the name of its class if there is no message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool = False) -> argparse.ArgumentParser:
     """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
 
     Args:
         name: of the command, without "bench.".
-        doc: the docstring of its module, whose first line becomes the description.
+        doc: the docstring of its module, whose first line, without ": `python -m ...`", becomes the description.
         study: add the argument `study` and the option `--results-dir`.
         results_dir: add the option `--results-dir` alone.
     """
-    made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=(doc or "").partition("\n")[0])
+    description = (doc or "").partition("\n")[0].partition(": `python")[0]
+    made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
     if study:
         made.add_argument("study", help="the folder below the results folder, such as demo")
     if study or results_dir:

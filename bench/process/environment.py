@@ -14,7 +14,7 @@ import bench
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type, path: str, *rest: Any) -> None:
-    """What the suite warns of is for its user: one line, without the place in the code."""
+    """Shows the suite's own warnings, which are for its user, in one line without the place in the code."""
     if category is UserWarning and Path(path).is_relative_to(Path(bench.__file__).parent):
         print(f"warning: {message}", file=sys.stderr, flush=True)
     else:
@@ -22,7 +22,7 @@ def _show_warning(others: Callable[..., None], message: Warning | str, category:
 
 
 def quiet_environment() -> None:
-    """Settings that libraries read when they are imported: no telemetry, no forks of the tokenizer."""
+    """To be called before heavy imports: no telemetry, no parallel tokenizer, warnings in one line each."""
     # PEFT reads an attribute that transformers will rename; nothing that a user of the suite can mend.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)

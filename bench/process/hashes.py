@@ -10,13 +10,13 @@ from typing import Any
 
 
 def values_sha256(values: Any) -> str:
-    """A hash of every value of nested lists and dicts, whatever the order of keys; what JSON lacks counts as text."""
+    """A hash of nested lists and dicts, whatever the order of keys; a value that JSON lacks is hashed as its text."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_sha256(tokenizer: Any) -> str | None:
-    """What a tokenizer's encodings depend on; None where it does not tell."""
+    """A hash of all that a tokenizer's encodings depend on; None for a tokenizer without a Rust backend."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -25,10 +25,7 @@ def tokenizer_sha256(tokenizer: Any) -> str | None:
 
 
 def file_sha256(path: Path) -> str:
-    """A hash of a file's bytes, read once a process while size and time of change are the same.
-
-    A sweep asks for the same gigabytes in every cell.
-    """
+    """A hash of a file's bytes, memoised while its size and times are the same: every cell asks for the same files."""
     stat = path.stat()
     return _file_sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
@@ -39,6 +36,6 @@ def _file_sha256(path: Path, _size: int, _changed: int, _touched: int) -> str:
 
 
 def fresh_sha256(path: Path) -> str:
-    """A hash of a file's bytes as they are now, whatever was read before."""
+    """A hash of a file's bytes, read now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

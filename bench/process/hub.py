@@ -1,7 +1,7 @@
-"""The Hugging Face Hub, asked once whether it answers: a network that swallows packets must not hold a run up.
+"""Asks the Hugging Face Hub once whether it answers, so that a network that drops packets does not hold a run up.
 
-The libraries ask for each file of a repository several times, with ten seconds and more for each; a run that needs
-twenty files then waits for an hour. Where the Hub does not answer, the rest of the process reads its cache only.
+The libraries ask for each file of a repository several times and wait ten seconds or more each time: for twenty files
+that is an hour. If the Hub does not answer, the process reads only its cache from then on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TIMEOUT = 10.0  # seconds
 
 @functools.cache
 def ask() -> bool:
-    """Whether the Hub answers; if not, says so and makes the libraries read their caches only. Asked once a process."""
+    """True if the Hub answers; if not, warns and makes the libraries read their caches only. Asked once a process."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of each phase of a run, measured apart."""
+"""Seconds and peak memory of each phase of a run: load, calibrate, initialise, train, measure, score."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase.
+    """The cost of one phase.
 
     Attributes:
         seconds: wall time.
-        peak_bytes: the highest memory during the phase: allocated on the GPU where there is one, else the
-            process's resident set; None where the system does not tell.
+        peak_bytes: the highest memory during the phase: allocated on the GPU if there is one, else the process's
+            resident set; None if the system does not tell.
     """
 
     seconds: float
@@ -31,14 +31,14 @@ class Phase:
 
 @dataclass
 class Phases:
-    """The phases of one run, by name; `enter` is told each name when its phase begins."""
+    """The phases of one run, by name; `enter` is called with a phase's name when it begins."""
 
     by_name: dict[str, Phase] = field(default_factory=dict)
     enter: Callable[[str], None] = lambda name: None
 
     @classmethod
     def begin(cls, enter: Callable[[str], None]) -> Phases:
-        """Of a new run, after the memory that earlier runs of the process have left is given back."""
+        """For a new run: first returns the memory that earlier runs of the process have left to the system."""
         clear_device_cache(garbage_collection=True)
         with suppress(OSError, AttributeError):  # of the GNU C library only
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -46,7 +46,7 @@ class Phases:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Times what happens inside; a phase entered twice is summed, its peak the higher of the two."""
+        """Measures its body as a phase; of a phase entered twice the seconds are summed and the higher peak is kept."""
         self.enter(name)
         _reset_peak()
         start = now()
@@ -58,12 +58,12 @@ class Phases:
             self.by_name[name] = Phase(before.seconds + now() - start, max(peaks, default=None))
 
     def carry(self, name: str, seconds: float) -> None:
-        """Adds what an earlier attempt has spent on a phase, as far as the result rests on it."""
+        """Adds the seconds that a resumed attempt had spent on a phase, up to its checkpoint."""
         here = self.by_name[name]
         self.by_name[name] = Phase(here.seconds + seconds, here.peak_bytes)
 
     def set_apart(self, name: str, seconds: float, within: str) -> None:
-        """Books `seconds` of the phase `within` as a phase of their own, which shares its peak."""
+        """Moves `seconds` of the phase `within` to a phase of their own, which has the same peak."""
         whole = self.by_name[within]
         self.by_name[within] = Phase(whole.seconds - seconds, whole.peak_bytes)
         self.by_name[name] = Phase(seconds, whole.peak_bytes)
@@ -78,14 +78,14 @@ def _reset_peak() -> None:
 
 
 def now() -> float:
-    """Seconds on a clock that only differences mean something on, when the GPU has done all it was asked for."""
+    """time.perf_counter() after the GPU has finished all that was queued."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_bytes() -> int | None:
-    """The highest memory since the phase began."""
+    """The highest memory since the phase began, as in `Phase`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:

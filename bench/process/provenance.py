@@ -1,4 +1,4 @@
-"""Where a number comes from: code, versions, hardware, settings. What of it can move a number is its fingerprint."""
+"""What a number was made with: code, versions, hardware, settings; the fingerprint hashes what can change a number."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOCK = "requirements.lock"
 
 
 def environment() -> dict[str, Any]:
-    """Code, versions, hardware and settings of this process; `fingerprint` hashes what can move a number."""
+    """Code, versions, hardware and settings of this process, as a record keeps them."""
     return {
         "code": _code(),
         "python": platform.python_version(),
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def fingerprint() -> str:
-    """A hash of the versions and the hardware that can move a number; with a GPU the host's processor is none."""
+    """A hash of the versions and hardware that can change a number; with a GPU the host's processor is left out."""
     hardware = _hardware()
     kept = {k: v for k, v in hardware.items() if k != "driver" and (k != "cpu" or not hardware["gpu"])}
     stack = {name: version(name) for name in _STACK} | kept
@@ -54,7 +54,7 @@ def fingerprint() -> str:
 
 @functools.cache
 def code_sha256() -> str:
-    """Of the package's own modules: what can be resumed is what this code began."""
+    """A hash of the package's own modules: only a run that the same code began can be resumed."""
     root = Path(bench.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -63,7 +63,7 @@ def code_sha256() -> str:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """The command line of one run, as another machine would say it."""
+    """The command line of one run, for any machine."""
     return shlex.join(["python", "-m", "bench.run", *overrides])
 
 
@@ -90,7 +90,7 @@ def _driver() -> str | None:
 
 
 def _deterministic() -> dict[str, Any]:
-    """The switches of torch that decide whether two runs on one machine are equal to the bit."""
+    """torch's switches that decide whether two runs on one machine are bit-identical."""
     import torch
 
     return {
@@ -102,7 +102,7 @@ def _deterministic() -> dict[str, Any]:
 
 
 def version(distribution: str) -> str | None:
-    """Of an installed distribution; None where it is not installed."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -111,7 +111,7 @@ def version(distribution: str) -> str | None:
 
 @functools.cache
 def _others() -> tuple[str, ...]:
-    """What the package asks for beside the stack, by its own metadata."""
+    """The package's other requirements, by its own metadata."""
     try:
         asked = importlib.metadata.requires("lora-init-bench") or []
     except importlib.metadata.PackageNotFoundError:

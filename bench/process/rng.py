@@ -1,4 +1,4 @@
-"""Random streams: one generator a stage, derived from the run's seed by name; no stage moves another's draws."""
+"""Random streams: one generator a stage, derived from the run's seed by name; no stage changes another's draws."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Signals that end a run early: it finishes its step, writes a checkpoint, says that it was interrupted, and stops.
+"""Signals that end a run early: it finishes its step, writes a checkpoint and an interrupted record, and stops.
 
-SIGINT and SIGTERM stop the sweep with it. SIGUSR1 and SIGUSR2 are what Slurm sends before it takes a node away: when
-the run has stopped, whoever listened before is called (submitit requeues the job), or else Slurm is asked to requeue.
+SIGINT and SIGTERM stop the sweep too. SIGUSR1 and SIGUSR2 are what Slurm sends before it takes a node away: when the
+run has stopped, the handler that was there before is called (submitit's requeues the job); without one, Slurm is asked
+to requeue the job.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)
+PARENT = "LORA_INIT_BENCH_PARENT"  # the id of the process that a run must not outlive
+PARENT_SECONDS = 5.0  # between two looks for it
 
 
 class InterruptedRunError(BaseException):
-    """A signal has ended the run; no error of its own, so that nothing takes it for one."""
+    """A signal has ended the run. Not an Exception, so that nothing takes it for an error of the run."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -28,36 +31,59 @@ class InterruptedRunError(BaseException):
 
 
 class _State:
-    """Of this process: which signal came, who listened before, and whether it must wait for the end of a step."""
+    """Of this process: the signal that came, and how many `deferred` contexts are open."""
 
     came: int | None = None
     deferring = 0
-    before: dict[int, Any] = {}  # noqa: RUF012  the process's one
+
+
+@contextmanager
+def listening(
+    hear: Callable[[int], object], numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[dict[int, Any]]:
+    """Inside, `hear` is called with the number of each of these signals; yields the handlers they had before.
+
+    Only the main thread receives signals; in another thread nothing changes, and what is yielded is empty.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
+    before = {number: signal.signal(number, lambda number, _frame: hear(number)) for number in numbers}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
 def handled() -> Iterator[None]:
     """Inside, a signal raises InterruptedRunError, at once or at the end of what is `deferred`.
 
-    Only the main thread hears signals; in another one nothing changes.
+    Raises:
+        SystemExit: InterruptedRunError came out of the context; its code is 128 and the signal's number, as a shell
+            has it. A handler that was there before hears SIGUSR1 and SIGUSR2 first.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     _State.came, _State.deferring = None, 0
-    _State.before = {number: signal.getsignal(number) for number in SIGNALS}
-    # Without Slurm nobody sends these two on purpose, and their default is to end the process.
-    for signal_number in SIGNALS:
-        signal.signal(signal_number, _hear)
+    number, before = None, {}
     try:
-        yield
+        with listening(_hear, SIGNALS) as before:
+            if before:
+                _stop_with_parent()
+            yield
+    except InterruptedRunError as stopped:
+        number = stopped.number
     finally:
-        for number, handler in _State.before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         _State.came = None
+    if number is None:
+        return
+    if number in PREEMPTION:
+        handler = before.get(number)
+        handler(number, None) if callable(handler) else _requeue()
+    raise SystemExit(128 + number)
 
 
-def _hear(number: int, _frame: FrameType | None) -> None:
+def _hear(number: int) -> None:
     again = _State.came is not None
     _State.came = _State.came or number
     if not _State.deferring or (again and number == signal.SIGINT):  # a second Ctrl-C does not wait
@@ -65,13 +91,13 @@ def _hear(number: int, _frame: FrameType | None) -> None:
 
 
 def requested() -> bool:
-    """Whether a signal has come: what is deferred should end soon."""
+    """True if a signal has come, so that what is deferred should end soon."""
     return _State.came is not None
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a signal is only noted; it is raised at the end."""
+    """Inside, a signal is only noted; at the end it raises InterruptedRunError."""
     _State.deferring += 1
     try:
         yield
@@ -81,48 +107,31 @@ def deferred() -> Iterator[None]:
 
 
 def stop_if_requested() -> None:
-    """Ends the run here if a signal has come and nothing around is deferred.
-
-    Raises:
-        InterruptedRunError: it has.
-    """
+    """Raises InterruptedRunError if a signal has come and no `deferred` context is open."""
     if _State.came is not None and not _State.deferring:
         raise InterruptedRunError(_State.came)
 
 
 def stop() -> NoReturn:
-    """Ends the run here, which has finished what it had to after a signal to it or to another of its processes.
-
-    Raises:
-        InterruptedRunError: always.
-    """
+    """Raises InterruptedRunError: for the signal that has come, or SIGTERM if another process of the run was lost."""
     raise InterruptedRunError(_State.came or signal.SIGTERM)
 
 
-def leave(number: int, listener: Any) -> NoReturn:
-    """Ends the process as the signal asks, after the run's state has been written.
+def _stop_with_parent() -> None:
+    """Sends SIGTERM to this process when the one that PARENT names is gone: a sweep that was killed leaves no runs."""
+    parent = os.environ.get(PARENT)
 
-    Args:
-        listener: who heard the signal before the run began, as `listener_of` says.
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    Raises:
-        SystemExit: always; 128 and the signal's number, as a shell says it.
-    """
-    if number in _PREEMPTION:
-        if callable(listener):
-            listener(number, None)
-        else:
-            _requeue()
-    raise SystemExit(128 + number)
-
-
-def listener_of(number: int) -> Callable[[int, FrameType | None], Any] | int | None:
-    """Who hears a signal outside the run; to be asked inside `handled`."""
-    return _State.before.get(number)
+    if parent is not None:
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _requeue() -> None:
-    """Asks Slurm to start this job again; a job that submitit has not started."""
+    """Asks Slurm to start this job again, if this is one; submitit asks for its own jobs."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is not None:
         subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)

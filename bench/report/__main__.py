@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.process import command
+from bench.report import frame
 from bench.report.read.load import load_study
 
 
@@ -17,10 +19,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--mix", action="store_true", help="put records of different stacks or schema versions into one table"
     )
     parser.add_argument("--every-figure", action="store_true", help="also those that a large study leaves out; slow")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write bench.report.frame as CSV, and no report")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same as Parquet")
     return command.main(parser, _write, arguments)
 
 
 def _write(options: argparse.Namespace) -> None:
+    if options.csv or options.parquet:
+        rows = frame(options.study, options.results_dir)
+        if options.csv:
+            rows.to_csv(options.csv, index=False, lineterminator="\n")
+        if options.parquet:
+            rows.to_parquet(options.parquet, index=False)
+        return
     study = load_study(options.results_dir, options.study, options.mix)
     from bench.report.write import write_report
 

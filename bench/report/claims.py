@@ -1,7 +1,8 @@
 """The papers' claims as questions, answered from records: `python -m bench.report.claims`.
 
-experiments/_claims.yaml has the claims; results/claims.md and claims.csv get a row each: paper, claim, our answer, its
-interval, n, and the command that makes the records. The questions themselves are in bench.report.papers.questions.
+experiments/_claims.yaml has the claims. results/claims.md lists them by paper, each with our answer, its interval, n
+and the command that makes the records; results/claims.csv has the same numbers unrounded. The functions that answer are
+in bench.report.papers.questions.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.process import command
 from bench.process.files import write_whole
-from bench.report.papers.questions import KINDS, Finding, NotRunError
+from bench.process.validation import one_line
+from bench.report.papers.questions import KINDS, Answer, NotRunError
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.render import DASH, prose
 from bench.study.folders import experiments_folder
@@ -27,74 +29,72 @@ from bench.study.plan_file import run_folders
 
 CLAIMS = "_claims.yaml"
 NOT_RUN = "not run yet"
-_NO_ANSWER = "no answer"
+NO_ANSWER = "no answer"  # the study's records cannot be reported
 
 _NOTE = (
-    "Yes or no: the whole interval lies on one side; else not settled. Intervals of scores are 95 %, paired by seed "
+    "Yes or no: the whole interval is on one side; otherwise not settled. Intervals of scores are 95 %, paired by seed "
     "and by the items that both methods answered; of steps over seeds; of learning rates what the grid resolves. Every "
     "method is at the best learning rate of its own grid, chosen on the validation split."
 )
 
+Text = Annotated[str, Field(min_length=1)]
+Overrides = Annotated[dict[str, str], Field(min_length=1)]
 
-@dataclass(frozen=True)
-class Claim:
-    """What a paper says, and what decides whether records agree.
+
+class Claim(BaseModel):
+    """What a paper says, and which question to which records tests it.
 
     Attributes:
         source: where the paper says it.
-        study: whose records answer.
-        kind: a function of bench.report.papers.questions; `arguments` are its own.
+        study: the study whose records answer.
+        kind: the function of bench.report.papers.questions that answers.
+        a, b: the overrides of the two methods that are compared. Further fields are arguments of the function, too.
     """
 
-    id: str
-    paper: str
-    claim: str
-    source: str
-    study: str
-    kind: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    id: Text
+    paper: Text
+    claim: Text
+    source: Text
+    study: Text
+    kind: Text
+    a: Overrides
+    b: Overrides
 
     @property
     def command(self) -> str:
-        """Makes the records that answer."""
+        """The command that makes the records."""
         return f"python -m bench.run -m +experiments={self.study}"
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What the records say to a claim.
-
-    Attributes:
-        text: yes, no, not settled, not run yet, or no answer where the study cannot be reported.
-        low, high: of the estimate; see bench.report.papers.questions.Finding.
-        command: makes the records.
-    """
-
-    claim: Claim
-    text: str
-    details: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    n: int | None
-    command: str
-
     @property
-    def interval(self) -> str:
-        """Estimate, bounds and unit in print."""
-        if self.estimate is None:
-            return DASH
-        sign = "+" if self.unit in ("points", "in slope", "") else ""
-        bounds = "" if self.low is None or self.high is None else f" [{self.low:{sign}.3g}, {self.high:{sign}.3g}]"
-        return f"{self.estimate:{sign}.3g}{bounds} {self.unit}".rstrip()
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the function that answers, beside the study."""
+        return {"a": self.a, "b": self.b, **(self.model_extra or {})}
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind; known: {', '.join(KINDS)}")
+        return kind
+
+    @model_validator(mode="after")
+    def _fits(self) -> Claim:
+        signature = inspect.signature(KINDS[self.kind])
+        try:
+            signature.bind(None, **self.arguments)
+        except TypeError as error:
+            raise ValueError(f"{error}; {self.kind} takes {', '.join(list(signature.parameters)[1:])}") from None
+        return self
 
 
 def read_claims(path: Path) -> tuple[Claim, ...]:
-    """The claims of a file, in its order.
+    """The claims of a YAML file, in its order.
 
     Raises:
-        ReportError: not a list of claims, a missing field, an unknown kind or argument, or an id given twice.
+        ReportError: the file is no list of claims, a claim lacks a field or has one that its kind does not take, or two
+            claims have one id.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -102,96 +102,77 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
         raise ReportError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(entries, list):
         raise ReportError(f"{path}: not a list of claims; each starts with '- id: NAME'")
-    claims = tuple(_claim(path, place, entry) for place, entry in enumerate(entries, 1))
-    ids = [claim.id for claim in claims]
-    if twice := [one for one in ids if ids.count(one) > 1]:
-        raise ReportError(f"{path}: id {twice[0]!r} is given twice; rename one")
-    return claims
+    claims: dict[str, Claim] = {}
+    for place, entry in enumerate(entries, 1):
+        try:
+            claim = Claim.model_validate(entry)
+        except ValidationError as error:
+            name = entry.get("id", place) if isinstance(entry, dict) else place
+            raise ReportError(f"{path}: claim {name}: {one_line(error)}") from None
+        if claim.id in claims:
+            raise ReportError(f"{path}: id {claim.id!r} is given twice; rename one")
+        claims[claim.id] = claim
+    return tuple(claims.values())
 
 
 def answer(claim: Claim, results_dir: Path) -> Answer:
-    """What the records below a results folder say; NOT_RUN where there are none that the question needs."""
+    """The answer of the records below a results folder; NOT_RUN if those that the question needs do not exist."""
     if not run_folders(results_dir / claim.study):
-        return _without(claim, NOT_RUN, "")
+        return Answer(NOT_RUN)
     try:
-        found: Finding = KINDS[claim.kind](load_study(results_dir, claim.study), **claim.arguments)
+        return KINDS[claim.kind](load_study(results_dir, claim.study), **claim.arguments)
     except NotRunError as error:
-        return _without(claim, NOT_RUN, str(error))
+        return Answer(NOT_RUN, str(error))
     except ReportError as error:
-        return _without(claim, _NO_ANSWER, str(error))
-    numbers = (found.estimate, found.low, found.high, found.unit, found.n)
-    return Answer(claim, found.text, found.details, *numbers, claim.command)
+        return Answer(NO_ANSWER, str(error))
 
 
-def claims_table(answers: Sequence[Answer]) -> str:
-    """One Markdown table, a claim a row."""
+def claims_list(answers: Sequence[tuple[Claim, Answer]]) -> str:
+    """The answered claims as a Markdown list under a heading for each paper."""
+    lines: list[str] = []
+    paper = None
+    for claim, found in answers:
+        if claim.paper != paper:
+            paper = claim.paper
+            lines += ["", f"### {paper}", ""]
+        numbers = [found.interval] * (found.interval != DASH) + [f"n = {found.n}"] * (found.n is not None)
+        details = f": {prose(found.details)}" if found.details else ""
+        parts = (f"- {claim.claim} **{found.text}**{details}.", ", ".join(numbers), f"(`{claim.command}`)")
+        lines.append(" ".join(part for part in parts if part))
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def write_claims(claims: Sequence[Claim], results_dir: Path, folder: Path) -> str:
+    """Answers claims from the records below results_dir, writes claims.md and claims.csv into folder.
+
+    Returns:
+        The Markdown.
+    """
+    answers = [(claim, answer(claim, results_dir)) for claim in claims]
+    markdown = f"{claims_list(answers)}\n{_NOTE}\n"
     rows = [
         {
-            "paper": one.claim.paper,
-            "claim": one.claim.claim,
-            "our answer": f"**{one.text}**" + (f": {prose(one.details)}" if one.details else ""),
-            "interval": one.interval,
-            "n": DASH if one.n is None else str(one.n),
-            "command": f"`{one.command}`",
+            "id": claim.id,
+            "paper": claim.paper,
+            "claim": claim.claim,
+            "source": claim.source,
+            "study": claim.study,
+            "kind": claim.kind,
+            "answer": found.text,
+            "details": found.details,
+            "estimate": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "unit": found.unit,
+            "n": None if found.n is None else str(found.n),
+            "command": claim.command,
         }
-        for one in answers
+        for claim, found in answers
     ]
-    return f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n{_NOTE}\n"
-
-
-def write_claims(answers: Sequence[Answer], results_dir: Path) -> str:
-    """Writes claims.md and claims.csv (numbers unrounded) into a results folder; returns the Markdown."""
-    results_dir.mkdir(parents=True, exist_ok=True)
-    markdown = claims_table(answers)
-    rows = [
-        {
-            "id": one.claim.id,
-            "paper": one.claim.paper,
-            "claim": one.claim.claim,
-            "source": one.claim.source,
-            "study": one.claim.study,
-            "kind": one.claim.kind,
-            "answer": one.text,
-            "details": one.details,
-            "estimate": one.estimate,
-            "low": one.low,
-            "high": one.high,
-            "unit": one.unit,
-            "n": None if one.n is None else str(one.n),
-            "command": one.command,
-        }
-        for one in answers
-    ]
-    write_whole(results_dir / "claims.md", markdown)
-    write_whole(results_dir / "claims.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "claims.md", markdown)
+    write_whole(folder / "claims.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     return markdown
-
-
-def _without(claim: Claim, text: str, details: str) -> Answer:
-    return Answer(claim, text, details, None, None, None, "", None, claim.command)
-
-
-def _claim(path: Path, place: int, entry: Any) -> Claim:
-    texts = ("id", "paper", "claim", "source", "study", "kind")
-    where = f"{path}: claim {place}"
-    if not isinstance(entry, dict):
-        raise ReportError(f"{where}: {entry!r} is no claim; it starts with '- id: NAME'")
-    if missing := [name for name in texts if not isinstance(entry.get(name), str) or not entry[name]]:
-        raise ReportError(f"{where} ({entry.get('id', 'no id')}): no {', '.join(missing)}")
-    where = f"{path}: claim {entry['id']}"
-    if entry["kind"] not in KINDS:
-        raise ReportError(f"{where}: unknown kind {entry['kind']!r}; known: {', '.join(KINDS)}")
-    arguments = {name: value for name, value in entry.items() if name not in texts}
-    signature = inspect.signature(KINDS[entry["kind"]])
-    try:
-        signature.bind(None, **arguments)
-    except TypeError as error:
-        known = ", ".join(list(signature.parameters)[1:])
-        raise ReportError(f"{where}: {error}; {entry['kind']} takes {known}") from None
-    for name in ("a", "b"):
-        if not isinstance(arguments[name], dict) or not arguments[name]:
-            raise ReportError(f"{where}: {name} is {arguments[name]!r}, not overrides such as {{method: hu}}")
-    return Claim(**{name: entry[name] for name in texts}, arguments=arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,9 +184,7 @@ def _print_claims(options: argparse.Namespace) -> None:
     experiments = experiments_folder()
     if experiments is None:
         raise ReportError("no folder experiments here; change to a checkout of the suite")
-    claims = read_claims(experiments / CLAIMS)
-    answers = [answer(claim, options.results_dir) for claim in claims]
-    print(write_claims(answers, options.results_dir))
+    print(write_claims(read_claims(experiments / CLAIMS), options.results_dir, options.results_dir))
 
 
 if __name__ == "__main__":

@@ -1,54 +1,14 @@
-"""How each method looks, in every figure and page of every study: its colour, marker and line."""
+"""The place of each method in tables and legends, and its colour, marker and line in every figure.
+
+A method without an entry in LOOKS comes after the others, by name, and has a look that follows from its name alone: a
+new method needs no edit here.
+"""
 
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), then Tol's muted one (https://sronpersonalpages.nl/~pault),
-# distinguishable with any colour vision as far as so many can be; markers and lines differ for print without colour.
-COLOURS = {
-    "none": "#666666",
-    "full_ft": "#000000",
-    "hu": "#0072b2",
-    "reversed": "#56b4e9",
-    "lora_ga": "#d55e00",
-    "lora_xs": "#009e73",
-    "lora_sb": "#cc79a7",
-    "asymmetry_b": "#e69f00",
-    "asymmetry_a": "#f0e442",
-    "pissa": "#882255",
-    "milora": "#aa4499",
-    "olora": "#661100",
-    "orthogonal": "#999933",
-    "mica": "#ddcc77",
-    "corda": "#332288",
-    "eva": "#117733",
-    "lora_ga_peft": "#cc6677",
-    "lora_one": "#44aa99",
-}
-OTHERS = ("#88ccee", "#6699cc", "#004488", "#994455", "#997700", "#ee99aa", "#eecc66", "#bbcc33")
-MARKERS: dict[str, Any] = {
-    "none": "_",
-    "full_ft": "s",
-    "hu": "o",
-    "reversed": "v",
-    "lora_ga": "^",
-    "lora_xs": "D",
-    "lora_sb": "P",
-    "asymmetry_b": "<",
-    "asymmetry_a": ">",
-    "pissa": "p",
-    "milora": "h",
-    "olora": "H",
-    "orthogonal": "d",
-    "mica": "*",
-    "corda": "X",
-    "eva": "8",
-    "lora_ga_peft": (3, 0, 30),
-    "lora_one": (4, 1, 0),
-}
-OTHER_MARKER = (6, 1, 0)
 # Solid, long dashes, dots, dash-dot, short dashes, dash-dot-dot; in points of the line's width.
 LINES: tuple[Any, ...] = (
     "-",
@@ -60,18 +20,58 @@ LINES: tuple[Any, ...] = (
 )
 
 
+class Look(NamedTuple):
+    """Colour, marker and line, as matplotlib takes them."""
+
+    color: str
+    marker: Any
+    line: Any
+
+
+# References, random starts, those made from W, from inputs, from the gradient. Okabe and Ito's colours
+# (https://jfly.uni-koeln.de/color/), then Tol's muted ones (https://sronpersonalpages.nl/~pault), distinguishable with
+# any colour vision as far as so many can be; markers and lines differ for print without colour.
+LOOKS = {
+    "none": Look("#666666", "_", LINES[5]),
+    "full_ft": Look("#000000", "s", LINES[0]),
+    "hu": Look("#0072b2", "o", LINES[1]),
+    "reversed": Look("#56b4e9", "v", LINES[2]),
+    "orthogonal": Look("#999933", "d", LINES[5]),
+    "asymmetry_b": Look("#e69f00", "<", LINES[0]),
+    "asymmetry_a": Look("#f0e442", ">", LINES[1]),
+    "pissa": Look("#882255", "p", LINES[2]),
+    "milora": Look("#aa4499", "h", LINES[3]),
+    "olora": Look("#661100", "H", LINES[4]),
+    "mica": Look("#ddcc77", "*", LINES[0]),
+    "corda": Look("#332288", "X", LINES[1]),
+    "eva": Look("#117733", "8", LINES[2]),
+    "lora_ga": Look("#d55e00", "^", LINES[3]),
+    "lora_ga_peft": Look("#cc6677", (3, 0, 30), LINES[3]),
+    "lora_one": Look("#44aa99", (4, 1, 0), LINES[4]),
+    "lora_xs": Look("#009e73", "D", LINES[4]),
+    "lora_sb": Look("#cc79a7", "P", LINES[5]),
+}
+OTHER_COLOURS = ("#88ccee", "#6699cc", "#004488", "#994455", "#997700", "#ee99aa", "#eecc66", "#bbcc33")
+OTHER_MARKERS = ((6, 1, 0), (5, 1, 0), (5, 0, 36), (3, 1, 0), (8, 1, 0))  # stars of 6, 5, 3 and 8 rays; a pentagon
+
+
+def order(method: str) -> tuple[int, str]:
+    """Sorts methods as tables and legends show them."""
+    return list(LOOKS).index(method) if method in LOOKS else len(LOOKS), method
+
+
+def look(method: str) -> Look:
+    """The method's look, the same in every figure of every study."""
+    number = zlib.crc32(method.encode())
+    others = (OTHER_COLOURS, OTHER_MARKERS, LINES)
+    return LOOKS.get(method) or Look(*(cycle[number % len(cycle)] for cycle in others))
+
+
 def colour(method: str) -> str:
-    """The method's colour; one that is not in COLOURS gets a fixed one by its name."""
-    return COLOURS.get(method) or OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
+    """The method's colour."""
+    return look(method).color
 
 
 def marker(method: str) -> Any:
-    """The method's marker, as matplotlib takes it."""
-    return MARKERS.get(method, OTHER_MARKER)
-
-
-def line(method: str) -> Any:
-    """The method's line where a figure has one line a method; trained methods next to each other differ."""
-    known = list(COLOURS)
-    place = known.index(method) - 1 if method in COLOURS else zlib.crc32(method.encode())
-    return LINES[place % len(LINES)]
+    """The method's marker."""
+    return look(method).marker

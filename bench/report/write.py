@@ -1,4 +1,4 @@
-"""Everything that a report is: tables, figures and the page of a study, from its records alone."""
+"""Writes a whole report: tables, figures and the page of a study, from its records alone."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Report:
     """What was written.
 
     Attributes:
-        text: the study's table, and the paper's beside it where there is one, as Markdown.
-        note: what is left out of the figures; "" for nothing.
+        text: the study's table, and the table beside the paper's numbers if there are any, as Markdown.
+        note: which figures and rows are left out; "" for none.
     """
 
     text: str
@@ -37,10 +37,10 @@ class Report:
 def write_report(study: Study, folder: Path, every_figure: bool = False) -> Report:
     """Writes folder/tables, folder/figures and folder/index.html; equal records make equal bytes.
 
-    All is written beside the earlier report and takes its place when it is whole.
+    The report is written into a temporary folder first; its files replace the earlier ones when all are complete.
 
     Args:
-        every_figure: also those that a large study leaves out.
+        every_figure: draw also what is left out of a large study's figures.
 
     Raises:
         ReportError: the folder cannot be written, or the disk is full; the earlier report is as it was.

@@ -7,21 +7,8 @@ from typing import TYPE_CHECKING
 
 from bench.process.hashes import tokenizer_sha256
 from bench.process.provenance import environment
+from bench.runs import record_parts as parts
 from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record, Status
-from bench.runs.record_parts import (
-    CalibrationFacts,
-    Config,
-    DataFacts,
-    Environment,
-    ErrorFacts,
-    InitializationFacts,
-    LayerFacts,
-    ModelFacts,
-    PhaseCost,
-    ScoreFacts,
-    ScoringFacts,
-    TrainingFacts,
-)
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -55,14 +42,14 @@ def completed(cfg: Run, result: Result) -> Record:
     """The record of a run whose stages have all ended."""
     record = _begun(cfg, COMPLETED)
     start, training, task = result.initialization, result.training, result.task
-    record.model = ModelFacts(
+    record.model = parts.ModelFacts(
         name=cfg.model.name,
         kind=result.loaded.kind,
         revision=result.loaded.revision,
         tokenizer_sha256=tokenizer_sha256(result.loaded.tokenizer),
         num_parameters=start.num_parameters,
     )
-    record.data = DataFacts(
+    record.data = parts.DataFacts(
         name=cfg.task.name,
         sha256=task.sha256,
         num_train=len(task.train),
@@ -71,25 +58,25 @@ def completed(cfg: Run, result: Result) -> Record:
         contaminated=task.contaminated,
         incomplete=task.incomplete,
     )
-    record.phases = {name: PhaseCost(**asdict(phase)) for name, phase in result.phases.by_name.items()}
-    record.initialization = InitializationFacts(
+    record.phases = {name: parts.PhaseCost(**asdict(phase)) for name, phase in result.phases.by_name.items()}
+    record.initialization = parts.InitializationFacts(
         num_trainable=start.num_trainable,
         num_head=start.num_head,
         logit_change=start.logit_change,
         calibration=_calibration(start),
         calibration_ids=start.calibration_ids,
-        layers=[LayerFacts(**asdict(report)) for report in start.reports],
+        layers=start.reports,
     )
     if training is not None:
-        record.training = TrainingFacts(
+        record.training = parts.TrainingFacts(
             num_steps=len(training.curve),
             num_tokens=training.num_tokens,
             seconds=training.seconds,
             loss=training.curve[-1]["loss"],
             eval_loss=training.eval_loss,
         )
-    record.scores = [ScoreFacts(**asdict(score)) for score in result.scored.scores]
-    record.scoring = ScoringFacts(
+    record.scores = result.scored.scores
+    record.scoring = parts.ScoringFacts(
         backend=cfg.score.backend,
         batch_size=result.scored.batch_size,
         truncated=result.scored.truncated,
@@ -98,11 +85,11 @@ def completed(cfg: Run, result: Result) -> Record:
     return record
 
 
-def _calibration(start: Initialization) -> CalibrationFacts | None:
+def _calibration(start: Initialization) -> parts.CalibrationFacts | None:
     found = start.calibration
     if found is None:
         return None
-    return CalibrationFacts(
+    return parts.CalibrationFacts(
         read=start.calibration_read,
         loss=found.loss,
         num_samples=found.num_samples,
@@ -117,14 +104,14 @@ def failed(cfg: Run, error: Exception, trace: str) -> Record:
     """The record of a run that an error stopped."""
     record = _begun(cfg, FAILED)
     step = getattr(error, "step", None)
-    record.error = ErrorFacts(type=type(error).__name__, message=str(error), step=step, traceback=trace)
+    record.error = parts.ErrorFacts(type=type(error).__name__, message=str(error), step=step, traceback=trace)
     return record
 
 
 def interrupted(cfg: Run, signal_name: str) -> Record:
     """The record that a run stopped by a signal leaves beside the checkpoint from which it is resumed."""
     record = _begun(cfg, INTERRUPTED)
-    record.error = ErrorFacts(type=signal_name, message="stopped by a signal; the same command goes on", step=None)
+    record.error = parts.ErrorFacts(type=signal_name, message="stopped by a signal; the same command resumes it")
     return record
 
 
@@ -133,7 +120,7 @@ def _begun(cfg: Run, status: Status) -> Record:
         run_id=cfg.run_id,
         status=status,
         label=cfg.method.label,
-        config=Config.model_validate(cfg.to_dict()),
+        config=parts.Config.model_validate(cfg.to_dict()),
         identity=cfg.identity,
-        environment=Environment.model_validate(environment()),
+        environment=parts.Environment.model_validate(environment()),
     )

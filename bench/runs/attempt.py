@@ -1,68 +1,141 @@
-"""One attempt at a run: where its rows, weights and checkpoints go, and how far it is."""
+"""One attempt at a run, from lease to record: writes rows, weights and checkpoints into the hidden workspace."""
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Callable
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.process import provenance, ranks, signals
+from bench.process.files import write_whole
 from bench.process.hashes import tokenizer_sha256
+from bench.process.redact import without_secrets
+from bench.runs import checkpoint
 from bench.runs.checkpoint import Checkpoint, Checkpointing, Checkpoints
-from bench.runs.record import ALIGNMENT, CURVE, WEIGHTS
+from bench.runs.folder import BEGUN, RunFolder, read_begun
+from bench.runs.lease import LEASE, PROGRESS, Lease
+from bench.runs.record import (
+    ALIGNMENT,
+    COMPLETED,
+    CURVE,
+    OUTCOMES,
+    RECORD,
+    WEIGHTS,
+    Record,
+    describe_files,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from bench.model.load import LoadedModel
-    from bench.runs.folder import Workspace
     from bench.tasks import PreparedTask
     from bench.train.probe import Row as AlignmentRow
 
 Rows = Callable[[dict[str, Any], "list[AlignmentRow]"], None]
-_ATTEMPTS = "attempts.json"
+_FINAL, _REPLACED = "final", "replaced"
+
+
+@contextmanager
+def held(folder: RunFolder, seconds: float, wait: bool) -> Iterator[Attempt | None]:
+    """An attempt at a run while this process holds its lease; None if another process holds it.
+
+    Args:
+        folder: of the run.
+        seconds: heartbeat timeout of the lease.
+        wait: until the other process has ended.
+
+    Raises:
+        ValueError: a link is in the place of the run's folder, or the holder has another heartbeat timeout.
+    """
+    if folder.workspace.is_symlink() or folder.path.is_symlink():
+        raise ValueError(f"{folder.path} is a link; a run's folder must be in its study's")
+    lease = Lease(folder.workspace, seconds)
+    if not lease.acquire(wait):
+        yield None
+        return
+    try:
+        yield Attempt(folder, lease)
+    finally:
+        with suppress(OSError):
+            lease.release()
+            folder.workspace.rmdir()  # if it holds nothing to resume from, and no other process has come
 
 
 class Attempt:
-    """What the stages of a run tell of themselves, and where they put what they leave.
+    """What the stages of a run report to, and where they write.
 
     Args:
-        workspace: of the run.
-        settings: of checkpoints.
-        mirror: is given each row too.
-        scratch: takes the weights of a process that keeps nothing, because another of the same run does; else None.
+        folder: of the run.
+        lease: held by this process; None in a process of rank > 0, which computes the same and writes nothing.
+        scratch: a folder for the weights of a process without a lease.
 
     Attributes:
-        checkpoints: None until it is known what the run is made from.
-        found: the checkpoint from which training goes on.
+        path: the run's workspace.
+        mirror: is given each row of the curve and the alignment rows of its step, as the workspace is.
+        checkpoints: None before `made_from`.
+        resume_from: the checkpoint from which training resumes, or None.
+        history: when this and earlier attempts began, and from which step they went on.
+        wandb_id: the id of the run's W&B run, the same for every attempt.
     """
 
-    def __init__(
-        self, workspace: Workspace, settings: Checkpointing, mirror: Rows, scratch: Path | None = None
-    ) -> None:
-        self._workspace, self._settings, self._mirror, self._scratch = workspace, settings, mirror, scratch
-        self._writes = scratch is None
+    def __init__(self, folder: RunFolder, lease: Lease | None = None, scratch: Path | None = None) -> None:
+        self.path = folder.workspace
+        self._folder, self._lease, self._scratch = folder, lease, scratch
+        self.mirror: Rows = lambda row, alignment: None
         self.checkpoints: Checkpoints | None = None
-        self.found: Checkpoint | None = None
+        self.resume_from: Checkpoint | None = None
         self.history: list[dict[str, Any]] = []
-        if self._writes:
-            self.history = [*_read(workspace.path), {"started": _now(), "from_step": 0}]
-            self._keep()
+        self.wandb_id = uuid.uuid4().hex[:12]
+        self._identity: dict[str, Any] = {}
 
     @property
     def weights_path(self) -> Path:
         """Where the weights are to be saved."""
-        return self._workspace.weights_path if self._scratch is None else self._scratch / WEIGHTS
+        return (self._scratch or self.path) / WEIGHTS
+
+    def begin(self, identity: dict[str, Any]) -> None:
+        """Notes the attempt, and deletes what earlier ones have left beside their checkpoints.
+
+        Raises:
+            ChangedDataError: the same cell was begun with other data and is unfinished.
+        """
+        self._folder.refuse_changed_data(identity)
+        begun = read_begun(self.path)
+        self._identity = without_secrets(identity)
+        self.wandb_id = begun.get("wandb_id", self.wandb_id)
+        self.history = [*begun.get("attempts", []), {"started": _now(), "from_step": 0}]
+        for name in (CURVE, ALIGNMENT, WEIGHTS, RECORD):
+            (self.path / name).unlink(missing_ok=True)
+        for name in (_FINAL, _REPLACED):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self._note()
 
     def enter(self, phase: str) -> None:
-        """A phase begins; here a run can be stopped."""
-        signals.stop_if_requested()
-        self._workspace.tell(phase=phase)
-        self._workspace.check()
+        """A phase begins; here a run can be stopped.
 
-    def made_from(self, loaded: LoadedModel, task: PreparedTask) -> None:
-        """What the run is made from is known: looks for a checkpoint that was made from the same.
+        Raises:
+            InterruptedRunError: a signal has come.
+            LeaseLostError: another process has taken the run over.
+        """
+        signals.stop_if_requested()
+        if self._lease is not None:
+            self._lease.tell(phase=phase)
+            self._lease.confirm()
+
+    def made_from(self, loaded: LoadedModel, task: PreparedTask, settings: Checkpointing) -> None:
+        """Looks for a checkpoint that was made from the same code, stack, model and data.
+
+        Args:
+            loaded: the run's model and tokenizer.
+            task: the run's data.
+            settings: how often checkpoints are written.
 
         Raises:
             ChangedDataError: there is one that was made from other data, another model or another tokenizer.
@@ -75,48 +148,97 @@ class Attempt:
             "model": loaded.revision,
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }
-        self.checkpoints = Checkpoints(self._workspace.checkpoints, self._settings, stamp)
-        self.found = ranks.broadcast_object(self.checkpoints.newest() if self._writes else None)
-        if self.found is not None and self._writes:
-            self.history[-1]["from_step"] = self.found.step
-            self._keep()
+        self.checkpoints = Checkpoints(self.path / checkpoint.FOLDER, settings, stamp)
+        self.resume_from = ranks.broadcast_object(self.checkpoints.newest() if self._lease is not None else None)
+        if self.resume_from is not None and self._lease is not None:
+            self.history[-1]["from_step"] = self.resume_from.step
+            self._note()
 
     def log(self, row: dict[str, Any], alignment: list[AlignmentRow]) -> None:
-        """A finished row of the curve, and the alignment rows of the same step; either may be empty."""
-        if self._writes:
-            self._workspace.append(CURVE, [row] if row else [])
-            self._workspace.append(ALIGNMENT, [asdict(measured) for measured in alignment])
-            self._mirror(row, alignment)
+        """Appends a row of the curve and the alignment rows of the same step; either may be empty."""
+        if self._lease is not None:
+            self.append(CURVE, [row] if row else [])
+            self.append(ALIGNMENT, [asdict(measured) for measured in alignment])
+            self.mirror(row, alignment)
 
     def restart(self, curve: list[dict[str, Any]], alignment: list[AlignmentRow]) -> None:
-        """All rows up to a checkpoint's step, in place of those that were logged before."""
-        if self._writes:
-            self._workspace.rewrite(CURVE, curve)
-            self._workspace.rewrite(ALIGNMENT, [asdict(measured) for measured in alignment])
+        """Replaces the rows that were logged by those up to a checkpoint's step."""
+        if self._lease is not None:
+            for name in (CURVE, ALIGNMENT):
+                (self.path / name).unlink(missing_ok=True)
+            self.append(CURVE, curve)
+            self.append(ALIGNMENT, [asdict(measured) for measured in alignment])
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Adds rows to curve.jsonl or alignment.jsonl as they come, so that a failed run keeps its curve."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def step(self, number: int, num_steps: int, seconds: float) -> None:
-        """After each step of training.
+        """Called after each step of training.
+
+        Args:
+            number: of steps done.
+            num_steps: of the whole training.
+            seconds: since training began, those of resumed attempts included.
 
         Raises:
             LeaseLostError: another process has taken the run over.
         """
-        before = self.found.step if self.found else 0
-        spent = seconds - (self.found.journal["seconds"] if self.found else 0.0)
-        each = spent / max(1, number - before)
-        left = round((num_steps - number) * each, 1)
-        self._workspace.tell(step=number, num_steps=num_steps, seconds_left=left)
-        self._workspace.heed()
+        if self._lease is None:
+            return
+        resumed, spent = (self.resume_from.step, self.resume_from.journal["seconds"]) if self.resume_from else (0, 0.0)
+        seconds_a_step = (seconds - spent) / max(1, number - resumed)
+        seconds_left = round((num_steps - number) * seconds_a_step, 1)
+        self._lease.tell(step=number, num_steps=num_steps, seconds_left=seconds_left)
+        self._lease.raise_if_lost()
 
-    def _keep(self) -> None:
-        (self._workspace.path / _ATTEMPTS).write_text(json.dumps(self.history), encoding="utf-8")
+    def interrupt(self, record: Record) -> None:
+        """Leaves the record of a run that a signal has stopped beside its checkpoints."""
+        write_record(self.path, record)
 
+    def close(self, record: Record, outcomes: Iterable[dict[str, Any]] = ()) -> None:
+        """Writes outcomes and record, and puts all under the run's own name, in place of an earlier attempt's.
 
-def _read(folder: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads((folder / _ATTEMPTS).read_text(encoding="utf-8"))
-        return found if isinstance(found, list) else []
-    except (OSError, ValueError, RecursionError):
-        return []
+        The checkpoints of a failed run stay in the workspace.
+
+        Raises:
+            LeaseLostError: another process has taken the run over; nothing is replaced.
+        """
+        final = self.path / _FINAL
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir()
+        for name in (CURVE, ALIGNMENT, WEIGHTS):
+            if (self.path / name).is_file():
+                (self.path / name).rename(final / name)
+        text = "".join(json.dumps(outcome, default=str) + "\n" for outcome in outcomes)
+        if text:
+            (final / OUTCOMES).write_bytes(gzip.compress(text.encode(), mtime=0))  # equal outcomes give equal bytes
+        record.files = describe_files(final)
+        write_record(final, record)
+        self._publish(final)
+        if record.status == COMPLETED:
+            self._clear()
+
+    def _publish(self, final: Path) -> None:
+        if self._lease is not None:
+            self._lease.confirm()
+        if self._folder.path.exists():
+            self._folder.path.rename(self.path / _REPLACED)
+        final.rename(self._folder.path)
+        shutil.rmtree(self.path / _REPLACED, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Empties the workspace but for the lease; who releases it deletes the folder."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in (LEASE, PROGRESS) and not path.name.startswith(f"{LEASE}."):
+                path.unlink(missing_ok=True)
+
+    def _note(self) -> None:
+        begun = {"identity": self._identity, "wandb_id": self.wandb_id, "attempts": self.history}
+        write_whole(self.path / BEGUN, json.dumps(begun))
 
 
 def _now() -> str:

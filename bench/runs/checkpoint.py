@@ -1,7 +1,7 @@
-"""Checkpoints of training that can be trusted: sealed by the checksums of their files, which are written last.
+"""Checkpoints of training that can be trusted: sealed with the checksums of their files, which are written last.
 
-transformers.Trainer writes a folder checkpoint-STEP file by file; killed in between it leaves a part of it. A folder
-counts only once it is sealed and only while every file is what it was; otherwise the one before is taken.
+transformers.Trainer writes a folder checkpoint-STEP file by file; if it is killed in between, the folder is incomplete.
+A checkpoint is used only if it is sealed and every file has its checksum; otherwise the checkpoint before it is used.
 """
 
 from __future__ import annotations
@@ -21,40 +21,43 @@ from bench.process.hashes import fresh_sha256
 
 FOLDER, SEAL, JOURNAL = "checkpoints", "sealed.json", "journal.json"
 _PREFIX = "checkpoint-"
-# What a checkpoint was made from, by name, and what to do where it is no longer the same.
+# Of a checkpoint's stamp: if one of these has changed, training is refused and not begun anew.
 DATA = ("data", "model", "tokenizer")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Checkpointing:
-    """The `checkpoint` key; nothing of it can change a number.
+    """The `checkpoint` key: how often checkpoints are written. It changes no number.
 
     Attributes:
         minutes: between two checkpoints; one more is written after the last step. 0: after every step.
-        steps: between two, instead of minutes.
-        keep: how many, in case the newest cannot be read.
+        steps: between two checkpoints, instead of minutes.
+        keep: number of checkpoints kept, in case the newest cannot be read.
     """
 
-    minutes: NonNegativeFloat = 5.0
-    steps: PositiveInt | None = None
-    keep: PositiveInt = 2
+    minutes: NonNegativeFloat
+    steps: PositiveInt | None
+    keep: PositiveInt
 
     def due(self, step: int, last: bool, minutes: float) -> bool:
-        """Whether one belongs after this step.
+        """True if a checkpoint is to be written after this step.
 
         Args:
+            step: number of steps done.
             last: whether it is the last step.
-            minutes: since the one before, or since training began.
+            minutes: since the checkpoint before, or since training began.
         """
         return last or (step % self.steps == 0 if self.steps else minutes >= self.minutes)
 
 
 @plain_dataclass(frozen=True)
 class Checkpoint:
-    """One that has been found whole.
+    """A checkpoint whose files have their checksums.
 
     Attributes:
-        journal: rows of curve and alignment up to its step, and the seconds that they took.
+        path: its folder.
+        step: number of steps done.
+        journal: rows of curve and alignment up to that step, and the seconds that they took.
     """
 
     path: Path
@@ -63,18 +66,18 @@ class Checkpoint:
 
 
 class ChangedDataError(ValueError):
-    """What a run was begun with is no longer the same."""
+    """The data, model or tokenizer of an unfinished run have changed since it was begun."""
 
 
 @plain_dataclass(frozen=True)
 class Checkpoints:
-    """Those of one run.
+    """The checkpoints of one run.
 
     Attributes:
-        folder: which the Trainer writes into.
-        settings: how often, and how many are kept.
-        stamp: what the run is made from: code, stack and num_processes, without which it cannot be continued to the
-            bit, and hashes of data, model and tokenizer.
+        folder: the Trainer's output folder.
+        settings: how often checkpoints are written, and how many are kept.
+        stamp: what the run is made from: code, stack and num_processes, which must be the same for a bit-identical
+            resume, and hashes of data, model and tokenizer.
     """
 
     folder: Path
@@ -82,7 +85,7 @@ class Checkpoints:
     stamp: dict[str, Any]
 
     def seal(self, step: int, journal: dict[str, Any]) -> None:
-        """Completes the folder that the Trainer has written, and deletes the oldest.
+        """Writes the journal and the seal of a folder that the Trainer has written; deletes the oldest checkpoints.
 
         Raises:
             OSError: such as a full disk.
@@ -95,11 +98,11 @@ class Checkpoints:
             shutil.rmtree(self._path(old), ignore_errors=True)
 
     def discard(self, step: int) -> None:
-        """Takes away what was written of a checkpoint that cannot be completed."""
+        """Deletes a checkpoint that could not be sealed."""
         shutil.rmtree(self._path(step), ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest that is whole; those that are not are named on stderr and deleted.
+        """The newest checkpoint that is intact; others that are newer are named on stderr and deleted.
 
         Raises:
             ChangedDataError: data, model or tokenizer are not those that the run was begun with.
@@ -141,7 +144,7 @@ class Checkpoints:
         return self.folder / f"{_PREFIX}{step}"
 
     def _steps(self) -> list[int]:
-        """Of all folders, ascending, also of those that are not whole."""
+        """The steps of all checkpoint folders, ascending, intact or not."""
         if not self.folder.is_dir():
             return []
         found = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
@@ -149,10 +152,10 @@ class Checkpoints:
 
 
 def check_tensors_only(path: Path) -> None:
-    """Refuses torch files that would run code when they are loaded, whatever their seal says; reads no tensor.
+    """Refuses torch files that would run code when they are loaded, even if a seal names them; reads no tensor.
 
     Raises:
-        ValueError: a file holds something else than tensors and plain values, or is no torch file.
+        ValueError: a file holds more than tensors and plain values, or is no torch file.
     """
     import torch
     from transformers.trainer_pt_utils import safe_globals
@@ -171,7 +174,7 @@ def _step(path: Path) -> int:
 
 
 def _files(path: Path) -> list[str]:
-    """The names of all that a checkpoint holds but its seal; a link is none of the Trainer's."""
+    """The names of a checkpoint's files but its seal; the Trainer writes no links."""
     found = [file for file in sorted(path.rglob("*")) if file.is_symlink() or not file.is_dir()]
     if odd := [file.name for file in found if file.is_symlink() or not file.is_file()]:
         raise ValueError(f"{odd[0]} is no plain file")

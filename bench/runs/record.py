@@ -13,7 +13,6 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, Literal
@@ -23,20 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from bench.process.files import write_whole
 from bench.process.hashes import fresh_sha256
 from bench.process.redact import shareable
-from bench.runs.record_parts import (
-    Config,
-    DataFacts,
-    Environment,
-    ErrorFacts,
-    FileFacts,
-    FileName,
-    InitializationFacts,
-    ModelFacts,
-    PhaseCost,
-    ScoreFacts,
-    ScoringFacts,
-    TrainingFacts,
-)
+from bench.runs import record_parts as parts
 from bench.runs.renamed import modern_row
 
 SCHEMA_VERSION = 5  # which has other names for what 4 holds (bench.runs.renamed)
@@ -80,23 +66,23 @@ class Record(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", validate_assignment=True)
 
-    run_id: FileName
+    run_id: parts.FileName
     status: Status
     label: str
-    config: Config
+    config: parts.Config
     identity: dict[str, Any]
-    environment: Environment
+    environment: parts.Environment
     command: str | None = None
-    model: ModelFacts = ModelFacts()
-    data: DataFacts = DataFacts()
-    phases: dict[str, PhaseCost] = {}
-    initialization: InitializationFacts = InitializationFacts()
-    training: TrainingFacts | None = None
-    scores: list[ScoreFacts] = []
-    scoring: ScoringFacts = ScoringFacts()
-    error: ErrorFacts | None = None
+    model: parts.ModelFacts = parts.ModelFacts()
+    data: parts.DataFacts = parts.DataFacts()
+    phases: dict[str, parts.PhaseCost] = {}
+    initialization: parts.InitializationFacts = parts.InitializationFacts()
+    training: parts.TrainingFacts | None = None
+    scores: list[parts.Score] = []
+    scoring: parts.ScoringFacts = parts.ScoringFacts()
+    error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
-    files: dict[FileName, FileFacts] = {}
+    files: dict[parts.FileName, parts.FileFacts] = {}
     schema_version: int = SCHEMA_VERSION
 
     @field_validator("training", mode="before")
@@ -180,10 +166,10 @@ def identity_digest(identity: dict[str, Any] | str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def describe_files(folder: Path) -> dict[str, FileFacts]:
+def describe_files(folder: Path) -> dict[str, parts.FileFacts]:
     """Size and sha256 of every file of a run's folder but the record itself."""
     found = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != RECORD)
-    return {path.name: FileFacts(sha256=fresh_sha256(path), bytes=path.stat().st_size) for path in found}
+    return {path.name: parts.FileFacts(sha256=fresh_sha256(path), bytes=path.stat().st_size) for path in found}
 
 
 def differing_files(folder: Path, record: Record, content: bool = True) -> list[str]:
@@ -219,19 +205,10 @@ def without_timing(values: Any) -> Any:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of curve.jsonl, alignment.jsonl or outcomes.jsonl.gz; none where the file does not exist.
 
-    Where there is curve.jsonl.gz instead (bench.compact), it is read.
+    Where only curve.jsonl.gz exists, which bench.compact writes, that is read.
 
     Raises:
-        CorruptRecordError: the file is torn.
-    """
-    return parse_rows(path, lambda text: [modern_row(json.loads(line)) for line in text.splitlines()])
-
-
-def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, Any]]:
-    """The same with a parser of one's own for the file's text.
-
-    Raises:
-        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is none.
+        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is no JSON object.
     """
     if not path.is_file():
         path = path.with_name(f"{path.name}.gz")
@@ -242,12 +219,12 @@ def parse_rows(path: Path, parse: Callable[[str], list[Any]]) -> list[dict[str, 
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} bytes")
-        rows = parse(content.decode())
+        rows = [json.loads(line) for line in content.decode().splitlines()]
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
         raise CorruptRecordError(f"{path}: a line is no row of named values")
-    return rows
+    return [modern_row(row) for row in rows]
 
 
 def check_writable(results_dir: Path) -> None:

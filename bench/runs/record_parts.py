@@ -176,16 +176,23 @@ class CalibrationFacts(Part):
     peak_bytes: Count | None = None
 
 
-class LayerFacts(Part):
-    """One adapted layer at step 0: Frobenius norms; `drift` is ||W' - W|| / ||W|| of the effective weight."""
+class LayerReport(Part):
+    """One target layer at step 0.
+
+    Attributes:
+        name: path in the pretrained model.
+        r: 0 if the method gave it no adapter, None for a method without adapters.
+        weight_norm: Frobenius norm of the pretrained W, as the others are of the factors; None without a factor.
+        drift: ‖ΔW₀‖/‖W‖, the relative change of the effective weight.
+    """
 
     name: str
     r: Count | None = None
-    weight_norm: Number = None
+    weight_norm: float
     lora_A_norm: Number = None
     lora_B_norm: Number = None
     lora_R_norm: Number = None
-    drift: Number = None
+    drift: float
 
 
 class InitializationFacts(Part):
@@ -203,11 +210,11 @@ class InitializationFacts(Part):
     logit_change: Number = None
     calibration: CalibrationFacts | None = None
     calibration_ids: list[Count] = []
-    layers: list[LayerFacts] = []
+    layers: list[LayerReport] = []
 
 
 class TrainingFacts(Part):
-    """What training came to; losses in nats, those of the last step."""
+    """Steps, tokens and seconds of training, and the losses after the last step, in nats."""
 
     num_steps: Count = 0
     num_tokens: Count = 0
@@ -216,13 +223,16 @@ class TrainingFacts(Part):
     eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
 
 
-class ScoreFacts(Part):
+class Score(Part):
     """One metric of one scored dataset.
 
     Attributes:
         metric: with lm-eval's filter behind a comma, where it has one.
         stderr: over items; None where it is not known.
-        majority: the metric of answering every item with the most frequent class; None where that has no meaning.
+        num_examples: items scored.
+        higher_is_better: as the task's definition says.
+        majority: the metric of answering all of these items with the most frequent of their gold classes; None where
+            answers are no fixed classes, or the metric is none of acc, f1 and mcc.
     """
 
     task: str

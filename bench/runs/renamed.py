@@ -27,29 +27,44 @@ _HASHED_KEYS = {new.rpartition(".")[2]: old.rpartition(".")[2] for old, new in K
 HASHED_SPLITS = {"test": "test", "validation": "selection"}  # values of score.split
 
 
-def modern(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def modern(config: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], list[str]]:
     """A configuration under this version's names.
 
     Args:
-        config: plain containers, as Hydra composes it or a record keeps it.
+        config: plain containers, as Hydra composes them, a record keeps them or an experiment's file has them. A key
+            may also be written in full, as in hydra.sweeper.params and on a command line: "train.eval_steps".
+        above: the keys above `config`, with a dot behind each.
 
     Returns:
         The configuration, and what was renamed: "train.held_out_steps is called train.eval_steps now".
     """
-    found, notes = dict(config), []
-    for old, new in KEYS.items():
-        section, key = old.split(".")
-        values = found.get(section)
-        if isinstance(values, Mapping) and key in values:
-            found[section] = {k: v for k, v in values.items() if k != key} | {new.split(".")[1]: values[key]}
-            notes.append(f"{old} is called {new} now")
-    for name, renamed in VALUES.items():
-        section, key = name.split(".")
-        values = found.get(section)
-        if isinstance(values, Mapping) and values.get(key) in renamed:
-            found[section] = dict(values) | {key: renamed[values[key]]}
-            notes.append(f"{name}={values[key]} is called {name}={renamed[values[key]]} now")
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for key, value in config.items():
+        full = next((name for name in (f"{above}{key}", str(key)) if name in KEYS or name in VALUES), str(key))
+        now = KEYS.get(full, full)
+        if now != full:
+            notes.append(f"{full} is called {now} now")
+        name = key if now == full else now if str(key) == full else now.rpartition(".")[2]
+        if isinstance(value, Mapping):
+            found[name], below = modern(value, f"{above}{key}.")
+            notes += below
+        elif full in VALUES and isinstance(value, str):
+            words = {word: VALUES[full].get(word.strip(), word) for word in value.split(",")}
+            notes += [f"{full}={old} is called {full}={new} now" for old, new in words.items() if new != old]
+            found[name] = ",".join(words.values())
+        else:
+            found[name] = value
     return found, notes
+
+
+def modern_override(text: str) -> tuple[str, list[str]]:
+    """The same of one override of a command line, such as "+train.held_out_steps=5" or "score.split=selection,test"."""
+    left, equals, value = text.partition("=")
+    key = left.lstrip("+~")
+    found, notes = modern({key: value})
+    ((now, given),) = found.items()
+    return f"{left[: len(left) - len(key)]}{now}{equals}{given}", notes
 
 
 def modern_row(row: dict[str, Any]) -> dict[str, Any]:

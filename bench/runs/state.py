@@ -1,4 +1,4 @@
-"""How a run stands, by what its folder and its workspace hold."""
+"""The state of a run, told from its folder and its workspace."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from bench.runs.lease import Holder, holder, is_held
 from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 DONE, RECORDED, RUNNING, STALE, NEW = "done", "recorded", "running", "stale", "new"
-QUIET_SECONDS = 180.0  # three leases of the default length
+QUIET_SECONDS = 180.0  # three times the default heartbeat timeout
 
 
 @dataclass(frozen=True)
 class State:
-    """One run.
+    """The state of one run.
 
     Attributes:
-        name: done; recorded, a result without its weights, as a repository keeps it; failed; running; interrupted, by
-            a signal; stale, its process is gone without a word; new.
-        record: of what has failed or is worked on, or of an interruption.
-        holder: who works on it, or did.
+        name: done; recorded: a result without its weights, as a repository keeps it; failed; running; interrupted: by
+            a signal, or killed; stale: its lease was left by a process that is gone; new.
+        record: of a failed, running, stale or interrupted run.
+        holder: the process that has the run's lease, or had it when it died.
     """
 
     name: str
@@ -29,23 +29,20 @@ class State:
     holder: Holder | None = None
 
 
-def awaited(folder: RunFolder) -> bool:
-    """Whether a run has not ended and somebody, who may live, has its lease."""
+def may_be_running(folder: RunFolder) -> bool:
+    """True if the run is unfinished and its lease may belong to a live process."""
     return not folder.done and is_held(folder.workspace)
 
 
 def state(folder: RunFolder) -> State:
-    """What a run's folders say; a lease counts before a record, which is of an earlier attempt."""
-    found = holder(folder.workspace)
+    """The state of a run; a lease counts before a record, which is of an earlier attempt."""
+    record, found = folder.record, holder(folder.workspace)
     if found is not None:
-        lives = found.alive is not False and time.time() - found.beat < QUIET_SECONDS
-        return State(RUNNING if lives else STALE, folder.record, found)
-    if folder.done:
-        return State(DONE)  # without its record: ten thousand of them would take a gigabyte
-    record = folder.record
+        alive = found.alive is not False and time.time() - found.beat < QUIET_SECONDS
+        return State(RUNNING if alive else STALE, record, found)
     if record is not None and record.status == COMPLETED:
-        return State(RECORDED)
-    if record is not None and record.status == FAILED:
+        return State(DONE if folder.holds(record) else RECORDED)  # without the record, of which a study has thousands
+    if record is not None:
         return State(FAILED, record)
     if folder.workspace.is_dir():
         return State(INTERRUPTED, folder.interrupted)

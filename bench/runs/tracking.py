@@ -1,15 +1,15 @@
 """The Weights & Biases mirror of a run; the files in the run's folder are the record.
 
-Nothing that W&B does can stop a run, and nothing that names a machine, a user or a folder goes there.
+Nothing that W&B does can stop a run, and nothing that names a machine, a user or a folder is sent.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from bench.methods.find import method_class
 from bench.process.redact import redacted, without_secrets
+from bench.process.validation import one_line
 from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 from bench.runs.record_parts import TrainingFacts
 
 if TYPE_CHECKING:
+    import pandas as pd
     import wandb
 
+    from bench.config import Run
     from bench.train.probe import Row as AlignmentRow
 
 Mode = Literal["offline", "online"]
 
-# What a server may make a command wait for, once, in seconds; W&B's own limits are 90 and none. A run's rows take two.
+# Seconds that a command waits for a server, once each; W&B's own limits are 90 and none. A run's rows take two.
 INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 60.0
 OFFLINE_TIMEOUT = 90.0  # for W&B's own process to start, on a machine that is busy
 LONGEST_TAG = 64  # W&B refuses a longer one
@@ -38,8 +40,7 @@ STEP = "train/step"
 # Of the configuration: where this machine keeps things, and how the run is tracked.
 _LOCAL = ("results_dir", "cache", "data", "track")
 
-# What has not worked in this process, which the other runs do not wait for; without offline nothing is tracked.
-_lost: set[Mode] = set()
+_failed: set[Mode] = set()  # modes that did not work in this process; later runs do not wait for them again
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -51,123 +52,119 @@ class Track:
 
 
 def start(mode: Mode, folder: Path, **described: Any) -> wandb.Run:
-    """Begins a W&B run whose files lie in folder/wandb.
+    """Begins a W&B run whose files are written below folder/wandb.
 
     Args:
-        mode: as in `Track`.
-        folder: made where there is none.
+        mode: online or offline.
+        folder: made if there is none.
         described: project, group, job_type, name and the like, as wandb.init takes them.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # what it says of a server's silence, this module says once
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        mode=mode,
-        dir=str(folder),
-        reinit="finish_previous",  # a run that failed in this process must not take the next one's rows
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_TIMEOUT if mode == "online" else OFFLINE_TIMEOUT,
-            finish_timeout=FINISH_TIMEOUT,
-            finish_timeout_raises=True,
-            # What would name the machine, its user, its folders or what else is installed there.
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_save_requirements=False,
-            disable_git=True,
-            save_code=False,
-            host="",
-        ),
-        **described,
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=INIT_TIMEOUT if mode == "online" else OFFLINE_TIMEOUT,
+        finish_timeout=FINISH_TIMEOUT,
+        finish_timeout_raises=True,
+        # What would name the machine, its user, its folders or what else is installed there.
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        disable_git=True,
+        save_code=False,
+        host="",
     )
-
-
-def upload_path(run: wandb.Run) -> Path:
-    """The folder of a run, which `wandb sync` takes."""
-    return Path(run.dir).parent
+    # A run that failed in this process must not take the next one's rows.
+    return wandb.init(mode=mode, dir=str(folder), reinit="finish_previous", settings=settings, **described)
 
 
 def remove_logs(folder: Path) -> None:
-    """Deletes W&B's own logs of a run that is finished: they name this machine's folders."""
+    """Deletes W&B's own logs of a finished run: they name this machine's folders."""
     shutil.rmtree(folder / "logs", ignore_errors=True)
 
 
-class Tracker:
-    """Logs one run to Weights & Biases as it goes: the configuration, the curve, global alignment, the scores.
+def log_report(
+    mode: Mode, folder: Path, tables: Mapping[str, pd.DataFrame], files: Sequence[Path], **described: Any
+) -> str:
+    """Writes the report of a study as one W&B run of job type "report".
 
-    Runs of a study are a group, and their axes are tags. A server that cannot be reached, or is lost, is one warning of
-    the process: the run goes on offline, and so do the next ones. Any other error of W&B likewise, without tracking.
+    Args:
+        mode: offline writes files to sync later.
+        folder: of the study.
+        tables: by the name under which they are logged; None for what is missing.
+        files: below the folder; they become an artifact, and the PNGs images too.
+        described: name, group, project and config of the W&B run.
+
+    Returns:
+        The run's address, or the command that uploads it.
+    """
+    import wandb
+
+    names = {path: path.relative_to(folder) for path in files}
+    with start(mode, folder, job_type="report", **described) as run:
+        for name, frame in tables.items():
+            table = wandb.Table(columns=list(frame.columns), data=frame.to_numpy(), allow_mixed_types=True)
+            run.log({name: table}, commit=False)
+        images = {names[path].with_suffix("").as_posix(): path for path in files if path.suffix == ".png"}
+        run.log({name: wandb.Image(str(path), caption=path.stem) for name, path in images.items()})
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{described['group']}"), type="report")
+        for path in files:
+            artifact.add_file(str(path), name=names[path].as_posix())
+        run.log_artifact(artifact)
+        written, url = Path(run.dir).parent, run.url
+    remove_logs(written)
+    return f"wandb sync {written}" if mode == "offline" else str(url)
+
+
+class Tracker:
+    """Logs one run to Weights & Biases: its configuration, curve, global alignment, and scores.
+
+    If the server cannot be reached, or is lost, this and later runs of the process are tracked offline; if that does
+    not work either, they are not tracked. Each is one warning a process.
+
+    Args:
+        cfg: the run; its study is the W&B run's group, its axes are tags. Nothing local of its configuration is sent.
+        wandb_id: W&B's id of the run; the same id resumes the same W&B run.
     """
 
-    def __init__(
-        self,
-        settings: Track,
-        folder: Path,
-        run_id: str,
-        study: str,
-        config: dict[str, Any],
-        wandb_id: str | None = None,
-    ) -> None:
-        """Begins the run, or goes on with it.
-
-        Args:
-            settings: whether and where to track.
-            folder: of the study; W&B's files lie in its wandb/.
-            run_id: the run's name.
-            study: the group of its runs.
-            config: the run's, of which nothing local is sent.
-            wandb_id: W&B's own id of the run; the same again goes on with the same run.
-        """
+    def __init__(self, cfg: Run, wandb_id: str) -> None:
         self._run: wandb.Run | None = None
-        self._completed = False
         self._folder: Path | None = None
-        self._online = settings.mode == "online" and "online" not in _lost
-        if settings.mode == "none" or "offline" in _lost:
-            return
+        self._mode: Mode = "offline"
+        self._completed = False
         described = {
-            "project": settings.project,
-            "name": run_id,
-            "id": wandb_id or uuid.uuid4().hex[:12],
-            "group": study,
-            "job_type": "train" if _trains(config) else "score",
-            "tags": tags(config),
-            "config": shared_config(config),
+            "project": cfg.track.project,
+            "name": cfg.run_id,
+            "id": wandb_id,
+            "group": cfg.study,
+            "job_type": "train" if cfg.trains else "score",
+            "tags": [tag[:LONGEST_TAG] for tag in dict.fromkeys(cfg.tags)],
+            "config": shared_config(cfg.to_dict()),
         }
-        if self._online:
-            self._run = self._begun("online", folder, described | {"resume": "allow"})
-        if self._run is None:
-            self._run = self._begun("offline", folder, described)
-        if self._run is not None:
-            self._folder = upload_path(self._run)
+        modes: dict[str, tuple[Mode, ...]] = {"none": (), "offline": ("offline",), "online": ("online", "offline")}
+        for mode in modes[cfg.track.mode]:
+            if self._run is None and not _failed & {mode, "offline"}:
+                self._begin(mode, cfg.results_dir / cfg.study, without_secrets(described))  # in its folder wandb/
 
-    def _begun(self, mode: Mode, folder: Path, described: dict[str, Any]) -> wandb.Run | None:
+    def _begin(self, mode: Mode, folder: Path, described: dict[str, Any]) -> None:
         try:
-            run = start(mode, folder, **without_secrets(described))
+            run = start(mode, folder, **described, **({"resume": "allow"} if mode == "online" else {}))
             _define_axes(run)
-        except Exception as error:  # wandb's own, the service's, the folder's: none of them is the run's
+            self._run, self._mode, self._folder = run, mode, Path(run.dir).parent
+        except Exception as error:  # wandb's own, its service's, the folder's: none of them is the run's
             if mode == "online":
-                for begun in folder.glob(f"wandb/run-*-{described['id']}"):
-                    shutil.rmtree(begun, ignore_errors=True)  # which holds nothing
                 _stop_service()
-                self._went_offline(error)
-            else:
-                _give_up(error)
-            return None
-        return run
+                for begun in folder.glob(f"wandb/run-*-{described['id']}"):
+                    shutil.rmtree(begun, ignore_errors=True)  # which holds no row
+            _give_up(mode, error)
 
     @property
     def sync_path(self) -> Path | None:
-        """What `wandb sync` is to upload; None where W&B has it, or has nothing."""
-        return None if self._online else self._folder
-
-    def _went_offline(self, error: Exception) -> None:
-        """The files of the run stay, as those of an offline run."""
-        self._online = False
-        if "online" not in _lost:
-            _lost.add("online")
-            _warn("cannot be reached; this run and the next ones of this command are tracked offline", error)
+        """The folder that `wandb sync` is to upload; None if the server has all, or nothing was tracked."""
+        return None if self._mode == "online" else self._folder
 
     def __enter__(self) -> Tracker:
         return self
@@ -190,7 +187,7 @@ class Tracker:
         self._do(lambda run: run.log(values | {STEP: step}, step=step))
 
     def finish(self, record: Record) -> None:
-        """What the run came to, in the run's summary."""
+        """Writes the results into the W&B run's summary."""
         self._completed = record.status == COMPLETED
         self._do(lambda run: run.summary.update(summary(record)))
 
@@ -199,16 +196,13 @@ class Tracker:
             return
         try:
             call(self._run)
-        except TimeoutError as error:  # of uploading what is left; it has been written
-            self._run = None
-            self._went_offline(error)
-        except Exception as error:  # as above
-            self._run = None
-            _give_up(error)
+        except Exception as error:  # as in `_begin`; what was written so far can be synced
+            _give_up(self._mode, error)
+            self._run, self._mode = None, "offline"
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The numbers of a run that a table of runs can be sorted by."""
+    """The numbers of a run by which a table of runs can be sorted."""
     values: dict[str, Any] = {"status": record.status}
     for score in record.scores:
         name = f"score/{score.task}/{score.metric}"
@@ -220,16 +214,6 @@ def summary(record: Record) -> dict[str, Any]:
     if record.error is not None:  # its message may name a folder
         values |= {"error/type": record.error.type, "error/step": record.error.step}
     return values
-
-
-def tags(config: dict[str, Any]) -> list[str]:
-    """The axes of a run, those that apply to it: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
-    method = _method(config)
-    named = ["method"] + ["rank"] * hasattr(method, "factors") + ["task", "model"]
-    found = [config[group]["name"] for group in named]
-    if _trains(config):
-        found += [f"seed {config['seed']}", f"lr {config['train']['learning_rate']:g}"]
-    return [tag[:LONGEST_TAG] for tag in dict.fromkeys(found)]
 
 
 def shared_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -245,16 +229,8 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _method(config: dict[str, Any]) -> Any:
-    return method_class(config["method"]["_target_"])
-
-
-def _trains(config: dict[str, Any]) -> bool:
-    return bool(_method(config).trains)
-
-
 def _define_axes(run: wandb.Run) -> None:
-    """Curves against the training step; tokens and seconds are there to be chosen instead, and draw no chart."""
+    """Curves against the training step; tokens and seconds can be chosen instead, and draw no chart."""
     run.define_metric(STEP, hidden=True)
     run.define_metric("train/*", step_metric=STEP)
     run.define_metric("alignment/*", step_metric=STEP)
@@ -265,21 +241,18 @@ def _define_axes(run: wandb.Run) -> None:
 
 
 def _stop_service() -> None:
-    """Ends W&B's process: it goes on asking the server, and has the run's id in use meanwhile."""
+    """Ends W&B's process: it continues to ask the server, and has the run's id in use meanwhile."""
     import wandb
 
     with suppress(Exception):  # a new one is started in any case
         wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which goes on: the next run here gets one of its own
+    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which stays: the next run here gets one of its own
 
 
-def _give_up(error: Exception) -> None:
-    """W&B's own process, or the folder, does not work."""
-    if "offline" not in _lost:
-        _lost.add("offline")
-        _warn("does not work; this run and the next ones of this command go on without", error)
-
-
-def _warn(what: str, error: Exception) -> None:
-    text = redacted((str(error).splitlines() or [""])[0])
-    warnings.warn(f"W&B {what} ({type(error).__name__}: {text}); the record is kept", stacklevel=2)
+def _give_up(mode: Mode, error: Exception) -> None:
+    if mode not in _failed:
+        _failed.add(mode)
+        does = {"online": "cannot be reached; runs of this command are tracked offline from here",
+                "offline": "does not work; runs of this command are not tracked from here"}[mode]  # fmt: skip
+        said = redacted(one_line(error))
+        warnings.warn(f"W&B {does} ({type(error).__name__}: {said}); the record is kept", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Which of lm-eval's language models serves which kind of model."""
+"""lm-eval's LM for each kind of model and backend."""
 
 from __future__ import annotations
 
@@ -35,7 +35,19 @@ def language_model(
     backend: Backend,
     batch_size: int,
 ) -> Iterator[LM]:
-    """What lm-eval asks, for as long as it asks."""
+    """Context manager: the lm-eval LM for this kind of model and backend.
+
+    Args:
+        model: the model to score; vLLM gets a merged copy of its weights.
+        tokenizer: the model's.
+        kind: causal, seq2seq or encoder.
+        evaluations: lm-eval tasks by name; an encoder reads their classification.
+        backend: hf, or vllm for causal models.
+        batch_size: prompts at a time.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
     limit = max_tokens(model.config, tokenizer)
     if backend == "vllm":
         with _vllm(model, tokenizer, batch_size, limit) as lm:
@@ -67,7 +79,7 @@ def language_model(
 
 
 def vllm_class() -> type[Any]:
-    """lm-eval's class for vLLM.
+    """lm-eval's LM class for vLLM.
 
     Raises:
         ValueError: vLLM is not installed.
@@ -81,7 +93,7 @@ def vllm_class() -> type[Any]:
 
 @contextmanager
 def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int) -> Iterator[LM]:
-    """vLLM with the merged weights; the model itself waits in the computer's memory and comes back as it was."""
+    """Context manager: vLLM with the merged weights; the model itself is moved to the CPU meanwhile."""
     from accelerate.utils.memory import clear_device_cache
 
     from bench.tasks.examples import adds_bos
@@ -122,7 +134,7 @@ def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def plain_generation_config(config: GenerationConfig) -> GenerationConfig:
-    """Only which tokens begin, end and pad: nothing of sampling, beams, penalties and forced tokens."""
+    """The special tokens of a generation config, without sampling, beams, penalties and forced tokens."""
     from transformers import GenerationConfig
 
     kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")

@@ -1,4 +1,4 @@
-"""An encoder with a classification head, as a language model of lm-eval."""
+"""lm-eval's LM for an encoder with a classification head."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ Key = tuple[str, int]  # task and number of a document
 
 
 class EncoderLM(LM):
-    """The log-likelihood of a task's choice is the log-probability of the class of that number.
+    """The log-likelihood of a choice is the log-probability of the class with its index.
 
-    The prompt that lm-eval wrote is not read: the text fields of the row are, and each row once, however many choices
-    it has. The one output of a regression is returned as generated text.
+    lm-eval's prompt is ignored: the text fields of the row are encoded, once a row. The output of a regression is
+    returned as generated text.
+
+    Args:
+        model: the encoder, with a head of num_labels outputs.
+        tokenizer: the model's.
+        classifications: text fields and number of labels of each task.
+        batch_size: rows at a time.
+        max_length: tokens to which longer rows are cut.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class EncoderLM(LM):
         return [str(found[_key(request)].item()) for request in requests]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Nothing that an encoder can do.
+        """Not possible with an encoder.
 
         Raises:
             ValueError: always.

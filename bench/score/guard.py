@@ -1,4 +1,4 @@
-"""What is refused before anything is scored, and what is cut while it is."""
+"""Checks before scoring, and counts of items that were truncated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ def check(
     evaluations: Mapping[str, InMemoryTask],
     settings: Scoring,
 ) -> None:
-    """Refuses what scoring could not do; worth asking before training.
+    """Refuses tasks that the model cannot be scored on; called before training.
+
+    Args:
+        model: its configuration limits the number of tokens.
+        tokenizer: the model's.
+        kind: causal, seq2seq or encoder.
+        evaluations: lm-eval tasks by name.
+        settings: backend, and leave to run a model's code.
 
     Raises:
         ValueError: vLLM with another than a causal model, or not installed; a task that runs a model's code without
@@ -72,18 +79,20 @@ def _check_classification(name: str, task: InMemoryTask) -> None:
 
 
 def max_gen_toks(generation_kwargs: Mapping[str, Any] | None) -> int:
-    """How many tokens a definition lets a model generate."""
+    """The largest number of tokens that a task definition lets a model generate."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     return int(normalize_gen_kwargs(dict(generation_kwargs or {}), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"])
 
 
 def count_truncated(samples: Mapping[str, list[dict[str, Any]]], lm: Any, kind: Kind, backend: str) -> dict[str, int]:
-    """Items of each task that are longer than the model's limit, so that lm-eval cuts the beginning of the prompt.
+    """Number of items of each task that exceed the model's limit, so that lm-eval cuts the start of the prompt.
 
     Args:
-        samples: lm-eval's, with the arguments of all requests.
-        lm: what answered them.
+        samples: lm-eval's samples by task, with the arguments of all requests.
+        lm: the LM that answered them.
+        kind: causal, seq2seq or encoder.
+        backend: hf or vllm.
     """
     if kind == "encoder":
         return {task: lm.truncated[task] for task in samples}
@@ -107,7 +116,7 @@ def _is_cut(arguments: tuple[Any, ...], lm: Any, kind: Kind, backend: str) -> bo
 
 
 def warn_truncated(truncated: Mapping[str, int], num_items: Mapping[str, int], limit: int) -> None:
-    """One line a task."""
+    """Warns of truncated items, one line a task."""
     for task, number in truncated.items():
         if number:
             warnings.warn(

@@ -1,4 +1,4 @@
-"""Whether a model with merged adapters, which is what users deploy, answers as the one that was scored."""
+"""Checks that the model with merged adapters, which users deploy, answers like the one that was scored."""
 
 from __future__ import annotations
 
@@ -35,16 +35,21 @@ def check_merged(
 ) -> dict[str, int] | None:
     """Merges the adapters, scores the first items of each task again, and warns of answers that have changed.
 
-    The adapters are merged in place, into the base weights: save what is to be kept of the model before. An item
+    The adapters are merged in place, into the base weights: save the weights before. An item
     differs if its generated text, its likeliest choice or the value of a metric does; a likelihood or a regression may
     move by TOLERANCE of itself.
 
     Args:
+        model: a trained model, with or without adapters.
+        tokenizer: the model's.
+        kind: causal, seq2seq or encoder.
+        evaluations: lm-eval tasks by name.
+        settings: `merged_samples` is the number of items of each task.
         scored: what `score` returned for the same model, unmerged.
 
     Returns:
-        num_items and num_differing; None where there is no adapter, settings.merged_samples is 0, or vLLM has scored
-        the merged weights in the first place.
+        num_items and num_differing; None without an adapter, with merged_samples=0, or if vLLM has scored the merged
+        weights already.
     """
     from peft.tuners.lora.layer import LoraLayer
 

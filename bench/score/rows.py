@@ -1,4 +1,4 @@
-"""What lm-eval returned, as rows."""
+"""lm-eval's results as rows: scores, and the outcome of every item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def scores(results: Mapping[str, Any], evaluations: Mapping[str, InMemoryTask]) -> list[Score]:
-    """One row a task, metric and filter."""
+    """Scores, one row a task, metric and filter."""
     found = []
     for task, values in results["results"].items():
         for key, value in values.items():
@@ -42,7 +42,8 @@ def majority(task: InMemoryTask, metric: str, targets: list[Any]) -> float | Non
 
     Args:
         metric: acc, f1 (of class 1, as lm-eval computes it) or mcc.
-        targets: of the scored items: the class, or its text.
+        task: its choices name the classes.
+        targets: target of each scored item: the class, or its text.
 
     Returns:
         None for other metrics, and where the choices are not the same for every item. Of classes equally frequent the
@@ -64,7 +65,7 @@ def majority(task: InMemoryTask, metric: str, targets: list[Any]) -> float | Non
 
 
 def outcomes(results: Mapping[str, Any]) -> list[Outcome]:
-    """One row an item and filter."""
+    """Outcomes, one row an item and filter."""
     found = []
     for task, samples in results["samples"].items():
         chooses = results["configs"][task]["output_type"] == "multiple_choice"

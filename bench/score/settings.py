@@ -1,4 +1,4 @@
-"""What can be said about scoring, and what it returns."""
+"""Settings and results of scoring."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.runs.record_parts import Score
 from bench.runs.renamed import HASHED_SPLITS
 from bench.tasks import ScoreSplit
 
@@ -34,37 +35,14 @@ class Scoring:
     confirm_run_unsafe_code: bool
 
     def identity(self) -> dict[str, Any]:
-        """What of this can change a score."""
+        """The settings that can change a score."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
         return {"split": HASHED_SPLITS[self.split]} | named
 
 
 @plain_dataclass(frozen=True)
-class Score:
-    """One number.
-
-    Attributes:
-        metric: with lm-eval's filter where it has one, as in "exact_match,strict-match".
-        stderr: None if unknown.
-        num_examples: items scored.
-        higher_is_better: as the task's definition says.
-        majority: the majority-class baseline, which is what the metric would be if all of these items were answered
-            with the most frequent of their gold classes; None where answers are no fixed classes, or the metric is
-            none of acc, f1 and mcc.
-    """
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    num_examples: int
-    higher_is_better: bool
-    majority: float | None
-
-
-@plain_dataclass(frozen=True)
 class Outcome:
-    """One item under one filter: what was asked (by hash), wanted and answered, and the metrics' values for it.
+    """One item under one filter: hash of the document, target, response and metrics.
 
     Attributes:
         response: the generated text, or the log-likelihoods of all choices.
@@ -83,7 +61,7 @@ class Outcome:
 
 @plain_dataclass(frozen=True)
 class Scored:
-    """What scoring found.
+    """The result of scoring.
 
     Attributes:
         batch_size: prompts at a time that fitted into memory.

@@ -1,4 +1,4 @@
-"""Scoring a model."""
+"""Scoring as a stage: lm-eval in process, decoding greedily, at a batch size that fits into memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOOTSTRAP_DRAWS = 200
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What lm-eval returned, at the batch size that fitted, and how many items of each task were cut."""
+    """lm-eval's results, the batch size that fitted into memory, and the number of truncated items by task."""
 
     results: dict[str, Any]
     batch_size: int
@@ -51,8 +51,10 @@ def score(
 
     Args:
         model: possibly a PeftModel.
-        kind: of the model.
+        tokenizer: the model's.
+        kind: causal, seq2seq or encoder.
         evaluations: lm-eval tasks by name.
+        settings: limit, batch size, backend, and leave to run a model's code.
 
     Raises:
         ValueError: as `check`.
@@ -74,12 +76,17 @@ def evaluate(
     batch_size: int,
     bootstrap_draws: int = BOOTSTRAP_DRAWS,
 ) -> Evaluated:
-    """Runs lm-eval, at half the batch size as often as memory does not suffice.
+    """Runs lm-eval, and halves the batch size as long as it does not fit into memory.
 
     Args:
-        limit: items of each task.
-        batch_size: the first that is tried.
-        bootstrap_draws: 0 for no standard errors at all.
+        model: possibly a PeftModel.
+        tokenizer: the model's.
+        kind: causal, seq2seq or encoder.
+        evaluations: lm-eval tasks by name.
+        settings: backend, and leave to run a model's code.
+        limit: number of items of each task; None for all.
+        batch_size: the first to try.
+        bootstrap_draws: draws for standard errors without closed form; 0 for no such standard errors.
     """
     import lm_eval
     import torch
@@ -117,7 +124,7 @@ def evaluate(
 
 @contextmanager
 def _greedy(model: PreTrainedModel) -> Iterator[None]:
-    """The model generates by what it is told, not by defaults that it was published with."""
+    """Puts the model's own generation defaults aside, such as sampling and beams."""
     from transformers import GenerationConfig
 
     modules = cast("nn.Module", model).modules()
@@ -134,10 +141,9 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' remarks on settings that are meant as they are, and without a forked bootstrap.
+    """Silences libraries' remarks on intended settings, and keeps lm-eval from forking for its bootstrap.
 
-    Long prompts are counted here. A bootstrap of few items draws some that are all of one class, of which scikit-learn
-    warns each time.
+    Long prompts are counted here; scikit-learn warns of every bootstrap draw that holds one class only.
     """
     from bench.tasks.definition import quiet
 
@@ -149,7 +155,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _allowing_code(settings: Scoring) -> Iterator[None]:
-    """With leave, the metric that runs a model's code does so."""
+    """Lets the metric run a model's code if `confirm_run_unsafe_code` allows it."""
     if settings.confirm_run_unsafe_code:
         with _variable("HF_ALLOW_CODE_EVAL"):
             yield
@@ -159,7 +165,7 @@ def _allowing_code(settings: Scoring) -> Iterator[None]:
 
 @contextmanager
 def _variable(name: str) -> Iterator[None]:
-    """An environment variable is 1 inside."""
+    """Sets an environment variable to 1 inside."""
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:

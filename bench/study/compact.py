@@ -1,7 +1,7 @@
 """Makes a finished study small enough to be kept in a repository.
 
-Curves and alignment are compressed, the items' hashes shortened, weights and W&B's files deleted. Of runs that served
-only to choose a learning rate the record with its scores stays. Reports are the same before and after.
+Curves and alignment are compressed, hashes of items shortened, weights and files of Weights & Biases deleted. Of a run
+that served only to choose a learning rate nothing but the record is kept. A report is the same before and after.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bench.study.plan_file import SELECT, read_plan
 
 
 def compact(folder: Path) -> tuple[int, int]:
-    """Compacts the runs of a study's folder; returns its bytes before and after.
+    """Compacts the runs in a study's folder and returns its size before and after, in bytes.
 
     Raises:
         ValueError: the folder holds no run, or its plan cannot be read.
     """
     found = (path.parent for path in folder.glob(f"*/{RECORD}"))
-    runs = sorted(run for run in found if is_name(run.name) and not run.is_symlink())  # what others own stays
+    runs = sorted(run for run in found if is_name(run.name) and not run.is_symlink())  # never through a link
     if not runs:
         raise ValueError(f"{folder} holds no run")
     before = _size(folder)
@@ -50,7 +50,7 @@ def compact(folder: Path) -> tuple[int, int]:
 
 
 def _compact_run(run: Path, keeps_rows: bool) -> None:
-    """What is to stay is written first and then named in the record; what goes is deleted last."""
+    """Writes what is kept first, then the record that names it, and deletes the rest last: it can be interrupted."""
     record = read_record(run)
     gone = [WEIGHTS] if keeps_rows else [WEIGHTS, OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"]
     if keeps_rows:

@@ -1,4 +1,4 @@
-"""Where the suite's own files lie: beside the package in a checkout, inside it in a wheel. Knows no Hydra."""
+"""Folders of the suite's own files: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ EXPERIMENTS = "experiments"
 
 
 def experiments_folder() -> Path | None:
-    """experiments/ of the working directory, else the suite's own; None where there is neither."""
+    """experiments/ in the working directory, else the suite's own; None if neither exists."""
     return next((path for path in (Path.cwd() / EXPERIMENTS, ROOT / EXPERIMENTS) if path.is_dir()), None)

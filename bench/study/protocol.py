@@ -1,4 +1,4 @@
-"""What hydra.sweeper of an experiment with stages says (conf/protocol), typed; and a cell of such a sweep."""
+"""The protocol of a study with stages, `hydra.sweeper` of its experiment (conf/protocol), and the cells it makes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study.plan_file import RATE_KEY
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
-RULES = ("grid", "tuned", "shared", "published")
+GRID = "grid"  # the rule of the stage select
+RULES = (GRID, TUNED, SHARED, PUBLISHED)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """hydra.sweeper.rates: a grid of `points` rates around each method's centre, and the rates of the other rules.
+    """hydra.sweeper.rates: the learning rates of every rule.
 
     Attributes:
-        centre: the middle of a method's grid, in the 1-3-10 series (per_decade 2) or the 1-2-5 series (3).
-        shared: a learning rate for all methods, or the method whose tuned rate all take.
-        published: a method's rate in the paper.
+        centre: by method, the middle of its grid: in the 1-3-10 series (per_decade 2) or the 1-2-5 series (3).
+        points: rates of each grid; odd.
+        shared: the one rate of all methods, or the name of the method whose tuned rate all take.
+        published: by method, the rate in its paper.
     """
 
     centre: Mapping[str, float]
@@ -36,9 +38,11 @@ class Definition:
     """hydra.sweeper of an experiment with stages.
 
     Attributes:
-        only: for a method, the values of other common axes with which it takes part.
-        run: the stages to be run now; None: all.
-        extend: points that may be added beyond each end of a grid whose best rate lies there.
+        params: the axes that all stages sweep over: override key -> values joined by commas.
+        stages: by name, the stage's overrides beside `rate`.
+        only: by method, the values of other axes with which it is run; all others are left out.
+        run: names of the stages to run now, joined by commas; None for all.
+        extend: points that may be added beyond an end of a grid at which the best rate lies.
     """
 
     params: Mapping[str, str]
@@ -50,10 +54,10 @@ class Definition:
 
     @classmethod
     def from_config(cls, sweeper: DictConfig) -> Definition:
-        """Reads the sweeper's part of a composed configuration.
+        """Reads `hydra.sweeper` of a composed configuration.
 
         Raises:
-            ValueError: a stage without a known rule, or `run` names a stage that there is not.
+            ValueError: a stage has no known rule for its learning rates, or `run` names a stage that does not exist.
         """
         values: Any = OmegaConf.to_container(sweeper, resolve=True)
         stages = {name: stage for name, stage in values["stages"].items() if stage is not None}
@@ -70,13 +74,20 @@ class Definition:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The stages to be run now."""
+        """Names of the stages to run now."""
         return tuple(name for name in self.stages if self.run is None or name in words(self.run))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a stage before it is composed; `learning_rate` is None where it is not known yet, or not needed."""
+    """One run of a stage before it is composed.
+
+    Attributes:
+        group: overrides that all stages share, without the seed.
+        overrides: all of its overrides but the learning rate.
+        learning_rate: None if it is not chosen yet, or if the method trains nothing.
+        waits: it is not chosen yet.
+    """
 
     stage: str
     group: tuple[str, ...]
@@ -86,11 +97,11 @@ class Cell:
 
     @property
     def all_overrides(self) -> tuple[str, ...]:
-        """With the learning rate, as Hydra takes them."""
+        """The overrides with the learning rate, as Hydra takes them."""
         rate = () if self.learning_rate is None else (f"{RATE_KEY}{self.learning_rate:g}",)
         return (*self.overrides, *rate)
 
 
 def words(text: Any) -> list[str]:
-    """The values of a text such as "r8,r16"; none of None."""
+    """Splits a text such as "r8,r16" at its commas; empty for None."""
     return [] if text is None else [word.strip() for word in str(text).split(",")]

@@ -1,21 +1,20 @@
-"""Learning rates: the grid around a centre, and the choice of the best by what was scored on the validation split.
+"""Learning rates: the grid around a centre, and the choice of the best one by scores on the validation split.
 
-A choice sees the records of the selection stage only. It is made for each group (method, rank, task, model) alone,
-from a grid of the same size for every method: the rate with the best mean over seeds, of equal ones the smaller; a
-rate that one seed did not survive is out. The whole curve stays in the records.
+Each group (method, rank, task, model) chooses from the records of its own grid alone; all grids have the same size.
+Chosen is the rate with the best mean over seeds, the smaller of equal ones; a rate at which a seed failed is out.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from bench.runs.record import COMPLETED, Record
-from bench.runs.record_parts import ScoreFacts
+from bench.runs.record_parts import Score
 
 # Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
 SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
@@ -23,10 +22,12 @@ SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 ROUNDING = 1e-9
 EVAL_LOSS = "eval_loss"
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Point:
-    """One learning rate: a value for each seed that completed, and how many did not."""
+    """One learning rate: the value of each seed that completed, and the number of seeds that did not."""
 
     learning_rate: float
     values: tuple[float, ...]
@@ -34,7 +35,7 @@ class Point:
 
     @property
     def mean(self) -> float | None:
-        """Over seeds; None where a seed failed or a value is not finite."""
+        """Mean over seeds; None if a seed failed or a value is not finite."""
         if self.failed or not self.values or not all(map(math.isfinite, self.values)):
             return None
         return fmean(self.values)
@@ -42,10 +43,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Selection:
-    """The learning rates of one group, ascending, and which was best.
+    """The learning rates of one group, ascending, with the values by which the best is chosen.
 
     Attributes:
-        metric: what `values` are: a metric's name, "mean of 3 first metrics", or eval_loss.
+        metric: name of the values: a metric's name, "mean of 3 first metrics", or eval_loss.
     """
 
     group: tuple[str, ...]
@@ -57,7 +58,7 @@ class Selection:
 
     @property
     def best(self) -> Point | None:
-        """The point with the best mean, of equal ones that of the smaller rate; None where all failed."""
+        """The point with the best mean, of equal ones the smaller rate; None if every rate failed."""
         sign = 1 if self.higher_is_better else -1
         found: Point | None = None
         for point in self.points:
@@ -69,7 +70,7 @@ class Selection:
 
     @property
     def at_edge(self) -> Literal["lower", "upper"] | None:
-        """Whether the best rate is the smallest or largest tried: then a better one may lie beyond."""
+        """The end of the grid at which the best rate lies, beyond which a better one may be; None if inside."""
         best = self.best
         if best is None:
             return None
@@ -79,7 +80,7 @@ class Selection:
 
 
 def on_grid(centre: float, steps: int, per_decade: int = 2) -> float:
-    """The rate `steps` places from a centre in the 1-3-10 series (2 a decade) or the 1-2-5 series (3).
+    """The rate `steps` places above a centre, or below it, in the 1-3-10 series (2 a decade) or the 1-2-5 series (3).
 
     Raises:
         ValueError: the centre is not in the series.
@@ -95,7 +96,11 @@ def on_grid(centre: float, steps: int, per_decade: int = 2) -> float:
 
 
 def grid(centre: float, points: int, per_decade: int = 2) -> tuple[float, ...]:
-    """An odd number of rates, the centre in their middle, ascending."""
+    """The learning rates of a grid, ascending, with the centre in the middle.
+
+    Raises:
+        ValueError: `points` is not an odd positive number, or the centre is not in the series.
+    """
     if points < 1 or points % 2 == 0:
         raise ValueError(f"points={points}: a grid has an odd number of points, its centre in the middle")
     half = points // 2
@@ -103,10 +108,12 @@ def grid(centre: float, points: int, per_decade: int = 2) -> tuple[float, ...]:
 
 
 def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
-    """The curve of one group from its records of the selection stage, failed ones included.
+    """Collects the values of one group's grid from its records, failed runs included.
+
+    The value of a run is the mean of the first metrics of its datasets or, if it scores none, its eval loss.
 
     Raises:
-        ValueError: the first metrics of the scored datasets do not agree which way is better.
+        ValueError: of these metrics some are better when higher and others when lower.
     """
     by_rate: dict[float, list[Record]] = defaultdict(list)
     for record in records:
@@ -122,9 +129,16 @@ def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
     return Selection(group, first.config.method.name, first.label, tuple(points), metric, higher)
 
 
-def _first_metrics(record: Record) -> list[ScoreFacts]:
-    """The first score of each dataset."""
-    return list({score.task: score for score in reversed(record.scores)}.values())[::-1]
+def first_of_each(items: Iterable[Item], dataset: Callable[[Item], Any]) -> list[Item]:
+    """The first item of each dataset, such as its first metric, which stands for it in a choice or an average."""
+    found: dict[Any, Item] = {}
+    for item in items:
+        found.setdefault(dataset(item), item)
+    return list(found.values())
+
+
+def _first_metrics(record: Record) -> list[Score]:
+    return first_of_each(record.scores, lambda score: score.task)
 
 
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:

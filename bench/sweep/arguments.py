@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from bench.process.validation import one_line
+from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
 
-LAUNCHERS = {"joblib": "hydra_joblib_launcher", "submitit_local": "submitit", "slurm": "submitit"}  # and their packages
+LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}  # and their packages
+
+# Of the hydra node: what an experiment file may set, and what not even a command line may, since it names code to call.
+OF_EXPERIMENTS = ("mode", "run", "sweep", "sweeper")
+NAMES_CODE = ("callbacks", "job_logging", "hydra_logging")
 
 
 def refuse(message: str) -> NoReturn:
-    """One line on stderr, exit status 2."""
+    """Prints one line on stderr and exits with status 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -32,21 +38,27 @@ def choices(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in found)
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuses a command line with an unknown key or an unknown choice, before Hydra sees it."""
-    texts = [text for text in arguments if not text.startswith("-") and ("=" in text or text.startswith("~"))]
+def check_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments with present names in the place of former ones, of which a line on stderr warns.
+
+    Raises:
+        SystemExit: an unknown key or choice, or a key that names code; one line on stderr.
+    """
+    given = [_renamed(text) for text in arguments]
+    texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
+        swept = [list(one.sweep_string_iterator()) if one.is_sweep_override() else None for one in overrides]
     except HydraException as error:
-        refuse(str(error).splitlines()[0])
-    for text, override in zip(texts, overrides, strict=True):
-        key = override.key_or_group
-        _check_calls(text, override)
-        if override.is_sweep_override():
-            values = [str(value) for value in override.sweep_string_iterator()]
-        else:
-            value = override.value()
-            values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        refuse(one_line(error))
+    for text, override, several in zip(texts, overrides, swept, strict=True):
+        key, value = override.key_or_group, override.value()
+        values = list(map(str, value if isinstance(value, list) else [value])) if several is None else several
+        if override.package is not None and not override.is_delete():
+            refuse(f"{text}: a choice has one place; leave @{override.package} out")
+        named = [name for name in keys_of({key.replace("/", "."): value}) if names_code(name)]
+        if named or ("_target_" in text.partition("=")[2]):
+            refuse(f"{text}: no key but method._target_ names code; hydra.{', hydra.'.join(NAMES_CODE)} cannot be set")
         if key == "experiments":
             _check_experiments(text, values, added=override.is_add())
         elif key in GROUPS:
@@ -55,22 +67,41 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 _check_launcher(text, values)
         elif key.split(".")[0].split("/")[0] not in KEYS:
             refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
+    return given
 
 
-def _check_calls(text: str, override: Override) -> None:
-    """Refuses what would make Hydra call something of the command line's choice."""
-    parts = override.key_or_group.replace("/", ".").split(".")
-    if override.package is not None and not override.is_delete():
-        refuse(f"{text}: a choice has one place; leave @{override.package} out")
-    if parts[0] == "hydra" and len(parts) > 1 and parts[1] in ("callbacks", "job_logging", "hydra_logging"):
-        refuse(f"{text}: hydra.{parts[1]} is not for a command line to set")
-    if ("_target_" in parts and parts != ["method", "_target_"]) or "_target_" in text.partition("=")[2]:
-        refuse(f"{text}: no _target_ but method._target_ can be set")
+def _renamed(text: str) -> str:
+    override, notes = (text, []) if text.startswith("-") else modern_override(text)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return override
+
+
+def keys_of(values: Any, above: str = "") -> Iterator[str]:
+    """Every key of a nest of dicts and lists, with those above it: "hydra.sweeper.params"."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield f"{above}{key}"
+            yield from keys_of(value, f"{above}{key}.")
+    elif isinstance(values, list):
+        for value in values:
+            yield from keys_of(value, above)
+
+
+def names_code(key: str, in_experiment: bool = False) -> bool:
+    """Whether the value of a dotted key could make Hydra, or Python's logging, call what it names."""
+    first, *inner = key.split(".")
+    of_hydra = inner[0] if first == "hydra" and inner else None
+    if of_hydra in NAMES_CODE or (in_experiment and of_hydra not in (None, *OF_EXPERIMENTS)):
+        return True
+    return "_target_" in (first, *inner) and key != "method._target_"
 
 
 def _check_choices(group: str, values: list[str]) -> None:
     known = choices(CONF / group)
     for value in values:
+        if (group, value) == ("launch", "submitit_local"):
+            refuse("launch=submitit_local is gone: launch=process gives each run a process on this machine")
         if value not in known:
             hint = f"; say {group}=r{value}" if f"r{value}" in known else ""
             refuse(f"{group}={value} does not exist{hint}; choose from {', '.join(known)}")
@@ -80,14 +111,11 @@ def _check_launcher(text: str, values: list[str]) -> None:
     if len(values) != 1:
         refuse(f"{text}: a sweep has one launcher; choose one")
     package = LAUNCHERS.get(values[0])
-    if package is None:
-        return
-    name = f"hydra_plugins.{package}" if package.startswith("hydra") else package
     try:
-        found = importlib.util.find_spec(name)
+        found = package is None or importlib.util.find_spec(f"hydra_plugins.{package}")
     except ModuleNotFoundError:  # no hydra_plugins at all
         found = None
-    if found is None:
+    if package and not found:
         refuse(f"{text} needs {package.replace('_', '-')}: pip install 'lora-init-bench[cluster]'")
 
 

@@ -1,236 +1,122 @@
-"""From a cell's overrides to its run, for sweeps of ten thousand cells.
+"""From a cell's overrides to its validated run.
 
-Hydra takes up to a quarter of a second for a configuration, and most cells of a sweep differ from the first one in
-choices that do not meddle with each other. So Hydra composes the first cell, and then each other choice once, in the
-first one's place; a cell is put together from what its choices write (bench.sweep.choices), and each part of it is
-resolved and validated once. Wherever that could come to something else than Hydra's own composition (a choice that
-overrides another, a deletion, an unknown resolver) or to an error, the cell is composed by Hydra as a whole.
+Hydra composes once for each distinct set of choices (method=hu, task=glue/sst2, ...), which takes a tenth of a second.
+Overrides of a single value that the configuration has already, such as seed=1, are set afterwards with
+OmegaConf.update, which is what Hydra itself calls for them, last of all.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import copy
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from bench.sweep.choices import Choices, NotSeparableError, Sections, deep_set, whole_key
+from bench.sweep.arguments import GROUPS
+from bench.sweep.resolvers import build
 
 if TYPE_CHECKING:
     from bench.config import Run
 
-Builder = Callable[[DictConfig], "Run"]
-LATE = ("seed=", "train.learning_rate=")  # set after composition as well as before it
-# What a resolver reads: these the choice of their group, scaling adapter.scaling, oc.env no configuration.
-READS = {
-    "by_method": "method", "by_rank": "rank", "by_task": "task", "by_model": "model", "scaling": "adapter",
-    "oc.env": None,
-}  # fmt: skip
-_INTERPOLATION = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*([:}])")
+Overrides = tuple[str, ...]  # of one cell, as on its command line
 
 
-class RefusedError(ValueError):
-    """A cell whose parts are right and which cannot be run all the same; one line."""
+@functools.cache
+def parsed(text: str) -> Override:
+    """An override as Hydra reads it, which takes it milliseconds.
+
+    Raises:
+        HydraException: it is none.
+    """
+    return OverridesParser.create().parse_override(text)
+
+
+def product(overrides: Sequence[str]) -> list[Overrides]:
+    """The cells of overrides such as method=hu,eva; of two overrides of one key the last one counts.
+
+    Raises:
+        HydraException: an override cannot be parsed, or not be enumerated.
+    """
+    axes: dict[str, list[str]] = {}
+    for override in map(parsed, overrides):
+        key = override.get_key_element()
+        swept = override.is_sweep_override()
+        values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+        axes[key] = [f"{key}={value}" for value in values]
+    return list(itertools.product(*axes.values()))
 
 
 class Composer:
-    """Composes and validates cells; equal overrides give the same Run.
+    """Composes and validates cells, each once.
 
     Args:
-        config: of the sweep, with its hydra node.
-        build: the run of a composed configuration; raises ValueError.
-        study: what a configuration without a study is called.
+        config: composed for the sweep, with its hydra node.
     """
 
-    def __init__(self, config: DictConfig, build: Builder, study: Callable[[], str]) -> None:
+    def __init__(self, config: DictConfig) -> None:
         self._config = config
-        self._build = build
-        self._study = study
         self._loader = GlobalHydra.instance().config_loader()
-        self._parser = OverridesParser.create()
-        self._parsed: dict[str, Override] = {}
-        self._families: dict[tuple[str, ...], _Family | None] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}  # as wholes
-        self._known: dict[tuple[str, ...], Run] = {}
+        HydraConfig.instance().set_config(config)  # which says what the experiment is, the same for all cells
+        self._composed: dict[Overrides, DictConfig] = {}  # without the hydra node
+        self._open: dict[tuple[Overrides, tuple[str, ...]], DictConfig] = {}  # copies, to set these keys in
+        self._runs: dict[Overrides, Run] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Run:
         """The run of a cell.
 
         Raises:
-            ValueError: it cannot be composed or run; one line.
+            ValueError: the cell cannot be composed or run; one line.
         """
         cell = tuple(overrides)
-        if cell not in self._known:
-            self._known[cell] = self._quickly(cell) or self._wholly(cell)
-        return self._known[cell]
+        if cell not in self._runs:
+            try:
+                self._runs[cell] = build(self._config_of(cell))
+            except HydraException as error:
+                raise ValueError(" ".join(str(error).split())) from None
+        return self._runs[cell]
 
-    def _wholly(self, cell: tuple[str, ...]) -> Run:
-        """As Hydra composes it; once for cells that differ in seed and learning rate alone."""
-        late = tuple(text for text in cell if text.startswith(LATE))
-        early = tuple(text for text in cell if text not in late)
+    def _config_of(self, cell: Overrides) -> DictConfig:
+        given = [parsed(text) for text in cell]
+        late = [override for override in given if _sets_a_value(override)] if all(map(_replaces, given)) else []
+        early = tuple(text for text, override in zip(cell, given, strict=True) if override not in late)
+        key = early, tuple(override.key_or_group for override in late)
+        if key not in self._open:
+            self._open[key] = copy.deepcopy(self._of_choices(early))
         try:
-            if early not in self._composed:
-                self._composed[early] = self._loader.load_sweep_config(self._config, list(early))
-            HydraConfig.instance().set_config(self._composed[early])
-            plain = without_hydra(self._composed[early])
-            for text in late:
-                override = self._parse(text)
-                OmegaConf.update(plain, override.key_or_group, override.value())
-        except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        try:
-            return self._build(plain)
-        except OmegaConfBaseException as error:  # of an interpolation, met on the way to a missing value
-            raise ValueError(str(error).splitlines()[0]) from None
+            for override in late:
+                OmegaConf.update(self._open[key], override.key_or_group, override.value())
+        except (ConfigAttributeError, ConfigKeyError):  # no such key: Hydra's message says so
+            return self._of_choices(cell)
+        return self._open[key]
 
-    def _quickly(self, cell: tuple[str, ...]) -> Run | None:
-        """The same from parts; None where it may not be the same, and for what is wrong."""
-        try:
-            parsed = [self._parse(text) for text in cell]
-            keys = tuple(whole_key(override) for override in parsed)
-            if keys not in self._families:
-                self._families[keys] = None
-                self._families[keys] = _Family(self._config, self._loader, parsed, self._study)
-            family = self._families[keys]
-            return None if family is None else family.run(cell, parsed)
-        except RefusedError:
-            raise
-        except (NotSeparableError, HydraException, OmegaConfBaseException, ValueError, TypeError):
-            return None  # composed as a whole, whose errors are the ones to be told
-
-    def _parse(self, text: str) -> Override:
-        if text not in self._parsed:
-            self._parsed[text] = self._parser.parse_override(text)
-        return self._parsed[text]
+    def _of_choices(self, overrides: Overrides) -> DictConfig:
+        if overrides not in self._composed:
+            composed = self._loader.load_sweep_config(self._config, list(overrides))
+            with open_dict(composed):
+                del composed["hydra"]
+            self._composed[overrides] = composed
+        return self._composed[overrides]
 
 
-def without_hydra(composed: DictConfig) -> DictConfig:
-    """The part of a composed configuration that is the run's."""
-    plain = composed.copy()
-    OmegaConf.set_readonly(plain, False)
-    OmegaConf.set_struct(plain, False)
-    del plain["hydra"]
-    return plain
+def _replaces(override: Override) -> bool:
+    """Whether it chooses a file, or gives a key another value; not whether it adds, deletes or merges keys."""
+    changes = override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None
+    return _chooses(override) or not (changes or isinstance(override.value(), dict))
 
 
-class _Family:
-    """Cells that override the same keys, compared with the first of them."""
-
-    def __init__(self, config: DictConfig, loader: Any, first: Sequence[Override], study: Callable[[], str]) -> None:
-        composed = loader.load_sweep_config(config, [override.input_line for override in first])
-        HydraConfig.instance().set_config(composed)  # copies it, which takes 20 ms: not for every cell
-        plain: Any = OmegaConf.to_container(without_hydra(composed), resolve=False)
-        self._study = study()
-        self._choices = Choices(config, loader, first, plain)
-        self._assembled: dict[tuple[str, ...], Sections] = {}
-        self._common: dict[tuple[tuple[str, ...], frozenset[str]], tuple[dict[str, Any], list[str]]] = {}
-        self._values: dict[tuple[Any, ...], Any] = {}  # sections after overrides of single values
-        self._reads: dict[tuple[str, Any], frozenset[str]] = {}
-        self._parts: dict[tuple[Any, ...], dict[str, Any]] = {}
-
-    def run(self, cell: tuple[str, ...], parsed: Sequence[Override]) -> Run:
-        """The run of a cell; its parts are those of other runs where they are the same.
-
-        Raises:
-            NotSeparableError: nothing can be said without Hydra.
-            ValueError: it cannot be run.
-        """
-        from bench.config import Run
-
-        run = Run(**self._fields(cell, parsed))
-        try:
-            run.check()
-            _ = run.run_id  # reads the model's folder
-        except ValueError as error:
-            raise RefusedError(str(error).splitlines()[0]) from None
-        return run
-
-    def _fields(self, cell: tuple[str, ...], parsed: Sequence[Override]) -> dict[str, Any]:
-        """What a Run is made from: what single values have no part in is the same for all cells of the same choices."""
-        chosen = self._choices.chosen(cell)
-        if chosen not in self._assembled:
-            self._assembled[chosen] = self._choices.assembled(chosen)
-        places = self._choices.values(cell)
-        sections = dict(self._assembled[chosen])
-        for place in places:
-            self._put(sections, parsed[place], cell[place])
-        changed = frozenset(parsed[place].key_or_group.split(".")[0] for place in places)
-        if (chosen, changed) not in self._common:
-            reading = [name for name in sections if changed & {read for read, _ in self._closure(name, sections)}]
-            common: dict[str, Any] = {}
-            for name in sections:
-                common |= {} if name in reading else self._part(name, sections)
-            self._common[chosen, changed] = common, reading
-        common, reading = self._common[chosen, changed]
-        fields = dict(common)
-        for name in reading:
-            fields |= self._part(name, sections)
-        return fields
-
-    def _put(self, sections: dict[str, tuple[Any, Any]], override: Override, text: str) -> None:
-        """Gives one key another value, as OmegaConf.update does with what is no container."""
-        section, *inner = override.key_or_group.split(".")
-        made_from, raw = sections[section]
-        key = (section, made_from, text)
-        if key not in self._values:
-            self._values[key] = deep_set(raw, inner, override.value())
-        sections[section] = ((made_from, text), self._values[key])
-
-    def _part(self, name: str, sections: Sections) -> dict[str, Any]:
-        """The fields of a Run that a section makes, with all that its interpolations read."""
-        from bench.config import Run
-
-        key = self._closure(name, sections)
-        if key not in self._parts:
-            value = _resolved(name, {read: sections[read][1] for read, _ in key})
-            if name == "study":
-                value = value or self._study
-            self._parts[key] = Run.part(name, value)
-        return self._parts[key]
-
-    def _closure(self, name: str, sections: Sections) -> tuple[tuple[str, Any], ...]:
-        """A section and those that it reads, and they read, each with what it was made from."""
-        found = [name]
-        for section in found:  # grows
-            if section not in sections:
-                raise NotSeparableError(f"there is no {section}")
-            made_from, raw = sections[section]
-            if (section, made_from) not in self._reads:
-                self._reads[section, made_from] = frozenset(read_by(raw))
-            found += sorted(self._reads[section, made_from] - set(found))
-        return tuple((section, sections[section][0]) for section in found)
+def _chooses(override: Override) -> bool:
+    key = override.key_or_group
+    return key in (*GROUPS, "experiments") or "/" in key
 
 
-def read_by(raw: Any) -> set[str]:
-    """The sections of a configuration that the interpolations in a raw value read.
-
-    Raises:
-        NotSeparableError: a resolver that may read anything, or a value that is missing.
-    """
-    if isinstance(raw, dict):
-        return set().union(*map(read_by, raw.values()))
-    if isinstance(raw, list):
-        return set().union(*map(read_by, raw))
-    if raw == "???":
-        raise NotSeparableError("a value is missing")
-    if not isinstance(raw, str) or "${" not in raw:
-        return set()
-    found = _INTERPOLATION.findall(raw)
-    if len(found) != raw.count("${") or any(end == ":" and name not in READS for name, end in found):
-        raise NotSeparableError(raw)
-    return {READS[name] if end == ":" else name.split(".")[0] for name, end in found} - {None}  # type: ignore[return-value]
-
-
-def _resolved(name: str, raw: Mapping[str, Any]) -> Any:
-    """A section without interpolations, given those that it reads."""
-    if len(raw) == 1 and not read_by(raw[name]):
-        return raw[name]
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(dict(raw)), resolve=True)
-    return resolved[name]
+def _sets_a_value(override: Override) -> bool:
+    return not _chooses(override) and not isinstance(override.value(), list)

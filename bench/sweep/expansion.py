@@ -1,95 +1,101 @@
 """Sweeps in stages: learning rates are chosen on the validation split, then the test split is scored at those.
 
-An experiment's hydra.sweeper has `params`, common to all stages (what makes a row of the study's table), `rates` (where
-each method's grid of learning rates lies), and `stages`, in order; conf/protocol/standard.yaml explains them. A stage
-starts when the one before has ended, with any launcher, because its learning rates are read from that one's records.
+An experiment's hydra.sweeper has `params`, the axes common to all stages (their product gives the rows of the study's
+table), `rates` (each method's grid of learning rates), and `stages`, in order; conf/protocol/standard.yaml explains
+them. A stage starts when the one before has ended, with any launcher, because its learning rates are read from that
+one's records.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from omegaconf import DictConfig
-
 from bench.runs.record import CorruptRecordError, Record, read_record
-from bench.study.plan_file import RATE_KEY, PlannedRun
-from bench.study.protocol import RATE, Cell, Definition, words
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED, PlannedRun
+from bench.study.protocol import GRID, RATE, Cell, Definition, words
 from bench.study.selection import Selection, grid, on_grid, select
+from bench.sweep.compose import product
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bench.config import Run
 
-_PRIVATE = (
-    "results_dir",
-    "cache",
-    "hydra",
-    "experiments",
-    "run",
-    "checkpoint",
-    "launch",
-)  # of no meaning to who runs a cell again
+# Keys that are left out of the command that reruns a cell: they change no result, or are given once for the command.
+_NOT_SHOWN = ("results_dir", "cache", "hydra", "experiments", "run", "checkpoint", "launch")
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A validated cell of a sweep.
+
+    Attributes:
+        planned: its entry in study.json.
+        overrides: its whole command line.
+        run: None if the cell is refused; at the centre of its grid if it waits for its learning rate.
+    """
+
+    planned: PlannedRun
+    overrides: tuple[str, ...]
+    run: Run | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether an earlier stage has to choose its learning rate first."""
+        return self.planned.run_id is None and self.planned.refused is None
 
 
 class Expansion:
     """The cells of an experiment, stage by stage.
 
     Args:
+        definition: the experiment's hydra.sweeper.
         arguments: the command line's overrides; one of a common axis replaces the experiment's, any other holds in
             every stage.
-        compose: all overrides of a cell -> its validated Run.
+        compose: makes and validates the run of a cell.
     """
 
-    def __init__(self, definition: Definition, arguments: Sequence[str], compose: Callable[[Sequence[str]], Run]):
+    def __init__(
+        self, definition: Definition, arguments: Sequence[str], compose: Callable[[Sequence[str]], Run]
+    ) -> None:
         self.definition = definition
         self._compose = compose
-        self._parser = OverridesParser.create()
         self._base, given = _parted(arguments)
         self._common = {key: given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
         self._given = given
         self._selections: dict[tuple[str, ...], Selection | None] = {}
-        self._products: dict[tuple[str, ...], list[list[str]]] = {}
 
     def groups(self) -> list[tuple[str, ...]]:
         """The rows of the table: the product of the common axes, without what `only` leaves out."""
-        return [tuple(group) for group in self._product(list(self._common.values())) if self._takes_part(group)]
+        return [group for group in product(list(self._common.values())) if self._takes_part(group)]
 
     def cells(self, stage: str) -> Iterator[Cell]:
         """The cells of one stage; a grid's with the points added to it before."""
         rule = self.definition.stages[stage][RATE]
         for group in self.groups():
             rates: Sequence[float | None] = self._rates(rule, group)
-            waits = rule in ("tuned", "shared") and list(rates) == [None] and self._is_trained(group)
+            waits = rule in (TUNED, SHARED) and list(rates) == [None] and self._is_trained(group)
             for overrides in self._overrides(stage, group):
                 for rate in rates:
                     yield Cell(stage, group, overrides, rate, waits)
 
-    def planned(self, stage: str) -> Iterator[tuple[PlannedRun, Cell, Run | None]]:
-        """The distinct runs of a stage, validated; the run is None where it is refused.
-
-        A cell that waits is validated at its grid's centre.
-        """
+    def planned(self, stage: str) -> Iterator[PlannedCell]:
+        """The cells of a stage, validated, those with equal runs once."""
         seen = set()
         for cell in self.cells(stage):
-            shown = _shown(cell.all_overrides)
+            overrides, told = cell.all_overrides, shown(cell.all_overrides)
             rate = self._centre(cell.group) if cell.waits else None
             try:
-                run = self._compose((*cell.all_overrides, *([f"{RATE_KEY}{rate:g}"] if rate else [])))
+                run = self._compose((*overrides, *([f"{RATE_KEY}{rate:g}"] if rate else [])))
             except ValueError as error:
-                yield PlannedRun(stage, cell.group, shown, None, str(error)), cell, None
+                yield PlannedCell(PlannedRun(stage, cell.group, told, None, str(error)), overrides, None)
                 continue
             if cell.waits or run.run_id not in seen:
                 seen.add(run.run_id)
-                yield PlannedRun(stage, cell.group, shown, None if cell.waits else run.run_id), cell, run
+                planned = PlannedRun(stage, cell.group, told, None if cell.waits else run.run_id)
+                yield PlannedCell(planned, overrides, run)
 
     def selection(self, group: tuple[str, ...]) -> Selection | None:
         """What the records of the grid's stage say of a group; None as long as one is missing."""
@@ -98,8 +104,43 @@ class Expansion:
         return self._selections[group]
 
     def forget(self) -> None:
-        """Lets go of what was read: records have come."""
+        """Drops what was read from records, because new ones may have come."""
         self._selections.clear()
+
+    def batches(self, plan: Callable[[], None]) -> Iterator[list[tuple[str, ...]]]:
+        """The overrides of each stage's cells, when its turn has come: the records that it needs can be read then.
+
+        Args:
+            plan: called whenever learning rates have become known, so that the study's plan can be written.
+        """
+        for stage in self.definition.asked:
+            self.forget()
+            plan()
+            cells = list(self.planned(stage))
+            for cell in cells:
+                if cell.waits:
+                    print(f"{stage}: {' '.join(cell.planned.group)} has no learning rate yet: its grid is not "
+                          "complete, or no rate of it survived", file=sys.stderr)  # fmt: skip
+            if ready := [cell.overrides for cell in cells if cell.run is not None and not cell.waits]:
+                yield ready
+            if self.definition.stages[stage][RATE] == GRID and self.definition.extend:
+                yield from self._extensions()
+        self.forget()
+        plan()
+
+    def _extensions(self) -> Iterator[list[tuple[str, ...]]]:
+        """Batches beyond the ends of grids, until no best rate is at an end or `extend` points were added."""
+        while True:
+            self.forget()
+            added = [
+                cell.all_overrides
+                for group in self.groups()
+                if (rate := self.beyond(group)) is not None
+                for cell in self.grid_cells(group, rate)
+            ]
+            if not added:
+                return
+            yield added
 
     def beyond(self, group: tuple[str, ...]) -> float | None:
         """The next rate beyond the end of the grid at which the best one lies; None if none is due."""
@@ -121,7 +162,8 @@ class Expansion:
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
         """All but the learning rate of a group's cells in a stage; the command line's come last."""
         settings = {key: _text(key, value) for key, value in self.definition.stages[stage].items() if key != RATE}
-        return [(*self._base, *group, *own) for own in self._product(list((settings | self._given).values()))]
+        axes = list((settings | self._given).values())
+        return [(*self._base, *group, *own) for own in product(axes)]
 
     def _read(self, group: tuple[str, ...]) -> Selection | None:
         if self._centre(group) is None:
@@ -150,18 +192,18 @@ class Expansion:
 
     def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
         """The learning rates of a group under a rule; [None] where there is none, or none yet."""
-        if rule == "grid":
+        if rule == GRID:
             return self._grid_and_added(group) if self._is_trained(group) else []
         if not self._is_trained(group):
             return [None]
-        if rule == "published":
-            return [self._of(self.definition.rates.published, "published", group)]
+        if rule == PUBLISHED:
+            return [self._of(self.definition.rates.published, PUBLISHED, group)]
         shared = self.definition.rates.shared
-        if rule == "shared" and shared is None:
+        if rule == SHARED and shared is None:
             raise ValueError("hydra.sweeper.rates.shared is missing: a number, or a method whose tuned rate all take")
-        if rule == "shared" and not isinstance(shared, str):
+        if rule == SHARED and not isinstance(shared, str):
             return [shared]
-        chosen = self.selection(group if rule == "tuned" else self._as_method(group, str(shared)))
+        chosen = self.selection(group if rule == TUNED else self._as_method(group, str(shared)))
         return [chosen.best.learning_rate if chosen and chosen.best else None]
 
     def _grid_and_added(self, group: tuple[str, ...]) -> list[float]:
@@ -173,13 +215,13 @@ class Expansion:
         return grid(self._of(rates.centre, "centre", group), rates.points, rates.per_decade)
 
     def _grid_stage(self) -> str:
-        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == "grid")
+        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
 
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
         axes = {key: f"{key}={value}" for key, value in self.definition.params.items()}
-        rows = self._product(list((self._common | {"method": axes.get("method", "")}).values()))
-        groups = [tuple(other) for other in rows if _method(other) == method and self._takes_part(other)]
+        rows = product(list((self._common | {"method": axes.get("method", "")}).values()))
+        groups = [other for other in rows if _method(other) == method and self._takes_part(other)]
         wanted = set(group) - {f"method={_method(group)}"}
         near = max(groups, key=lambda other: len(wanted & set(other)), default=None)
         if near is None:
@@ -202,79 +244,9 @@ class Expansion:
         given = dict(text.split("=", 1) for text in group)
         return all(given.get(axis) in words(values) for axis, values in wanted.items() if axis in given)
 
-    def _product(self, texts: Sequence[str]) -> list[list[str]]:
-        key = tuple(texts)
-        if key not in self._products:  # parsing takes milliseconds a text, and groups have nearly all in common
-            (cells,) = BasicSweeper.split_arguments(self._parser.parse_overrides(list(texts)), max_batch_size=None)
-            self._products[key] = cells
-        return self._products[key]
-
-
-def register() -> None:
-    """Makes Hydra know the sweeper, as hydra/sweeper=staged (conf/protocol), and the launchers of conf/launch."""
-    folder = str(Path(__file__).parent / "plugins")
-    if folder not in sys.path:
-        sys.path.append(folder)  # a part of the namespace hydra_plugins, from which Hydra takes sweepers
-    from hydra_plugins.lora_init_bench import ProcessLauncher, StagedSweeper
-    from hydra_plugins.lora_init_bench_submitit import SubmititLocal, SubmititSlurm
-
-    for plugin in (StagedSweeper, ProcessLauncher, SubmititLocal, SubmititSlurm):
-        Plugins.instance().register(plugin)
-    target = f"{StagedSweeper.__module__}.{StagedSweeper.__name__}"
-    node: dict[str, Any] = {"_target_": target, "params": {}, "max_batch_size": None}
-    ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=node, provider="lora-init-bench")
-
-
-def is_staged(sweeper: DictConfig) -> bool:
-    """Whether an experiment has stages."""
-    return sweeper.get("stages") is not None
-
-
-def batches(expansion: Expansion, plan: Callable[[], None]) -> Iterator[list[list[str]]]:
-    """The overrides of each stage's cells, when their turn has come.
-
-    Args:
-        plan: called whenever learning rates have become known, so that the study's plan can be written.
-    """
-    for stage in expansion.definition.asked:
-        expansion.forget()
-        plan()
-        planned = list(expansion.planned(stage))
-        for _, cell, _run in planned:
-            if cell.waits:
-                print(f"{stage}: {' '.join(cell.group)} has no learning rate yet: its grid is not complete, or no rate "
-                      "of it survived", file=sys.stderr)  # fmt: skip
-        if ready := [list(cell.all_overrides) for _, cell, run in planned if run is not None and not cell.waits]:
-            yield ready
-        if expansion.definition.stages[stage][RATE] == "grid" and expansion.definition.extend:
-            yield from _extensions(expansion)
-    expansion.forget()
-    plan()
-
-
-def _extensions(expansion: Expansion) -> Iterator[list[list[str]]]:
-    """Points beyond the ends of grids, until no best one lies at an end or as many as allowed were added."""
-    while True:
-        expansion.forget()
-        added = [
-            list(cell.all_overrides)
-            for group in expansion.groups()
-            if (rate := expansion.beyond(group)) is not None
-            for cell in expansion.grid_cells(group, rate)
-        ]
-        if not added:
-            return
-        yield added
-
-
-def described(cell: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Group and overrides of a cell of a sweep without stages."""
-    shown = _shown(cell)
-    return tuple(text for text in shown if not text.startswith("seed=")), shown
-
 
 def _parted(arguments: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """What stays as it is (the experiment, deletions), and the overrides of keys."""
+    """The overrides that every cell gets unchanged (the experiment, deletions), and the others by key."""
     base, given = [], {}
     for text in arguments:
         key = text.partition("=")[0]
@@ -293,7 +265,7 @@ def _method(group: Sequence[str]) -> str:
     return next((text.removeprefix("method=") for text in group if text.startswith("method=")), "")
 
 
-def _shown(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What another machine needs to run a cell again."""
-    kept = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in _PRIVATE]
+def shown(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides with which any machine can rerun a cell."""
+    kept = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in _NOT_SHOWN]
     return tuple("data.root=FOLDER" if text.startswith("data.root=") else text for text in kept)

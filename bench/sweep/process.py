@@ -1,7 +1,7 @@
-"""A run in a process of its own: what kills it, such as the kernel when memory runs out, leaves the others alone.
+"""A run in a process of its own: a process that is killed, such as by the kernel out of memory, stops no other run.
 
-The process is the same command for one cell. When it dies of a signal that nobody here has sent, a failed record says
-so; its checkpoints stay.
+The process is the same command for one cell. If it dies of a signal that this process has not sent, the run's record
+says so and its checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +21,16 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from bench.process.signals import SIGNALS, InterruptedRunError
+from bench.process.signals import PARENT, SIGNALS, InterruptedRunError, listening
 from bench.runs import assemble, job
-from bench.runs.folder import RunFolder, held
-from bench.runs.lease import PARENT
+from bench.runs.attempt import held
+from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
+from bench.sweep.guard import POSITION
 
 if TYPE_CHECKING:
     from bench.config import Run
 
-POSITION = "LORA_INIT_BENCH_POSITION"  # tells the process which run of how many it is
 DEVICES = "CUDA_VISIBLE_DEVICES"
 _STOPPED = {128 + number for number in SIGNALS}
 
@@ -41,14 +40,14 @@ class KilledError(RuntimeError):
 
 
 class Children:
-    """The processes that are running; a signal to this one is handed on to them."""
+    """The processes that are running, to which a signal to this one is passed on."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopped: int | None = None
 
     def stop(self, number: int) -> None:
-        """Asks all to stop, and lets no further one start."""
+        """Asks all of them to stop, and lets no further one start."""
         self.stopped = number
         for process in list(self._running):
             process.send_signal(signal.SIGTERM)
@@ -73,21 +72,26 @@ class Children:
 
 
 def supervise(cfg: Run, overrides: Sequence[str], position: str) -> str:
-    """Does one run in a process of its own, on a GPU of its own where there are several; returns how it ended.
+    """Does one run in a process of its own, with one of several GPUs to itself; returns how it ended.
+
+    Args:
+        cfg: the run.
+        overrides: its command line.
+        position: "[3/21]", for the lines printed.
 
     Raises:
         SystemExit: a signal has come, to this process or to the run's.
     """
-    with _handing_on() as children, free_gpu() as gpu:
+    with _children() as children, free_gpu() as gpu:
         return run_child(children, cfg, overrides, position, gpu)
 
 
 def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) -> list[str]:
-    """Does runs in processes of their own, several at a time, on GPUs in turn where there are several.
+    """Does runs in processes of their own, several at a time, each with one of several GPUs to itself.
 
     Args:
-        cells: the run, its overrides, and which it is of how many.
-        jobs: at a time; None: one a GPU, or one where there is none.
+        cells: each run, its overrides, and its position such as "[3/21]".
+        jobs: runs at a time; None: one a GPU, or one if there is none.
 
     Returns:
         How each ended, in order.
@@ -100,7 +104,7 @@ def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) ->
     free: queue.Queue[str | None] = queue.Queue()
     for index in range(slots):
         free.put(names[index % len(names)] if len(names) > 1 else None)
-    with _handing_on() as children:
+    with _children() as children:
 
         def one(cell: tuple[Run, Sequence[str], str]) -> str:
             gpu = free.get()
@@ -114,29 +118,33 @@ def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) ->
 
 
 @contextmanager
-def _handing_on() -> Iterator[Children]:
-    """Inside, SIGINT and SIGTERM go on to the children; when they have stopped, so does this process."""
+def _children() -> Iterator[Children]:
+    """Inside, SIGINT and SIGTERM are passed on to the children; when they have stopped, so does this process."""
     children = Children()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    in_main = threading.current_thread() is threading.main_thread()
     try:
-        for number in before if in_main else ():
-            signal.signal(number, lambda number, _frame: children.stop(number))
-        yield children
+        with listening(children.stop):
+            yield children
     except InterruptedRunError as stopped:
         raise SystemExit(128 + stopped.number) from None
-    finally:
-        for number, handler in before.items() if in_main else ():
-            signal.signal(number, handler)
     if children.stopped is not None:
         raise SystemExit(128 + children.stopped)
 
 
 def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: str, gpu: str | None) -> str:
-    """The same on a given GPU; what killed the process is recorded.
+    """Does one run in a child process; records it as failed if the process was killed.
+
+    Args:
+        children: the processes to which this one's signals are passed on.
+        cfg: the run.
+        overrides: its command line.
+        position: "[3/21]", for the lines printed.
+        gpu: the only GPU that the process may use; None for all.
+
+    Returns:
+        completed or failed.
 
     Raises:
-        InterruptedRunError: as `Children.run`, or the process itself was stopped by a signal.
+        InterruptedRunError: this process or the child was stopped by a signal.
     """
     command = [sys.executable, "-m", "bench.run", *overrides, "hydra.mode=RUN", "run.isolate=false"]
     environment = os.environ | {POSITION: position, PARENT: str(os.getpid())}
@@ -157,19 +165,19 @@ def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: 
 
 
 def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> None:
-    """Says in the run's record, unless it had been written by then, what ended its process."""
+    """Records which signal ended the run's process, unless the run is done."""
     name = signal.Signals(number).name
     hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
-    error = KilledError(f"the process was killed by {name}{hint}; it goes on from its checkpoint when it is retried")
+    error = KilledError(f"the process was killed by {name}{hint}; a retry resumes it from its checkpoint")
     job.failures.append(cfg.run_id)
-    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as workspace:
-        if workspace is not None and not folder.done:
-            workspace.close(assemble.failed(cfg, error, ""))
+    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as attempt:
+        if attempt is not None and not folder.done:
+            attempt.close(assemble.failed(cfg, error, ""))
     job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; torch is not loaded for it."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; does not import torch."""
     chosen = os.environ.get(DEVICES)
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
@@ -182,10 +190,10 @@ def gpus() -> list[str]:
 
 @contextmanager
 def free_gpu(folder: Path | None = None) -> Iterator[str | None]:
-    """One of several GPUs that no other run of this user's has; None where there are less than two.
+    """Waits for one of several GPUs that no other run of this user has; yields None if there are fewer than two.
 
     Args:
-        folder: of the locks.
+        folder: where the locks of the GPUs are; None for one of the user's below the temporary folder.
     """
     names = gpus()
     if len(names) < 2:

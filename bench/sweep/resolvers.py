@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from bench.sweep import expansion, search_path
+from bench.process.validation import one_line
+from bench.runs.names import study_folder
+from bench.sweep import plugins, search_path
 from bench.sweep.arguments import refuse
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 ADHOC = "adhoc"  # the study of runs without an experiment
 
 search_path.register()
-expansion.register()
+plugins.register()
 
 
 def _by(group: str) -> Callable[..., Any]:
@@ -45,6 +48,16 @@ def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
 
 
+def _at_a_time() -> int:
+    """${at_a_time:} in conf/launch/joblib.yaml: one cell a GPU, or one a core if there is no GPU."""
+    from bench.sweep.process import gpus
+
+    return len(gpus()) or len(os.sched_getaffinity(0))
+
+
+OmegaConf.register_new_resolver("at_a_time", _at_a_time, replace=True)
+
+
 def build(config: DictConfig) -> Run:
     """The typed run of a composed configuration.
 
@@ -53,22 +66,34 @@ def build(config: DictConfig) -> Run:
     """
     from bench.config import Run
 
-    if missing := OmegaConf.missing_keys(config):
-        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in sorted(missing)))
     try:
-        values: Any = OmegaConf.to_container(config, resolve=True)
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         values["study"] = values["study"] or experiment() or ADHOC
         run = Run.from_config(values)
         _ = run.run_id  # reads the model's folder
+    except MissingMandatoryValue:
+        missing = sorted(OmegaConf.missing_keys(config))
+        raise ValueError(", ".join(f"{key} is missing: give {key}=VALUE" for key in missing)) from None
     except (ValueError, OmegaConfBaseException) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(one_line(error)) from None
     return run
 
 
 def validated(config: DictConfig) -> Run:
-    """The same; what cannot be run is refused."""
+    """As `build`; exits with one line if the run cannot be done."""
     try:
         return build(config)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def check_folder(run: Run) -> None:
+    """Exits with one line if the results folder cannot be written, or the study leads out of it."""
+    from bench.runs.record import check_writable
+
+    try:
+        study_folder(run.results_dir, run.study)
+        check_writable(run.results_dir)
     except ValueError as error:
         refuse(str(error))
 

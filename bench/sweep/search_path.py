@@ -2,82 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from bench.runs.renamed import modern
 from bench.study.folders import EXPERIMENTS as GROUP
 from bench.study.folders import experiments_folder
+from bench.sweep.arguments import OF_EXPERIMENTS, keys_of, names_code
 
-HYDRA_KEYS = ("mode", "run", "sweep", "sweeper")  # a launcher is a choice of its own: launch=NAME
 
-
-class ExperimentsSource(FileConfigSource):
-    """The files of a folder's experiments/, and nothing else of the folder."""
+class ExperimentsSource(ConfigSource):
+    """The files of one folder's experiments/, and nothing else in that folder."""
 
     @staticmethod
     def scheme() -> str:
-        """Of `experiments:///path/to/the/folder/above`."""
+        """As in `experiments:///path/to/the/folder/above`."""
         return GROUP
+
+    def available(self) -> bool:
+        """Whether the folder has experiments/."""
+        return self._path(GROUP).is_dir()
 
     def is_group(self, config_path: str) -> bool:
         """Whether it is experiments/ or a folder in it."""
-        return config_path == "" or (_within(config_path) and super().is_group(config_path))
+        return config_path == "" or (_within(config_path) and self._path(config_path).is_dir())
 
     def is_config(self, config_path: str) -> bool:
         """Whether it is a file in experiments/."""
-        return _within(config_path) and super().is_config(config_path)
+        return _within(config_path) and self._file(config_path).is_file()
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A file, which may say what is run and not what is called.
+        """A file, whose keys are the configuration's own whatever its @package says; it may name no code to call.
 
         Raises:
-            ConfigCompositionException: it names code for Hydra to call.
+            ConfigCompositionException: it does.
         """
-        found = super().load_config(config_path)
-        if reason := _calls(found):
-            raise ConfigCompositionException(f"experiments: {config_path} {reason}")
-        return found
+        values: Any = OmegaConf.to_container(OmegaConf.load(self._file(config_path)))
+        if named := [key for key in keys_of(values) if names_code(key, in_experiment=True)]:
+            raise ConfigCompositionException(
+                f"experiments: {config_path} sets {named[0]}; an experiment names code by method._target_ only, and of "
+                f"hydra it sets {', '.join(OF_EXPERIMENTS)}"
+            )
+        defaults = (values or {}).get("defaults") or []
+        if placed := [str(entry) for entry in defaults if "@" in str(entry)]:  # into another node, as hydra's
+            raise ConfigCompositionException(f"experiments: {config_path}: its defaults have no @: {placed[0][:80]}")
+        values, notes = modern(values or {})
+        for note in notes:
+            warnings.warn(f"{config_path}: {note}", stacklevel=1)
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), {"package": "_global_"})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """What a group holds."""
+        """The names in a group."""
         if config_path == "":
             return [] if results_filter is ObjectType.CONFIG else [GROUP]
-        return super().list(config_path, results_filter)
+        inside = tuple(self._path(config_path).iterdir())
+        groups = {path.name for path in inside if path.is_dir() and results_filter is not ObjectType.CONFIG}
+        files = {path.stem for path in inside if path.suffix == ".yaml" and results_filter is not ObjectType.GROUP}
+        return sorted(groups | files)
 
+    def _path(self, config_path: str) -> Path:
+        return Path(self.path, config_path)
 
-def _calls(found: ConfigResult) -> str | None:
-    """What in a file would make Hydra, or Python's logging, call something; None where there is nothing."""
-    if (package := found.header.get("package")) not in (None, "_global_"):
-        return f"is for the package {package}; an experiment is for _global_"
-    values = OmegaConf.to_container(found.config, resolve=False)
-    hydra = values.get("hydra") if isinstance(values, dict) else None
-    if isinstance(hydra, dict) and (unknown := sorted(set(map(str, hydra)) - set(HYDRA_KEYS))):
-        return f"sets hydra.{', hydra.'.join(unknown)}; an experiment may set {', '.join(HYDRA_KEYS)}"
-    for key in _keys(values):
-        if key.rpartition(".")[2] == "_target_" and key != "method._target_":
-            return f"sets {key}; an experiment says no more than method._target_"
-    defaults = values.get("defaults") if isinstance(values, dict) else None
-    placed = [str(entry) for entry in defaults or [] if "@" in str(entry)]  # into another node, such as hydra's
-    return f"places {placed[0][:80]}; its defaults have no @" if placed else None
-
-
-def _keys(values: Any, above: str = "") -> Iterator[str]:
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield f"{above}{key}"
-            yield from _keys(value, f"{above}{key}.")
-    elif isinstance(values, list):
-        for value in values:
-            yield from _keys(value, above)
+    def _file(self, config_path: str) -> Path:
+        return self._path(f"{config_path.removesuffix('.yaml')}.yaml")
 
 
 def _within(config_path: str) -> bool:
@@ -95,6 +91,6 @@ class ExperimentsSearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Makes Hydra know both."""
+    """Adds both to Hydra."""
     Plugins.instance().register(ExperimentsSource)
     Plugins.instance().register(ExperimentsSearchPath)

@@ -1,4 +1,4 @@
-"""Is what a model is asked in scoring part of what it was trained on?"""
+"""Contamination: scored items that occur in the training texts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ FEWEST_WORDS = 8
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A text without case, punctuation and spacing."""
+    """The words of a text in lower case, without punctuation."""
     return tuple(re.findall(r"\w+", text.lower()))
 
 
 def contaminated(test: Iterable[str], train: Iterable[str]) -> list[int]:
-    """Which test texts occur, normalised, in a training text; one of fewer than 8 words must be equal to it."""
+    """Indices of the test texts that occur, normalised, in a training text; under 8 words, that equal one."""
     tested = [words(text) for text in test]
     by_opening: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
     short = set()

@@ -37,13 +37,13 @@ class HubDataset:
 
     @property
     def url(self) -> str:
-        """Where a reader finds it."""
+        """Its page on the Hub."""
         return f"https://huggingface.co/datasets/{self.path}"
 
 
 @dataclass(frozen=True, config=STRICT)
 class Splits:
-    """The split that is trained on, and the one that papers report; None where the dataset has none."""
+    """The split to train on, and the one that papers report; None if the dataset has none."""
 
     train: str | None
     test: str | None
@@ -51,7 +51,7 @@ class Splits:
 
 @plain_dataclass(frozen=True)
 class LoadedRows:
-    """The splits that were asked for, and which of them are shorter than the official ones, in words."""
+    """Rows by split, and a remark on each split that is shorter than the official one."""
 
     by_split: dict[str, Rows]
     incomplete: list[str] = field(default_factory=list)
@@ -59,12 +59,13 @@ class LoadedRows:
 
 @plain_dataclass(frozen=True)
 class Carving:
-    """How many rows of train go where.
+    """How the train split is divided.
 
     Attributes:
-        validation: rows for choosing learning rates and eval loss, and of a test split where there is none.
-        train: rows trained on; None for all that are left.
-        sampling: whether those are the first ones or drawn by a fixed seed.
+        validation: number of rows for choosing learning rates and for the eval loss; as many are carved as test split
+            if the dataset has none.
+        train: number of rows to train on; None for all the others.
+        sampling: whether those are the first rows or drawn by a fixed seed.
     """
 
     validation: int
@@ -78,11 +79,11 @@ class Dataset:
 
     Attributes:
         folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the generator's name.
-        fields: what a row must have.
+        fields: the fields that every row must have.
         definitions: template -> lm-eval task definition.
-        hub: where the data is published; None for the embedded tier.
+        hub: the published dataset; None for the embedded tier.
         rows: official number of rows of each split.
-        classification: how an encoder sees a row; None: it cannot.
+        classification: text fields and labels for an encoder; None: encoders cannot do the task.
         runs_code: whether scoring runs code that the model wrote.
     """
 
@@ -96,10 +97,11 @@ class Dataset:
     runs_code: bool = False
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
-        """What identifies each split used: a hash of its rows or file, or the Hub's repository and revision.
+        """The identity of each split used: a hash of its rows or file, or the Hub's repository and revision.
 
         Args:
-            uses: of train and test.
+            data_root: a local folder to read instead of the Hub.
+            uses: the splits, among train and test.
 
         Raises:
             ValueError: a file is missing.
@@ -115,11 +117,12 @@ class Dataset:
         return {use: file_sha256(path) for use, path in paths.items()}
 
     def load(self, data_root: Path | None, uses: Collection[str], carving: Carving) -> LoadedRows:
-        """The rows of train, validation and test, as far as they are used.
+        """The rows of the splits used.
 
         Args:
             data_root: a local folder to read instead of the Hub.
-            uses: of train, validation and test.
+            uses: the splits, among train, validation and test.
+            carving: how train is divided.
 
         Raises:
             ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.
@@ -143,7 +146,7 @@ class Dataset:
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
 
     def _source(self, use: str) -> str:
-        """The name of the split that rows for a use come from."""
+        """The dataset's own name of the split from which rows for a use are taken."""
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
         if name is None:
             raise ValueError(f"{self.folder} has no train split; it can be scored, not trained on")
@@ -163,7 +166,7 @@ class Dataset:
         return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
 
     def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
-        """The rows of a split, checked, and in words that there are too few of them."""
+        """The checked rows of a split, and a remark if they are fewer than official."""
         split = self._source(use)
         if data_root is None:
             where, rows = f"{self.folder} {split}", self._from_hub(split)
@@ -222,9 +225,15 @@ def read_jsonl(path: Path) -> Rows:
 
 
 def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str, Rows]:
-    """Train, validation and, where the dataset has none, test: disjoint, drawn by fixed seeds, in file order.
+    """Divides train into train, validation and, if asked, test: disjoint, drawn by fixed seeds, in file order.
 
-    Where only some rows are trained on, the others are carved first, so that the first so many remain whole.
+    If only some rows are trained on, validation and test are carved from the others as far as these suffice.
+
+    Args:
+        train: the rows of the published train split.
+        carving: the numbers of rows.
+        with_test: whether the dataset has no test split.
+        name: the dataset's, for the message.
 
     Raises:
         ValueError: nothing is left to train on.
@@ -256,7 +265,7 @@ def _sampled(population: Collection[int], carving: Carving) -> set[int]:
 
 
 def _first(rows: Rows, carving: Carving) -> Rows:
-    """The rows of a train split that is already apart from the others."""
+    """The rows to train on, of a train split that is disjoint from the others as published."""
     return [rows[index] for index in sorted(_sampled(range(len(rows)), carving))]
 
 

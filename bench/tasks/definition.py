@@ -25,7 +25,7 @@ class InMemoryTask(ConfigurableTask):
     """An lm-eval task whose dataset is given instead of downloaded.
 
     Attributes:
-        classification: how an encoder sees a row; None: it cannot.
+        classification: text fields and labels for an encoder; None: encoders cannot do the task.
     """
 
     def __init__(self, config: dict[str, Any], rows: Mapping[str, Rows], classification: Classification | None) -> None:
@@ -34,11 +34,11 @@ class InMemoryTask(ConfigurableTask):
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
-        """lm-eval calls this from __init__."""
+        """Called by lm-eval's __init__; takes the given rows instead."""
         self.dataset = datasets.DatasetDict({split: _table(rows, split) for split, rows in self._rows.items()})
 
     def docs(self, rows: Rows, split: str) -> datasets.Dataset:
-        """Rows as this task's templates see them."""
+        """Rows after the definition's process_docs."""
         table = _table(rows, split)
         process = self.config.process_docs
         return process(table) if callable(process) else table
@@ -53,7 +53,7 @@ def _table(rows: Rows, split: str) -> datasets.Dataset:
 
 @contextmanager
 def quiet(*libraries: str) -> Iterator[None]:
-    """Without the remarks of lm-eval, and of other libraries, on settings that are meant as they are."""
+    """Silences remarks of lm-eval and other libraries on intended settings."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("lm_eval", *libraries))}
     for logger in levels:
         logger.setLevel(logging.ERROR)
@@ -65,7 +65,7 @@ def quiet(*libraries: str) -> Iterator[None]:
 
 
 def read_definition(path: str) -> dict[str, Any]:
-    """What an lm-eval YAML says, with what it includes.
+    """The content of an lm-eval YAML and of the files that it includes.
 
     Args:
         path: a file of bench/tasks/definitions or, relative to lm_eval/tasks, of lm-eval itself; `include` in a file of
@@ -96,12 +96,15 @@ def load_definition(
     """An lm-eval task.
 
     Args:
-        name: what its scores are called.
+        name: the task's name in scores.
         path: as `read_definition` takes it.
-        rows: the splits; few-shot examples come from train.
+        rows: rows by split; few-shot examples come from train.
         score_split: the split to score.
-        num_fewshot: how many solved examples precede a prompt.
-        classification: how an encoder sees a row.
+        num_fewshot: number of solved examples before each prompt.
+        classification: text fields and labels for an encoder.
+
+    Raises:
+        ValueError: there is no such file, or a label is none of the choices.
     """
     config = read_definition(path)
     config |= {"task": name, "test_split": score_split, "num_fewshot": num_fewshot}
@@ -122,7 +125,7 @@ def load_definition(
 
 
 def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str, str]:
-    """The text a model is given and the text it should go on with, exactly as lm-eval scores them 0-shot.
+    """The prompt and the text to continue it with, exactly as lm-eval scores them with 0 shots.
 
     Raises:
         ValueError: the label is none of the choices.

@@ -1,4 +1,4 @@
-"""Prompts and targets as tokens, for each kind of model: what the loss sees, and what it does not."""
+"""Prompts and targets as tokens and labels, for each kind of model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Example:
     """One training example.
 
     Attributes:
+        input_ids: tokens of the prompt; of a causal model those of the target, too.
         labels: of a causal model one a token, those of the prompt IGNORED; of a sequence-to-sequence model the target's
             tokens; of an encoder the class, or the number to predict.
-        token_type_ids: which of two texts a token belongs to, where the tokenizer says so.
+        token_type_ids: which of two texts a token belongs to, if the tokenizer has them.
         truncated: whether tokens were cut off.
     """
 
@@ -35,17 +36,17 @@ class Example:
 
     @property
     def num_tokens(self) -> int:
-        """What the model reads and writes: the prompt and, where it is apart from it, the target."""
+        """Number of prompt and target tokens."""
         apart = isinstance(self.labels, list) and self.labels[0] != IGNORED  # a causal model's first label is
         return len(self.input_ids) + (len(self.labels) if apart and isinstance(self.labels, list) else 0)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Classification:
-    """How an encoder with a classification head sees a row.
+    """The form of a task for an encoder with a classification head.
 
     Attributes:
-        texts: the fields it reads, one or two.
+        texts: the one or two text fields that it reads.
         num_labels: classes, numbered from 0 in the field `label`; 1 is regression of its value.
     """
 
@@ -56,7 +57,7 @@ class Classification:
         """The class of a row, or the number to predict.
 
         Raises:
-            ValueError: the label is no class of these.
+            ValueError: the label is none of the classes.
         """
         if self.num_labels == 1:
             return float(row["label"])
@@ -70,13 +71,13 @@ class Classification:
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer starts a text with a token of its own; scoring then does so too."""
+    """Whether the tokenizer starts a text with a BOS token; scoring then does so, too."""
     ids = tokenizer("a").input_ids
     return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Example:
-    """For a causal model: tokens of the prompt, then of the target, then EOS; the loss counts target and EOS.
+    """For a causal model: tokens of the prompt, then of the target, then EOS; target and EOS are label tokens.
 
     Prompt and target are encoded as one text, as lm-eval does to score an answer, unless that would join the two in a
     token: a generating model is given the prompt's tokens alone.
@@ -91,9 +92,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Exam
 
 
 def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, max_length: int) -> Example:
-    """For a sequence-to-sequence model: the prompt for its encoder, the target and EOS as labels, each cut to length.
+    """For a sequence-to-sequence model: the prompt for its encoder, target and EOS as labels, each cut to max_length.
 
-    Spaces between the two belong to the target, as lm-eval has it.
+    Args:
+        tokenizer: the model's.
+        prompt: spaces at its end are moved to the target, as lm-eval does.
+        target: the text to generate.
+        max_length: tokens of the prompt, and tokens of the target.
     """
     target = prompt[len(prompt.rstrip()) :] + target
     prompt = prompt.rstrip()
@@ -106,7 +111,7 @@ def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str,
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Example]:
-    """For language modelling: a text in windows of at most `max_length` tokens, all counted, as lm-eval rolls them.
+    """For language modelling: lm-eval's rolling windows of at most `max_length` tokens, all of them label tokens.
 
     The first window starts from the tokenizer's BOS, or EOS where it has none; each other one from the token before.
     """
@@ -124,7 +129,17 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) 
 def classify(
     tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], classification: Classification, max_length: int
 ) -> Example:
-    """For an encoder: one or two texts with the tokenizer's special tokens, cut to length, and the row's label."""
+    """For an encoder: one or two texts with the tokenizer's special tokens, and the row's label.
+
+    Args:
+        tokenizer: the model's.
+        row: a row of the dataset.
+        classification: its text fields and labels.
+        max_length: tokens to which a longer row is cut.
+
+    Raises:
+        ValueError: the label is none of the classes.
+    """
     texts = [row[field] for field in classification.texts]
     whole = tokenizer(*texts)
     cut = len(whole.input_ids) > max_length
@@ -132,8 +147,8 @@ def classify(
     return Example(encoded.input_ids, classification.label(row), encoded.get("token_type_ids"), cut)
 
 
-def num_learned(labels: torch.Tensor) -> torch.Tensor:
-    """What of each row the loss counts: (batch, tokens) -> (batch,) label tokens, (batch,) -> ones.
+def num_label_tokens(labels: torch.Tensor) -> torch.Tensor:
+    """Number of label tokens of each row: (batch, tokens) -> (batch,); ones for labels (batch,).
 
     The first label of a causal model's row is IGNORED, as nothing predicts the first token.
     """
@@ -144,7 +159,7 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.T
     """A batch padded on the right: input_ids and attention_mask (batch, tokens), and labels.
 
     Labels are (batch, tokens), (batch, target tokens) or (batch,), by the kind of model; token_type_ids (batch,
-    tokens) come with them where there are such.
+    tokens) are added if the examples have them.
     """
 
     def padded(sequences: list[list[int]], value: int) -> torch.Tensor:

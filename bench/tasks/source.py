@@ -1,4 +1,4 @@
-"""One dataset under one template: its rows, read once a process, as examples, as an lm-eval task and as texts."""
+"""One dataset under one template: rows that are read once a process, their examples, and their lm-eval task."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a dataset, and what the template makes of them.
+    """Rows of a dataset under one template.
 
     Attributes:
-        definition: the lm-eval task definition.
-        rows: by split.
-        incomplete: splits that are shorter than the official ones, in words.
-        sha256: of the rows.
+        name: the dataset's.
+        definition: the template's lm-eval task definition.
+        rows: rows by split.
+        incomplete: a remark on each split that is shorter than the official one.
+        sha256: a hash of the rows.
     """
 
     name: str
@@ -42,7 +43,11 @@ class Source:
     _texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def evaluation(self, score_split: str, num_fewshot: int) -> InMemoryTask:
-        """The lm-eval task over a split."""
+        """The lm-eval task over a split.
+
+        Raises:
+            ValueError: as `load_definition`.
+        """
         from bench.tasks.definition import load_definition
 
         if self.dataset.runs_code:  # its metric tries itself out when it is imported
@@ -51,10 +56,10 @@ class Source:
         return load_definition(self.name, self.definition, rows, score_split, num_fewshot, self.dataset.classification)
 
     def check_labels(self, split: str) -> None:
-        """Refuses rows to be scored whose answer is none of the choices, which lm-eval would count as wrong.
+        """Refuses scored rows whose answer is none of the choices, which lm-eval would count as wrong.
 
         Raises:
-            ValueError: with the label, the range and the row.
+            ValueError: a label is out of range; the message has label, range and row.
         """
         if self.dataset.classification is None:
             self._pairs(split)
@@ -63,7 +68,7 @@ class Source:
             self.dataset.classification.label(row)
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
-        """The examples of train and validation, in order; made once a process for one tokenizer."""
+        """The examples of train and validation, in order; memoised by tokenizer, kind and limit."""
         key = (tokenizer_sha256(tokenizer), kind, limit)
         if None in key:
             return self._encode(tokenizer, kind, limit)
@@ -98,7 +103,7 @@ class Source:
         return self._texts[split]
 
     def contaminated_by(self, others: Sequence[Source], score_split: str) -> int:
-        """How many items of a split occur, normalised, in the training rows of others."""
+        """Number of items of a split that occur, normalised, in the training rows of other sources."""
         key = ("contamination", score_split, *(other.sha256 for other in others), self.sha256)
         if key not in _counted:
             train = [text for other in others for text in other._read("train")]
@@ -106,13 +111,13 @@ class Source:
         return _counted[key]
 
     def _asked(self, split: str) -> list[str]:
-        """What each item asks: the texts to classify, or the prompt."""
+        """The question of each item: the texts to classify, or the prompt."""
         if self.dataset.classification is not None:
             return [self._classified(row) for row in self.rows[split]]
         return [prompt or target for prompt, target in self._pairs(split)]
 
     def _read(self, split: str) -> list[str]:
-        """What each training row says."""
+        """The text of each training row."""
         if self.dataset.classification is not None:
             return [self._classified(row) for row in self.rows[split]]
         return [prompt + target for prompt, target in self._pairs(split)]
@@ -131,7 +136,15 @@ MOST_SOURCES = 32  # the oldest make room
 def of_dataset(
     name: str, dataset: Dataset, template: str, data_root: Path | None, uses: frozenset[str], carving: Carving
 ) -> Source:
-    """Reads a dataset, once a process while its files are the same.
+    """Reads a dataset under one template; memoised while its files are the same.
+
+    Args:
+        name: the dataset's.
+        dataset: its configuration.
+        template: one of its definitions.
+        data_root: a local folder to read instead of the Hub.
+        uses: the splits to read, among train, validation and test.
+        carving: how train is divided.
 
     Raises:
         ValueError: as `Dataset.load`.

@@ -1,4 +1,4 @@
-"""A task of the grid: its data, its lm-eval definitions, and the samples each stage draws from its own stream."""
+"""A task: its datasets, its lm-eval definitions, and the samples that each stage draws from its own stream."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ ScoreSplit = Literal["test", "validation"]
 
 @plain_dataclass(frozen=True)
 class PreparedTask:
-    """A task made ready for one model and one seed; without training examples where nothing is trained.
+    """A task prepared for one model and one seed; without training examples if nothing is trained.
 
     Attributes:
-        train: the training examples, in file order; the order of training is drawn in bench.train.
+        train: the training examples, in file order; bench.train draws the order of training.
         eval_examples: examples of the validation split on which the eval loss is computed.
-        calibration: batches of training examples, for the methods that ask for statistics.
-        calibration_ids: which training examples those are.
-        calibration_checkpointing: as the task says.
+        calibration: batches of training examples, for the methods that require statistics.
+        calibration_ids: indices of those training examples.
+        calibration_checkpointing: the task's setting.
         probe: one batch of validation examples for the alignment measures; its first half gives the gradient
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
-        pad_token_id: what fills a batch.
-        num_dropped: training examples left out because they exceed the limit.
-        num_truncated: training examples cut to the limit.
-        contaminated: how many items of each scored split occur in the training examples.
-        incomplete: splits that are shorter than the official ones, in words.
-        sha256: of all rows used.
+        pad_token_id: the token that fills a batch.
+        num_dropped: number of training examples left out because they exceed the limit.
+        num_truncated: number of training examples cut to the limit.
+        contaminated: number of items of each scored dataset that occur in the training examples.
+        incomplete: a remark on each split that is shorter than the official one.
+        sha256: a hash of all rows used.
     """
 
     train: list[Example]
@@ -68,23 +68,23 @@ class Task:
     """conf/task/*.yaml.
 
     Attributes:
-        name: what the tables call it.
-        datasets: what it is made of, by name.
-        train: the datasets that are trained on together.
-        score: the datasets that are scored one by one.
-        template: which of the datasets' definitions, and so which prompt, in training and in scoring.
+        name: its name in run ids and tables.
+        datasets: its datasets by name.
+        train: names of the datasets to train on, together.
+        score: names of the datasets to score, each by itself.
+        template: which of the datasets' definitions gives the prompt of training and scoring.
         train_samples: rows of each dataset to train on; None for all.
-        train_sampling: the first so many rows, or a random choice by a fixed seed.
+        train_sampling: whether those are the first rows, or drawn by a fixed seed.
         data_root: a local folder to read instead of the Hub.
         max_length: training examples of more tokens are left out, or cut for models that read the prompt with an
             encoder; counted either way. The model's own limit holds, too.
         num_fewshot: solved examples before each prompt in scoring; 0 makes scoring and training prompts equal.
         validation_samples: rows of train set apart, by a fixed seed, for choosing learning rates and eval loss.
-        eval_samples: of those, how many the eval loss is computed on.
-        calibration_samples: training examples that methods may see before training.
+        eval_samples: number of validation examples for the eval loss.
+        calibration_samples: number of training examples for calibration.
         calibration_batch_size: examples a backward pass; the gradient is the mean over batches.
-        calibration_seed: draws those examples; None: the run's seed does.
-        calibration_checkpointing: a backward pass computes each block's activations twice instead of keeping them.
+        calibration_seed: seed by which those examples are drawn; None: the run's.
+        calibration_checkpointing: whether a backward pass computes activations twice instead of keeping them.
         probe_samples: validation examples in each of the two gradient estimates of the alignment measures.
     """
 
@@ -142,7 +142,7 @@ class Task:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs that a classification head has in this task; None where it is no classification."""
+        """Number of outputs of a classification head in this task; None if it is no classification."""
         return self._num_labels(self.train[0])
 
     def _num_labels(self, name: str) -> int | None:
@@ -150,7 +150,7 @@ class Task:
         return None if classification is None else classification.num_labels
 
     def _uses(self, trains: bool, score_split: ScoreSplit) -> dict[str, set[str]]:
-        """Which splits of which dataset a run reads."""
+        """The splits that a run reads, by dataset."""
         uses: dict[str, set[str]] = {}
         for name in self.train if trains else ():
             uses.setdefault(name, set()).update(("train", "validation"))
@@ -161,7 +161,11 @@ class Task:
         return uses
 
     def identity(self, trains: bool, score_split: ScoreSplit) -> dict[str, Any]:
-        """What of this can change a run's numbers: not where the data lies, but what it holds.
+        """The settings that can change a run's numbers, with the content of the data, not its place.
+
+        Args:
+            trains: whether anything is trained; if not, settings of training are left out.
+            score_split: the split to score.
 
         Raises:
             ValueError: a file of data.root is missing.
@@ -176,12 +180,12 @@ class Task:
         return as_hashed(settings) | ({"train": self.train} if trains else {}) | {"datasets": content}
 
     def prepare(self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True) -> PreparedTask:
-        """Loads, encodes and draws.
+        """Loads the rows, encodes the examples, and draws the calibration and probe batches.
 
         Args:
-            loaded: what the examples are for.
-            seed: the run's; calibration, unless it has a seed of its own, and probe draw from streams of their own.
-            score_split: the split that lm-eval scores.
+            loaded: the model and tokenizer for which examples are encoded.
+            seed: the run's; calibration (unless `calibration_seed` is set) and probe draw from separate streams.
+            score_split: the split to score.
             trains: whether anything is trained; if not, the training split is not read.
 
         Raises:
@@ -221,7 +225,7 @@ class Task:
         )
 
     def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> _Learned:
-        """Training and validation examples, and how many were left out and cut."""
+        """Training and validation examples, with the numbers of those left out and truncated."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
         train: list[Example] = []
         by_dataset: list[list[Example]] = []
@@ -246,7 +250,7 @@ class Task:
         return _Learned(train, validation, num_dropped, num_truncated)
 
     def _draw(self, learned: _Learned, seed: int) -> tuple[list[int], list[int]]:
-        """Which training examples calibrate, and which validation examples are probed."""
+        """Indices of the calibration examples (train) and of the probe examples (validation)."""
         if len(learned.train) < self.calibration_samples:
             raise ValueError(
                 f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(learned.train)} "
@@ -257,7 +261,7 @@ class Task:
         return calibration, _drawn(len(learned.validation), 2 * self.probe_samples, rng.stream(seed, "probe"))
 
     def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
-        """How many scored items occur in what is trained on."""
+        """Number of scored items that occur in the training examples, by dataset."""
         found = {}
         for name in self.score:
             others = tuple(sources[trained] for trained in self.train)
@@ -278,7 +282,7 @@ _OF_TRAINING = tuple(
 
 @plain_dataclass(frozen=True)
 class _Learned:
-    """What training reads."""
+    """Examples for training and eval loss, and the numbers of those left out and truncated."""
 
     train: list[Example]
     validation: list[Example]
@@ -287,5 +291,5 @@ class _Learned:
 
 
 def _drawn(population: int, num_samples: int, generator: torch.Generator) -> list[int]:
-    """`num_samples` different indices below `population`, or all of them where there are fewer."""
+    """`num_samples` different indices below `population`, or all if there are fewer."""
     return torch.randperm(population, generator=generator)[:num_samples].tolist()

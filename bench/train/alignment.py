@@ -22,7 +22,14 @@ def induced_gradient(
     """g̃, the direction in which gradient descent on the trained tensors moves W.
 
     s²(λ G AᵀA + B BᵀG) for A and B with λ = lr_ratio, the first term alone for B, the second alone for A,
-    s² B Bᵀ G Aᵀ A for R, G itself where W is trained, zero where nothing is.
+    s² B Bᵀ G Aᵀ A for R, G itself if W is trained, zero if nothing is.
+
+    Args:
+        G: dL/dW, (out, in).
+        factors: the current A, B and R; None without an adapter.
+        scaling: s.
+        trains: names of the tensors that the optimiser moves.
+        lr_ratio: λ.
     """
     if factors is None:
         return G if "weight" in trains else torch.zeros_like(G)
@@ -46,10 +53,19 @@ def induced_dora_gradient(
     V: Matrix,
     magnitude: Float[Tensor, "out"],
 ) -> Matrix:
-    """The same for DoRA, whose effective weight is magnitude · V/‖V‖ row by row, V = W + s B A (arXiv:2402.09353).
+    """`induced_gradient` of DoRA, whose effective weight is magnitude · V/‖V‖ row by row, V = W + s B A.
 
-    The backward pass holds ‖V‖ constant (section 4.3 there), the movement of the effective weight does not. The
-    magnitude learns at the rate of B.
+    Liu et al. 2024, arXiv:2402.09353: the backward pass holds ‖V‖ constant (section 4.3), the movement of the effective
+    weight does not. The magnitude learns at the rate of B.
+
+    Args:
+        G: dL/dW of the effective weight, (out, in).
+        factors: the current A and B.
+        scaling: s.
+        trains: names of the factors that the optimiser moves.
+        lr_ratio: learning rate of B and of the magnitude over that of A.
+        V: (out, in), with the base weight of the layer as W.
+        magnitude: (out,).
     """
     norm = V.norm(dim=1, keepdim=True)
     unit, stretch = V / norm, magnitude[:, None] / norm
@@ -59,7 +75,7 @@ def induced_dora_gradient(
 
 
 def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[str]) -> Matrix:
-    """g̃*, the projection of G on the directions in which the trained tensors can move W at all.
+    """g̃*, the projection of G on the space of directions in which the trained tensors can move W.
 
     P_B G + G P_A - P_B G P_A for A and B, G P_A for B, P_B G for A, P_B G P_A for R, where P_B projects on the
     columns of B and P_A on the rows of A.
@@ -77,7 +93,7 @@ def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[st
 
 
 def cosine(X: Matrix, Y: Matrix) -> float | None:
-    """⟨X, Y⟩ / (‖X‖‖Y‖), Frobenius; None where one of them is zero."""
+    """⟨X, Y⟩ / (‖X‖‖Y‖), Frobenius; None if X or Y is zero."""
     size = X.norm() * Y.norm()
     return None if size == 0 else ((X * Y).sum() / size).item()
 

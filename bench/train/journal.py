@@ -1,4 +1,4 @@
-"""What the Trainer's logs become: one row a step, alignment when it is due, checkpoints, and a bar."""
+"""The Trainer's callback that writes one row a step, measures alignment, asks for checkpoints and draws the bar."""
 
 from __future__ import annotations
 
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 
 class Journal(TrainerCallback):
-    """Follows one training, from its first step or from a checkpoint's.
+    """Follows one training, from its first step or from a checkpoint.
 
     Attributes:
         curve: the rows so far.
-        interrupted: whether it was asked to stop before its last step.
+        interrupted: whether a signal stopped it before its last step.
+
+    Args:
+        tokens_a_step: number of tokens of each step.
+        probe: the alignment measures.
+        logbook: is given every finished row.
+        whole: context manager in which a sharded model has all its weights.
     """
 
     def __init__(
@@ -51,16 +57,16 @@ class Journal(TrainerCallback):
 
     @property
     def checkpoints(self) -> Checkpoints | None:
-        """Where they are kept; None where nothing is to be resumed."""
+        """The checkpoints of the run; None if it cannot be resumed."""
         return self._logbook.checkpoints
 
     @property
     def seconds(self) -> float:
-        """Wall time since the first step began, without the alignment measures and without steps done twice."""
+        """Wall time since the first step began, without alignment measures and steps that were done twice."""
         return time.perf_counter() - self._start - self._probe.seconds
 
     def begin(self, model: PreTrainedModel, checkpoint: Checkpoint | None) -> None:
-        """Starts the clock: after measuring the model before the first step, or where a checkpoint has stopped it."""
+        """Measures the model before the first step and starts the clock, or resumes both from a checkpoint."""
         if checkpoint is not None:
             self._restore(checkpoint)
         else:
@@ -70,7 +76,7 @@ class Journal(TrainerCallback):
         self._saved = time.perf_counter()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must know to go on with the rows as if nothing had happened."""
+        """The rows and seconds that a checkpoint needs so that a resumed run has the same curve."""
         self._flush()
         alignment = [asdict(row) for row in self._probe.rows]
         return {"seconds": self.seconds, "probe_seconds": self._probe.seconds, "curve": self.curve} | {
@@ -88,14 +94,14 @@ class Journal(TrainerCallback):
         self._bar.update(checkpoint.step)
 
     def finish(self) -> Training:
-        """Hands on the last row and closes the bar."""
+        """Logs the last row and closes the bar."""
         seconds = self.seconds
         self._flush()
         self.close()
         return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["eval_loss"], self._carried)
 
     def close(self) -> None:
-        """Ends the bar, also of a run that failed."""
+        """Closes the bar, also of a failed run."""
         self._bar.close()
 
     def on_step_begin(
@@ -105,7 +111,7 @@ class Journal(TrainerCallback):
         self._flush()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After an optimiser step, before its loss is logged: measures, and asks for a checkpoint where one is due."""
+        """After an optimiser step, before its loss is logged: measures alignment and asks for a checkpoint when due."""
         step = state.global_step
         if self._probe.due(step):
             with self._whole(kwargs["model"]) as model:
@@ -120,7 +126,7 @@ class Journal(TrainerCallback):
         self._logbook.step(step, state.max_steps, self.seconds)
 
     def _asked(self, step: int, last: bool) -> tuple[bool, bool]:
-        """Whether a signal has come, and whether a checkpoint is due, to any of the processes."""
+        """Whether a signal has come, and whether a checkpoint is due, on any rank."""
         if self.checkpoints is None:
             due = False
         else:

@@ -19,7 +19,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from bench.process import ranks, rng
-from bench.tasks.examples import Example, collate, num_learned
+from bench.tasks.examples import Example, collate, num_label_tokens
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 
 def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> TrainingArguments:
-    """The Trainer's own arguments; examples come in the order they are given."""
+    """transformers' TrainingArguments: examples in the given order, one log row a step, no checkpoints of its own.
+
+    Args:
+        settings: budget, batch, schedule, optimiser.
+        seed: the run's; dropout draws from a stream derived from it.
+        scratch: folder for checkpoints.
+        sharding: FSDP's arguments, from the layout.
+
+    Raises:
+        ValueError: the batch cannot be divided among the ranks.
+    """
     return TrainingArguments(
         output_dir=scratch,
         max_steps=settings.max_steps,
@@ -65,7 +75,11 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
 
 
 def _share(batch_size: int) -> int:
-    """Examples of a batch that one process sees; what is trained on does not depend on how many there are."""
+    """Number of examples of a batch on each rank; the batch as a whole does not depend on the number of ranks.
+
+    Raises:
+        ValueError: it is not a multiple of that number.
+    """
     share, rest = divmod(batch_size, ranks.size())
     if rest or not share:
         raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {ranks.size()} processes")
@@ -99,20 +113,20 @@ class BenchTrainer(Trainer):
         self.model_accepts_loss_kwargs |= not self._normalised_by_model  # what compute_loss is to be told
 
     def create_accelerator_and_postprocess(self) -> None:
-        """The library's; a sharded model is sharded on CPUs too, and in the precision that it has otherwise."""
+        """As transformers, but a sharded model is also sharded on CPUs, and keeps its precision."""
         sharding.keep_precision(self.args)
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= sharding.shard_on_cpu(self.args)
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """With autocast, which accelerate gives every model but a sharded one."""
+        """As transformers, with autocast also for a sharded model, where accelerate leaves it out."""
         stack = super().compute_loss_context_manager()
         if self.is_fsdp_enabled:
             stack.enter_context(self.accelerator.autocast())
         return stack
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """The library's, or PEFT's for LoRA+, which gives B and DoRA's magnitude a learning rate of their own."""
+        """AdamW, or PEFT's optimiser for LoRA+, which gives B and DoRA's magnitude their own learning rate."""
         if self._loraplus_lr_ratio is None:
             return super().create_optimizer(model)
         optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args)
@@ -132,7 +146,7 @@ class BenchTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """A batch's share of the mean over all that its optimiser step learns from."""
+        """The part of a batch in the mean loss over all label tokens of its optimiser step."""
         if self._normalised_by_model:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs)
@@ -140,7 +154,7 @@ class BenchTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The library's, which fills up a batch with other examples to share it; several processes have their own."""
+        """As transformers on one rank; on several, each evaluates its shard without transformers' repeated examples."""
         if ranks.size() == 1:
             return super().evaluation_loop(*args, **kwargs)
         model, examples = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
@@ -149,14 +163,14 @@ class BenchTrainer(Trainer):
         def loss(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
             batch = self._prepare_inputs(cast(Any, self.data_collator)(examples))
             with self.compute_loss_context_manager():
-                return model(**batch).loss, num_learned(batch["labels"]).sum()
+                return model(**batch).loss, num_label_tokens(batch["labels"]).sum()
 
         found = losses.eval_loss(examples, self.args.eval_batch_size * ranks.size(), loss)
         sharding.reshard(model)
         return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(examples))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What trains, and nothing else of the model."""
+        """Writes the trained parameters only."""
         saved_state.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -178,7 +192,11 @@ class BenchTrainer(Trainer):
         cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The library's step; refuses a loss that is not finite before the optimiser sees it."""
+        """As transformers, but stops at a loss that is not finite before the optimiser step.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite on some rank.
+        """
         loss = super().training_step(model, inputs, *args, **kwargs)
         diverged = ranks.all_reduce_sum(loss.detach().clone())  # not finite as soon as one process' is not
         if not torch.isfinite(diverged):
@@ -186,7 +204,7 @@ class BenchTrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The library's checkpoint, sealed when it is whole; one that cannot be written does not end the run."""
+        """Writes and seals a checkpoint; one that cannot be written is warned about, and the run goes on."""
         checkpoints, step = self._journal.checkpoints, self.state.global_step
         if checkpoints is None:
             return

@@ -1,4 +1,4 @@
-"""The losses of a batch that several processes share, or several backward passes: those of the whole batch in one."""
+"""Losses of a batch that is divided among ranks or backward passes, equal to those of the whole batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from bench.model import adapter
 from bench.process import ranks
-from bench.tasks.examples import Example, num_learned
+from bench.tasks.examples import Example, num_label_tokens
 
 Inputs = dict[str, Tensor]
 
 
 def normalises(model: nn.Module) -> bool:
-    """Whether the model's loss heeds num_items_in_batch: a causal one's does, the others' are means of their own rows.
+    """Whether the model divides its loss by num_items_in_batch; only a causal language model does.
 
     transformers 5.23 takes every model whose forward has **kwargs for one that does, and so multiplies the loss of an
     encoder or a sequence-to-sequence model with the number of backward passes and processes.
@@ -24,26 +24,28 @@ def normalises(model: nn.Module) -> bool:
 
 
 def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """What a part of a batch adds to the batch's mean loss, times the processes, over which gradients are averaged.
+    """The contribution of part of a batch to its mean loss, times the number of ranks, which average gradients.
 
     Args:
-        mean: of the part.
-        labels: of the part, as `num_learned` counts them.
-        num_items: learned in the whole batch; None: the part is all of it.
+        mean: mean loss of the part.
+        labels: labels of the part, as `num_label_tokens` counts them.
+        num_items: label tokens of the whole batch; None: the part is the whole batch.
     """
     if num_items is None:
         return mean
-    return mean * (num_learned(labels).sum() / num_items * ranks.size())
+    return mean * (num_label_tokens(labels).sum() / num_items * ranks.size())
 
 
 @torch.no_grad()
 def eval_loss(
     examples: Sequence[Example], batch_size: int, loss: Callable[[Sequence[Example]], tuple[Tensor, Tensor]]
 ) -> float:
-    """As one process takes it: the mean over examples of their batch's loss; the processes share each batch.
+    """The mean over examples of their batch's loss, as on one rank; each batch is divided among the ranks.
 
     Args:
-        loss: of some examples, and how many tokens or rows it is the mean of; every process calls it equally often.
+        examples: the validation examples.
+        batch_size: examples a batch, over all ranks.
+        loss: mean loss of some examples, and the number of label tokens or rows; called equally often on every rank.
     """
     starts = range(0, len(examples), batch_size)
     sums = torch.zeros(len(starts), 2, dtype=torch.float64)

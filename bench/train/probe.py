@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.methods.base import Factors
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
-from bench.tasks.examples import num_learned
+from bench.tasks.examples import num_label_tokens
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class AlignmentProbe:
 
     Attributes:
         layers: the adapted layers.
-        initial: the factors each started from.
+        initial: the starting factors of each.
         weight_norms: ‖W‖ of the pretrained model, by layer.
         batch: the first half of its examples gives G, the second half G′ for the noise ceiling.
         rows: everything measured so far.
-        seconds: what the measuring took.
+        seconds: wall time of all measurements.
     """
 
     settings: Measure
@@ -79,17 +79,17 @@ class AlignmentProbe:
         }
 
     def due(self, step: int) -> bool:
-        """Whether a measurement belongs to this step."""
+        """Whether the model is to be measured after this step."""
         interval = self.settings.alignment_steps
         return bool(interval) and step % interval == 0
 
     def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
-        """Goes on from what an earlier attempt at the run has measured, and how long that took."""
+        """Resumes with the rows and seconds of an earlier attempt."""
         self.rows[:] = [Row(**row) for row in rows]
         self.seconds = seconds
 
     def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
-        """Measures the model as it stands after `step` optimiser steps; returns the new rows."""
+        """Measures the model after `step` optimiser steps; returns the new rows, none if the run has diverged."""
         from bench.model.gradients import visit_gradients, weight_gradient
 
         start = time.perf_counter()
@@ -100,7 +100,7 @@ class AlignmentProbe:
         if not all(p.isfinite().all() for layer in self.layers for p in layer.parameters().values()):
             return []  # the run has diverged; its next loss says so
         # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
-        counted = num_learned(self.batch["labels"])
+        counted = num_label_tokens(self.batch["labels"])
         share, other_share = counted[:half].sum() / counted.sum(), counted[half:].sum() / counted.sum()
 
         def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
@@ -165,7 +165,7 @@ class AlignmentProbe:
 
 
 def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """The layer's inputs, (tokens, in) float32, without padding where the mask is of the same sequence."""
+    """The layer's inputs, (tokens, in) float32; without padding if the mask has their shape."""
     known = mask is not None and mask.shape == inputs.shape[:-1]
     return inputs[mask.bool()].float() if known else inputs.flatten(0, -2).float()  # type: ignore[union-attr]
 
@@ -191,19 +191,19 @@ def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
 
 
 def _attainable(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> float:
-    """‖g̃*‖²; NaN, which prints as missing, for DoRA, whose projection has no closed form."""
+    """‖g̃*‖²; NaN, which becomes None, for DoRA, whose projection has no closed form."""
     if layer.magnitude() is not None:
         return math.nan
     return alignment.attainable_gradient(G, factors, layer.trains).square().sum().item()
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no NaN: what is not finite is not defined either."""
+    """None for a value that is not finite, as JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _gradient_measures(products: dict[str, float]) -> dict[str, float | None]:
-    """The alignment measures of methods in the literature, from inner products of one layer or of all together.
+    """The alignment measures of the literature, from inner products of one layer or summed over all layers.
 
     cosine: of the induced gradient g̃ with G. attainable_cosine: of the projection g̃*, the best that the
     parametrisation allows. efficiency: the ratio of the two. captured_energy: ‖g̃*‖²/‖G‖². noise_ceiling: cos(G, G′)

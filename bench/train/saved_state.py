@@ -1,7 +1,7 @@
-"""What a checkpoint holds of model and optimiser: trained parameters and moments, whole also where they are sharded.
+"""The files of model and optimiser in a checkpoint: trained parameters and Adam's moments, gathered if sharded.
 
-The library's own checkpoint of an adapter leaves out a classification head that trains beside it, and its own of a
-sharded model repeats every frozen weight.
+transformers' own checkpoint of an adapter leaves out a classification head that trains with it, and that of a sharded
+model repeats every frozen weight.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARAMETERS, OPTIMIZER = "trained.safetensors", "optimizer.pt"
 
 
 def save_parameters(model: nn.Module, folder: Path) -> None:
-    """Writes every parameter that trains; every process has to call it, the first one writes."""
+    """Writes every trained parameter; every rank must call it, rank 0 writes."""
     tensors = {name: gathered(p).cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     if ranks.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def save_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
 
 
 def load_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
-    """Puts back what `save_moments` wrote."""
+    """Loads the moments that `save_moments` wrote into the optimiser."""
     saved: dict[str, Any] = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
     parameters = dict(model.named_parameters())
     for name, moments in saved["state"].items():
@@ -69,7 +69,7 @@ def load_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
 
 
 def _laid_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """On the parameter's device, and sharded as it is."""
+    """The tensor on the parameter's device, sharded like the parameter."""
     tensor = tensor.to(parameter.device)
     if not isinstance(parameter, DTensor):
         return tensor

@@ -1,4 +1,4 @@
-"""The settings of training, and what it leaves behind."""
+"""Settings and result of training."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Row = dict[str, Any]
 
 
 class Logbook(Protocol):
-    """What training tells of itself.
+    """The receiver of training's rows and progress, and the keeper of its checkpoints.
 
     Attributes:
-        checkpoints: where they are kept; None: nowhere.
-        found: the one from which it goes on; None: from the first step.
+        checkpoints: the run's checkpoints; None: it keeps none.
+        resume_from: the checkpoint to resume from; None: training starts at the first step.
     """
 
     checkpoints: Checkpoints | None
-    found: Checkpoint | None
+    resume_from: Checkpoint | None
 
     def log(self, row: Row, alignment: list[AlignmentRow]) -> None:
-        """A finished row of the curve, and the alignment rows of the same step; either may be empty."""
+        """Takes a finished row of the curve and the alignment rows of the same step; either may be empty."""
 
     def restart(self, curve: list[Row], alignment: list[AlignmentRow]) -> None:
-        """All rows up to a checkpoint's step, in place of those that were logged before."""
+        """Replaces all logged rows by those up to a checkpoint's step."""
 
     def step(self, number: int, num_steps: int, seconds: float) -> None:
-        """After each step: how many are done, of how many, in how many seconds since training began.
+        """Called after each step with its number, the number of steps, and seconds since training began.
 
         Raises:
             LeaseLostError: another process has taken the run over.
@@ -60,7 +60,7 @@ class Train:
         batch_size: examples a backward pass; an optimiser step sees gradient_accumulation_steps of them.
         eval_steps: interval of the eval loss; 0 takes it at the end only.
         precision: fp32, or bf16 autocast over float32 masters.
-        parallel: of several processes, each holds the whole model (ddp) or a share of it (fsdp).
+        parallel: whether each rank holds the whole model (ddp) or a shard of it (fsdp).
     """
 
     max_steps: PositiveInt
@@ -79,7 +79,7 @@ class Train:
     parallel: Literal["ddp", "fsdp"] = "ddp"
 
     def identity(self) -> dict[str, Any]:
-        """What of this can change a run's numbers."""
+        """The settings that can change a run's numbers."""
         return as_hashed({key: value for key, value in asdict(self).items() if key != "parallel"})
 
     def first_learning_rate(self, examples_a_batch: int | None = None) -> float:
@@ -98,14 +98,14 @@ class Train:
 
 @plain_dataclass(frozen=True)
 class Training:
-    """What training leaves behind.
+    """The result of training.
 
     Attributes:
         curve: one row a step: step, loss, learning_rate, grad_norm, tokens, seconds; eval_loss where taken.
         seconds: wall time of the loop without the alignment measures.
         num_tokens: label and prompt tokens seen, padding not counted.
         eval_loss: after the last step, nats a token.
-        carried_seconds: wall time, measures included, of an earlier attempt that this one has resumed.
+        carried_seconds: wall time, measures included, of the earlier attempt that this one resumed.
     """
 
     curve: list[Row]

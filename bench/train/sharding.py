@@ -1,7 +1,7 @@
-"""How a model is laid over the processes of a run: whole in each (DDP), or a share of every weight in each (FSDP).
+"""The layout of a model over the ranks of a run: whole on each (DDP), or a shard of every weight on each (FSDP).
 
 With FSDP a copy of the model's structure trains, whose parameters are sharded; the model itself keeps its modules,
-which adapters, probe and scoring know, and is without weights until they are gathered. FSDP2 (Zhao et al. 2023,
+which adapters, probe and scoring know, and has no weights until they are gathered. FSDP2 (Zhao et al. 2023,
 arXiv:2304.11277; torch's fully_shard, parameter by parameter), as transformers' Trainer sets it up through accelerate.
 """
 
@@ -25,11 +25,11 @@ from bench.process import ranks
 
 
 class Layout(TrainerCallback):
-    """The model is whole in each process; the Trainer shares out the batches.
+    """DDP: every rank holds the whole model; the Trainer shards the batches.
 
     Attributes:
-        model: what the run knows.
-        trained: what the Trainer trains; here the same.
+        model: the model that adapters, probe and scoring refer to.
+        trained: the model that the Trainer trains; here the same.
         settings: keywords for TrainingArguments.
     """
 
@@ -39,15 +39,15 @@ class Layout(TrainerCallback):
 
     @contextmanager
     def whole(self, _trained: nn.Module) -> Iterator[PreTrainedModel]:
-        """Inside, the model with the weights as they stand; every process has to enter."""
+        """Context manager: the model with its current weights; every rank must enter it."""
         yield self.model
 
     def finish(self) -> None:
-        """After training: the model has its weights again."""
+        """Called after training: gives the model its weights back."""
 
 
 class ShardedLayout(Layout):
-    """Each process holds a share of every weight, of its gradient and of Adam's moments, a unit for each block."""
+    """FSDP: every rank holds a shard of each weight, its gradient and Adam's moments; each block is one unit."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
@@ -58,12 +58,12 @@ class ShardedLayout(Layout):
         self.settings = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": blocks}}
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """The shards are made, and the model need not hold the weights as well."""
+        """Frees the model's weights, of which the shards have been made."""
         self._release()
 
     @contextmanager
     def whole(self, _trained: nn.Module) -> Iterator[PreTrainedModel]:
-        """As described there; the weights are gathered for as long as that."""
+        """Context manager: gathers the weights into the model, and frees them on leaving."""
         self.finish()
         try:
             yield self.model
@@ -72,7 +72,7 @@ class ShardedLayout(Layout):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Gives the model the weights, the same to the bit in every process."""
+        """Gathers the weights into the model, with the same bits on every rank."""
         parameters = dict(cast(nn.Module, self.model).named_parameters())
         for name, shard in cast(nn.Module, self.trained).named_parameters():
             parameters[name].data = gathered(shard)
@@ -83,10 +83,10 @@ class ShardedLayout(Layout):
 
 
 def layout(model: PreTrainedModel, how: Literal["ddp", "fsdp"]) -> Layout:
-    """Of a model for this run's processes.
+    """The layout of a model by the setting `train.parallel`.
 
     Raises:
-        ValueError: its weights cannot be sharded, or there is one process only.
+        ValueError: FSDP, and the weights are quantised or there is one process only.
     """
     if how == "ddp":
         return Layout(model)
@@ -102,25 +102,25 @@ def layout(model: PreTrainedModel, how: Literal["ddp", "fsdp"]) -> Layout:
 
 
 def gathered(parameter: Tensor) -> Tensor:
-    """The whole of a parameter that may be sharded; every process has to ask."""
+    """A parameter, gathered if it is sharded; every rank must call it."""
     return parameter.full_tensor().detach() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 def reshard(model: nn.Module) -> None:
-    """Lets go of weights that FSDP has gathered for a forward pass and keeps for a backward pass that will not come."""
+    """Frees weights that FSDP gathered for a forward pass, when no backward pass follows."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def keep_precision(arguments: TrainingArguments) -> None:
-    """Autocast alone rounds, as without FSDP: accelerate would have FSDP round weights, gradients and inputs itself."""
+    """Keeps FSDP from rounding weights, gradients and inputs itself, as accelerate asks: autocast alone rounds."""
     if arguments.fsdp_plugin_args is not None:
         arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def shard_on_cpu(arguments: TrainingArguments) -> bool:
-    """Has accelerate shard on CPUs too, where version 1.15 passes over FSDP silently; whether it had to be told."""
+    """Makes accelerate shard on CPUs, where version 1.15 ignores FSDP silently; returns whether it was needed."""
     state = AcceleratorState()
     if arguments.fsdp_plugin_args is None or state.distributed_type != DistributedType.MULTI_CPU:
         return False

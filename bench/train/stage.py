@@ -1,4 +1,4 @@
-"""The stage: fine-tunes what the method left trainable, in an order of examples that all methods share."""
+"""Training as a stage: fine-tunes the trainable parameters, in an order of examples that all methods share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def order(num_examples: int, num_draws: int, seed: int) -> list[int]:
-    """Which example is drawn when: epoch after epoch, each its own permutation; the same for every method."""
+    """Indices of the training examples in the order of training: one permutation an epoch, equal for all methods."""
     generator = rng.stream(seed, "data")
     drawn: list[int] = []
     while len(drawn) < num_draws:
@@ -38,16 +38,17 @@ def train(
     probe: AlignmentProbe,
     logbook: Logbook,
 ) -> Training:
-    """Fine-tunes whatever of the model requires a gradient.
+    """Fine-tunes the parameters that require a gradient.
 
     Args:
+        model: changed in place.
         task: its training examples, drawn in the order of `order`, and its validation examples.
         settings: budget, batch, schedule, optimiser.
         loraplus_lr_ratio: learning rate of B over that of A; None: one rate for all.
         seed: the run's.
-        probe: the alignment measures; asked at step 0 and when due.
-        logbook: is told each finished row of the curve and the alignment rows of the same step; training goes on from
-            the newest of its checkpoints, to the bit as if it had never stopped.
+        probe: the alignment measures, taken at step 0 and when due.
+        logbook: is given each finished row of the curve and the alignment rows of the same step; training resumes
+            from the newest of its checkpoints, with the same bits as without interruption.
 
     Raises:
         DivergedError: a loss is NaN or infinite; the message names the step.
@@ -61,7 +62,7 @@ def train(
     drawn = [task.train[index] for index in order(len(task.train), settings.max_steps * a_step, seed)]
     tokens = [example.num_tokens for example in drawn]
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
-    checkpoints, found = logbook.checkpoints, logbook.found
+    checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
     journal = Journal(tokens_a_step, probe, logbook, laid.whole)
     with _folder(checkpoints) as folder, signals.deferred():
@@ -87,7 +88,7 @@ def train(
 
 @contextmanager
 def _folder(checkpoints: Checkpoints | None) -> Iterator[str]:
-    """Which the Trainer writes into."""
+    """Context manager: the folder that the Trainer writes into."""
     if checkpoints is not None:
         yield str(checkpoints.folder)
         return

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bench.init import calibrate
-from bench.init.calibrate import Calibration, Wanted
+from bench.init.calibrate import Calibration, CalibrationRequest
 from bench.init.calibrate.collect import decompose
 from bench.init.store import Cache
 from bench.methods.base import Factors, Layer, LearningRates, Rank
@@ -72,7 +72,7 @@ def cached(model: PreTrainedModel, batches: Batches, folder: Path) -> Calibrated
     return Calibrated(found, {} if read else found.cost.seconds | {"cache": seconds - found.cost.total_seconds})
 
 
-def _computed(model: PreTrainedModel, batches: Batches, what: Wanted) -> Calibrated:
+def _computed(model: PreTrainedModel, batches: Batches, what: CalibrationRequest) -> Calibrated:
     found = calibrate.calibrate(model, target_layers(model), batches, what)
     return Calibrated(found, found.cost.seconds)
 
@@ -84,60 +84,57 @@ def spans(factors: dict[str, Factors]) -> dict[str, tuple[Tensor, Tensor]]:
 
 def factors(method: str, r: int, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Factors]:
     """A method's factors of every layer from its weight and its gradient, singular triplets included."""
-    return {name: _factors(method, r, weights[name], _svds(method, r, name, weights, gradients)) for name in weights}
+    return {name: _factors(method, _seen(method, r, name, weights[name], gradients)) for name in weights}
 
 
 def calibrated_factors(calibrated: Calibrated, model: PreTrainedModel, r: int) -> dict[str, Factors]:
     """LoRA-GA's factors of every layer from what a gradient contender delivered."""
     return {
-        name: _factors("lora_ga", r, layer.weight.detach(), calibrated.calibration.of(name, layer.weight.device))
+        name: _factors("lora_ga", calibrated.calibration.layer(name, layer.weight.detach(), r, 1.0, RATES))
         for name, layer in target_layers(model).items()
     }
 
 
 def adapted(model: PreTrainedModel, method: str, r: int, gradients: dict[str, Tensor]) -> dict[str, Factors]:
     """As `factors`, with the adapters added to the model, filled, and the base weights shifted."""
-    weights = {name: layer.weight.detach() for name, layer in target_layers(model).items()}
-    return _fill(model, method, r, lambda name: _svds(method, r, name, weights, gradients))
+    return _fill(model, method, r, lambda name, weight: _seen(method, r, name, weight, gradients))
 
 
 def initialised(model: PreTrainedModel, method: str, r: int, batches: Batches) -> None:
     """Calibration and adapters, from the pretrained model to the one that the method starts to train."""
     found = calibrate.calibrate(model, target_layers(model), batches, wanted(method, r))
-    _fill(model, method, r, lambda name: found.of(name, model.device))
+    _fill(model, method, r, lambda name, weight: found.layer(name, weight, r, 1.0, RATES))
 
 
-def _fill(
-    model: PreTrainedModel, method: str, r: int, statistics: Callable[[str], dict[str, Any]]
-) -> dict[str, Factors]:
+def _fill(model: PreTrainedModel, method: str, r: int, seen: Callable[[str, Tensor], Layer]) -> dict[str, Factors]:
     _, added = adapter.add(model, method_named(method), Rank(f"r{r}", r, 2.0 * r), target_layers(model))
     made = {}
     for layer in added:
-        made[layer.name] = _factors(method, r, adapter.float_weight(layer.module), statistics(layer.name))
+        made[layer.name] = _factors(method, seen(layer.name, adapter.float_weight(layer.module)))
         adapter.fill(layer, made[layer.name].to(layer.weight.device))
     return made
 
 
-def _factors(method: str, r: int, weight: Tensor, statistics: dict[str, Any]) -> Factors:
-    layer = Layer("layer", weight, r, 1.0, learning_rates=RATES, **statistics)
+def _factors(method: str, layer: Layer) -> Factors:
     return method_named(method).factors(layer, torch.Generator().manual_seed(0))
 
 
-def _svds(method: str, r: int, name: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Any]:
-    """The singular triplets that a method takes of one layer, as calibration would deliver them."""
+def _seen(method: str, r: int, name: str, weight: Tensor, gradients: dict[str, Tensor]) -> Layer:
+    """One layer with the singular triplets that a method takes of it, as calibration would return them."""
     matrices: dict[str, Callable[[], Tensor]] = {
-        "weight": lambda: weights[name],
+        "weight": lambda: weight,
         "gradient": lambda: gradients[name],
         "gradient_sign": lambda: torch.sign(gradients[name]),
     }
     what = wanted(method, r, "svd.rank=1")  # as many triplets as the rank needs, as the peers compute
-    return {"svds": {of: decompose(matrices[of](), of, name, what) for of in what.decomposes}}
+    svds = {of: decompose(matrices[of](), of, name, what) for of in what.svds}
+    return Layer("layer", weight, r, 1.0, learning_rates=RATES, svds=svds)
 
 
-def wanted(method: str, r: int, *overrides: str) -> Wanted:
+def wanted(method: str, r: int, *overrides: str) -> CalibrationRequest:
     """What a method asks of calibration, with the solver as conf/config.yaml has it."""
     cell = _cell(f"method={method}", *overrides)
-    return Wanted.by(cell.method, Rank(f"r{r}", r, 2.0 * r), cell.svd)
+    return CalibrationRequest.of(cell.method, Rank(f"r{r}", r, 2.0 * r), cell.svd)
 
 
 def method_named(name: str) -> Any:

@@ -104,6 +104,19 @@ def test_its_module_opens_with_its_paper(build, name):
     assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
 
 
+PAPERS = dict.fromkeys(("lora_ga", "lora_one"), "alpha_over_sqrt_r")
+PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "pissa"), "one")
+TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "mica": {"lora_A"}}
+TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_it_scales_and_trains_as_its_paper_does(build, name):
+    method = build((name,))
+    assert method.scaling == PAPERS.get(name, "alpha_over_r")
+    assert method.trains == TRAINED.get(name, {"lora_A", "lora_B"})
+
+
 RULES = {"alpha_over_r": 3.0, "alpha_over_sqrt_r": 24 / 8**0.5, "one": 1.0}
 
 

@@ -15,7 +15,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from bench.study.folders import CONF
 from bench.study.selection import grid
-from bench.sweep import arguments, guard
+from bench.sweep import arguments
+from bench.sweep.sweep import Sweep
 from bench.tasks.definition import BUILT_IN, load_definition
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -53,13 +54,13 @@ class Study:
         given = [f"+experiments={name}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=given, return_hydra_config=True)
-            expansion = guard.expansion(config, given)
+            sweep = Sweep(config, given)
+            expansion = sweep.expansion
             expansion.selection = lambda group: None  # no records
             self.definition, self.groups = expansion.definition, expansion.groups()
             self.cells = {stage: list(expansion.cells(stage)) for stage in self.definition.stages}
-            composed = guard.composer(config)
             self.runs = {
-                stage: [composed((*cell.all_overrides, *_waited(cell))) for cell in self._some(stage)]
+                stage: [sweep.compose((*cell.all_overrides, *_waited(cell))) for cell in self._some(stage)]
                 for stage in self.definition.stages
             }
         HydraConfig.instance().cfg = None

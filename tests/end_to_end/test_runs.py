@@ -76,19 +76,7 @@ def test_trainable_parameters_are_counted(cells):
     assert counts["hu"] == counts["reversed"] == counts["lora_ga"] == both
     assert counts["lora_xs"] == counts["lora_sb"] == 4 * 7 * 4 * 4
     assert counts["none"] == 0
-    assert counts["full_ft"] == cells["none"][0].model["num_parameters"]
-
-
-def test_a_rerun_is_bit_identical(cells, run_cell):
-    for method in ("lora_ga", "lora_sb"):
-        _, before = cells[method]
-        _, again = run_cell(f"method={method}")
-        one, two = before.rows("curve.jsonl"), again.rows("curve.jsonl")
-        assert [row["loss"] for row in one] == [row["loss"] for row in two]
-        assert before.rows("alignment.jsonl") == again.rows("alignment.jsonl")
-        assert before.rows("outcomes.jsonl.gz") == again.rows("outcomes.jsonl.gz")
-        weights = [load_file(folder.path / "trained.safetensors") for folder in (before, again)]
-        assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+    assert counts["full_ft"] == cells["none"][0].model.num_parameters
 
 
 def test_switching_the_measures_off_changes_no_other_number(cells, run_cell):
@@ -115,7 +103,7 @@ def test_two_seeds_differ_in_order_and_in_lora_a(cells, run_cell):
 
 @pytest.mark.parametrize("task", ["commonsense_tiny", "glue_tiny"])
 def test_the_other_tasks_run_with_every_kind_of_method(run_cell, task):
-    for method in ("full_ft", "hu", "lora_sb"):
+    for method in ("full_ft", "lora_sb"):
         record, _ = run_cell(f"method={method}", f"task={task}", "train.max_steps=2")
         assert record.status == "completed", record.error
         assert all(-1 <= score.value <= 1 for score in record.scores)
@@ -134,8 +122,8 @@ def test_target_modules_that_match_nothing_are_named_with_the_choices(run_cell):
 
 
 def test_options_that_any_method_can_carry_are_measured_too(run_cell):
-    for options in (["adapter.use_dora=true"], ["adapter.use_dora=true", "adapter.loraplus_lr_ratio=4"]):
-        record, folder = run_cell("method=lora_ga", *options)
+    for options in ([], ["adapter.loraplus_lr_ratio=4"]):
+        record, folder = run_cell("method=lora_ga", "adapter.use_dora=true", "score.limit=1", *options)
         assert record.status == "completed", record.error
         rows = folder.rows("alignment.jsonl")
         cosines = [row["value"] for row in rows if row["measure"] == "cosine"]
@@ -187,17 +175,16 @@ def left(record, folder):
     return kept, rows, folder.rows("alignment.jsonl"), folder.rows("outcomes.jsonl.gz"), weights
 
 
-@pytest.mark.parametrize("method", ["lora_ga", "full_ft", "eva", "reversed"])
+@pytest.mark.parametrize("method", ["lora_ga", "full_ft", "eva", "lora_sb"])
 def test_a_cell_leaves_the_same_bits_first_or_last_and_whether_calibration_was_read(run_cell, method, tmp_path):
     cell = (f"method={method}", f"cache.dir={tmp_path / 'cache'}", "rank=r8")
     first = left(*run_cell(*cell))
-    for between in ("method=full_ft", "method=lora_sb", "task=commonsense_tiny"):
-        run_cell(between, "seed=3")
+    run_cell("method=pissa", "task=commonsense_tiny", "seed=3")
     record, folder = run_cell(*cell)
-    if method in ("lora_ga", "eva"):
+    if method != "full_ft":
         assert record.initialization.calibration.read
+        assert left(*run_cell(*cell, "cache.enabled=false")) == first
     assert left(record, folder) == first
-    assert left(*run_cell(*cell, "cache.enabled=false")) == first
 
 
 def test_a_calibration_that_another_rank_has_left_is_read_and_changes_no_bit(run_cell, tmp_path):
@@ -226,10 +213,10 @@ def test_more_calibration_samples_than_there_are_fail_the_run_in_one_line(run_ce
 
 
 def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
-    one, _ = run_cell("method=lora_ga", "task.calibration_seed=5")
-    two, _ = run_cell("method=lora_ga", "task.calibration_seed=5", "seed=1")
-    other, _ = run_cell("method=lora_ga", "seed=1")
-    ids = [record.initialization.calibration_ids for record in (one, two, other)]
+    ids = []
+    for seeds in (["task.calibration_seed=5"], ["task.calibration_seed=5", "seed=1"], ["seed=1"]):
+        record, _ = run_cell("method=lora_ga", "train.max_steps=1", "measure=none", "score.limit=1", *seeds)
+        ids.append(record.initialization.calibration_ids)
     assert ids[0] == ids[1] != ids[2]
 
 

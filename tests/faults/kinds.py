@@ -57,23 +57,23 @@ def kill_while_sealing(step):
 
 
 def kill_before_record():
-    from bench.runs import folder
+    from bench.runs import attempt
 
-    _before(folder, "write_record", lambda *_: True)
+    _before(attempt, "write_record", lambda *_: True)
 
 
 def kill_after_record():
     """The record is written, and the folder not yet under its own name."""
-    from bench.runs.folder import Workspace
+    from bench.runs.attempt import Attempt
 
-    _before(Workspace, "check", lambda self: (self.path / "final" / "record.json").is_file())
+    _before(Attempt, "_publish", lambda *_: True)
 
 
 def kill_after_rename():
     """The folder is under its own name, and the workspace is still there."""
-    from bench.runs.folder import Workspace
+    from bench.runs.attempt import Attempt
 
-    _before(Workspace, "_clear", lambda *_: True)
+    _before(Attempt, "_clear", lambda *_: True)
 
 
 def kill_after(seconds):
@@ -99,15 +99,15 @@ def listened_and_signalled(number, what):
 
     from bench.runs.attempt import Attempt
 
-    workspaces = []
+    attempts = []
 
     def hear(_number, _frame):
-        found = [path.name for path in (workspaces[0].path / "checkpoints").iterdir()]
-        (workspaces[0].path.parent.parent / "heard").write_text(str(found))
+        found = [path.name for path in (attempts[0].path / "checkpoints").iterdir()]
+        (attempts[0].path.parent.parent / "heard").write_text(str(found))
         sys.exit(42)
 
     signal.signal(what, hear)
-    _before(Attempt, "enter", lambda self, _phase: workspaces.append(self._workspace))
+    _before(Attempt, "enter", lambda self, _phase: attempts.append(self))
     signal_after_step(number, what)
 
 
@@ -134,18 +134,6 @@ def diverge_at(number):
         return loss * torch.nan if self.state.global_step + 1 == number else loss
 
     Trainer.training_step = step
-
-
-def clock_set_back(number, seconds):
-    """From the step on, the machine's clock is behind."""
-    from bench.runs.attempt import Attempt
-
-    real = time.time
-
-    def behind():
-        time.time = lambda: real() - seconds
-
-    _before(Attempt, "step", lambda _self, step, *_: step == number, behind)
 
 
 def sleep_after_step(number, seconds):

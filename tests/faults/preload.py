@@ -1,5 +1,14 @@
 """Imports and data that every run needs, had once: processes are forked from the one that has imported this."""
 
+import bench.init.stage
+import bench.model.weights
+import bench.run
+import bench.runs.job
+import bench.score.backends
+import bench.score.stage
+import bench.sweep.guard
+import bench.train.loop
+import bench.train.probe  # noqa: F401
 from bench.study.folders import CONF
 
 
@@ -9,6 +18,7 @@ def prepare():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    import bench.sweep.guard  # noqa: F401  its resolvers and plugins
     from bench.config import Run
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

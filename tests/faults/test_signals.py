@@ -29,7 +29,7 @@ def test_a_signal_while_training_saves_the_step_and_is_recorded(tmp_path, undist
     folder = folder_of(cfg)
     assert folder.record is None
     assert folder.interrupted.status == INTERRUPTED
-    assert folder.interrupted.error["type"] == number.name
+    assert folder.interrupted.error.type == number.name
     assert [path.name for path in (folder.workspace / "checkpoints").iterdir()] == ["checkpoint-5"]
     assert [row["step"] for row in read_rows(folder.workspace / CURVE)] == [1, 2, 3, 4, 5]
     assert ended(cfg) == 0

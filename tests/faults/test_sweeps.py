@@ -37,7 +37,7 @@ def test_two_sweeps_at_once_do_each_run_once_and_both_end_well(tmp_path):
 def test_a_run_that_another_process_does_is_left_to_it(tmp_path):
     cfg = composed_run(*SHORT, "method=hu", f"results_dir={tmp_path}")
     first = started(cfg, kinds.sleep_after_step, 2, 30)
-    while not list(folder_of(cfg).workspace.glob("lease.*")):
+    while not list(folder_of(cfg).workspace.glob("lease")):
         time.sleep(0.1)
     assert ended(cfg) == 3
     first.kill()

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench.config import Run
-from bench.process.validation import ConfigError
+from bench.config import ConfigError, Run
 from bench.runs.names import is_name, study_folder
 from bench.sweep.arguments import KEYS, check_arguments
 from values import mutated, one_line, places, texts, values

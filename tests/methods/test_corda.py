@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from bench.methods.corda import CorDA
+from built_methods import built
 from matrices import both_orientations, covariance, layer_of, random
 
 R, S = 4, 0.7
 
 
 def start(W, C, **settings):
-    return CorDA(**settings).factors(layer_of(W, R, S, input_covariance=C), torch.Generator())
+    return built("corda", **settings).factors(layer_of(W, R, S, input_covariance=C), torch.Generator())
 
 
 def damped(C, share=0.01):
@@ -35,10 +35,9 @@ def test_b_carries_the_root_of_each_singular_value_and_a_the_rest(out, into):
 
 
 def test_with_inputs_of_equal_strength_in_all_directions_it_is_pissa():
-    from bench.methods.pissa import PiSSA
 
     W = random(24, 40)
-    expected = PiSSA().factors(layer_of(W, R, S), torch.Generator()).product()
+    expected = built("pissa").factors(layer_of(W, R, S), torch.Generator()).product()
     torch.testing.assert_close(start(W, torch.eye(40, dtype=torch.float64)).product(), expected)
 
 

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value
+from bench.methods.base import Layer
 from bench.methods.lora_ga import LoRAGA
+from built_methods import built
 
 R, S = 4, 0.7
 both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
@@ -16,7 +17,7 @@ def random(*shape, seed=0):
 
 def start(gradient, r=R, gamma=16.0, generator=None):
     layer = Layer("layers.3.q_proj", torch.zeros_like(gradient), r, S, gradient)
-    return LoRAGA(gamma=gamma).factors(layer, generator or torch.Generator())
+    return built("lora_ga", gamma=gamma).factors(layer, generator or torch.Generator())
 
 
 def best_approximation(matrix, rank):
@@ -71,9 +72,9 @@ def test_the_size_of_the_gradient_does_not_matter():
 @both_orientations
 def test_a_rank_of_half_the_smaller_side_is_the_largest_accepted(out, into):
     assert start(random(out, into), r=12).lora_B.shape == (out, 12)
-    LoRAGA().check(Layer("layers.3.q_proj", random(out, into), 12, S))
+    built("lora_ga").check(Layer("layers.3.q_proj", random(out, into), 12, S))
     with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
-        LoRAGA().check(Layer("layers.3.q_proj", random(out, into), 13, S))
+        built("lora_ga").check(Layer("layers.3.q_proj", random(out, into), 13, S))
 
 
 def test_the_generator_is_not_consumed():
@@ -83,10 +84,6 @@ def test_the_generator_is_not_consumed():
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(one.lora_A, two.lora_A)
     assert torch.equal(one.lora_B, two.lora_B)
-
-
-def test_scaling_is_alpha_over_root_r():
-    assert scaling_value(LoRAGA().scaling, Rank("r4", 4, 16)) == 8.0
 
 
 def blocks(factors, G):
@@ -99,7 +96,7 @@ def blocks(factors, G):
 
 def optioned(G, W=None, generator=None, **settings):
     W = torch.zeros_like(G) if W is None else W
-    return LoRAGA(**settings).factors(Layer("layers.3.q_proj", W, R, S, G), generator or torch.Generator())
+    return built("lora_ga", **settings).factors(Layer("layers.3.q_proj", W, R, S, G), generator or torch.Generator())
 
 
 @both_orientations

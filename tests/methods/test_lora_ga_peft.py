@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from bench.methods.lora_ga_peft import LoRAGAPEFT
+from built_methods import built
 from matrices import both_orientations, layer_of, random
 
 R = 4
 
 
 def start(G, r=R):
-    return LoRAGAPEFT().factors(layer_of(torch.zeros_like(G), r, gradient=G), torch.Generator())
+    return built("lora_ga_peft").factors(layer_of(torch.zeros_like(G), r, gradient=G), torch.Generator())
 
 
 @both_orientations
@@ -30,4 +30,4 @@ def test_unlike_the_papers_its_b_scales_with_the_gradient():
 
 def test_a_rank_beyond_half_the_smaller_side_is_refused_with_layer_and_limit():
     with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
-        LoRAGAPEFT().check(layer_of(random(24, 40), 13))
+        built("lora_ga_peft").check(layer_of(random(24, 40), 13))

@@ -1,15 +1,14 @@
 import pytest
 import torch
 
-from bench.methods.base import Rank, scaling_value
-from bench.methods.lora_one import LoRAOne
+from built_methods import built
 from matrices import best_approximation, both_orientations, layer_of, random
 
 R = 4
 
 
 def start(G, **settings):
-    return LoRAOne(**settings).factors(layer_of(torch.zeros_like(G), R, gradient=G), torch.Generator())
+    return built("lora_one", **settings).factors(layer_of(torch.zeros_like(G), R, gradient=G), torch.Generator())
 
 
 @both_orientations
@@ -34,11 +33,3 @@ def test_the_built_in_step_descends_and_the_size_of_the_gradient_does_not_matter
     G = random(out, into)
     assert (start(G).product() * G).sum() < 0
     torch.testing.assert_close(start(G).product(), start(1e-3 * G).product())
-
-
-def test_w_is_not_to_be_shifted():
-    assert not LoRAOne.keeps_function
-
-
-def test_scaling_is_alpha_over_root_r():
-    assert scaling_value(LoRAOne().scaling, Rank("r4", 4, 16)) == 8.0

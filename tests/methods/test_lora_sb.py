@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from bench.methods.base import Layer, LearningRates, Rank, scaling_value
+from bench.methods.base import Layer, LearningRates
 from bench.methods.lora_sb import LoRASB
 from bench.train.alignment import attainable_gradient, induced_gradient
+from built_methods import built
 
 R = 4
 RATES = LearningRates(peak=0.3, first=0.02, calibration=0.005)
@@ -22,7 +23,7 @@ def with_zeros(out, into):
 
 def start(gradient, r=R, generator=None, **settings):
     layer = Layer("layer", torch.zeros_like(gradient), r, 1.0, gradient, learning_rates=RATES)
-    return LoRASB(**settings).factors(layer, generator or torch.Generator())
+    return built("lora_sb", **settings).factors(layer, generator or torch.Generator())
 
 
 @both_orientations
@@ -79,10 +80,6 @@ def test_the_generator_is_not_consumed():
     assert torch.equal(generator.get_state(), before)
 
 
-def test_scaling_is_one():
-    assert scaling_value(LoRASB().scaling, Rank("r8", 8, 24)) == 1.0
-
-
 @both_orientations
 def test_the_official_variant_is_near_the_exact_one_and_rounded_to_bfloat16(out, into):
     G = with_zeros(out, into).float()
@@ -98,6 +95,6 @@ def test_the_official_variant_is_near_the_exact_one_and_rounded_to_bfloat16(out,
 
 def test_the_official_variant_counts_its_warm_up_in_calibration_batches_unless_told_otherwise():
     seen = Layer("layer", torch.zeros(24, 40), R, 1.0, random(24, 40), learning_rates=RATES)
-    assert LoRASB(variant="official").eta(seen) == RATES.calibration
-    assert LoRASB(variant="official", eta_mode="lr").eta(seen) == RATES.peak
-    assert LoRASB().eta(seen) == RATES.first
+    assert built("lora_sb", variant="official").eta(seen) == RATES.calibration
+    assert built("lora_sb", variant="official", eta_mode="lr").eta(seen) == RATES.peak
+    assert built("lora_sb").eta(seen) == RATES.first

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value
-from bench.methods.lora_xs import LoRAXS
+from bench.methods.base import Layer
+from built_methods import built
 
 R, S = 4, 0.7
 both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 def start(weight, r=R, seed=0, **settings):
-    return LoRAXS(**settings).factors(Layer("layer", weight, r, S), torch.Generator().manual_seed(seed))
+    return built("lora_xs", **settings).factors(Layer("layer", weight, r, S), torch.Generator().manual_seed(seed))
 
 
 @both_orientations
@@ -33,14 +33,6 @@ def test_b_is_orthonormal_and_all_singular_values_are_in_a(out, into):
     singular = torch.linalg.svdvals(W)[:R]
     torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, torch.eye(R, dtype=torch.float64))
     torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, torch.diag(singular.square()))
-
-
-@both_orientations
-def test_factors_have_pefts_shapes_and_a_square_r_between(out, into):
-    factors = start(random(out, into))
-    assert factors.lora_A.shape == (R, into)
-    assert factors.lora_B.shape == (out, R)
-    assert factors.lora_R.shape == (R, R)
 
 
 @pytest.mark.parametrize(("settings", "std"), [({}, 1e-5), ({"r_std": 0.5}, 0.5)])
@@ -77,13 +69,9 @@ def test_only_r_is_drawn_and_from_the_given_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_scaling_is_one():
-    assert scaling_value(LoRAXS().scaling, Rank("r8", 8, 24)) == 1.0
-
-
 @both_orientations
 def test_the_random_basis_has_the_bounds_of_the_authors_transposed_factors(out, into):
-    factors = LoRAXS(basis="random").factors(
+    factors = built("lora_xs", basis="random").factors(
         Layer("layer", random(10 * out, 10 * into), 64, S), torch.Generator().manual_seed(0)
     )
     for factor, fan_in in ((factors.lora_A, 64), (factors.lora_B, 10 * out)):

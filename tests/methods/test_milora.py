@@ -1,13 +1,13 @@
 import torch
 
-from bench.methods.milora import MiLoRA
+from built_methods import built
 from matrices import best_approximation, both_orientations, layer_of, random
 
 R, S, SMALLER = 4, 0.7, 24
 
 
 def start(W):
-    return MiLoRA().factors(layer_of(W, R, S), torch.Generator())
+    return built("milora").factors(layer_of(W, R, S), torch.Generator())
 
 
 @both_orientations

@@ -1,13 +1,13 @@
 import torch
 
-from bench.methods.olora import OLoRA
+from built_methods import built
 from matrices import both_orientations, layer_of, random
 
 R = 4
 
 
 def start(W, scaling=0.7):
-    return OLoRA().factors(layer_of(W, R, scaling), torch.Generator())
+    return built("olora").factors(layer_of(W, R, scaling), torch.Generator())
 
 
 @both_orientations

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from bench.methods.orthogonal import Orthogonal
+from built_methods import built
 from matrices import both_orientations, layer_of, random
 
 
 def start(out, into, r=4, seed=0):
-    return Orthogonal().factors(layer_of(random(out, into), r), torch.Generator().manual_seed(seed))
+    return built("orthogonal").factors(layer_of(random(out, into), r), torch.Generator().manual_seed(seed))
 
 
 @both_orientations
@@ -33,7 +33,7 @@ def test_entries_are_a_tenth_of_gaussians_projected_on_half_the_space():
 @pytest.mark.parametrize("r", [3, 7])
 def test_an_odd_rank_is_refused_with_layer_value_and_remedy(r):
     with pytest.raises(ValueError, match=rf"layers\.3\.q_proj is to have r = {r}; take an even r, {r - 1} or {r + 1}"):
-        Orthogonal().check(layer_of(random(24, 40), r))
+        built("orthogonal").check(layer_of(random(24, 40), r))
 
 
 @pytest.mark.parametrize("r", [2, 8, 16])

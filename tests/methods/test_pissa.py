@@ -1,13 +1,13 @@
 import torch
 
-from bench.methods.pissa import PiSSA
+from built_methods import built
 from matrices import best_approximation, both_orientations, layer_of, random
 
 R, S = 4, 0.7
 
 
 def start(W):
-    return PiSSA().factors(layer_of(W, R, S), torch.Generator())
+    return built("pissa").factors(layer_of(W, R, S), torch.Generator())
 
 
 @both_orientations

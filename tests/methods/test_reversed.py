@@ -3,23 +3,14 @@ import math
 import pytest
 import torch
 
-from bench.methods.base import Layer, Rank, scaling_value
-from bench.methods.reversed import Reversed
+from bench.methods.base import Layer
+from built_methods import built
 
 OUT, IN, R, S = 24, 40, 4, 0.7
 
 
 def drawn(out=OUT, into=IN, r=R, seed=0):
-    return Reversed().factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
-def test_factors_have_pefts_shapes_and_a_zero_a(out, into):
-    factors = drawn(out, into)
-    assert factors.lora_A.shape == (R, into)
-    assert factors.lora_B.shape == (out, R)
-    assert factors.lora_R is None
-    assert not factors.lora_A.any()
+    return built("reversed").factors(Layer("layer", torch.zeros(out, into), r, S), torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("out", "r"), [(400, 64), (900, 16)])
@@ -39,14 +30,3 @@ def test_at_step_0_only_a_has_a_gradient():
     G = (W @ X - Y) @ X.T
     assert not B.grad.any()
     torch.testing.assert_close(A.grad, S * B.T @ G, rtol=1e-5, atol=1e-4)
-
-
-def test_factors_follow_the_given_generator_and_no_other():
-    before = torch.get_rng_state()
-    assert torch.equal(drawn(seed=0).lora_B, drawn(seed=0).lora_B)
-    assert not torch.equal(drawn(seed=0).lora_B, drawn(seed=1).lora_B)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_scaling_is_alpha_over_r():
-    assert scaling_value(Reversed().scaling, Rank("r8", 8, 24)) == 3.0

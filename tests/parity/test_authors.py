@@ -12,20 +12,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.init.calibrate import Wanted, calibrate
-from bench.methods.asymmetry import AsymmetryA, AsymmetryB
+from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Layer, LearningRates
-from bench.methods.lora_ga import LoRAGA
 from bench.methods.lora_one import LoRAOne
-from bench.methods.lora_sb import LoRASB
-from bench.methods.lora_xs import LoRAXS
-from bench.methods.milora import MiLoRA
 from bench.model.adapter import target_layers
+from built_methods import built
 
 R = 4
 SHAPES = ("wide", "tall")
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 AUTHORS = Path(__file__).parent / "authors"
+GRADIENT = CalibrationRequest(frozenset({"gradient"}))
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -84,7 +81,7 @@ def test_every_file_says_what_made_it(path):
 @each_shape
 def test_lora_ga_where_the_spectrum_decays(shape, direction, scale):
     key, theirs = f"{shape}/decaying", {"weight_svd": "weightS"}.get(scale, scale)
-    factors = ours(LoRAGA(direction=direction, scale=scale), "lora_ga", key, 4.0)
+    factors = ours(built("lora_ga", direction=direction, scale=scale), "lora_ga", key, 4.0)
     A, B = (part("lora_ga", key, direction, theirs, name) for name in "AB")
     assert max(of_factors(A, B, factors)) < 1e-5
 
@@ -94,7 +91,7 @@ def test_lora_ga_where_the_spectrum_decays(shape, direction, scale):
 @each_shape
 def test_lora_ga_departs_by_its_exact_svd_where_the_spectrum_is_flat(shape, direction, scale):
     key, theirs = f"{shape}/noise", {"weight_svd": "weightS"}.get(scale, scale)
-    factors = ours(LoRAGA(direction=direction, scale=scale), "lora_ga", key, 4.0)
+    factors = ours(built("lora_ga", direction=direction, scale=scale), "lora_ga", key, 4.0)
     A, B = (part("lora_ga", key, direction, theirs, name) for name in "AB")
     assert 5e-3 < max(of_factors(A, B, factors)) < 0.1  # svd_lowrank(q=4r, niter=4)
     assert overlap(A, factors.lora_A) > 0.995
@@ -115,7 +112,10 @@ def test_lora_gas_random_direction_splits_the_same_2r_vectors(shape):
     of_A, of_B = (part("lora_ga", key, "random/stable", f"indexes_{name}").tolist() for name in "AB")
     assert sorted(of_A + of_B) == list(range(2 * R))
     A, B = (part("lora_ga", key, "random/stable", name) for name in "AB")
-    everything = ours(LoRAGA(), "lora_ga", key, 4.0), ours(LoRAGA(direction="A2rBr"), "lora_ga", key, 4.0)
+    everything = (
+        ours(built("lora_ga"), "lora_ga", key, 4.0),
+        ours(built("lora_ga", direction="A2rBr"), "lora_ga", key, 4.0),
+    )
     vectors = Factors(
         torch.cat([factors.lora_A for factors in everything])[of_A],
         torch.cat([factors.lora_B for factors in reversed(everything)], dim=1)[:, of_B],
@@ -140,7 +140,9 @@ def calibrated(name):
         {"input_ids": ids[i : i + 2], "labels": labels[i : i + 2], "attention_mask": torch.ones_like(ids[:2])}
         for i in (0, 2, 4)
     ]
-    return calibrate(model, target_layers(model, PROJECTIONS), batches, Wanted(frozenset({"gradient"}))).gradient
+    return calibrate(
+        model, target_layers(model, PROJECTIONS), batches, CalibrationRequest(frozenset({"gradient"}))
+    ).gradient
 
 
 def test_lora_gas_gradient_estimate():
@@ -163,7 +165,7 @@ def test_lora_sbs_first_step():
 @each_shape
 def test_the_official_variant_of_lora_sb_is_the_authors(shape, spectrum):
     key = f"{shape}/{spectrum}"
-    factors = ours(LoRASB(variant="official", eta_mode="lr"), "lora_sb", key, 1.0)
+    factors = ours(built("lora_sb", variant="official", eta_mode="lr"), "lora_sb", key, 1.0)
     A, B, middle = (part("lora_sb", key, name) for name in "ABR")
     # Equal to the last bit on the machine that ran both; another one may round some entries to the next bfloat16.
     for found, own in ((A, factors.lora_A), (B, factors.lora_B), (middle, factors.lora_R)):
@@ -176,9 +178,9 @@ def test_lora_sb_departs_by_float32_where_the_spectrum_decays_and_by_its_exact_s
         return part("lora_sb", key, "B") @ part("lora_sb", key, "R") @ part("lora_sb", key, "A")
 
     decaying, flat = f"{shape}/decaying", f"{shape}/noise"
-    exact = ours(LoRASB(eta_mode="lr"), "lora_sb", decaying, 1.0)
+    exact = ours(built("lora_sb", eta_mode="lr"), "lora_sb", decaying, 1.0)
     assert 1e-3 < deviation(product(decaying), exact.product()) < 1e-2
-    exact = ours(LoRASB(eta_mode="lr"), "lora_sb", flat, 1.0)
+    exact = ours(built("lora_sb", eta_mode="lr"), "lora_sb", flat, 1.0)
     assert 0.4 < deviation(product(flat), exact.product()) < 0.7  # svd_lowrank(q=r, niter=10) misses directions
     step = -0.01 * part("lora_sb", flat, "G").sign()
     missed = [(step - approximation).norm().item() for approximation in (exact.product(), product(flat))]
@@ -189,11 +191,11 @@ def test_lora_sb_departs_by_float32_where_the_spectrum_decays_and_by_its_exact_s
 def test_lora_xs(shape):
     for spectrum, bound in (("decaying", 1e-5), ("noise", 2e-3)):
         key = f"{shape}/{spectrum}"
-        factors = ours(LoRAXS(), "lora_xs", key, 1.0, torch.Generator())
+        factors = ours(built("lora_xs"), "lora_xs", key, 1.0, torch.Generator())
         A, B = (part("lora_xs", key, name) for name in "AB")
         assert deviation(B @ A, factors.lora_B @ factors.lora_A) < bound
         assert max(of_factors(A, B, factors)) < bound
-    assert part("lora_xs", "latent_std").item() == LoRAXS().r_std
+    assert part("lora_xs", "latent_std").item() == built("lora_xs").r_std
     assert 0.5e-5 < part("lora_xs", key, "R").std() < 2e-5
 
 
@@ -201,7 +203,7 @@ def test_lora_xs(shape):
 def test_lora_xs_random_basis_has_the_authors_bounds(shape):
     key = f"{shape}/noise"
     out = len(part("lora_xs", key, "W"))
-    factors = ours(LoRAXS(basis="random"), "lora_xs", key, 1.0, torch.Generator().manual_seed(0))
+    factors = ours(built("lora_xs", basis="random"), "lora_xs", key, 1.0, torch.Generator().manual_seed(0))
     for name, own, bound in (("A", factors.lora_A, R**-0.5), ("B", factors.lora_B, out**-0.5)):
         for drawn in (own, part("lora_xs", key, "random", name)):
             assert 0.95 * bound < drawn.abs().max() <= bound
@@ -212,8 +214,8 @@ def test_lora_xs_random_basis_has_the_authors_bounds(shape):
 def test_asymmetrys_random_factors_are_orthonormal_of_length_one_as_ours(shape):
     key, identity = f"{shape}/noise", torch.eye(R)
     generator = torch.Generator().manual_seed(0)
-    A = ours(AsymmetryB(), "asymmetry", key, 2.0, generator).lora_A
-    B = ours(AsymmetryA(), "asymmetry", key, 2.0, generator).lora_B
+    A = ours(built("asymmetry_b"), "asymmetry", key, 2.0, generator).lora_A
+    B = ours(built("asymmetry_a"), "asymmetry", key, 2.0, generator).lora_B
     for drawn in (A, B.T, part("asymmetry", key, "A_rand"), part("asymmetry", key, "B_rand").T):
         torch.testing.assert_close(drawn @ drawn.T, identity, rtol=0, atol=1e-5)
 
@@ -231,8 +233,8 @@ def test_asymmetrys_kaiming_factors_have_our_bounds(shape):
 def test_asymmetrys_left_singular_vectors_are_ours_and_its_right_ones_are_not_those_of_w(shape, spectrum):
     key = f"{shape}/{spectrum}"
     W = part("asymmetry", key, "W")
-    B = ours(AsymmetryA(frozen="singular_vectors"), "asymmetry", key, 2.0).lora_B
-    A = ours(AsymmetryB(frozen="singular_vectors"), "asymmetry", key, 2.0).lora_A
+    B = ours(built("asymmetry_a", frozen="singular_vectors"), "asymmetry", key, 2.0).lora_B
+    A = ours(built("asymmetry_b", frozen="singular_vectors"), "asymmetry", key, 2.0).lora_A
     assert overlap(part("asymmetry", key, "B_U").T, B.T) == pytest.approx(1.0, abs=1e-5)
     theirs, Vh = part("asymmetry", key, "A_V"), torch.linalg.svd(W)[2]
     assert overlap(theirs, A) < 0.2  # the departure: chance level
@@ -249,7 +251,7 @@ def test_asymmetrys_strategy_names_put_b_first():
 @each_shape
 def test_lora_one(shape, spectrum):
     key = f"{shape}/{spectrum}"
-    factors = ours(LoRAOne(), "lora_one", key, 4.0)
+    factors = ours(built("lora_one"), "lora_one", key, 4.0)
     A, B = (part("lora_one", key, name) for name in "AB")
     assert max(of_factors(A, B, factors)) < 2e-5
     assert deviation(B @ A, factors.product()) < 1e-5
@@ -261,7 +263,7 @@ def test_lora_one(shape, spectrum):
 @each_shape
 def test_milora(shape, spectrum):
     key = f"{shape}/{spectrum}"
-    factors = ours(MiLoRA(), "milora", key, 1.0)
+    factors = ours(built("milora"), "milora", key, 1.0)
     A, B, residual = (part("milora", key, name) for name in ("A", "B", "residual"))
     assert max(of_factors(A, B, factors)) < 1e-5
     assert deviation(residual, part("milora", key, "W") - factors.product()) < 1e-5

@@ -9,12 +9,11 @@ import torch
 from omegaconf import OmegaConf
 
 from bench.methods.base import Rank
-from bench.methods.hu import Hu
-from bench.methods.lora_sb import LoRASB
 from bench.model import adapter
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
+from built_methods import built
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
@@ -149,11 +148,13 @@ def in_adapters(name, method, rank):
 
 
 def test_t5_base_with_all_linear_layers_at_r8_is_lora_gas_3_24_million():
-    assert in_adapters("t5_base", Hu(), Rank("r8", 8, 16)) == 3_244_032
+    assert in_adapters("t5_base", built("hu"), Rank("r8", 8, 16)) == 3_244_032
 
 
 @pytest.mark.parametrize(
-    ("method", "r", "published"), [(Hu(), 8, 2_162_688), (LoRASB(), 24, 55_296)], ids=["lora", "lora_sb"]
+    ("method", "r", "published"),
+    [(built("hu"), 8, 2_162_688), (built("lora_sb"), 24, 55_296)],
+    ids=["lora", "lora_sb"],
 )
 def test_roberta_large_with_lora_sbs_four_modules_a_layer_is_its_tables(method, r, published):
     layers = adapter.target_layers(skeleton("roberta_large"), read("roberta_large").target_modules)

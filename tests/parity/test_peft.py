@@ -3,6 +3,8 @@
 Singular vectors have no sign of their own: factors are compared after PEFT's have been given ours.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, initialize_lora_eva_weights
@@ -10,23 +12,15 @@ from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
-from bench.methods.base import AdapterOptions, Layer, Rank
-from bench.methods.corda import CorDA
-from bench.methods.eva import EVA
-from bench.methods.hu import Hu
-from bench.methods.lora_ga import LoRAGA
-from bench.methods.lora_ga_peft import LoRAGAPEFT
-from bench.methods.mica import MiCA
-from bench.methods.olora import OLoRA
-from bench.methods.orthogonal import Orthogonal
-from bench.methods.pissa import PiSSA
+from bench.methods.base import PLAIN, Layer, Rank
+from built_methods import built
 from starts import start
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 R, ALPHA, S = 4, 8, 2.0
 
 
-def ours(model, method, given, options=None):
+def ours(model, method, given, options=PLAIN):
     """Layer name -> adapted layer, as a run starts."""
     begun = start(model, method, Rank("r4", R, ALPHA), TARGETS, [given], options, (1, 1, 1))
     return begun.model, {layer.name: layer for layer in begun.layers}
@@ -75,7 +69,7 @@ def compare(mine, wrapped, tolerance):
 
 @pytest.mark.parametrize(
     ("method", "init"),
-    [(PiSSA("alpha_over_r"), "pissa"), (OLoRA(), "olora"), (MiCA(), "mica")],
+    [(built("pissa", scaling="alpha_over_r"), "pissa"), (built("olora"), "olora"), (built("mica"), "mica")],
     ids=lambda value: getattr(value, "label", value),
 )
 def test_a_decomposition_of_w_is_pefts(tiny_model, batch, method, init):
@@ -93,7 +87,7 @@ def test_a_decomposition_of_w_is_pefts(tiny_model, batch, method, init):
 @pytest.mark.parametrize("mode", ["ipm", "kpm"])
 def test_corda_is_pefts(tiny_model, batch, mode):
     given, base = batch(40, 6), tiny_model()
-    model, mine = ours(tiny_model(), CorDA("alpha_over_r", mode), given)
+    model, mine = ours(tiny_model(), built("corda", scaling="alpha_over_r", mode=mode), given)
     config, wrap = theirs(base, "corda", corda_config=CordaConfig(corda_method=mode))
 
     def run_model():  # PEFT takes each call for one sample
@@ -116,7 +110,7 @@ def test_corda_is_pefts(tiny_model, batch, mode):
 
 def test_the_lora_ga_of_peft_is_pefts_and_not_the_papers(tiny_model, batch):
     given, base = batch(4, 6), tiny_model()
-    model, mine = ours(tiny_model(), LoRAGAPEFT(), given)
+    model, mine = ours(tiny_model(), built("lora_ga_peft"), given)
     config, wrap = theirs(base, "lora_ga", lora_ga_config=LoraGAConfig())
 
     def train_step():
@@ -126,7 +120,7 @@ def test_the_lora_ga_of_peft_is_pefts_and_not_the_papers(tiny_model, batch):
     wrapped = wrap()
     compare(mine, wrapped, 1e-4)
     torch.testing.assert_close(logits(model, given), logits(wrapped, given), rtol=0, atol=1e-4)
-    papers = ours(tiny_model(), LoRAGA("alpha_over_r"), given)[1]
+    papers = ours(tiny_model(), built("lora_ga", scaling="alpha_over_r"), given)[1]
     for name, layer in mine.items():
         found, paper = layer.factors(), papers[name].factors()
         length = len(layer.weight) ** 0.25 / 4
@@ -139,7 +133,7 @@ def test_the_lora_ga_of_peft_is_pefts_and_not_the_papers(tiny_model, batch):
 @pytest.mark.parametrize("rho", [1.0, 2.0])
 def test_eva_converges_to_pefts_components_and_ranks(tiny_model, batch, rho):
     given, base = batch(40, 6), tiny_model()
-    model, mine = ours(tiny_model(), EVA(rho=rho), given)
+    model, mine = ours(tiny_model(), built("eva", rho=rho), given)
     _, wrap = theirs(base, "eva", eva_config=EvaConfig(rho=rho, tau=0.9999))
     wrapped = wrap()
     initialize_lora_eva_weights(wrapped, [given], show_progress_bar=False)
@@ -169,7 +163,11 @@ def test_eva_converges_to_pefts_components_and_ranks(tiny_model, batch, rho):
 
 @pytest.mark.parametrize(
     ("method", "init"),
-    [(Hu(), True), (Hu(distribution="gaussian"), "gaussian"), (Orthogonal(), "orthogonal")],
+    [
+        (built("hu"), True),
+        (built("hu", distribution="gaussian"), "gaussian"),
+        (built("orthogonal"), "orthogonal"),
+    ],
     ids=lambda value: getattr(value, "label", value),
 )
 def test_random_factors_are_pefts_of_the_same_seed(tiny_model, method, init):
@@ -187,7 +185,7 @@ def test_random_factors_are_pefts_of_the_same_seed(tiny_model, method, init):
 
 
 def test_rslora_is_pefts(tiny_model, batch):
-    _, mine = ours(tiny_model(), Hu("alpha_over_sqrt_r"), batch(2, 6))
+    _, mine = ours(tiny_model(), built("hu", scaling="alpha_over_sqrt_r"), batch(2, 6))
     wrapped = theirs(tiny_model(), True, use_rslora=True)[1]()
     assert {layer.scaling for layer in mine.values()} == {4.0}
     assert {module.scaling["default"] for module in peft_layers(wrapped).values()} == {4.0}
@@ -195,7 +193,7 @@ def test_rslora_is_pefts(tiny_model, batch):
 
 def test_dora_on_pissa_is_pefts(tiny_model, batch):
     given = batch(2, 6)
-    model, mine = ours(tiny_model(), PiSSA("alpha_over_r"), given, AdapterOptions(use_dora=True))
+    model, mine = ours(tiny_model(), built("pissa", scaling="alpha_over_r"), given, replace(PLAIN, use_dora=True))
     wrapped = theirs(tiny_model(), "pissa", use_dora=True)[1]()
     for name, module in peft_layers(wrapped).items():
         expected = module.lora_magnitude_vector["default"].weight.detach()

@@ -1,4 +1,4 @@
-"""One walk over the calibration samples: totals of each layer, decomposed and freed as soon as they are complete."""
+"""One pass over the calibration samples: accumulates each layer's statistics, decomposes and frees complete ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bench.init.calibrate.result import Calibration, Cost, Wanted
+from bench.init.calibrate.result import Calibration, CalibrationRequest, Cost
 from bench.init.calibrate.sketch import GradientSketch
 from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
@@ -22,7 +22,7 @@ from bench.methods.svd import SVD, leading_svd
 from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_gradient
 from bench.process import ranks, rng
 from bench.process.phases import now
-from bench.tasks.examples import IGNORED, num_learned
+from bench.tasks.examples import IGNORED, num_label_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a batch that one pass sees, and the weight of its mean loss in the mean over the batches."""
+    """Part of a batch that goes through the model at once, and its loss's weight in the mean over batches."""
 
     batch: Batch
     weight: float
 
 
 def split(batches: Sequence[Batch], size: int) -> list[Piece]:
-    """Batches in pieces of at most `size` samples; each batch weighs the same, its pieces by their label tokens.
+    """Splits batches into pieces of at most `size` samples; batches weigh equally, pieces by their label tokens.
 
     A piece without a label token has no loss and is left out.
     """
     size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / ranks.size()))
     pieces = []
     for batch in batches:
-        counted = num_learned(batch["labels"])
+        counted = num_label_tokens(batch["labels"])
         for start in range(0, len(counted), size):
             share = (counted[start : start + size].sum() / counted.sum()).item()
             part = {name: tensor[start : start + size] for name, tensor in batch.items()}
@@ -54,13 +54,17 @@ def split(batches: Sequence[Batch], size: int) -> list[Piece]:
 
 
 class Collector:
-    """One pass over the samples: adds up each layer's statistics, and decomposes them when they are complete."""
+    """Accumulates each layer's statistics over the samples, and decomposes them after the last batch.
 
-    def __init__(self, model: PreTrainedModel, layers: Mapping[str, nn.Linear], wanted: Wanted) -> None:
-        self._model, self._layers, self._wanted = model, layers, wanted
+    Attributes:
+        at: the layer that the model is computing, for the message of an out-of-memory error.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: Mapping[str, nn.Linear], request: CalibrationRequest) -> None:
+        self._model, self._layers, self._request = model, layers, request
         self._result = Calibration()
         self._seconds: dict[str, float] = defaultdict(float)
-        self._open: dict[str, Tensor] = {}  # the totals of the layer at hand
+        self._open: dict[str, Tensor] = {}  # accumulators of the current layer
         self._sketches: dict[str, GradientSketch] = {}
         self._batch: Batch = {}
         self._last = False
@@ -68,7 +72,11 @@ class Collector:
         self.at = "the embeddings"
 
     def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration:
-        """The statistics over all pieces, of which this process does its part."""
+        """The statistics over all pieces, of which this rank passes over its shard.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
         own = ranks.shard(pieces)
         place = self._choose_place() if len(own) > 1 or ranks.size() > 1 else None
         self._sums = PLACES[place or "memory"]()
@@ -90,9 +98,9 @@ class Collector:
         return found
 
     def _visit(self, weight: float, checkpointing: bool) -> float:
-        """One pass over one piece; returns its loss."""
+        """Passes one piece through the model; returns its loss."""
         before = sum(self._seconds.values())
-        if self._wanted.gradient:
+        if self._request.gradient:
             seen = visit_gradients(
                 self._model, self._layers, self._batch, self._consume, weight=weight, checkpointing=checkpointing,
                 finish=self._finish, enter=self._enter,
@@ -102,8 +110,8 @@ class Collector:
                 self._model, self._layers, self._batch, self._consume, finish=self._finish, enter=self._enter
             )
         consumed = sum(self._seconds.values()) - before
-        self._seconds["forward"] += seen.forward_seconds - (0 if self._wanted.gradient else consumed)
-        self._seconds["backward"] += seen.backward_seconds - (consumed if self._wanted.gradient else 0)
+        self._seconds["forward"] += seen.forward_seconds - (0 if self._request.gradient else consumed)
+        self._seconds["backward"] += seen.backward_seconds - (consumed if self._request.gradient else 0)
         return seen.loss
 
     def _enter(self, name: str) -> None:
@@ -112,16 +120,16 @@ class Collector:
     def _choose_place(self) -> Place:
         layers = self._layers.values()
         gradients = sum(4 * layer.in_features * layer.out_features for layer in layers) if self._exact_gradient else 0
-        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._wanted.keeps - {"gradient"})
+        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._request.matrices - {"gradient"})
         weights = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
         return choose_place(gradients + squares, weights, self._model.device)
 
     @property
     def _exact_gradient(self) -> bool:
-        return self._wanted.gradient and not self._wanted.sketched
+        return self._request.gradient and not self._request.sketched
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
-        for kind in sorted(self._wanted.keeps - {"gradient"}):
+        for kind in sorted(self._request.matrices - {"gradient"}):
             share = _covariance_share(kind, self._tokens(kind, name), inputs)
             total = self._total(kind, name)
             with self._clock("gradient"):
@@ -132,14 +140,14 @@ class Collector:
             total = self._total("gradient", name)
             with self._clock("gradient"):
                 self._open["gradient"] = weight_gradient(inputs, output_gradient, total)
-        elif self._wanted.sketched:
+        elif self._request.sketched:
             with self._clock("gradient"):
                 self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
 
     def _tokens(self, kind: Statistic, name: str) -> Tensor:
-        """Which of the layer's input vectors belong to tokens that count: (batch, tokens) of bool.
+        """Mask (batch, tokens) of the layer's input vectors that a covariance is computed from.
 
-        The label covariance leaves out what the loss does not see, where labels stand for tokens of this layer.
+        Padding is left out; by the label covariance also tokens without a label, if the layer's tokens have labels.
         """
         labels, attended = self._batch["labels"], self._batch["attention_mask"].bool()
         if self._model.config.is_encoder_decoder:
@@ -158,14 +166,14 @@ class Collector:
             self._sketches[name].add(inputs, output_gradient)
 
     def _total(self, kind: str, name: str) -> Tensor | None:
-        """What there is of the total so far."""
+        """The accumulator of a statistic; None before the first batch."""
         if kind in self._open:
             return self._open[kind]
         with self._clock("storage"):
             return self._sums.take((kind, name))
 
     def _finish(self, name: str) -> None:
-        """The layer has been seen in this pass: its totals are complete, or wait for the next batch."""
+        """Called after a layer's last gradient in this pass: delivers complete accumulators, stores the others."""
         for kind, total in self._open.items():
             if self._last:
                 self._deliver(kind, name, total)
@@ -183,22 +191,22 @@ class Collector:
             self._result.label_covariance[name] = _covariance(total).cpu()
         else:
             self._deliver_svds({name: self._decomposed(name, total)})
-            if "gradient" in self._wanted.keeps:
+            if "gradient" in self._request.matrices:
                 self._result.gradient[name] = total.cpu()
 
     def _decomposed(self, name: str, gradient: Tensor) -> dict[Spectral, SVD]:
         found = {}
         with self._clock("svd"):
-            for of in sorted(self._wanted.decomposes - {"weight"}):
+            for of in sorted(self._request.svds - {"weight"}):
                 matrix = gradient if of == "gradient" else gradient.sign()
-                found[of] = decompose(matrix, of, name, self._wanted)
+                found[of] = decompose(matrix, of, name, self._request)
         return found
 
     def _sketched(self, name: str) -> SVD:
         with self._clock("svd"):
             sketch = self._sketches.pop(name)
             k = self._width((len(sketch.Y), sketch.Z.shape[1]))
-            return on_host(sketch.svd(k, min(k, self._wanted.num_singular)))
+            return on_host(sketch.svd(k, min(k, self._request.num_singular)))
 
     def _deliver_svds(self, svds: Mapping[str, Mapping[Spectral, SVD]]) -> None:
         for name, by_matrix in svds.items():
@@ -206,18 +214,18 @@ class Collector:
                 self._result.svds.setdefault(of, {})[name] = svd
 
     def _width(self, shape: tuple[int, ...]) -> int:
-        return self._wanted.svd.width(shape, self._wanted.num_singular)
+        return self._request.svd.width(shape, self._request.num_singular)
 
     def _bring_together(self) -> None:
-        """Adds up the processes' totals; each layer is then decomposed by one process and handed to all."""
-        kinds = sorted(self._wanted.keeps - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
+        """All-reduces the accumulators; each layer is then decomposed on one rank and broadcast."""
+        kinds = sorted(self._request.matrices - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
         for kind in kinds:
             for name in self._layers:
                 total = self._sums.take((kind, name))
                 if total is None:
                     continue
                 total = ranks.all_reduce_sum(total)
-                if kind == "gradient" and self._wanted.decomposes:
+                if kind == "gradient" and self._request.svds:
                     self._sums.put((kind, name), total)
                 else:
                     self._deliver(kind, name, total)
@@ -225,7 +233,7 @@ class Collector:
         for name in reached:
             ranks.all_reduce_sum(self._sketches[name].Y)
             ranks.all_reduce_sum(self._sketches[name].Z)
-        if self._wanted.decomposes - {"weight"}:
+        if self._request.svds - {"weight"}:
             self._deliver_svds(ranks.map_over_ranks(list(self._layers), self._decomposed_total))
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
@@ -241,30 +249,44 @@ class Collector:
         self._seconds[part] += now() - began
 
 
-def decompose(matrix: Tensor, of: Spectral, name: str, wanted: Wanted) -> SVD:
-    """The leading triplets that are wanted of a layer's matrix, from a random stream of its own; on the host."""
-    k = wanted.svd.width(matrix.shape, wanted.num_singular)
-    return on_host(leading_svd(matrix, k, wanted.svd, rng.stream(0, f"svd/{of}/{name}")))
+def decompose(matrix: Tensor, of: Spectral, name: str, request: CalibrationRequest) -> SVD:
+    """The leading singular triplets of one matrix of a layer, on the CPU.
+
+    Args:
+        matrix: (out, in).
+        of: which matrix it is; with the layer's name it seeds the random stream of the solver.
+        name: the layer.
+        request: number of triplets and solver.
+
+    Raises:
+        ValueError: as `leading_svd`.
+    """
+    k = request.svd.width(matrix.shape, request.num_singular)
+    return on_host(leading_svd(matrix, k, request.svd, rng.stream(0, f"svd/{of}/{name}")))
 
 
 def on_host(svd: SVD) -> SVD:
-    """A copy that keeps nothing else alive."""
+    """A copy on the CPU that shares no memory with larger tensors."""
     return SVD(svd.U.cpu().clone(), svd.S.cpu().clone(), svd.Vh.cpu().clone(), svd.error)
 
 
 def _reads_source(name: str) -> bool:
-    """Whether a layer of an encoder-decoder sees the encoder's tokens: T5's and BART's cross-attention, too."""
+    """Whether an encoder-decoder's layer takes source tokens: in the encoder, and k and v of cross-attention."""
     parts = name.split(".")
     crossing = {"EncDecAttention", "encoder_attn"} & set(parts) and parts[-1] in ("k", "v", "k_proj", "v_proj")
     return "decoder" not in parts or bool(crossing)
 
 
 def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor:
-    """What one batch adds at one layer to the sum that a covariance is made of.
+    """What one batch adds to the accumulator of a covariance.
 
     Args:
-        tokens: which input vectors count, (batch, tokens).
-        inputs: of the layer, (batch, tokens, in).
+        kind: which covariance.
+        tokens: mask (batch, tokens) of the input vectors that count.
+        inputs: the layer's inputs (batch, tokens, in).
+
+    Returns:
+        (in, in); for the label covariance (in + 1, in + 1), moments with sums and count.
     """
     if kind == "input_covariance":
         sequences = [sequence[counted].float() for sequence, counted in zip(inputs, tokens, strict=True)]
@@ -276,6 +298,6 @@ def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor
 
 
 def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
-    """The covariance of vectors, from the sum of [x, 1] [x, 1]ᵀ over them."""
+    """The covariance of vectors x from the accumulated sum of [x, 1] [x, 1]ᵀ."""
     mean = moments[:-1, -1] / moments[-1, -1]
     return (moments[:-1, :-1] / moments[-1, -1] - torch.outer(mean, mean)).float()

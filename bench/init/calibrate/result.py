@@ -1,4 +1,4 @@
-"""What a method wants of calibration, what it gets, and what that cost."""
+"""What calibration is asked for, what it returns, and what that cost."""
 
 from __future__ import annotations
 
@@ -6,72 +6,70 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.methods.base import AdapterMethod, Method, Rank, Spectral, SpectralMethod, Statistic, sketches
-from bench.methods.svd import SVD, SVDSettings
+from bench.methods.base import Layer, LearningRates, Method, Rank, Spectral, Statistic
+from bench.methods.svd import EXACT, SVD, SVDSettings
 
 PARTS = ("U", "S", "Vh")
 MATRICES: tuple[Statistic, ...] = ("gradient", "input_covariance", "label_covariance")
-DEFAULT_SVD = SVDSettings(solver="exact", rank=1, tolerance=1e-3, sketch_bound=0.5)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What calibration is to deliver.
+class CalibrationRequest:
+    """What calibration is to return for each target layer.
 
     Attributes:
-        keeps: statistics handed on as matrices.
-        decomposes: matrices of which the leading singular triplets are handed on.
-        sketched: whether those of the gradient come from a sketch.
-        num_singular: how many triplets are used; `svd.rank` may keep more of them.
+        matrices: statistics returned in full.
+        svds: matrices of which only the leading singular triplets are returned.
+        sketched: whether the triplets of the gradient come from a sketch.
+        num_singular: number of triplets that the method uses; `svd.rank` may ask for more.
+        svd: the solver of those triplets, and its accuracy.
     """
 
-    keeps: frozenset[Statistic] = frozenset()
-    decomposes: frozenset[Spectral] = frozenset()
+    matrices: frozenset[Statistic] = frozenset()
+    svds: frozenset[Spectral] = frozenset()
     sketched: bool = False
     num_singular: int = 1
-    svd: SVDSettings = DEFAULT_SVD
+    svd: SVDSettings = EXACT
 
     @classmethod
-    def by(cls, method: Method, rank: Rank, svd: SVDSettings) -> Wanted:
-        """What a method needs at a rank."""
-        if not isinstance(method, AdapterMethod):
+    def of(cls, method: Method, rank: Rank, svd: SVDSettings) -> CalibrationRequest:
+        """What a method needs at a rank: a gradient that it decomposes is not returned in full."""
+        if not method.has_adapter:
             return cls()
-        if not isinstance(method, SpectralMethod):
-            return cls(keeps=method.requires)
-        of_gradient = method.decomposes - {"weight"}
-        keeps = method.requires - {"gradient"} if of_gradient else method.requires
-        return cls(keeps, method.decomposes, sketches(method), method.num_singular(rank.r), svd)
+        if not method.decomposes:
+            return cls(matrices=method.requires)
+        matrices = method.requires - {"gradient"} if method.decomposes - {"weight"} else method.requires
+        return cls(matrices, method.decomposes, method.sketches, method.num_singular(rank.r), svd)
 
     @property
     def gradient(self) -> bool:
         """Whether a backward pass is needed."""
-        return "gradient" in self.keeps or bool(self.decomposes - {"weight"})
+        return "gradient" in self.matrices or bool(self.svds - {"weight"})
 
     @property
     def data(self) -> bool:
         """Whether any data is needed."""
-        return self.gradient or bool(self.keeps)
+        return self.gradient or bool(self.matrices)
 
     @property
     def title(self) -> str:
-        """In words, for a listing."""
+        """The request in words, as `python -m bench.cache` lists it."""
         width = max(self.svd.rank, self.num_singular)
-        parts = [kind.replace("_", " ") for kind in sorted(self.keeps)]
+        parts = [kind.replace("_", " ") for kind in sorted(self.matrices)]
         sketched = "a sketch of the " if self.sketched else ""
-        return " and ".join(parts + [f"{width} triplets of {sketched}{of}" for of in sorted(self.decomposes)])
+        return " and ".join(parts + [f"{width} triplets of {sketched}{of}" for of in sorted(self.svds)])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a key: two that ask for the same are equal."""
-        width = max(self.svd.rank, self.num_singular) if self.decomposes else None
+        """Plain values for the cache's key: equal for two requests that get the same numbers."""
+        width = max(self.svd.rank, self.num_singular) if self.svds else None
         return {
-            "keeps": sorted(self.keeps),
-            "decomposes": sorted(self.decomposes),
+            "matrices": sorted(self.matrices),
+            "svds": sorted(self.svds),
             "sketched": self.sketched and self.num_singular,  # its error is estimated for the triplets that are used
-            "svd": self.svd.identity(self.sketched) | {"rank": width} if self.decomposes else None,
+            "svd": self.svd.identity(self.sketched) | {"rank": width} if self.svds else None,
         }
 
 
@@ -80,9 +78,10 @@ class Cost:
     """What calibration cost.
 
     Attributes:
-        seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of totals).
+        seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of
+            accumulators between batches).
         peak_bytes: the highest memory, as bench.process.phases counts it.
-        place: where totals lay between batches; None where there was one batch.
+        place: where accumulators were kept between batches; None if there was one batch.
         batch_size: samples a backward pass, after halving for want of memory.
     """
 
@@ -93,17 +92,20 @@ class Cost:
 
     @property
     def total_seconds(self) -> float:
-        """Of all parts together."""
+        """Seconds of all parts together."""
         return sum(self.seconds.values())
 
 
 @dataclass
 class Calibration:
-    """What a method asked for, per target layer, as bench.methods.base.Layer describes it; on the host, float32.
+    """Statistics by target layer, as bench.methods.base.Layer describes them; on the CPU, float32.
 
     Attributes:
-        loss: the pretrained model's on the calibration samples, nats a token; None without data.
-        exact_layers: layers whose sketch was too rough, and whose gradient was formed instead.
+        svds: leading singular triplets by matrix and layer.
+        loss: the pretrained model's loss on the calibration samples, nats a token; None without data.
+        num_samples: number of calibration samples.
+        exact_layers: layers whose sketch exceeded `svd.sketch_bound`, so that their gradient was formed.
+        cost: seconds and memory.
     """
 
     gradient: dict[str, Float[Tensor, "out in"]] = field(default_factory=dict)
@@ -117,19 +119,39 @@ class Calibration:
 
     @property
     def largest_error(self) -> float | None:
-        """The largest estimated error of a decomposition; None where there is none."""
+        """The largest estimated error of a decomposition; None if nothing was decomposed."""
         return max((svd.error for by_name in self.svds.values() for svd in by_name.values()), default=None)
 
-    def of(self, name: str, device: torch.device) -> dict[str, Any]:
-        """The layer's part, as keywords of bench.methods.base.Layer."""
-        matrices = {kind: getattr(self, kind).get(name) for kind in MATRICES}
-        return {
-            **{kind: None if matrix is None else matrix.to(device) for kind, matrix in matrices.items()},
-            "svds": {kind: by_name[name] for kind, by_name in self.svds.items() if name in by_name},
-        }
+    def layer(
+        self, name: str, weight: Float[Tensor, "out in"], r: int, scaling: float, learning_rates: LearningRates
+    ) -> Layer:
+        """A layer as a method sees it, with its statistics on the weight's device.
+
+        Args:
+            name: its path in the model.
+            weight: the pretrained W, float32.
+            r: the adapter's rank.
+            scaling: s in `W + s B A`.
+            learning_rates: those of the coming schedule.
+        """
+
+        def statistic(by_layer: dict[str, Tensor]) -> Tensor | None:
+            return by_layer[name].to(weight.device) if name in by_layer else None
+
+        return Layer(
+            name=name,
+            weight=weight,
+            r=r,
+            scaling=scaling,
+            gradient=statistic(self.gradient),
+            input_covariance=statistic(self.input_covariance),
+            label_covariance=statistic(self.label_covariance),
+            learning_rates=learning_rates,
+            svds={matrix: by_layer[name] for matrix, by_layer in self.svds.items() if name in by_layer},
+        )
 
     def to_entry(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name, and everything else as plain values; `from_entry` is the way back."""
+        """An entry of the cache: tensors by name, and everything else as plain values."""
         tensors: dict[str, Tensor] = {}
         for kind in MATRICES:
             tensors |= {f"{kind}/{name}": matrix for name, matrix in getattr(self, kind).items()}
@@ -147,7 +169,7 @@ class Calibration:
 
     @classmethod
     def from_entry(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Calibration:
-        """What `to_entry` made of it, bit by bit."""
+        """The calibration of which `to_entry` made this entry, equal to the bit."""
         found = cls(
             loss=facts["loss"],
             num_samples=facts["num_samples"],

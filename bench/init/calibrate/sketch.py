@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.methods.svd import SVD, canonical, tall_svd
 
-OVERSAMPLING = 20  # columns of Ω beyond the triplets wanted
+OVERSAMPLING = 20  # columns of Ω beyond k
 ROWS_A_COLUMN = 1.5  # rows of Ψ for a column of Ω; at equal cost better than 2 or 1.25 (experiments/LOG.md)
 
 Tokens = Float[Tensor, "tokens side"]
@@ -25,7 +25,7 @@ Tokens = Float[Tensor, "tokens side"]
 
 @dataclass
 class GradientSketch:
-    """The sketch of one layer's gradient, summed so far.
+    """The sketch of one layer's gradient, accumulated over batches.
 
     Attributes:
         Omega: right test matrix.
@@ -44,8 +44,10 @@ class GradientSketch:
         """Chooses the test matrices from the first batch, and adds its share.
 
         Args:
-            k: triplets wanted.
-            generator: for the random directions.
+            inputs: the layer's inputs, (tokens, in).
+            output_gradient: dL/dy, (tokens, out).
+            k: number of triplets to be taken from the sketch.
+            generator: draws the random directions.
         """
         num_in, num_out = inputs.shape[1], output_gradient.shape[1]
         w = min(k + OVERSAMPLING, num_in, num_out)
@@ -59,21 +61,22 @@ class GradientSketch:
         return cls(right, Psi, Y, _columns(output_gradient, inputs, Psi.T).T)
 
     def restart(self, inputs: Tokens, output_gradient: Tokens) -> None:
-        """Starts the sums anew, with this batch, after the test matrices have changed."""
+        """Recomputes Y and Z from this batch alone, after a broadcast has changed the test matrices."""
         self.Y.zero_()
         self.Z.zero_()
         self.add(inputs, output_gradient)
 
     def add(self, inputs: Tokens, output_gradient: Tokens) -> None:
-        """Adds a batch's share."""
+        """Adds a batch to Y and Z."""
         self.Y += _columns(inputs, output_gradient, self.Omega)
         self.Z += _columns(output_gradient, inputs, self.Psi.T).T
 
     def svd(self, k: int, needed: int) -> SVD:
-        """The first k triplets of the best approximation of G that the sketch holds.
+        """The first k singular triplets of the approximation of G that the sketch gives (Algorithm 4).
 
         Args:
-            needed: how many of them will be used; `error` is estimated for those.
+            k: number of triplets.
+            needed: number of triplets that the method uses; `error` is estimated for those.
 
         `error` compares the right vectors with those of Z alone, which uses half as much of what is known: on real
         gradients 1 to 10 times the sine of the largest angle to the exact ones.
@@ -91,5 +94,5 @@ class GradientSketch:
 def _columns(
     of: Float[Tensor, "tokens a"], onto: Float[Tensor, "tokens b"], columns: Float[Tensor, "a w"]
 ) -> Float[Tensor, "b w"]:
-    """ontoᵀ (of columns), in the order of factors that narrow products are fastest in."""
+    """ontoᵀ (of columns), multiplied in the order in which narrow products are fastest."""
     return ((of @ columns).T @ onto).T

@@ -1,4 +1,4 @@
-"""The stage itself, whatever has to be done again for want of memory or of accuracy."""
+"""Calibration as a stage: batches are halved until they fit into memory, sketches too rough are replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bench.init.calibrate.collect import Collector, decompose, split
-from bench.init.calibrate.result import Calibration, Wanted
+from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.model.gradients import Batch
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
@@ -25,32 +25,34 @@ def calibrate(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Linear],
     batches: Sequence[Batch],
-    wanted: Wanted,
+    request: CalibrationRequest,
     *,
     checkpointing: bool = False,
 ) -> Calibration:
-    """What is wanted of the pretrained model, dropout off; in several processes, each does a part of the samples.
+    """The statistics of the pretrained model, dropout off; each rank passes over its shard of the samples.
 
     Args:
+        model: left as it was, also after an error.
         layers: target layers by name.
-        batches: calibration batches; the mean of the gradient weighs each equally.
+        batches: calibration batches; the mean of the gradient weighs each equally. Not read if weights suffice.
+        request: the statistics to return.
         checkpointing: computes each block's activations twice instead of keeping them.
 
     Raises:
         ValueError: the loss is not finite, there are no batches, or one sample needs more memory than there is.
     """
-    found = _from_data(model, layers, batches, wanted, checkpointing) if wanted.data else Calibration()
-    if "weight" in wanted.decomposes:
+    found = _from_data(model, layers, batches, request, checkpointing) if request.data else Calibration()
+    if "weight" in request.svds:
         from bench.model.adapter import float_weight
 
         began = now()
         found.svds["weight"] = ranks.map_over_ranks(
-            list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, wanted)
+            list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, request)
         )
         found.cost.seconds["svd"] = found.cost.seconds.get("svd", 0.0) + now() - began
-    rough = [name for name, svd in found.svds.get("gradient", {}).items() if svd.error > wanted.svd.sketch_bound]
-    if wanted.sketched and rough:
-        _replace(rough, found, model, layers, batches, wanted, checkpointing)
+    rough = [name for name, svd in found.svds.get("gradient", {}).items() if svd.error > request.svd.sketch_bound]
+    if request.sketched and rough:
+        _replace(rough, found, model, layers, batches, request, checkpointing)
     found.cost.peak_bytes = peak_bytes()
     return found
 
@@ -61,16 +63,16 @@ def _replace(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Linear],
     batches: Sequence[Batch],
-    wanted: Wanted,
+    request: CalibrationRequest,
     checkpointing: bool,
 ) -> None:
-    """Forms the gradients of the layers whose sketch is too rough, and takes their triplets from those."""
+    """Forms the gradients of the layers whose sketch is too rough, and replaces their triplets in `found`."""
     warnings.warn(
         f"the sketch of {len(rough)} of {len(layers)} layers may be off by an angle whose sine exceeds "
-        f"svd.sketch_bound={wanted.svd.sketch_bound:g}; their gradients are formed instead",
+        f"svd.sketch_bound={request.svd.sketch_bound:g}; their gradients are formed instead",
         stacklevel=3,
     )
-    exact = replace(wanted, keeps=frozenset(), decomposes=frozenset({"gradient"}), sketched=False)
+    exact = replace(request, matrices=frozenset(), svds=frozenset({"gradient"}), sketched=False)
     again = _from_data(model, {name: layers[name] for name in rough}, batches, exact, checkpointing)
     found.svds["gradient"] |= again.svds["gradient"]
     found.exact_layers = rough
@@ -81,17 +83,17 @@ def _from_data(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Linear],
     batches: Sequence[Batch],
-    wanted: Wanted,
+    request: CalibrationRequest,
     checkpointing: bool,
 ) -> Calibration:
-    """What needs samples; a batch that memory does not hold is halved, and halved again."""
+    """The statistics that need samples; a batch that does not fit into memory is halved, down to one sample."""
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     if not batches:
         raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
     size = max(len(batch["input_ids"]) for batch in batches)
     while True:
-        collector = Collector(model, layers, wanted)
+        collector = Collector(model, layers, request)
         try:
             return collector.run(split(batches, size), checkpointing)
         except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""Where the running totals of calibration lie between two batches: in memory, on the host, or in scratch files.
+"""Storage of calibration's accumulators between two batches: in memory, on the host, or in scratch files.
 
-A total is taken out, added to, and put back, so that only one layer's is at hand at a time.
+An accumulator is taken out, added to, and put back, so that the device holds one layer's at a time.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ import psutil
 import torch
 from torch import Tensor
 
-Key = tuple[str, str]  # what is summed, and the layer
+Key = tuple[str, str]  # statistic and layer
 Place = Literal["memory", "host", "scratch"]
 
 SMALL_BYTES = 64 * 2**20
-MOST_OF_WEIGHTS = 0.15  # of the target weights' bytes: what calibration may hold beside activations
+MOST_OF_WEIGHTS = 0.15  # of the target weights' bytes: what accumulators may take of the device's memory
 MOST_OF_FREE_MEMORY = 0.5
 
 
 class Sums(Protocol):
-    """Totals by key."""
+    """Accumulators by statistic and layer."""
 
     def take(self, key: Key) -> Tensor | None:
-        """The total, which the caller may change; None where there is none yet."""
+        """The accumulator, which the caller may change; None before the first batch."""
         ...
 
     def put(self, key: Key, total: Tensor) -> None:
-        """Keeps the total; the caller lets go of it."""
+        """Stores the accumulator; the caller must drop its reference."""
         ...
 
 
 class InMemory:
-    """Totals stay where they are."""
+    """Accumulators stay on their device."""
 
     def __init__(self) -> None:
         self._totals: dict[Key, Tensor] = {}
 
     def take(self, key: Key) -> Tensor | None:
-        """The total itself, which is no longer kept."""
+        """The accumulator itself, which is no longer stored."""
         return self._totals.pop(key, None)
 
     def put(self, key: Key, total: Tensor) -> None:
-        """Keeps the tensor as it is."""
+        """Stores the tensor without a copy."""
         self._totals[key] = total
 
 
 class OnHost:
-    """Totals of an accelerator wait in the host's page-locked memory."""
+    """Accumulators of a GPU wait in page-locked memory of the host."""
 
     def __init__(self) -> None:
         self._totals: dict[Key, tuple[Tensor, torch.device]] = {}
 
     def take(self, key: Key) -> Tensor | None:
-        """A copy on the device that it came from."""
+        """A copy on the device from which it was put."""
         kept = self._totals.get(key)
         return None if kept is None else kept[0].to(kept[1], non_blocking=True)
 
     def put(self, key: Key, total: Tensor) -> None:
-        """Copies the total to the host, into the same memory as before."""
+        """Copies the accumulator to the host, into the buffer of its first copy."""
         if key not in self._totals:
             host = torch.empty(total.shape, dtype=total.dtype, pin_memory=total.is_cuda)
             self._totals[key] = host, total.device
@@ -70,21 +70,21 @@ class OnHost:
 
 
 class InScratchFiles:
-    """Totals wait in a temporary folder, one file each; the folder goes when the object goes."""
+    """Accumulators wait in a temporary folder, one file each; the folder is deleted with the object."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lora-init-bench-")
         self._kept: dict[Key, tuple[Path, torch.Size, np.dtype, torch.device]] = {}
 
     def take(self, key: Key) -> Tensor | None:
-        """The total, read back."""
+        """The accumulator, read from its file."""
         if key not in self._kept:
             return None
         path, shape, dtype, device = self._kept[key]
         return torch.from_numpy(np.fromfile(path, dtype)).reshape(shape).to(device)
 
     def put(self, key: Key, total: Tensor) -> None:
-        """Writes the total over the earlier one."""
+        """Writes the accumulator over its earlier value."""
         content = total.cpu().contiguous().numpy()
         path = self._kept[key][0] if key in self._kept else Path(self._folder.name) / str(len(self._kept))
         content.tofile(path)
@@ -92,16 +92,16 @@ class InScratchFiles:
 
 
 def choose_place(sum_bytes: int, weight_bytes: int, device: torch.device) -> Place:
-    """Where totals of this size are to lie.
+    """Chooses the storage of accumulators by their size.
 
     Args:
-        sum_bytes: of all totals together.
-        weight_bytes: of the target weights as they are stored.
-        device: of the model.
+        sum_bytes: bytes of all accumulators together.
+        weight_bytes: bytes of the target weights, in their stored dtype.
+        device: the model's.
 
     Returns:
-        memory where they are small against the weights or absolutely; else off the device: the host of a GPU, a
-        scratch file of a CPU or of a host that has too little memory itself.
+        memory if they take at most SMALL_BYTES or MOST_OF_WEIGHTS; else the host of a GPU with enough free memory; else
+        scratch files.
     """
     if sum_bytes <= max(MOST_OF_WEIGHTS * weight_bytes, SMALL_BYTES):
         return "memory"

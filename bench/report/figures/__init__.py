@@ -13,16 +13,9 @@ from PIL import Image
 
 from bench.report.figures import cost, gradient, loss, rates
 from bench.report.figures.choice import RATES, Choice, Place, best_cells, best_selections, choose
-from bench.report.figures.cost import score_against_parameters
 from bench.report.figures.draw import styled
-from bench.report.figures.gradient import alignment
-from bench.report.figures.loss import convergence
-from bench.report.palette import COLOURS, colour
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import Cell, Study
-from bench.study.selection import Selection
-
-__all__ = ["COLOURS", "alignment", "colour", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
 
 COLOURS_KEPT = 256  # in a PNG: a third of the bytes
 Drawn = tuple[str, Figure | None, pd.DataFrame]
@@ -30,60 +23,43 @@ Drawn = tuple[str, Figure | None, pd.DataFrame]
 
 def drawn_places(study: Study) -> list[Place]:
     """Task and model of everything that can be drawn, in their order."""
-    return sorted({*study.parts, *rates.selections_by_place(study)})
+    return sorted({*study.by_task_and_model, *study.selection_by_place})
 
 
 def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> list[Path]:
-    """Writes every figure that the records have data for, each as NAME.png, NAME.pdf and NAME.csv; returns the PNGs.
+    """Writes every figure that the records have data for, each as NAME.png, NAME.pdf and NAME.csv.
 
     Of the selection stage only the learning rates are drawn; all else is of the study's own stage.
 
     Args:
-        choice: what is drawn of a study that is too large; None chooses here.
+        study: with the cells of its main stage.
+        folder: is made if it does not exist.
+        choice: what is drawn of a large study; None to choose here.
+
+    Returns:
+        The PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    by_place = rates.selections_by_place(study)
-    parts = study.parts
-    places = drawn_places(study)
+    by_place, parts, places = study.selection_by_place, study.by_task_and_model, drawn_places(study)
     choice = choose(study, places) if choice is None else choice
     for place in choice.places:
-        cells = parts[place].cells if place in parts else []
-        shown = best_cells(cells, choice.most_cells)
-        left_out = f"the best of each method, {len(shown)} of {len(cells)} rows" if len(shown) < len(cells) else ""
-        drawn = chain(_of_cells(shown, choice.kinds, left_out), _of_rates(by_place.get(place, []), place, choice))
-        for name, figure, numbers in drawn:
+        cells, selections = parts[place].cells if place in parts else [], by_place.get(place, [])
+        shown, curves = best_cells(cells, choice.most_cells), best_selections(selections, choice.most_cells)
+        data = rates.rates_data(curves if RATES in choice.kinds else [])
+        of_rates: Drawn = (RATES, rates.rates(curves, place, data), data)
+        for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates]):
             if figure is None:
                 continue
+            few, all_rows = (len(curves), len(selections)) if name == RATES else (len(shown), len(cells))
+            left_out = f"the best of each method, {few} of {all_rows} rows" if few < all_rows else ""
             stem = "-".join([name, *place]).replace("/", "-") if len(places) > 1 else name
-            written.append(_save(figure, numbers, folder / stem))
+            written.append(_save(figure, numbers, folder / stem, left_out))
     return written
 
 
-def _of_rates(selections: list[Selection], place: Place, choice: Choice) -> Iterator[Drawn]:
-    shown = best_selections(selections, choice.most_cells)
-    if RATES in choice.kinds:
-        data = rates.rates_data(shown)
-        left_out = f"the best of each method, {len(shown)} of {len(selections)} rows"
-        figure = rates.rates(shown, place, data)
-        yield RATES, _said(figure, left_out if len(shown) < len(selections) else ""), data
-
-
-@styled()
-def _said(figure: Figure | None, left_out: str) -> Figure | None:
-    """The figure, with what is left out in its title."""
-    if figure is not None and left_out:
-        figure.suptitle(f"{figure.get_suptitle()}\n{left_out}")
-    return figure
-
-
-def _of_cells(cells: list[Cell], kinds: Sequence[str], left_out: str) -> Iterator[Drawn]:
+def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     """The figures of one task and model; every file is read once, and none that no figure needs."""
-    for name, figure, numbers in _by_kind(cells, kinds):
-        yield name, _said(figure, left_out), numbers
-
-
-def _by_kind(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     wanted = set(kinds)
     if wanted & {"convergence", "target"}:
         curves = read_curves(cells)
@@ -96,9 +72,9 @@ def _by_kind(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     if wanted & {"alignment", "layers", "features"}:
         measures = gradient.read_measures(cells)
         for name, of, draw in (
-            ("alignment", gradient.alignment_data(measures), gradient.alignment),
+            ("alignment", gradient.over_layers(measures, gradient.ALIGNMENTS), gradient.alignment),
             ("layers", gradient.layers_data(cells, measures), gradient.layers),
-            ("features", gradient.features_data(measures), gradient.features),
+            ("features", gradient.over_layers(measures, gradient.NORMS), gradient.features),
         ):
             if name in wanted:
                 yield name, draw(cells, of), of
@@ -111,8 +87,10 @@ def _by_kind(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
 
 
 @styled()
-def _save(figure: Figure, data: pd.DataFrame, stem: Path) -> Path:
-    """Equal figures give equal bytes: no dates."""
+def _save(figure: Figure, data: pd.DataFrame, stem: Path, left_out: str) -> Path:
+    """Equal figures give equal bytes: no dates. Rows that are left out are named in the title."""
+    if left_out:
+        figure.suptitle(f"{figure.get_suptitle()}\n{left_out}")
     png = stem.parent / f"{stem.name}.png"
     figure.savefig(png, metadata={"Software": None})
     Image.open(png).convert("RGB").quantize(COLOURS_KEPT, dither=Image.Dither.NONE).save(png, optimize=True)

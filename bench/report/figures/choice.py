@@ -1,4 +1,4 @@
-"""What is drawn of a study that is too large for its figures: the best of each method, the figures most asked for.
+"""Which figures and rows of a large study are drawn: the best rows of each method, the kinds that say most.
 
 Beyond some two dozen lines no reader tells one from another, and each figure takes about a second.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+import pandas as pd
 
 from bench.report.judge.comparisons import measured, ranked
 from bench.report.judge.scores import collect
@@ -37,11 +39,13 @@ Drawn = TypeVar("Drawn", bound=Cell | Selection)
 
 @dataclass(frozen=True)
 class Choice:
-    """Which kinds of figures are drawn of which places, and of how many rows at most.
+    """What is drawn of a study.
 
     Attributes:
+        kinds: keys of KINDS.
+        places: names of task and model.
+        most_cells: rows a figure; None for all.
         note: what is left out, in words; "" for nothing.
-        most_cells: None for all of them.
     """
 
     kinds: tuple[str, ...]
@@ -51,56 +55,48 @@ class Choice:
 
 
 def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice:
-    """What to draw of a study's places, those with records and those with learning rates.
+    """Chooses at most MOST_FIGURES figures of MOST_CELLS rows.
 
     Args:
+        study: with the cells of its main stage.
+        places: names of task and model of everything that can be drawn.
         every: leave nothing out, whatever time it takes.
     """
     scored = bool(study.cells) and study.stage != SELECT
     kinds = tuple(kind for kind in KINDS if (study.selection if kind == RATES else scored))
     if every:
         return Choice(kinds, tuple(places), None)
-    kept = kinds[: max(1, MOST_FIGURES // max(1, len(places)))]
-    drawn = tuple(places[:MOST_FIGURES])
-    left_out = []
-    if len(kept) < len(kinds):
-        left_out.append(f"those of {', '.join(kinds[len(kept) :])}")
-    if len(drawn) < len(places):
-        left_out.append(f"those of {len(places) - len(drawn):,} of {len(places):,} tasks and models")
-    rows = max([0, *(len(part.cells) for part in study.parts.values()), len(study.selection) // max(1, len(places))])
-    if rows > MOST_CELLS:
-        left_out.append(f"all but each method's best of up to {rows:,} rows")
-    if not left_out:
-        return Choice(kinds, tuple(places))
+    kept, drawn = kinds[: max(1, MOST_FIGURES // max(1, len(places)))], tuple(places[:MOST_FIGURES])
+    largest = max((len(part.cells) for part in study.by_task_and_model.values()), default=0)
+    rows = max(largest, len(study.selection) // max(1, len(places)))
+    left_out = [f"those of {', '.join(kinds[len(kept) :])}"] * (len(kept) < len(kinds))
+    undrawn = len(places) - len(drawn)
+    left_out += [f"those of {undrawn:,} of {len(places):,} tasks and models"] * (undrawn > 0)
+    left_out += [f"all but each method's best of up to {rows:,} rows"] * (rows > MOST_CELLS)
     note = f"Left out of the figures: {'; '.join(left_out)}. `python -m bench.report {study.name} --every-figure` "
-    return Choice(kept, drawn, MOST_CELLS, note + "draws them all; the tables have every number.")
+    note += "draws them all; the tables have every number."
+    return Choice(kept, drawn, MOST_CELLS, note if left_out else "")
 
 
 def best_cells(cells: Sequence[Cell], most: int | None) -> list[Cell]:
-    """As many of each method, the best ones, as there is room for; the cells' order stays."""
+    """The best cells of each method, at most `most` in all, in their order."""
     if most is None or len(cells) <= most:
         return list(cells)
     scores = collect(cells)
     columns = measured(scores, scores.shown)
-    order = ranked(columns[-1 if scores.averaged else 0]) if columns else []
-    return _best(cells, [cells[place] for place in order], most)
+    return _best(cells, ranked(columns[-1 if scores.averaged else 0]) if columns else [], most)
 
 
 def best_selections(selections: Sequence[Selection], most: int | None) -> list[Selection]:
-    """The same of the curves over learning rates, by their best points."""
+    """The curves over learning rates with the best peaks of each method, at most `most` in all, in their order."""
     if most is None or len(selections) <= most:
         return list(selections)
-    known = [(one.best.mean, one) for one in selections if one.best is not None and one.best.mean is not None]
-    known.sort(key=lambda pair: -pair[0] if pair[1].higher_is_better else pair[0])
-    return _best(selections, [one for _, one in known], most)
+    peaks = {place: one.best.mean for place, one in enumerate(selections) if one.best and one.best.mean is not None}
+    return _best(selections, sorted(peaks, key=peaks.__getitem__, reverse=selections[0].higher_is_better), most)
 
 
-def _best(everyone: Sequence[Drawn], best_first: Sequence[Drawn], most: int) -> list[Drawn]:
-    by_method: dict[str, list[Drawn]] = {}
-    for one in (*best_first, *everyone):
-        own = by_method.setdefault(one.method, [])
-        if not any(one is other for other in own):
-            own.append(one)
-    each = max(1, most // len(by_method))
-    kept = [one for own in list(by_method.values())[:most] for one in own[:each]]
-    return [one for one in everyone if any(one is other for other in kept)]
+def _best(rows: Sequence[Drawn], best_first: Sequence[int], most: int) -> list[Drawn]:
+    order = [*best_first, *sorted(set(range(len(rows))) - set(best_first))]
+    methods = pd.Series([rows[place].method for place in order], index=order)
+    among = methods[methods.isin(methods.unique()[:most])]
+    return [rows[place] for place in sorted(among.groupby(among).head(max(1, most // methods.nunique())).index)]

@@ -3,9 +3,9 @@
 A difference is claimed only where both the seeds and the items show it: its p-value is the larger of two, Student's
 paired t over seeds and a test over items (McNemar's exact one for one seed, else a paired bootstrap), which tests the
 union of their hypotheses (Berger 1982, Technometrics 24). A test over items alone would take the luck of a seed for the
-method; one over seeds alone, the luck of the test set. What is asked of a table is how each method compares with LoRA
-and how the best compares with the runner-up; Holm's correction is over all of these, all columns together. All other
-pairs are in comparisons.csv without a correction, as far as MOST_PAIRS goes.
+method; one over seeds alone, the luck of the test set. The family of hypotheses of a table is each trained method
+against LoRA and the best against the runner-up, in every column; Holm's correction is over this family. All other
+pairs are in comparisons.csv without a correction.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 
 from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
-from bench.report.judge.matching import MOST_PAIRS, Pair, matches, matching
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
 from bench.report.judge.statistics import (
@@ -34,16 +34,15 @@ from bench.report.judge.statistics import (
     sign_flip_p,
     spread,
 )
-from bench.report.read.load import Cell
+from bench.report.read.load import BASELINE, Cell
 from bench.report.read.outcomes import items_of
 
-BASELINE = "hu"
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A column in which methods are compared.
+    """A column of scores in which methods are compared.
 
     Attributes:
         column: None for the average.
@@ -60,7 +59,7 @@ class Measured:
 
     @property
     def of_differences(self) -> Scale:
-        """What a difference of two values can be, printed as they are."""
+        """The scale of a difference of two values: twice as wide, printed in the same unit."""
         return replace(self.scale, low=self.scale.low - self.scale.high, high=self.scale.high - self.scale.low)
 
 
@@ -75,8 +74,8 @@ class Comparison:
         p_seeds, p_permutation, p_items: two-sided, of the t-test over seeds, of flipping signs over seeds, and over
             items; None where there is one seed, or no items are known.
         improvement: the probability that a run of the first beats one of the second.
-        asked: whether it is one of the comparisons that a table is corrected for.
-        p_holm: p corrected; None where it was not asked for.
+        in_family: of the hypotheses that Holm corrects.
+        p_holm: p corrected; None outside the family.
     """
 
     first: int
@@ -88,7 +87,7 @@ class Comparison:
     p_permutation: float | None
     p_items: float | None
     improvement: Estimate
-    asked: bool = False
+    in_family: bool = False
     p_holm: float | None = None
 
     @property
@@ -97,20 +96,19 @@ class Comparison:
         return max((p for p in (self.p_seeds, self.p_items) if p is not None), default=None)
 
     @property
-    def clear(self) -> bool:
-        """Whether there is a difference: by the corrected p-value and by the interval."""
-        apart = any(self.difference.clear_of(0.0, higher) for higher in (True, False))
+    def is_significant(self) -> bool:
+        """p_holm < 0.05, and the 95 % interval of the difference excludes 0."""
+        apart = any(self.difference.is_better_than(0.0, higher) for higher in (True, False))
         return apart and self.p_holm is not None and self.p_holm < ALPHA
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The rows of one table with what they reached and how they compare.
+    """The rows of one table, their scores and their comparisons.
 
     Attributes:
         columns: of the scores, those that are shown.
         measured: the same with their samples, and the average.
-        left_out: which pairs were too many to compare, in words; "" where none were.
     """
 
     cells: tuple[Cell, ...]
@@ -118,23 +116,28 @@ class Judged:
     columns: tuple[Column, ...]
     measured: tuple[Measured, ...]
     comparisons: tuple[Comparison, ...]
-    left_out: str = ""
 
 
-def judge(cells: Sequence[Cell], most_pairs: int = MOST_PAIRS) -> Judged:
-    """Reads what the rows of one table reached and compares them.
-
-    Args:
-        most_pairs: of rows that are compared beside those that are asked for.
-    """
+def judge(cells: Sequence[Cell]) -> Judged:
+    """The scores of the rows of one table, and their comparisons."""
     scores = collect(cells)
     columns = measured(scores, scores.shown)
-    pairs, left_out = matching(cells, most_pairs)
-    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairs), left_out)
+    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns))
+
+
+def matches(one: Cell, other: Cell) -> bool:
+    """Whether two rows are of one method, or equal in every setting that both have."""
+    mine, theirs = _settings(one), _settings(other)
+    return one.method == other.method or all(mine[axis] == theirs[axis] for axis in mine.keys() & theirs.keys())
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The settings that another method can have too."""
+    return {axis: value for axis, value in cell.axes.items() if value is not None and not axis.startswith("method.")}
 
 
 def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
-    """The columns of a table, and the average where there is one."""
+    """The columns of a table, then the average if there are enough datasets."""
     found = []
     for column in columns:
         samples = tuple(reached[column].sample if column in reached else None for reached in scores.found)
@@ -152,30 +155,31 @@ def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def compare(cells: Sequence[Cell], columns: Sequence[Measured], matched: set[Pair]) -> tuple[Comparison, ...]:
-    """The matched pairs and those that are asked for, and what Holm makes of the latter."""
+def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Comparison, ...]:
+    """Compares every pair of rows that match, and corrects the p-values of the family."""
     made: list[Comparison] = []
+    matched = {pair for pair in combinations(range(len(cells)), 2) if matches(*(cells[index] for index in pair))}
     for column in columns:
-        asked = _asked(cells, column)
-        turned = {(min(pair), max(pair)): pair for pair in asked}
+        family = _family(cells, column)
+        turned = {(min(pair), max(pair)): pair for pair in family}
         pairs = [turned.get(pair, pair) for pair in sorted(matched | set(turned))]
-        made += _compared(cells, column, pairs, set(asked))
-    corrected = [index for index, one in enumerate(made) if one.asked and one.p is not None]
+        made += _compared(cells, column, pairs, set(family))
+    corrected = [index for index, one in enumerate(made) if one.in_family and one.p is not None]
     for index, p in zip(corrected, holm([made[index].p or 0.0 for index in corrected]), strict=True):
         made[index] = replace(made[index], p_holm=p)
     return tuple(made)
 
 
-def clear_best(column: Measured, comparisons: Sequence[Comparison]) -> int | None:
-    """The row with the best mean, if its comparison with the runner-up is clear; none of one seed.
+def significant_best(column: Measured, comparisons: Sequence[Comparison]) -> int | None:
+    """The row with the best mean, if it differs significantly from the runner-up; None with one seed.
 
     Items alone say that two runs differ, not that their methods do.
     """
     best = ranked(column)[:2]
     for one in comparisons:
         if one.measured is column and [one.first, one.second] == best:
-            clear = one.clear and one.difference.clear_of(0.0, column.higher_is_better)
-            return best[0] if clear and len(column.samples[best[0]].values) > 1 else None  # type: ignore[union-attr]
+            better = one.is_significant and one.difference.is_better_than(0.0, column.higher_is_better)
+            return best[0] if better and len(column.samples[best[0]].values) > 1 else None  # type: ignore[union-attr]
     return None
 
 
@@ -187,7 +191,7 @@ def ranked(column: Measured) -> list[int]:
 
 
 def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | None:
-    """The smallest difference of two trained methods that is found with power 0.8 at 5 %, and its number of seeds.
+    """The minimum detectable effect of two trained methods (two-sided 5 %, power 0.8), and its number of seeds.
 
     The spread over seeds is pooled over the methods. The items' standard error is the median of those of
     the differences from the first of them.
@@ -204,8 +208,8 @@ def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | N
     return (detectable_difference(pooled, items, n), n) if pooled or items else None
 
 
-def _asked(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
-    """Every trained method against LoRA, or where there is none against the best; the best against the runner-up."""
+def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
+    """The best against the runner-up, and every trained method against LoRA, or without LoRA against the best."""
     order = ranked(column)
     trained = [index for index in order if cells[index].trained]
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
@@ -220,7 +224,7 @@ def _asked(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
 
 
 def _compared(
-    cells: Sequence[Cell], column: Measured, pairs: Sequence[tuple[int, int]], asked: set[tuple[int, int]]
+    cells: Sequence[Cell], column: Measured, pairs: Sequence[tuple[int, int]], family: set[tuple[int, int]]
 ) -> list[Comparison]:
     made: list[Comparison] = []
     by_n: dict[int, list[tuple[int, Array]]] = defaultdict(list)
@@ -235,12 +239,12 @@ def _compared(
         difference = estimate(values.tolist(), stderr, column.of_differences)
         single = _mcnemar(cells, column, first, second, one, other) if len(values) == 1 else None
         p_items = items_p(difference.mean, stderr, num_items) if stderr is not None and single is None else single
-        is_asked = (first, second) in asked
-        improvement = _improvement(column, first, second, is_asked)
+        in_family = (first, second) in family
+        improvement = _improvement(column, first, second, in_family)
         if len(values) > 1:
             by_n[len(values)].append((len(made), values))
         made.append(
-            Comparison(first, second, column, difference, num_items, None, None, p_items, improvement, is_asked)
+            Comparison(first, second, column, difference, num_items, None, None, p_items, improvement, in_family)
         )
     for found in by_n.values():
         differences = np.stack([values for _, values in found])
@@ -250,10 +254,10 @@ def _compared(
     return made
 
 
-def _improvement(column: Measured, first: int, second: int, is_asked: bool) -> Estimate:
-    """With its interval where the comparison was asked for: of all pairs it would take minutes."""
+def _improvement(column: Measured, first: int, second: int, in_family: bool) -> Estimate:
+    """With its interval within the family only: of all pairs it would take minutes."""
     arguments = column.tasks[first], column.tasks[second], column.higher_is_better
-    if is_asked:
+    if in_family:
         return improvement_estimate(*arguments)
     return Estimate(probability_of_improvement(*arguments), None, None, len(column.tasks[first][0]), "nothing")
 
@@ -269,7 +273,7 @@ def _extended(cells: Sequence[Cell], column: Measured, index: int, against: int)
 
 
 def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
-    """The differences under the seeds that both have, and the standard error of their mean over items."""
+    """The differences under the seeds that both have, (num_seeds,), and the standard error of their mean over items."""
     places = [(one.seeds.index(seed), other.seeds.index(seed)) for seed in one.seeds if seed in other.seeds]
     if not places:
         return np.zeros(0), None
@@ -288,7 +292,7 @@ def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
 def _mcnemar(
     cells: Sequence[Cell], column: Measured, first: int, second: int, one: Sample, other: Sample
 ) -> float | None:
-    """Of the one seed that both rows have; None where items are not right or wrong, or not the same."""
+    """McNemar's p-value for the one seed that both have; None unless both answered the same items right or wrong."""
     if column.column is None or column.column.dataset is None or not one.items or one.items != other.items:
         return None
     seed = next(seed for seed in one.seeds if seed in other.seeds)

@@ -7,21 +7,31 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.report.judge.statistics import NUM_RESAMPLES, ROUNDING, Array, Estimate, percentiles
+from bench.report.judge.statistics import NUM_RESAMPLES, Array, Estimate, percentiles
+from bench.study.selection import ROUNDING
 
 
 def probability_of_improvement(first: Sequence[Array], second: Sequence[Array], higher_is_better: bool) -> float:
     """How often a run of one method beats a run of another, ties half, mean over tasks (Agarwal et al. 2021, rliable).
 
     Args:
-        first, second: of each task the runs' scores; of one task it is Mann and Whitney's U over the number of pairs.
+        first, second: the scores of each task, (num_seeds,) each.
+        higher_is_better: whether the higher score wins.
+
+    Returns:
+        From 0 to 1; of one task it is Mann and Whitney's U over the number of pairs.
     """
     pairs = zip(first, second, strict=True)
     return float(np.mean([_beaten(one[:, None], other[None], higher_is_better).mean() for one, other in pairs]))
 
 
 def improvement_estimate(first: Sequence[Array], second: Sequence[Array], higher_is_better: bool) -> Estimate:
-    """The probability of improvement with percentiles over runs drawn anew within each task and method."""
+    """The probability of improvement, with its percentile bootstrap over runs, stratified by task and method.
+
+    Args:
+        first, second: the scores of each task, (num_seeds,) each.
+        higher_is_better: whether the higher score wins.
+    """
     center = probability_of_improvement(first, second, higher_is_better)
     n = min(len(runs) for runs in (*first, *second))
     if n == 1:
@@ -38,7 +48,7 @@ def improvement_estimate(first: Sequence[Array], second: Sequence[Array], higher
 
 @lru_cache(maxsize=32)
 def _times_drawn(sizes: tuple[tuple[int, int], ...]) -> list[tuple[Array, Array]]:
-    """How often each run is drawn, (NUM_RESAMPLES, num_runs), for both methods of each task."""
+    """How often each resample has each run, (NUM_RESAMPLES, num_runs), for both methods of each task."""
     generator = np.random.default_rng(0)
 
     def counts(size: int) -> Array:

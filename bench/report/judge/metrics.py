@@ -18,9 +18,9 @@ class Scale:
     """The bounds of a metric, and its form in print.
 
     Attributes:
-        low, high: what it can be; an interval is not drawn beyond it.
+        low, high: what it can be; an interval does not exceed it.
         factor: a printed number is the value times this.
-        unit: stands in the heading, "" for none.
+        unit: printed in the heading, "" for none.
         decimals: of a printed number.
     """
 
@@ -64,7 +64,7 @@ def scale_of(metric: str) -> Scale:
 
 @dataclass(frozen=True)
 class OfItems:
-    """A metric as a function of sums over items, so that items can be drawn anew by weighting them.
+    """A metric as a function of sums over items, so that items can be resampled by weighting them.
 
     Attributes:
         items: one row an item, the summands; (num_items, num_sums).

@@ -11,12 +11,14 @@ from statistics import mean
 
 import numpy as np
 
-from bench.report.judge.metrics import EVAL_LOSS, SHARE, Scale, base_name, of_items, scale_of
+from bench.report.judge.metrics import SHARE, Scale, base_name, of_items, scale_of
 from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
-from bench.runs.record import OUTCOMES, Record
-from bench.runs.record_parts import ScoreFacts
+from bench.runs.record import OUTCOMES
+from bench.runs.record_parts import Score
+from bench.study.selection import first_of_each
 
 AVERAGED_FROM = 3  # datasets of one unit make an average
 WIDE = 8  # a table of more metrics shows the first of each task
@@ -25,7 +27,7 @@ AGREE = 1e-6  # a metric computed again from its items; lm-eval's differ by roun
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table is of; `dataset` is None for the eval loss."""
+    """One metric of one dataset; `dataset` is None for the eval loss."""
 
     dataset: str | None
     metric: str
@@ -42,8 +44,8 @@ class Sample:
     """One metric, or an average of several, of a cell's runs.
 
     Attributes:
-        seeds, values: one a run.
-        draws: the values on items drawn anew, (num_draws, num_runs); None where the items are not known.
+        seeds, values: (num_seeds,), one a run.
+        draws: the values on resampled items, (num_draws, num_runs); None if the items are not known.
         items: which items, by number and digest of each dataset; methods with the same can be compared item by item.
         stderr: of the mean over the items; without draws from the records, as if seeds did not differ in their items.
     """
@@ -56,19 +58,19 @@ class Sample:
 
     @functools.cached_property
     def mean_draws(self) -> Array:
-        """The mean over the runs of each draw; only where there are draws."""
+        """The mean over runs of each draw, (num_draws,); the sample must have draws."""
         assert self.draws is not None
         return self.draws.mean(axis=1)
 
     @property
     def num_items(self) -> int | None:
-        """Of all datasets; None where the items are not known."""
+        """Number of items of all datasets; None if the items are not known."""
         return sum(number for number, _ in self.items) if self.draws is not None else None
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a cell reached in one column.
+    """The estimate of a cell in one column.
 
     Attributes:
         majority: the metric of answering every item with the most frequent class; None where that has no meaning.
@@ -84,7 +86,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every column of a table, and for each cell what it reached in those that it has."""
+    """The columns of a table, and for each cell its estimates by column."""
 
     columns: tuple[Column, ...]
     found: tuple[dict[Column, Found], ...]
@@ -92,11 +94,11 @@ class Scores:
     @property
     def first_metrics(self) -> tuple[Column, ...]:
         """The first metric of each dataset."""
-        return tuple({column.dataset: column for column in reversed(self.columns)}.values())[::-1]
+        return tuple(first_of_each(self.columns, lambda column: column.dataset))
 
     @property
     def shown(self) -> tuple[Column, ...]:
-        """All columns, or the first metric of each task where they are too many to read."""
+        """All columns, or the first metric of each task if there are more than WIDE."""
         return self.columns if len(self.columns) <= WIDE else self.first_metrics
 
     @property
@@ -107,16 +109,16 @@ class Scores:
 
 
 def collect(cells: Sequence[Cell]) -> Scores:
-    """Columns in the order in which the records name them."""
+    """Reads the scores of cells; columns are in the order in which the records name them."""
     scored = any(run.scores for cell in cells for run in cell.runs)
-    by_column: dict[Column, dict[int, list[tuple[int, ScoreFacts]]]] = {}
+    by_column: dict[Column, dict[int, list[tuple[int, Score]]]] = {}
     for place, cell in enumerate(cells):
         for index, run in enumerate(cell.runs):
-            for score in run.scores if scored else _eval_loss(run):
+            for score in run.scores if scored else eval_loss_score(run):
                 column = Column(score.task or None, score.metric, score.higher_is_better)
                 by_column.setdefault(column, {}).setdefault(place, []).append((index, score))
     found: tuple[dict[Column, Found], ...] = tuple({} for _ in cells)
-    for column, entries in by_column.items():  # a column at a time, whose items are drawn once
+    for column, entries in by_column.items():  # a column at a time, whose items are resampled once
         for place, scores in entries.items():
             found[place][column] = _found(cells[place], column, scores)
     return Scores(tuple(by_column), found)
@@ -141,7 +143,7 @@ def average(found: Mapping[Column, Found], columns: Sequence[Column]) -> Sample 
 
 
 def average_scale(columns: Sequence[Column]) -> Scale:
-    """Of the mean over columns, some of which can be below zero."""
+    """The scale of a mean over columns, some of which can be below zero."""
     return Scale(low=mean(column.scale.low for column in columns))
 
 
@@ -171,7 +173,7 @@ def heading(column: Column, columns: Sequence[Column]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _found(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Found:
+def _found(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Found:
     scores = [score for _, score in entries]
     sample = _sample(cell, column, entries)
     num_examples = scores[0].num_examples or None
@@ -182,7 +184,7 @@ def _found(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) ->
     return Found(estimated, majority, above, num_examples, sample)
 
 
-def _sample(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -> Sample:
+def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sample:
     values = tuple(_value(score) for _, score in entries)
     seeds = tuple(cell.runs[index].config.seed for index, _ in entries)
     folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
@@ -201,7 +203,7 @@ def _sample(cell: Cell, column: Column, entries: list[tuple[int, ScoreFacts]]) -
 def _draws(
     folders: tuple[Path, ...], _stamps: tuple[int, ...], column: Column, values: tuple[float, ...]
 ) -> tuple[Array, tuple[int, int]] | None:
-    """The metric of each run on items drawn anew, and number and digest of the items.
+    """The metric of each run on resampled items, and number and digest of the items.
 
     None unless all runs answered the same items and the metric computed from them is the one of the record.
     """
@@ -224,17 +226,8 @@ def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
     """Whether the interval, or the mean where none is known, is better than the majority class."""
     if found.low is None:
         found = Estimate(found.mean, found.mean, found.mean, found.n, found.over)
-    return found.clear_of(majority, higher_is_better)
+    return found.is_better_than(majority, higher_is_better)
 
 
-def _value(score: ScoreFacts) -> float:
+def _value(score: Score) -> float:
     return math.nan if score.value is None else score.value
-
-
-def _eval_loss(run: Record) -> list[ScoreFacts]:
-    """The eval loss in a score's form, for tasks that score nothing."""
-    if run.eval_loss is None:
-        return []
-    return [
-        ScoreFacts(task="", metric=EVAL_LOSS, value=run.eval_loss, stderr=None, num_examples=0, higher_is_better=False)
-    ]

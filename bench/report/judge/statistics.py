@@ -1,8 +1,8 @@
-"""Means over seeds and items with their intervals, tests of differences, and what they could have found.
+"""Means over seeds and items with their intervals, tests of differences, and the minimum detectable effect.
 
 Two things make a score uncertain: the seed, and the items that happen to be in the test set. All seeds answer the same
-items, so these are drawn anew for all seeds at once (a bootstrap stratified by seed), which gives their standard error.
-Seeds are too few to be drawn anew: percentiles over three seeds cover 50 to 70 % where they say 95, and over seeds and
+items, so these are resampled for all seeds at once (a bootstrap stratified by seed), which gives their standard error.
+Seeds are too few to be resampled: percentiles over three seeds cover 50 to 70 % where they say 95, and over seeds and
 items down to 86 (tests/test_statistics.py simulates both). Their part of the interval is Student's t, which is exact
 for few. The squares of the two half-widths add (Howe 1974, J. Am. Stat. Assoc. 69), so the interval is never narrower
 than either. With one seed it is over items alone; where no items are known, over seeds alone. Over seeds alone it would
@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Literal
 from zlib import crc32
 
@@ -24,28 +23,26 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from bench.report.judge.metrics import SHARE, OfItems, Scale
+from bench.study.selection import ROUNDING
 
 Array = NDArray[np.floating]
 CONFIDENCE = 0.95
-# Means of equal scores differ in the last bit with their number; far below one item of any test set.
-ROUNDING = 1e-9
 NUM_DRAWS = 1000  # of items: a standard error to 2 %
 NUM_RESAMPLES = 2000  # of seeds, for percentiles; rliable's default
-NUM_FLIPS = 9999  # of the seeds' signs; scipy's default
 DIGITS = 1e9  # of a difference, those that count in a permutation
-BLOCK = 500  # tests at a time: 40 MB
+BATCH = 100  # permutations at a time
 Over = Literal["seeds and items", "seeds", "items", "nothing"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval.
+    """A mean with its 95 % confidence interval.
 
     Attributes:
         mean: NaN where a metric is not defined, such as the correlation of a constant prediction.
-        low, high: None where nothing is known of the spread.
-        n: how many runs.
-        over: what the interval is over.
+        low, high: None if neither seeds nor items give a spread.
+        n: number of runs.
+        over: the sources of variation that the interval covers.
     """
 
     mean: float
@@ -54,21 +51,24 @@ class Estimate:
     n: int
     over: Over
 
-    def clear_of(self, value: float, higher_is_better: bool) -> bool:
-        """Whether the whole interval is better than a value; False where no interval is known."""
+    def is_better_than(self, value: float, higher_is_better: bool) -> bool:
+        """Whether the whole interval is better than a value; False without an interval."""
         if self.low is None or self.high is None:
             return False
         return self.low > value + ROUNDING if higher_is_better else self.high < value - ROUNDING
 
 
 def estimate(values: Sequence[float], stderr: float | None, scale: Scale, num_items: int | None = None) -> Estimate:
-    """The mean of one metric over the runs of a cell, or of differences over seeds.
+    """The mean of one metric over the runs of a cell, or of differences over seeds, with its 95 % interval.
 
     Args:
-        values: one a run.
-        stderr: of their mean over items, the same items in every run; None where it is not known.
-        scale: of the metric.
-        num_items: where given, a share of which every item is equal in every run has Wilson's interval, not none.
+        values: (num_seeds,).
+        stderr: standard error of their mean over the items, the same in every run; None if the items are not known.
+        scale: of the metric, whose bounds the interval does not exceed.
+        num_items: number of items; if given, a share of exactly 0 or 1 in every run has Wilson's interval.
+
+    Returns:
+        Howe's interval over seeds and items (see above), Student's over seeds, or the normal one over items.
     """
     n, center = len(values), float(np.mean(values))
     if not math.isfinite(center):
@@ -87,7 +87,7 @@ def estimate(values: Sequence[float], stderr: float | None, scale: Scale, num_it
 
 
 def seeds_alone(values: Sequence[float], scale: Scale) -> Estimate:
-    """Student's interval over seeds on these very items."""
+    """Student's interval over seeds, for these test items; values is (num_seeds,)."""
     return estimate(values, None, scale)
 
 
@@ -98,7 +98,7 @@ def _over(n: int, stderr: float | None) -> Over:
 
 
 def _half_widths(values: Sequence[float], stderr: float | None) -> tuple[float, float]:
-    """Over seeds alone, over items alone."""
+    """Half the width of Student's interval over seeds, and of the normal one over items."""
     n = len(values)
     seeds = _quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     return seeds, _quantile(math.inf) * (stderr or 0.0)
@@ -106,7 +106,7 @@ def _half_widths(values: Sequence[float], stderr: float | None) -> tuple[float, 
 
 @lru_cache
 def _quantile(degrees: float) -> float:
-    """Of Student's t; normal for infinite degrees of freedom."""
+    """The 97.5 % quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
@@ -116,18 +116,21 @@ def _at_an_end(value: float, scale: Scale) -> bool:
 
 @lru_cache(maxsize=4)
 def _item_weights(dataset: str, digest: int, num_items: int) -> NDArray[np.float32]:
-    """How often each item is drawn, (NUM_DRAWS, num_items); the same for the same items, independent for others."""
+    """How often each resample has each item, (NUM_DRAWS, num_items); the same for the same items."""
     generator = np.random.default_rng([crc32(dataset.encode()), digest])
     even = np.full(num_items, 1 / num_items)
     return generator.multinomial(num_items, even, size=NUM_DRAWS).astype(np.float32)
 
 
 def draw_items(runs: Sequence[OfItems], dataset: str, digest: int) -> Array:
-    """The metric of each run on items drawn anew, (NUM_DRAWS, num_runs); a draw takes the same items in every run.
+    """The metric of each run on resampled items; a resample has the same items in every run.
 
     Args:
-        runs: of the same items in the same order.
-        dataset, digest: name the items, so that methods that answered the same ones share the draws.
+        runs: one a run, of the same items in the same order, each (num_items, num_sums).
+        dataset, digest: name the items: methods that answered the same ones share the resamples.
+
+    Returns:
+        (NUM_DRAWS, num_runs).
     """
     weights = _item_weights(dataset, digest, len(runs[0].items))
     summands = np.hstack([run.items for run in runs])
@@ -139,22 +142,23 @@ def draw_items(runs: Sequence[OfItems], dataset: str, digest: int) -> Array:
 
 
 def spread(draws: Array) -> float:
-    """The standard error from draws, to the digits that are the same on every processor."""
+    """The standard error from draws, (NUM_DRAWS,), to the digits that are the same on every processor."""
     return float(f"{np.std(draws, ddof=1):.6g}")
 
 
 def interquartile_mean(scores: Array) -> float:
-    """Over all runs and tasks, (num_runs, num_tasks), without the lowest and highest quarter (rliable's)."""
+    """Mean of (num_runs, num_tasks) scores without the lowest and highest quarter (Agarwal et al. 2021, rliable)."""
     return float(stats.trim_mean(scores, 0.25, axis=None))
 
 
 def interquartile_estimate(tasks: Sequence[Array], draws: Sequence[Array] | None, scale: Scale) -> Estimate:
-    """Interquartile mean over tasks; its interval is of percentiles, runs drawn anew within each task.
+    """Interquartile mean over tasks, with a percentile bootstrap over runs, stratified by task.
 
     Args:
-        tasks: the runs' scores of each task.
-        draws: of each task the runs' scores on items drawn anew, (NUM_DRAWS, num_runs): then items are drawn too, and
-            a single run has an interval. None where they are not known.
+        tasks: the scores of each task, (num_runs,).
+        draws: of each task the scores on resampled items, (NUM_DRAWS, num_runs): then items are resampled too, and a
+            single run has an interval. None if the items are not known.
+        scale: of the scores, whose bounds the interval does not exceed.
     """
     n = min(map(len, tasks))
     center = interquartile_mean(np.concatenate(tasks))
@@ -173,16 +177,19 @@ def interquartile_estimate(tasks: Sequence[Array], draws: Sequence[Array] | None
 
 
 def percentiles(values: Array) -> tuple[float, float]:
-    """The ends of the interval that holds the middle 95 % of resampled values."""
+    """The 2.5 % and 97.5 % quantiles of resampled values, (num_resamples,)."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
 def seeds_p(differences: Array) -> Array:
-    """Student's paired t over seeds, two-sided: normal differences are the price of power with three seeds.
+    """p-values of Student's paired t over seeds, two-sided: it assumes normal differences, for power with three seeds.
 
     Args:
-        differences: (..., num_seeds), at least two.
+        differences: (..., num_seeds), at least two seeds.
+
+    Returns:
+        (...).
     """
     mean, constant = np.mean(differences, axis=-1), np.ptp(differences, axis=-1) < ROUNDING
     varied = np.where(constant[..., None], np.arange(differences.shape[-1]), differences)
@@ -191,38 +198,25 @@ def seeds_p(differences: Array) -> Array:
 
 
 def sign_flip_p(differences: Array) -> Array:
-    """The permutation test over seeds, two-sided: all signs flipped; at least 2/2^n, so with three seeds 0.25.
+    """p-values of the sign-flip permutation test over seeds, two-sided: at least 2/2^n, so with three seeds 0.25.
 
-    Up to 13 seeds every flip is tried; of more, NUM_FLIPS drawn at random, and the flip that was observed.
+    Up to 13 seeds every flip is tried; of more, 9,999 at random (scipy's default).
 
     Args:
-        differences: (..., num_seeds), at least two.
+        differences: (..., num_seeds), at least two seeds.
+
+    Returns:
+        (...).
     """
-    seeds = differences.shape[-1]
-    flat = differences.reshape(-1, seeds)
     # Whole numbers, whose sums are exact in float64: equal sums are ties, whichever the order of adding.
-    whole = np.round(flat * DIGITS)
-    flips = _sign_flips(seeds)
-    drawn = len(flips) < 2**seeds
-    found = np.empty(len(flat))
-    for start in range(0, len(flat), BLOCK):
-        block = whole[start : start + BLOCK]
-        sums, observed = flips @ block.T, block.sum(axis=1)
-        fewer = np.minimum((sums <= observed).sum(axis=0), (sums >= observed).sum(axis=0))
-        found[start : start + BLOCK] = np.minimum(1.0, 2 * (fewer + drawn) / (len(flips) + drawn))
-    return found.reshape(differences.shape[:-1])
-
-
-@lru_cache(maxsize=4)
-def _sign_flips(seeds: int) -> Array:
-    """(num_flips, seeds) of 1 and -1."""
-    if 2**seeds <= NUM_FLIPS:
-        return np.array(list(product((1.0, -1.0), repeat=seeds)))
-    return np.random.default_rng(0).choice((1.0, -1.0), size=(NUM_FLIPS, seeds))
+    whole, rng = np.round(differences * DIGITS), np.random.default_rng(0)
+    kind = {"permutation_type": "samples", "vectorized": True, "axis": -1, "batch": BATCH, "rng": rng}
+    found = stats.permutation_test((whole,), np.sum, **kind)
+    return np.asarray(found.pvalue)
 
 
 def mcnemar_p(first: Array, second: Array) -> float:
-    """McNemar's exact test of two runs' right (1) and wrong (0) answers to the same items."""
+    """p-value of McNemar's exact test of two runs' right (1) and wrong (0) answers to the same items, (num_items,)."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     right, other = first > 0.5, second > 0.5
@@ -231,9 +225,9 @@ def mcnemar_p(first: Array, second: Array) -> float:
 
 
 def items_p(difference: float, stderr: float, num_items: int | None) -> float:
-    """Paired bootstrap over items: the mean difference against its standard error over draws, two-sided, normal.
+    """Two-sided p-value over items: the mean difference against its bootstrap standard error, normal.
 
-    It is no smaller than what flipping the signs of the items' differences could give at all.
+    It is at least 2^(1 - num_items), the smallest p-value of a sign-flip test over as many items.
     """
     if abs(difference) < ROUNDING:
         return 1.0
@@ -242,22 +236,20 @@ def items_p(difference: float, stderr: float, num_items: int | None) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for the number of comparisons; statsmodels' collects garbage each time, a second in a large study."""
-    values = np.asarray(p_values, dtype=float)
-    order = np.argsort(values)
-    falling = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(falling, 1.0)
-    return corrected.tolist()
+    """Holm's step-down correction of a family's p-values, (num_comparisons,)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def detectable_difference(seeds_sd: float, items_stderr: float, n: int, power: float = 0.8) -> float:
-    """The smallest difference of two methods that n seeds find with this power, two-sided at 5 %.
+    """The minimum detectable effect: the difference of two methods that n seeds find with this power, two-sided at 5 %.
 
     Args:
-        seeds_sd: standard deviation over seeds within a method.
-        items_stderr: of a difference, over the items.
-        n: seeds of each method; with one, only the items are taken to vary.
+        seeds_sd: standard deviation over seeds within a method, in the metric's unit.
+        items_stderr: standard error of a difference over the items, in the same unit.
+        n: seeds of each method; with one, only the items vary.
+        power: the probability of a significant result.
     """
     from statsmodels.stats.power import NormalIndPower, TTestIndPower
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
-from bench.report.read.load import METHOD_ORDER, Study
+from bench.report.palette import order
+from bench.report.read.load import Study
 from bench.report.tables.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.runs.record_parts import ErrorFacts
@@ -73,11 +74,10 @@ def page_runs(study: Study) -> list[PageRun]:
 
 def _order(stages: tuple[str, ...], run: PageRun) -> tuple:
     stage = min((stages.index(name) for name in run.stages if name in stages), default=len(stages))
-    method = METHOD_ORDER.index(run.method) if run.method in METHOD_ORDER else len(METHOD_ORDER)
     rank = [int(digits) for digits in re.findall(r"\d+", run.rank)]
     rate, seed = run.learning_rate or -1.0, -1 if run.seed is None else run.seed
     where = (run.task, run.model, rank, run.rank, rate, seed)
-    return stage, method, run.method, *where, STATUSES.index(run.status), run.run_id or "", run.command
+    return stage, *order(run.method), *where, STATUSES.index(run.status), run.run_id or "", run.command
 
 
 def _recorded(study: Study, record: Record, planned: Sequence[PlannedRun]) -> PageRun:

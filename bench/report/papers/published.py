@@ -1,8 +1,8 @@
 """A study's results in the layout of its paper's tables: ours, the published number and the difference.
 
-Rows, tasks and their order are those of published.csv (bench.report.papers.papers). A difference is printed only where
-both numbers are of one metric on the paper's model. Ours is given for each of the stages "published" (the paper's
-learning rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all).
+Rows, tasks and their order are those of published.csv (bench.report.papers.papers). A difference is printed only if
+both numbers are of the same metric and of the paper's model. There is one table for each of the stages "published"
+(the paper's learning rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all methods).
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from bench.report.judge.statistics import Estimate
 from bench.report.papers.papers import AVERAGE, Number, RowKey, published, row_of
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, comment, interval_text, latex, markdown, prose
+from bench.study.plan_file import PUBLISHED, TUNED
 
-STAGES = ("published", "tuned")
+STAGES = (PUBLISHED, TUNED)
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
-    "published": "Ours of the stage published: the learning rate and scaling that the paper states.",
-    "tuned": "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
+    PUBLISHED: "Ours of the stage published: the learning rate and scaling that the paper states.",
+    TUNED: "Ours of the stage tuned: each method at its best learning rate of the validation split, all with one "
     "rule of scaling; the published numbers are at the paper's own.",
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a table.
+    """One cell of a table.
 
     Attributes:
-        ours: None where there is no run, or more than one configuration that it could be.
-        metric: what ours is of, where that is not the published number's metric.
-        difference: ours - published, in points; None where one is missing or the metrics differ.
+        ours: None without a run, or if runs of several configurations fit the row.
+        metric: the metric of ours, if it is not the published number's.
+        difference: ours - published, in points; None if one is missing or the metrics differ.
     """
 
     number: Number | None
@@ -51,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row; `trainable` is the paper's text, `num_trainable` ours, `failed` counts runs that are in no mean."""
+    """A row; `trainable` is the paper's text, `num_trainable` our count, `failed` our number of failed runs."""
 
     key: RowKey
     trainable: str
@@ -78,7 +79,7 @@ class PaperTable:
 
 
 def paper_table(study: Study) -> tuple[PaperTable, ...]:
-    """Every table that is published for a study, at each stage; those with no method of the suite alone.
+    """Every table that is published for a study, at each stage; a table without any method of the suite once.
 
     Raises:
         ReportError: published.csv has a fault.
@@ -93,17 +94,17 @@ def paper_table(study: Study) -> tuple[PaperTable, ...]:
 
 
 def published_table(study: str) -> str:
-    """What is published for a study, by its name, as Markdown; "" for nothing. Needs no records."""
+    """The published numbers of a study as Markdown, without ours; "" if nothing is published. Reads no records."""
     return _join(_table(numbers, None, None) for numbers in _tables(published(study)))
 
 
 def shown_tables(study: Study) -> list[tuple[str, pd.DataFrame, list[str]]]:
-    """The same as title, table of texts, and the notes under it."""
+    """The tables of `paper_table` for the page: title, cells as text, and the notes below."""
     return [(_heading(table), _texts(table), list(table.notes)) for table in paper_table(study)]
 
 
 def write_paper_tables(study: Study, folder: Path) -> str:
-    """Writes paper.md, paper.csv (numbers apart) and paper.tex; returns the Markdown, "" if nothing is published."""
+    """Writes paper.md, paper.tex and paper.csv (one number a row), if any; returns the Markdown or ""."""
     tables = paper_table(study)
     if not tables:
         return ""
@@ -127,7 +128,7 @@ def _table(numbers: tuple[Number, ...], stage: str | None, study: Study | None) 
     metrics = {number.task: number.metric for number in numbers}
     tasks = sorted(metrics, key=lambda task: task == AVERAGE)  # stable: the paper's order, the average last
     keys = tuple(dict.fromkeys(number.row for number in numbers))
-    on_model = [cell for cell in study.cells if cell.place[1] == numbers[0].model] if study else []
+    on_model = [cell for cell in study.cells if cell.task_and_model[1] == numbers[0].model] if study else []
     of_row = {key: [cell for cell in on_model if row_of(cell.runs[0], keys) == key] for key in keys}
     failed = [run for run in study.failed if run.config.model.name == numbers[0].model] if study else []
     rows, ambiguous = [], []
@@ -197,7 +198,7 @@ def _same(column: Column, metric: str) -> bool:
 
 
 def _num_trainable(cells: Sequence[Cell]) -> int | None:
-    """Of one run; the middle one where tasks differ in it."""
+    """Trainable parameters of one run; the median if they differ between tasks."""
     counts = [run.initialization.num_trainable for cell in cells for run in cell.runs]
     return round(median(counts)) if counts else None
 
@@ -229,7 +230,7 @@ def _notes(table: PaperTable, study: Study | None, ambiguous: list[str]) -> list
         others |= {f"{task} {metric} in the paper, {entry.metric} here": None for entry in entries if entry.metric}
     if others:
         notes.append(f"Another metric, so no difference: {'; '.join(others)}.")
-    elsewhere = sorted({cell.place[1] for cell in study.cells} - {table.model}) if study else []
+    elsewhere = sorted({cell.task_and_model[1] for cell in study.cells} - {table.model}) if study else []
     if elsewhere:
         notes.append(f"The table is of {table.model}; our runs on {', '.join(elsewhere)} are not in it.")
     if ambiguous:

@@ -1,7 +1,7 @@
-"""What can be asked of a study's records: pure functions from a study and two of its groups to an answer.
+"""Questions to a study's records: pure functions from a study and two of its groups to an answer.
 
-A group is what a claim names, such as {"method": "lora_sb", "rank": "r8"}: it stands for the cells whose group in the
-study's plan has those overrides. What no group of the study sets is not asked for.
+A group names overrides, such as {"method": "lora_sb", "rank": "r8"}, and selects the cells whose group in the study's
+plan has them. Overrides that no group of the study sets are ignored.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench.report.judge.scores import Column, Sample, average, collect
 from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
+from bench.report.tables.render import DASH
 from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 
@@ -32,35 +33,50 @@ class NotRunError(ReportError):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """An answer to one question.
+class Answer:
+    """The answer of the records to one question.
 
     Attributes:
-        text: yes, no, or not settled.
-        details: what was found, in a line.
-        estimate: in `unit`; None where there is none, as where a target was not reached.
-        low, high: the 95 % interval, or what a grid of learning rates resolves.
-        n: seeds, or widths.
+        text: yes, no, not settled, or why the records give no answer.
+        details: the numbers behind it, on one line.
+        estimate: in `unit`; None if there is none, as when a target loss was not reached.
+        low, high: the 95 % interval; of learning rates what the grid resolves.
+        n: number of seeds, or of widths.
     """
 
     text: str
-    details: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    n: int
+    details: str = ""
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    n: int | None = None
+
+    @property
+    def interval(self) -> str:
+        """Estimate, bounds and unit as printed; a dash without an estimate."""
+        if self.estimate is None:
+            return DASH
+        sign = "+" if self.unit in ("points", "in slope", "") else ""
+        bounds = "" if self.low is None or self.high is None else f" [{self.low:{sign}.3g}, {self.high:{sign}.3g}]"
+        return f"{self.estimate:{sign}.3g}{bounds} {self.unit}".rstrip()
 
 
 def higher_score(
     study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
-) -> Finding:
+) -> Answer:
     """Does a score higher than b? The paired difference, its interval over seeds and the items that both answered.
 
     Args:
-        stage: None is the study's main stage.
-        task: one dataset; None is the mean of the first metrics of all, or without scores the eval loss.
-        margin: how far a may fall behind, in the difference's unit; 0 asks for better, more asks for as good.
+        study: has records of both.
+        a, b: overrides that select one cell each.
+        stage: None for the study's main stage.
+        task: one dataset; None for the mean of the first metrics of all, without scores the eval loss.
+        margin: by how much a may score lower, in the difference's unit; 0 asks for better, more asks for as good.
+
+    Raises:
+        NotRunError: no completed run of a or b, or none under a common seed.
+        ReportError: an override selects several groups.
     """
     of_a, of_b = _cells(study, stage, a, b)
     sample_a, columns = _sample(of_a, task)
@@ -82,17 +98,19 @@ def higher_score(
     elif text == NOT_SETTLED:
         smallest = factor * _detectable(values, stderr)
         details += f"; {len(seeds)} seeds find a difference of {smallest:.3g} {unit}".rstrip()
-    return Finding(text, details, found.mean, found.low, found.high, unit, found.n)
+    return Answer(text, details, found.mean, found.low, found.high, unit, found.n)
 
 
-def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Finding:
-    """Is a's best learning rate larger than b's?
+def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Answer:
+    """Is a's best learning rate larger than b's? The answer is the ratio of the two.
 
-    The interval is what grid and scores resolve: every rate that does nearly as well as the best might be it, and each
-    is known to a step of the grid.
+    The interval is what grid and scores resolve: every rate that scores nearly as well as the best might be the best,
+    and each is known to a step of the grid.
 
     Args:
-        within: a rate does nearly as well if its score falls behind the best by at most so many per cent of it.
+        study: has a stage in which learning rates are chosen.
+        a, b: overrides that select one group each.
+        within: per cent of the best score by which a rate that scores nearly as well may fall behind.
     """
     of_a, of_b = _selection(study, a), _selection(study, b)
     ratio, step = _best(of_a) / _best(of_b), max(_step(of_a), _step(of_b))
@@ -109,10 +127,10 @@ def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Findin
         f"grid is {step:.3g} times; largest within {within:g} % of the best score: {largest[0]} against {largest[1]}"
     )
     seeds = min(len(selection.best.values) for selection in (of_a, of_b) if selection.best)
-    return Finding(text, details, ratio, low, high, "times", seeds)
+    return Answer(text, details, ratio, low, high, "times", seeds)
 
 
-def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Finding:
+def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> Answer:
     """In what share of b's steps does a reach b's final eval loss, each at its own learning rate?
 
     The loss is measured every few steps; between two measurements it is taken as linear.
@@ -136,15 +154,15 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> F
     if len(steps) < asked:
         details = f"{_name(of_a)} does not reach {target} in {asked - len(steps)} of {asked} seeds"
         details += f"; where it does, after {fmean(steps):.0%} of its steps" if steps else ""
-        return Finding(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
+        return Answer(NOT_SETTLED if steps else NO, details, None, None, None, "of the steps", asked)
     found, clock = estimate(steps, None, UNBOUNDED), estimate(seconds, None, UNBOUNDED)
     text = {YES: NO, NO: YES}.get(side := _side(found.low, found.high, 1.0), side)
     details = f"{_name(of_a)} reaches {target} after {_share(found)} of its steps"
     details += f" and {_share(clock)} of its seconds, initialisation included"
-    return Finding(text, details, found.mean, found.low, found.high, "of the steps", found.n)
+    return Answer(text, details, found.mean, found.low, found.high, "of the steps", found.n)
 
 
-def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -> Finding:
+def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -> Answer:
     """Does b's best learning rate fall faster with width than a's? Slopes of log rate against log width.
 
     Args:
@@ -165,13 +183,16 @@ def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -
     difference, doubt = slopes[0] - slopes[1], sum(doubts)
     details = f"slope by width {', '.join(map(str, widths.values()))}: {shown[0]}; {shown[1]}"
     low, high = difference - doubt, difference + doubt
-    return Finding(_side(low, high, 0.0), details, difference, low, high, "in slope", len(widths))
+    return Answer(_side(low, high, 0.0), details, difference, low, high, "in slope", len(widths))
 
 
 def fewer_parameters(
     study: Study, a: Group, b: Group, stage: str | None = None, task: str | None = None, margin: float = 0.0
-) -> Finding:
-    """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?"""
+) -> Answer:
+    """Does a score higher than b, or as high within `margin`, although it trains fewer parameters?
+
+    Args and Raises are those of `higher_score`.
+    """
     counts = [
         round(fmean(run.initialization.num_trainable for run in cell.runs)) for cell in _cells(study, stage, a, b)
     ]
@@ -181,14 +202,14 @@ def fewer_parameters(
     return replace(found, text=text, details=f"{found.details}; {times}")
 
 
-KINDS: dict[str, Callable[..., Finding]] = {
+KINDS: dict[str, Callable[..., Answer]] = {
     function.__name__: function
     for function in (higher_score, larger_rate, fewer_steps, rate_by_width, fewer_parameters)
 }
 
 
 def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
-    """Which groups have the wanted overrides, as far as any group of the study sets them."""
+    """Indices of the groups with the wanted overrides; those that no group of the study sets are ignored."""
     swept = {override.partition("=")[0] for group in groups for override in group}
     needed = {f"{key}={value}" for key, value in wanted.items() if key in swept}
     return [index for index, group in enumerate(groups) if needed <= set(group)]
@@ -219,7 +240,7 @@ def _selection(study: Study, wanted: Group) -> Selection:
 
 
 def _sample(cell: Cell, task: str | None) -> tuple[Sample, list[Column]]:
-    """One value a seed, the mean over the first metrics, and what it is of."""
+    """The mean over the datasets' first metrics, one value a seed, and the metrics."""
     scores = collect([cell])
     columns = [column for column in scores.first_metrics if task in (None, column.dataset)]
     sample = average(scores.found[0], columns) if columns else None
@@ -241,7 +262,7 @@ def _difference(a: Sample, b: Sample, seeds: Sequence[int]) -> tuple[list[float]
 
 
 def _side(low: float | None, high: float | None, threshold: float) -> str:
-    """On which side of a threshold an interval lies."""
+    """YES if an interval is above a threshold, NO if below, NOT_SETTLED if it contains it."""
     if low is None or high is None:
         return NOT_SETTLED
     if low > threshold + ROUNDING:
@@ -250,7 +271,7 @@ def _side(low: float | None, high: float | None, threshold: float) -> str:
 
 
 def _detectable(differences: Sequence[float], stderr: float | None) -> float:
-    """The smallest true difference that a paired t test of as many seeds, on such items, finds with a power of 80 %."""
+    """The minimum detectable effect of a paired t test with as many seeds and such items (5 %, power 0.8)."""
     from statsmodels.stats.power import TTestPower
 
     n = len(differences)
@@ -259,7 +280,7 @@ def _detectable(differences: Sequence[float], stderr: float | None) -> float:
 
 
 def _by_seed(cell: Cell) -> dict[int, Curve]:
-    """The curves of a cell's runs that have one."""
+    """The loss curves of a cell by seed; runs without one are left out."""
     curves = read_curves([cell])
     seeds = {folder: run.config.seed for run, folder in zip(cell.runs, cell.folders, strict=True)}
     return {seeds[folder]: curve for folder, curve in curves.items()}

@@ -1,4 +1,4 @@
-"""Loss curves of runs: read once, made smooth, and when a curve reaches a given loss."""
+"""Loss curves of runs: read, smoothed, and the step at which a curve first reaches a given eval loss."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from bench.report.judge.statistics import Array
-from bench.report.read.load import Cell
+from bench.report.read.load import BASELINE, Cell
 from bench.runs.record import CURVE, read_rows
 
 COLUMNS = ("step", "loss", "tokens", "seconds", "eval_loss")
-REFERENCE = "hu"  # the LoRA that others are to be faster than
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,23 @@ class Curve:
 
     @property
     def evaluated(self) -> Curve:
-        """The steps at which the eval loss was measured, finite or not."""
+        """The rows with a measured eval loss, finite or not."""
         return Curve(self.rows[~np.isnan(self["eval_loss"])])
 
     @property
     def final_eval_loss(self) -> float:
-        """The last one measured; infinite if none was, or if training diverged."""
+        """The last measured eval loss; infinite if none was measured or training diverged."""
         losses = self.evaluated["eval_loss"]
         return float(losses[-1]) if len(losses) and math.isfinite(losses[-1]) else math.inf
 
     def last(self, quantity: str) -> float:
-        """Step, tokens or seconds at which training ended."""
+        """The last value of a column: step, tokens or seconds at the end of training."""
         return float(self[quantity][-1])
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a curve first comes down to a loss; between two measurements as if it were a straight line."""
+    """Where a curve first reaches a loss, linearly interpolated between two measurements."""
 
     step: float
     tokens: float
@@ -64,7 +63,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Target:
-    """An eval loss to reach, and in words whose it is."""
+    """An eval loss to reach, and which run it was taken from."""
 
     loss: float
     source: str
@@ -74,11 +73,11 @@ Curves = Mapping[Path, Curve]
 
 
 def read_curve(folder: Path, init_seconds: float = 0.0) -> Curve:
-    """The curve of a run's folder; without rows where it has none.
+    """Reads the curve of a run; a run that was not trained has no rows.
 
     Args:
-        folder: of the run.
-        init_seconds: what initialisation took, before the first step.
+        folder: the run's folder.
+        init_seconds: duration of initialisation, which is added to the seconds of every step.
     """
     known = [[row.get(name) for name in COLUMNS] for row in read_rows(folder / CURVE)]
     rows = np.array(known, dtype=float).reshape(-1, len(COLUMNS))  # None becomes NaN
@@ -87,7 +86,7 @@ def read_curve(folder: Path, init_seconds: float = 0.0) -> Curve:
 
 
 def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
-    """The curves of all trained runs of some cells by their folders, those without a row left out."""
+    """The curves of all trained runs of some cells, by folder; runs without a row are left out."""
     found = {
         folder: read_curve(folder, run.init_seconds)
         for cell in cells
@@ -98,7 +97,7 @@ def read_curves(cells: Sequence[Cell]) -> dict[Path, Curve]:
 
 
 def smooth(losses: Array, window: int) -> Array:
-    """The mean over a window of steps around each step; at both ends over the steps that there are."""
+    """Centred moving average of (num_steps,) losses; the window is shorter at both ends."""
     return pd.Series(losses).rolling(window, min_periods=1, center=True).mean().to_numpy()
 
 
@@ -124,7 +123,7 @@ def reach(curve: Curve, target: float) -> Reached | None:
 
 
 def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:
-    """The loss that methods are to reach: the last one of LoRA's median seed, so that half of its seeds or more do.
+    """The eval loss that methods are to reach: the final one of LoRA's median seed, which half of its seeds reach.
 
     Of two middle seeds it is the higher loss; of several cells of LoRA the one with the lowest; without LoRA the median
     of all final losses. A seed that diverged counts as the highest. None where no run has an eval loss.
@@ -134,7 +133,7 @@ def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:
         for cell in cells
         if (losses := [curves[folder].final_eval_loss for folder in cell.folders if folder in curves])
     ]
-    reference = [(loss, cell.label) for cell, loss in finals if cell.method == REFERENCE and loss < math.inf]
+    reference = [(loss, cell.label) for cell, loss in finals if cell.method == BASELINE and loss < math.inf]
     if reference:
         loss, label = min(reference)
         return Target(loss, f"final of {label}'s median seed")

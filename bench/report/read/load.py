@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.report.palette import order
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
 from bench.study.folders import experiments_folder
-from bench.study.plan_file import RUN, SELECT, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study.plan_file import RUN, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+
+BASELINE = "hu"  # LoRA, with which every method is compared
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Cell:
 
     @property
     def learning_rate(self) -> float | None:
-        """The peak of the schedule; None for what is not trained."""
+        """Peak of the schedule; None if nothing is trained."""
         return self.runs[0].config.train.learning_rate if self.trained else None
 
     @property
-    def place(self) -> tuple[str, str]:
+    def task_and_model(self) -> tuple[str, str]:
         """The names of task and model."""
         return _place(self.runs[0])
 
@@ -61,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything a report is made from; `failed` and `unreadable` are named in it, not counted.
+    """The records of a study, grouped into the cells of one stage; failed and unreadable runs are in no mean.
 
     Attributes:
         cells: of one stage.
@@ -79,18 +82,18 @@ class Study:
     members: list[Member] = field(default_factory=list)
 
     @property
-    def parts(self) -> dict[tuple[str, str], Study]:
-        """The study by names of task and model, in their order: what one table or figure can hold."""
-        places = sorted({cell.place for cell in self.cells})
-        return {place: replace(self, cells=[c for c in self.cells if c.place == place]) for place in places}
+    def by_task_and_model(self) -> dict[tuple[str, str], Study]:
+        """One study per (task, model), sorted; a table or figure never mixes two."""
+        places = sorted({cell.task_and_model for cell in self.cells})
+        return {place: replace(self, cells=[c for c in self.cells if c.task_and_model == place]) for place in places}
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """In the order in which they are run."""
+        """Names of the stages, in the order in which they are run."""
         return self.plan.stages if self.plan else (RUN,)
 
     def at(self, stage: str) -> Study:
-        """The same study with the cells of another stage; none where nothing of it has completed."""
+        """The same study with the cells of another stage, of its completed runs."""
         members = _of_stage(self.members, self.plan, stage)
         completed = [member for member in members if member[1].status == COMPLETED]
         failed = [record for _, record in members if record.status != COMPLETED]
@@ -98,21 +101,24 @@ class Study:
 
     @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
-        """What was found at each learning rate in the selection stage, a group each, in the methods' order."""
+        """The scores at each learning rate of the selection stage, one Selection a group, in the methods' order."""
         groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
         known = _groups(self.plan, SELECT)
         for _, record in _of_stage(self.members, self.plan, SELECT) if SELECT in self.stages else []:
             if record.config.train.learning_rate is not None:
                 groups[known[record.run_id]].append(record)
         found = [rates.select(group, records) for group, records in groups.items()]
-        return tuple(sorted(found, key=lambda selection: (*_order(selection.method), selection.group)))
+        return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
 
-
-# The order of tables and legends: references, random starts, those made from W, from inputs, from the gradient.
-METHOD_ORDER = tuple(
-    "none full_ft hu reversed orthogonal asymmetry_b asymmetry_a pissa milora olora mica corda eva "
-    "lora_ga lora_ga_peft lora_one lora_xs lora_sb".split()
-)
+    @property
+    def selection_by_place(self) -> dict[tuple[str, str], list[rates.Selection]]:
+        """The selections by names of task and model, sorted; those of failed runs, too."""
+        known = _groups(self.plan, SELECT)
+        places = {known[record.run_id]: _place(record) for _, record in self.members if record.run_id in known}
+        found: dict[tuple[str, str], list[rates.Selection]] = defaultdict(list)
+        for selection in self.selection:
+            found[places[selection.group]].append(selection)
+        return dict(sorted(found.items()))
 
 
 def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
@@ -124,14 +130,9 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     Raises:
         ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
     """
-    try:
-        folder = study_folder(results_dir, name)
-    except ValueError as error:
-        raise ReportError(str(error)) from None
-    if not folder.is_dir():
-        raise ReportError(_no_study(results_dir, name))
+    folder = existing_folder(results_dir, name)
     found, unreadable = read_members(folder)
-    plan = _plan(folder)
+    plan = planned(folder)
     completed = [record for _, record in found if record.status == COMPLETED]
     if not completed:
         made_by = f"; {_command(plan.experiment or name)} makes them" if plan else ""
@@ -146,16 +147,32 @@ def _command(experiment: str) -> str:
     return f"python -m bench.run -m +experiments={experiment}"
 
 
-def _no_study(results_dir: Path, name: str) -> str:
-    """Why there is nothing to report, and what would change that."""
+def existing_folder(results_dir: Path, name: str) -> Path:
+    """The folder of a study.
+
+    Raises:
+        ReportError: there is none; the message names the command that makes it, and the studies that there are.
+    """
+    try:
+        folder = study_folder(results_dir, name)
+    except ValueError as error:
+        raise ReportError(str(error)) from None
+    if folder.is_dir():
+        return folder
+    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
+    there_are = f"there are: {', '.join(known) or 'none'}"
     experiments = experiments_folder()
     if experiments is not None and (experiments / f"{name}.yaml").is_file():
-        return f"no records of {name} in {results_dir}; {_command(name)} makes them"
-    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
-    return f"no study {name!r} in {results_dir}; there are: {', '.join(known) or 'none'}"
+        raise ReportError(f"no records of {name} in {results_dir}; {_command(name)} makes them; {there_are}")
+    raise ReportError(f"no study {name!r} in {results_dir}; {there_are}")
 
 
-def _plan(folder: Path) -> StudyPlan | None:
+def planned(folder: Path) -> StudyPlan | None:
+    """The plan that a study's sweeps left; None for single runs.
+
+    Raises:
+        ReportError: the plan cannot be read.
+    """
     try:
         return read_plan(folder)
     except CorruptPlanError as error:
@@ -163,9 +180,9 @@ def _plan(folder: Path) -> StudyPlan | None:
 
 
 def _main_stage(stages: tuple[str, ...]) -> str:
-    """What the study's table is of: tuned rates if there are such, else the last stage that is no selection."""
+    """The stage that the study's table shows: tuned if there is one, else the last that is not the selection."""
     scored = [stage for stage in stages if stage != SELECT]
-    return "tuned" if "tuned" in scored else (scored or stages)[-1]
+    return TUNED if TUNED in scored else (scored or stages)[-1]
 
 
 def _groups(plan: StudyPlan | None, stage: str) -> dict[str, tuple[str, ...]]:
@@ -211,12 +228,8 @@ def _place(record: Record) -> tuple[str, str]:
     return record.config.task.name, record.config.model.name
 
 
-def _order(method: str) -> tuple[int, str]:
-    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method
-
-
 def _rank(cell: Cell) -> tuple:
-    return *_order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
+    return *order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
 _RATE = "train.learning_rate"
@@ -224,7 +237,7 @@ _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, 
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted names, each one printable value."""
+    """Nested settings as dotted names and printable values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -14,7 +14,7 @@ Member = tuple[Path, Record]
 
 
 class ReportError(ValueError):
-    """A study that no report can be made of; one line."""
+    """A study cannot be reported; the message is one line."""
 
 
 def read_members(folder: Path) -> tuple[list[Member], list[str]]:

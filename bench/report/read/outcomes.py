@@ -1,9 +1,7 @@
-"""What each scored item of a run came to, from outcomes.jsonl.gz: read once a process."""
+"""The metrics of each scored item of a run, from outcomes.jsonl.gz; each file is read once a process."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 import zlib
 from collections import defaultdict
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runs.record import HASH_DIGITS, OUTCOMES
+from bench.runs.record import HASH_DIGITS, OUTCOMES, CorruptRecordError, read_rows
 
 NO_FILTER = "none"
 
@@ -48,79 +46,25 @@ def items_of(folder: Path, dataset: str, metric: str) -> Items | None:
 
 @lru_cache(maxsize=20_000)
 def _read(path: Path, _mtime: int) -> dict[tuple[str, str, str], Items]:
-    """By task, filter and metric; only the numbers are kept. Empty, with a warning, where the file is torn."""
+    """The items by task, filter and metric; empty, with a warning, if the file is torn."""
     try:
-        text = gzip.decompress(path.read_bytes()).decode().rstrip("\n")
-        tasks, metrics = _split(text) or _parsed(text)
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+        rows = read_rows(path)
+        tasks: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: row["doc_id"]):
+            tasks[row["task"], row["filter"]].append(row)
+        return {
+            (*task, metric): Items(_digest(items), values)
+            for task, items in tasks.items()
+            for metric in items[0]["metrics"]
+            if (values := _numbers([item["metrics"].get(metric) for item in items])) is not None
+        }
+    except (CorruptRecordError, KeyError, TypeError, AttributeError) as error:
         print(f"warning: items left out, {path}: {type(error).__name__}: {error}", file=sys.stderr)
         return {}
-    return {
-        (one.task, one.filtered, metric): Items(one.digest, values)
-        for one in tasks
-        for metric in metrics[one.places[0]]
-        if (values := _numbers([metrics[place].get(metric) for place in one.places])) is not None
-    }
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The items of one task and filter: their digest, and their lines in the order of the data."""
-
-    task: str
-    filtered: str
-    digest: int
-    places: tuple[int, ...]
-
-
-def _parsed(text: str) -> tuple[tuple[_Task, ...], list[dict[str, Any]]]:
-    """The tasks of a file, and of each line its metrics."""
-    # One array is read in half the time of so many lines; a newline inside a string is written as an escape.
-    rows: list[dict[str, Any]] = json.loads(f"[{text.replace(chr(10), ',')}]")
-    return _tasks(rows), [row["metrics"] for row in rows]
-
-
-def _split(text: str) -> tuple[tuple[_Task, ...], list[dict[str, Any]]] | None:
-    """The same in a quarter of the time; None for lines that are not as bench.score writes them.
-
-    A line names its item, then come target and response, which nobody reads here, then the metrics. Runs of a study
-    have the names in common, and items the few values that metrics have, so each is parsed once. The marks are never
-    part of a text: there a quote has a backslash before it.
-    """
-    heads, metrics = [], []
-    for line in text.split("\n"):
-        head, target, rest = line.partition(', "target": ')
-        _, found, tail = rest.rpartition(', "metrics": ')
-        if not target or not found:
-            return None
-        heads.append(head)
-        metrics.append(tail)
-    try:
-        return _tasks_of(",".join(f"{head}}}" for head in heads)), [_metrics(tail) for tail in metrics]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None
-
-
-@lru_cache(maxsize=64)
-def _tasks_of(heads: str) -> tuple[_Task, ...]:
-    return _tasks(json.loads(f"[{heads}]"))
-
-
-@lru_cache(maxsize=10_000)
-def _metrics(tail: str) -> dict[str, Any]:
-    return json.loads(f'{{"metrics": {tail}')["metrics"]
-
-
-def _tasks(rows: list[dict[str, Any]]) -> tuple[_Task, ...]:
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        found[row["task"], row["filter"]].append(place)
-    tasks = []
-    for (task, filtered), places in found.items():
-        places.sort(key=lambda place: rows[place]["doc_id"])
-        named = (f"{rows[place]['doc_id']} {rows[place]['doc_hash'][:HASH_DIGITS]}" for place in places)
-        tasks.append(_Task(task, filtered, zlib.crc32(" ".join(named).encode()), tuple(places)))
-    return tuple(tasks)
+def _digest(items: list[dict[str, Any]]) -> int:
+    return zlib.crc32(" ".join(f"{item['doc_id']} {item['doc_hash'][:HASH_DIGITS]}" for item in items).encode())
 
 
 def _numbers(values: list[Any]) -> NDArray[np.floating] | None:

@@ -16,12 +16,12 @@ _CHANCE = Scale(factor=1.0, unit="", decimals=2)
 
 
 def comparison_table(judged: Judged) -> pd.DataFrame:
-    """The comparisons that were asked for, a row each, the clear ones' differences marked with **."""
-    return pd.DataFrame([_row(judged, one) for one in judged.comparisons if one.asked])
+    """The comparisons of the family, a row each; significant differences are marked with **."""
+    return pd.DataFrame([_row(judged, one) for one in judged.comparisons if one.in_family])
 
 
 def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]) -> Iterable[dict[str, Any]]:
-    """Every pair, every number unrounded."""
+    """One dict a comparison, of the family or not, numbers unrounded; the rows of comparisons.csv."""
     for one in judged.comparisons:
         first, second = judged.cells[one.first], judged.cells[one.second]
         column = one.measured.column
@@ -46,9 +46,9 @@ def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]
             "p_seeds_permutation": one.p_permutation,
             "p_items": one.p_items,
             "p": one.p,
-            "asked": one.asked,
+            "in_family": one.in_family,
             "p_holm": one.p_holm,
-            "clear": one.clear,
+            "is_significant": one.is_significant,
             "probability_of_improvement": one.improvement.mean,
             "probability_low": one.improvement.low,
             "probability_high": one.improvement.high,
@@ -61,7 +61,7 @@ def _row(judged: Judged, one: Comparison) -> dict[str, str]:
     return {
         "methods": f"{first} {MINUS} {second}",
         "in": one.measured.heading,
-        "difference": bold([difference], 0 if one.clear else None)[0],
+        "difference": bold([difference], 0 if one.is_significant else None)[0],
         "n": str(one.difference.n),
         "items": DASH if one.num_items is None else f"{one.num_items:,}",
         "p seeds, t": p_text(one.p_seeds),

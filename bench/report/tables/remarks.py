@@ -1,4 +1,4 @@
-"""What a reader of a table has to know of its numbers, in lines of text."""
+"""The lines of text under a table: what its numbers are, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from bench.report.judge.comparisons import BASELINE, Comparison, Judged, detectable
+from bench.report.judge.comparisons import Comparison, Judged, detectable
 from bench.report.judge.scores import Column, Scores
-from bench.report.read.load import Cell
+from bench.report.read.load import BASELINE, Cell
 from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
 from bench.runs.record_parts import Environment
@@ -16,28 +16,14 @@ from bench.runs.record_parts import Environment
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table
 
-_INTERVAL = (
-    "Mean [95 % interval] over seeds and items: half its width is the root of the summed squares of Student's t over "
-    "seeds and of the items' standard error, for which the items are drawn anew (a bootstrap), the same ones under "
-    "every seed. With one seed the interval is over items only. results.csv has the interval over seeds alone, which "
-    "is about these very items."
-)
-_BOLD = (
-    "if paired with the runner-up by seed and item it is better: by the interval of the difference and by p < 0.05 "
-    "after Holm's correction within the table (comparisons.md). Nothing of one seed is bold."
-)
-_SECONDS = (
-    "Init: calibration and factorisation; train: the training loop without the alignment measures; seconds, means "
-    "over seeds."
-)
-_HEAD = (
-    "Head: parameters of the classification head, which trains in every method alike and is not counted in trainable; "
-    "in a model that is not trained it is random."
-)
+_INTERVAL = "Mean [95 % interval] over seeds and test items (of one seed over items only)."
+_BOLD = "if significantly better than the runner-up, paired by seed and item (Holm-corrected p < 0.05, comparisons.md)."
+_SECONDS = "Init: calibration and factorisation, train: the training loop, in seconds, means over seeds."
+_HEAD = "Head: parameters of the classification head, which every method trains and trainable does not count."
 
 
 def note(columns: Sequence[Column], any_head: bool) -> str:
-    """What the columns of all tables mean.
+    """The note that explains the columns of all tables.
 
     Args:
         columns: those that are shown.
@@ -52,7 +38,7 @@ def note(columns: Sequence[Column], any_head: bool) -> str:
 
 
 def remarks(judged: Judged) -> list[str]:
-    """The lines under one table; none where there is nothing to say."""
+    """The lines that apply to one table."""
     cells, scores, shown = judged.cells, judged.scores, judged.columns
     lines = (
         _choice(scores, shown),
@@ -62,7 +48,6 @@ def remarks(judged: Judged) -> list[str]:
         _one_seed(cells, scores, shown),
         _compared(judged),
         _detectable(judged),
-        _uncompared(judged),
         *_data(cells, scores),
     )
     return [line for line in lines if line]
@@ -75,7 +60,7 @@ def failures(failed: Sequence[Record]) -> str:
 
 
 def stack(records: Iterable[Record]) -> str:
-    """The software and hardware that the numbers were made on; several, if they were mixed."""
+    """Software and hardware of the records, as one line; several stacks if they were mixed."""
     named = sorted({_environment(record.environment) for record in records if record.environment.versions})
     return f"Made with {'; and with '.join(named)}." if named else ""
 
@@ -88,7 +73,7 @@ def _environment(environment: Environment) -> str:
 
 
 def flagged(cell: Cell, above_majority: bool | None) -> bool:
-    """Whether a number gets the dagger; what is not trained has nothing to be stuck in."""
+    """Whether a number gets the dagger: of a trained method, and not better than the majority class."""
     return cell.trained and above_majority is False
 
 
@@ -104,13 +89,13 @@ def _average(scores: Scores) -> str:
         return ""
     which = "each task" if len(averaged) == len(first) else ", ".join(str(column.dataset) for column in averaged)
     return (
-        f"Average: mean of the first metric of {which}. IQM: interquartile mean over them and the seeds; its interval "
-        "is of percentiles, with seeds drawn anew within each task."
+        f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds; its interval is "
+        "a percentile bootstrap stratified by task."
     )
 
 
 def majority_texts(scores: Scores, columns: Sequence[Column]) -> list[str | None]:
-    """What answering every item with the most frequent class gives in each column; None where it has no meaning."""
+    """The majority-class baseline of each column; None for a metric without one."""
     texts = []
     for column in columns:
         values = dict.fromkeys(
@@ -129,7 +114,7 @@ def _stuck(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> st
         for column in shown
         if column in found
     )
-    return f"{DAGGER}: trained, and the interval does not lie above the majority class." if stuck else ""
+    return f"{DAGGER}: trained, but the 95 % interval is not wholly above the majority class." if stuck else ""
 
 
 def _one_seed(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> str:
@@ -149,32 +134,27 @@ def _everyone(titles: Sequence[str], num_all: int) -> str:
 
 
 def _compared(judged: Judged) -> str:
-    """Which of the comparisons that were asked for are clear; the nearest to it where none is."""
-    asked = [one for one in judged.comparisons if one.asked and one.p_holm is not None]
-    if not asked:
+    """The significant comparisons of the family; where none is, the one with the smallest p."""
+    family = [one for one in judged.comparisons if one.in_family and one.p_holm is not None]
+    if not family:
         return ""
-    clear = [one for one in asked if one.clear]
-    head = f"Paired by seed and item, with {_baselines(judged, asked)} and the best with the runner-up: "
-    number = "comparison is" if len(asked) == 1 else "comparisons are"
-    if not clear:
-        nearest = min(asked, key=lambda one: (one.p_holm, one.p, one.first))
-        text = f"none of {len(asked)} {number} clear after Holm's correction; the nearest: {_said(judged, nearest)}."
+    significant = [one for one in family if one.is_significant]
+    head = f"Paired by seed and item, with {_baselines(judged, family)} and the best with the runner-up: "
+    number = "comparison is" if len(family) == 1 else "comparisons are"
+    if not significant:
+        nearest = min(family, key=lambda one: (one.p_holm, one.p, one.first))
+        text = (
+            f"none of {len(family)} {number} significant after Holm's correction; smallest p: {_said(judged, nearest)}."
+        )
     else:
-        said = "; ".join(_said(judged, one) for one in clear[:_SAID])
-        more = f"; and {len(clear) - _SAID} more" if len(clear) > _SAID else ""
-        text = f"{len(clear)} of {len(asked)} {number} clear after Holm's correction: {said}{more}."
+        said = "; ".join(_said(judged, one) for one in significant[:_SAID])
+        more = f"; and {len(significant) - _SAID} more" if len(significant) > _SAID else ""
+        text = f"{len(significant)} of {len(family)} {number} significant after Holm's correction: {said}{more}."
     return head + text
 
 
-def _uncompared(judged: Judged) -> str:
-    """Which of the other pairs are nowhere compared."""
-    if not judged.left_out:
-        return ""
-    return f"Of the other pairs, too many to compare, comparisons.csv lacks those of {judged.left_out}."
-
-
-def _baselines(judged: Judged, asked: Sequence[Comparison]) -> str:
-    labels = [judged.cells[one.second].label for one in asked if judged.cells[one.second].method == BASELINE]
+def _baselines(judged: Judged, family: Sequence[Comparison]) -> str:
+    labels = [judged.cells[one.second].label for one in family if judged.cells[one.second].method == BASELINE]
     return labels[0] if labels else "the best"
 
 
@@ -194,15 +174,14 @@ def _detectable(judged: Judged) -> str:
             unit = " points" if column.scale.unit == "%" else ""
             found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
     return " ".join(
-        f"Smallest difference of two {'runs on these items (what seeds add is unknown)' if n == 1 else 'methods'} that "
-        f"{n} {'seed' if n == 1 else 'seeds'} each would find with power 0.8 at 5 %, one comparison alone: "
-        f"{', '.join(texts)}."
+        f"Minimum detectable effect (two-sided α = 0.05, power 0.8, n = {n} {'seed, over items' if n == 1 else 'seeds'}"
+        f", uncorrected): {', '.join(texts)}."
         for n, texts in found.items()
     )
 
 
 def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
-    """Missing data, contamination, cuts and merging, where there are any."""
+    """Lines on incomplete data, contamination, truncation and merging; empty strings for what did not happen."""
     datasets = list(dict.fromkeys(str(column.dataset) for column in scores.columns))
     short = dict.fromkeys(remark for cell in cells for run in cell.runs for remark in run.data.incomplete)
     contaminated = _by_dataset(cells, datasets, lambda run, name: run.data.contaminated.get(name))

@@ -36,14 +36,14 @@ def interval_text(found: Estimate | None, scale: Scale) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Three decimals, or that it is smaller."""
+    """A p-value to three decimals, or <0.001."""
     if p is None:
         return DASH
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def bold(texts: Sequence[str], best: int | None) -> list[str]:
-    """The best of a column between **."""
+    """The texts of a column, the best of them between **."""
     return [f"**{text}**" if index == best else text for index, text in enumerate(texts)]
 
 
@@ -53,7 +53,7 @@ def prose(text: str) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The first column to the left, the others to the right; what a cell holds stays in it."""
+    """A Markdown table, first column left-aligned, the others right-aligned; cells are escaped."""
     left = ("left",) + ("right",) * (table.shape[1] - 1)
     table = table.map(_cell)
     table.columns = [_cell(name) for name in table.columns]
@@ -61,14 +61,14 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    """booktabs; Markdown's ** becomes \\textbf."""
+    """A LaTeX table with booktabs; Markdown's ** becomes \\textbf."""
     escaped = table.map(_latex_text)
     escaped.columns = [_latex_text(name) for name in table.columns]
     return escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
 
 
 def comment(text: str) -> str:
-    """A line of LaTeX that prints nothing."""
+    """A LaTeX comment of one line."""
     return f"% {_CONTROL.sub(' ', text)}\n"
 
 

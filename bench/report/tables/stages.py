@@ -1,4 +1,4 @@
-"""What the stages beside the main one add to a study's tables: other learning rates, and how the rate was chosen."""
+"""The columns that other stages add to a study's table, and the tables of the learning-rate selection."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
 from bench.report.judge.scores import sample_estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
-from bench.study.plan_file import SELECT
+from bench.study.plan_file import PUBLISHED, SELECT, SHARED, TUNED
 from bench.study.selection import Selection
 
-TUNED = "tuned"
-TITLES = {"shared": "shared learning rate", "published": "as published"}
+TITLES = {SHARED: "shared learning rate", PUBLISHED: "as published"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Sides:
     stages: Mapping[str, Judged] = field(default_factory=dict)
 
     def alone(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Cells of groups that the main stage does not have, one each."""
+        """One cell of each group that the main stage lacks."""
         known = {cell.group for cell in cells}
         found: dict[tuple[str, ...], Cell] = {}
         for judged in self.stages.values():
@@ -60,7 +59,7 @@ class Sides:
 
 def sides_of(study: Study, place: tuple[str, str]) -> Sides:
     """The stages beside the study's own and the selection, for one task and model."""
-    others = {stage: study.at(stage).parts for stage in study.stages if stage not in (SELECT, study.stage)}
+    others = {stage: study.at(stage).by_task_and_model for stage in study.stages if stage not in (SELECT, study.stage)}
     return Sides({stage: judge(parts[place].cells) for stage, parts in others.items() if place in parts})
 
 
@@ -72,7 +71,7 @@ def edges(study: Study) -> dict[tuple[str, ...], str]:
 
 
 def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
-    """How the learning rates came about; "" for a study that chose none."""
+    """How the learning rates were selected; "" for a study without selection."""
     chosen = study.selection
     if not chosen:
         return ""
@@ -88,14 +87,14 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
         named = ", ".join(f"{_name(selection)} {selection.at_edge}" for selection in edge)
         text += (
             f" (edge): the best rate is the smallest or largest tried, a better one may lie beyond: {named}; "
-            f"`python -m bench.extend {study.name}` adds the missing points."
+            f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.extend=4` adds the missing points."
         )
     return text
 
 
 def rates_table(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """The whole curve: a row a group, a column a learning rate, the best marked with **; by task and model."""
-    return [(place, _curves(found)) for place, found in _by_place(study).items()]
+    return [(place, _curves(found)) for place, found in study.selection_by_place.items()]
 
 
 def rates_numbers(study: Study) -> pd.DataFrame:
@@ -117,24 +116,10 @@ def rates_numbers(study: Study) -> pd.DataFrame:
             "at_edge": selection.at_edge if point is selection.best else None,
             "num_points": len(selection.points),
         }
-        for place, found in _by_place(study).items()
+        for place, found in study.selection_by_place.items()
         for selection in found
         for point in selection.points
     )
-
-
-def _by_place(study: Study) -> dict[tuple[str, str], list[Selection]]:
-    """Selections by the task and model of their group; failed runs are looked at too."""
-    known = {run.run_id: run.group for run in study.plan.of(SELECT) if run.run_id} if study.plan else {}
-    places = {
-        known[record.run_id]: (record.config.task.name, record.config.model.name)
-        for _, record in study.members
-        if record.run_id in known
-    }
-    found: dict[tuple[str, str], list[Selection]] = {}
-    for selection in study.selection:
-        found.setdefault(places[selection.group], []).append(selection)
-    return dict(sorted(found.items()))
 
 
 def _curves(found: Sequence[Selection]) -> pd.DataFrame:
@@ -152,7 +137,7 @@ def _curves(found: Sequence[Selection]) -> pd.DataFrame:
 
 
 def _point(selection: Selection, point: Any) -> str:
-    """A mean; what failed instead, if one did."""
+    """The mean of a point, or how many of its seeds failed."""
     if point.mean is None:
         return f"{point.failed} failed" if point.failed else "nan"
     text = _metric_scale(selection).text(point.mean)
@@ -166,7 +151,7 @@ def _metric_scale(selection: Selection) -> Any:
 
 
 def _name(selection: Selection) -> str:
-    """The label, and what else is in the group."""
+    """The label and the group's settings beside the method."""
     others = [text.partition("=")[2] for text in selection.group if not text.startswith("method=")]
     return ", ".join([selection.label, *others])
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Judged, clear_best, judge
-from bench.report.judge.matching import MOST_PAIRS
+from bench.report.judge.comparisons import Judged, judge, significant_best
 from bench.report.judge.metrics import SHARE
 from bench.report.judge.scores import Column, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, seeds_alone
@@ -27,13 +26,12 @@ from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SELECT
 
 MAJORITY = "Majority class"
-PAIRS_OF_STUDY = 40_000  # in comparisons.csv: 10 MB
 Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
 
 def trainable_parameters(cell: Cell) -> int:
-    """Of one run; the mean where a method gives layers different ranks under different seeds."""
+    """Trainable parameters of a run; the mean over seeds, which may give layers different ranks."""
     return round(mean(run.initialization.num_trainable for run in cell.runs))
 
 
@@ -44,7 +42,7 @@ def num_head(cell: Cell) -> int:
 
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
-    judged = [judge(part.cells) for part in study.parts.values()]
+    judged = [judge(part.cells) for part in study.by_task_and_model.values()]
     return _numbers(judged, study.stage)
 
 
@@ -59,7 +57,7 @@ def _numbers(tables: Iterable[Judged], stage: str) -> pd.DataFrame:
 
 
 def _score_numbers(judged: Judged, index: int) -> Iterable[dict[str, Any]]:
-    """Of one row: its metrics, and where there is an average, that and the interquartile mean."""
+    """The metrics of one cell, then its average and interquartile mean if the table has them."""
     found, averaged = judged.scores.found[index], judged.scores.averaged
     for column, one in found.items():
         alone = seeds_alone(one.sample.values.tolist(), column.scale)
@@ -91,13 +89,13 @@ def summary(study: Study) -> pd.DataFrame:
     """The table to read: strings, one row a cell, metrics as columns; the best of a metric marked with **.
 
     Args:
-        study: better one of `Study.parts`, whose cells share task and model, than a whole study of several.
+        study: better one of `Study.by_task_and_model`, whose cells share task and model, than a whole study of several.
     """
-    return _summary(judge(study.cells), sides_of(study, study.cells[0].place), edges(study))
+    return _summary(judge(study.cells), sides_of(study, study.cells[0].task_and_model), edges(study))
 
 
 def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) -> pd.DataFrame:
-    """The rows of the main stage, below them those that only another stage has."""
+    """The rows of the main stage, then the rows that only another stage has."""
     cells = judged.cells
     alone = sides.alone(cells)
     everyone = [*cells, *alone]
@@ -122,10 +120,10 @@ def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) 
 
 
 def _metrics(judged: Judged) -> dict[str, list[str]]:
-    """The columns of scores by heading."""
+    """The texts of the score columns, by heading."""
     texts = {}
     for column in judged.measured:
-        best = clear_best(column, judged.comparisons)
+        best = significant_best(column, judged.comparisons)
         if column.column is not None:
             texts[column.heading] = _metric(judged, column.column, best)
             continue
@@ -147,7 +145,7 @@ def _metric(judged: Judged, column: Column, best: int | None) -> list[str]:
 
 
 def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
-    """A row below what is not trained, where the most frequent class says anything."""
+    """The table with a row of majority-class baselines below the untrained methods, if a column has one."""
     columns = judged.columns
     texts = majority_texts(judged.scores, columns)
     if not any(texts):
@@ -161,13 +159,14 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
 def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
     stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
-    parts = {stage: one.parts for stage, one in stages.items()}
-    most = min(MOST_PAIRS, PAIRS_OF_STUDY // max(1, sum(map(len, parts.values()))))
-    return {stage: {place: judge(part.cells, most) for place, part in of.items()} for stage, of in parts.items()}
+    return {
+        stage: {place: judge(part.cells) for place, part in one.by_task_and_model.items()}
+        for stage, one in stages.items()
+    }
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
-    """The table of each task and model, as `summary` gives it, without judging anew."""
+    """The table of each task and model, as `summary` gives it, from what is judged already."""
     at_edge = edges(study)
     others = [(stage, of) for stage, of in judged.items() if stage != study.stage]
     return {
@@ -259,7 +258,7 @@ def _rate_text(cell: Cell, at_edge: dict[tuple[str, ...], str]) -> str:
 
 
 def _cell_numbers(cell: Cell) -> dict[str, Any]:
-    task, model = cell.place
+    task, model = cell.task_and_model
     named = {"method": cell.method, "label": cell.label, "task": task, "model": model}
     return named | _shown_axes(cell) | {"learning_rate": cell.learning_rate}
 

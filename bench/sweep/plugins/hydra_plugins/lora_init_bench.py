@@ -1,31 +1,39 @@
-"""Hydra's side of sweeps in stages and of launch=process; Hydra takes both from the namespace hydra_plugins only."""
+"""Hydra's side of sweeps and of launch=process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.utils import JobReturn
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class StagedSweeper(BasicSweeper):
-    """Launches one stage after another, each as a whole, with any launcher (bench.sweep.expansion)."""
+class StagedSweeper(Sweeper):
+    """Launches the cells of bench.sweep.sweep, one stage after another, with any launcher."""
 
-    def __init__(self, params: Any, max_batch_size: int | None = None, **_stages: Any) -> None:
-        super().__init__(max_batch_size, params)
+    def __init__(self, params: Any, **_stages: Any) -> None:
+        """Takes hydra.sweeper, which the callback has read before (bench.sweep.guard)."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Called by Hydra; the command line's cells were composed and validated before (bench.sweep.guard.Guard)."""
-        from bench.sweep import guard
+        """Called by Hydra; the cells were composed and validated before."""
+        from bench.sweep.sweep import Sweep
 
         assert self.launcher is not None
+        assert Sweep.current is not None
         returns: list[Any] = []
         first = 0
-        for batch in guard.batches():
+        for batch in Sweep.current.batches():
             returns.append(self.launcher.launch(batch, initial_job_idx=first))
             for result in returns[-1]:
                 _ = result.return_value  # raises what the job raised
@@ -34,16 +42,31 @@ class StagedSweeper(BasicSweeper):
 
 
 class ProcessLauncher(Launcher):
-    """A process for each cell (bench.sweep.process): as many at a time as there are GPUs, each with one of its own."""
+    """A process for each cell (bench.sweep.process): as many at a time as there are GPUs, each with one of its own.
+
+    Args:
+        jobs: cells at a time; None: one a GPU, or one if there is none.
+    """
 
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra; the processes make everything anew."""
+        """Called by Hydra; the processes compose their own configurations."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Called by the sweeper."""
-        from bench.sweep import guard
+        """Called by the sweeper; returns how each cell ended."""
+        from bench.sweep import process
+        from bench.sweep.sweep import Sweep
 
-        return guard.launch_processes(job_overrides, initial_job_idx, self._jobs)
+        sweep = Sweep.current
+        assert sweep is not None
+        cells = [
+            (sweep.compose(overrides), overrides, f"[{number}/{sweep.num_launched}]")
+            for number, overrides in enumerate(job_overrides, initial_job_idx + 1)
+        ]
+        ended = process.launch(cells, self._jobs)
+        return [
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=how)
+            for overrides, how in zip(job_overrides, ended, strict=True)
+        ]

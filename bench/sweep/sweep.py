@@ -1,0 +1,125 @@
+"""The cells of one command: composed, validated and written into the study's plan before the first one is launched."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from filelock import FileLock
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from bench.runs.folder import RunFolder
+from bench.runs.state import may_be_running
+from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
+from bench.study.protocol import Definition
+from bench.sweep.arguments import refuse
+from bench.sweep.compose import Composer, product
+from bench.sweep.expansion import Expansion, PlannedCell, shown
+from bench.sweep.resolvers import check_folder, experiment
+
+if TYPE_CHECKING:
+    from bench.config import Run
+
+
+class Sweep:
+    """A sweep, in stages or not.
+
+    Args:
+        config: composed for the sweep, with its hydra node.
+        arguments: the command line's overrides.
+
+    Raises:
+        ValueError: hydra.sweeper is wrong, or an override cannot be swept over; one line.
+    """
+
+    current: ClassVar[Sweep | None] = None  # of this process; bench.sweep.guard.Guard sets it
+
+    def __init__(self, config: DictConfig, arguments: Sequence[str]) -> None:
+        sweeper = config.hydra.sweeper
+        self.compose = Composer(config)
+        self.planned: list[PlannedCell] = []
+        self.num_launched = 0
+        self.expansion: Expansion | None = None
+        try:
+            if sweeper.get("stages") is not None:
+                self.expansion = Expansion(Definition.from_config(sweeper), arguments, self.compose)
+            else:
+                axes = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+                self._cells = product([*axes, *arguments])
+        except (HydraException, TypeError) as error:
+            raise ValueError(" ".join(str(error).split())) from None
+
+    @property
+    def runs(self) -> list[Run]:
+        """The planned runs, without those that wait for a learning rate; equal ones as often as they are planned."""
+        return [cell.run for cell in self.planned if cell.run is not None and not cell.waits]
+
+    def cells(self) -> Iterator[PlannedCell]:
+        """The cells of all stages to be run now, validated; a refused one does not stop the others.
+
+        Raises:
+            ValueError: hydra.sweeper says nothing about some learning rate.
+        """
+        if self.expansion is not None:
+            for stage in self.expansion.definition.asked:
+                yield from self.expansion.planned(stage)
+            return
+        for overrides in self._cells:
+            one = shown(overrides)
+            group = tuple(text for text in one if not text.startswith("seed="))
+            try:
+                run = self.compose(overrides)
+            except ValueError as error:
+                yield PlannedCell(PlannedRun(RUN, group, one, None, str(error)), overrides, None)
+            else:
+                yield PlannedCell(PlannedRun(RUN, group, one, run.run_id), overrides, run)
+
+    def plan(self) -> None:
+        """Validates every cell and writes the study's plan; exits with one line if a cell is refused."""
+        self.planned = []
+        try:
+            for cell in self.cells():
+                if cell.planned.refused:
+                    refuse(cell.planned.refused)
+                self.planned.append(cell)
+        except ValueError as error:
+            refuse(str(error))
+        stages = (RUN,) if self.expansion is None else tuple(self.expansion.definition.stages)
+        studies: dict[Path, list[PlannedRun]] = defaultdict(list)  # nearly always one
+        for cell in self.planned:
+            assert cell.run is not None
+            folder = cell.run.results_dir / cell.run.study
+            if folder not in studies:
+                check_folder(cell.run)
+            studies[folder].append(cell.planned)
+        for folder, runs in studies.items():
+            _write(folder, StudyPlan(experiment(), stages, tuple(runs)))
+
+    def batches(self) -> Iterator[list[list[str]]]:
+        """The overrides of the cells to launch, a stage at a time, without those that are done.
+
+        When a batch has ended, those of its cells that another process held are launched once more, to wait for it.
+        """
+        for batch in self.expansion.batches(self.plan) if self.expansion else [self._cells]:
+            left = [list(cell) for cell in batch if not RunFolder.of(self.compose(cell)).done]
+            self.num_launched += len(left)
+            if left:
+                yield left
+            if elsewhere := [cell for cell in left if may_be_running(RunFolder.of(self.compose(cell)))]:
+                print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
+                self.num_launched += len(elsewhere)
+                yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
+
+
+def _write(folder: Path, newer: StudyPlan) -> None:
+    """Joins a plan with what was planned for the same study before."""
+    older = None
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
+        with contextlib.suppress(ValueError):  # a torn plan is renewed
+            older = read_plan(folder)
+        write_plan(folder, older.joined(newer) if older else newer)

@@ -1,0 +1,118 @@
+"""The data frames say what the records say, and the page about them runs as it is printed."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.report import alignment, curves, frame
+from bench.report.__main__ import main
+from bench.report.read.members import ReportError
+from bench.runs.record import read_record, read_rows
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+
+
+def folder_of(run_id):
+    return RESULTS / "demo" / run_id
+
+
+def test_a_score_a_row_is_the_records_score():
+    scores = frame("demo", RESULTS)
+    assert not scores.duplicated(["stage", "run_id", "dataset", "metric"]).any()
+    for row in scores[scores["metric"] != "eval_loss"].sample(5, random_state=0).itertuples():
+        record = read_record(folder_of(row.run_id))
+        (score,) = record.scores
+        assert (row.value, row.stderr, row.num_items) == (score.value, score.stderr, score.num_examples)
+        assert row.seconds == pytest.approx(sum(phase.seconds for phase in record.phases.values()))
+        assert row.num_trainable == record.initialization.num_trainable
+
+
+def test_what_a_run_has_not_is_missing():
+    scores = frame("demo", RESULTS).set_index("method")
+    assert scores.loc["full_ft", "rank"].isna().all()
+    assert (scores.loc["hu", "rank"] == 8).all()
+    untrained = scores.loc[["none"]]
+    assert untrained[["seed", "learning_rate", "rank"]].isna().all(axis=None)
+    assert set(untrained["metric"]) == {"exact_match,strict-match"}
+    assert set(scores.loc["hu", "metric"]) == {"exact_match,strict-match", "eval_loss"}
+
+
+def test_a_failed_run_is_a_row_without_a_metric(tmp_path):
+    source = next((RESULTS / "demo").glob("hu-*"))
+    shutil.copytree(source, tmp_path / "trial" / source.name)
+    content = json.loads((source / "record.json").read_text())
+    empty = {key: {} for key in ("training", "initialization", "phases", "model", "data", "scoring")}
+    content |= empty | {"status": "failed", "scores": [], "error": {"type": "ValueError", "message": "no"}}
+    (tmp_path / "trial" / source.name / "record.json").write_text(json.dumps(content))
+    (row,) = frame("trial", tmp_path).to_dict("records")
+    assert (row["status"], row["method"], row["stage"]) == ("failed", "hu", "run")
+    assert pd.isna([row["metric"], row["value"], row["num_trainable"], row["seconds"], row["peak_bytes"]]).all()
+
+
+def test_a_run_of_a_study_in_stages_has_its_stage():
+    scores = frame("lora_sb/glue_tiny", RESULTS)
+    assert set(scores["stage"]) >= {"select", "tuned"}
+
+
+def test_a_step_a_row_is_the_curves_row():
+    found = curves("demo", RESULTS)
+    own = found[(found["method"] == "hu") & (found["seed"] == 1)]
+    rows = read_rows(folder_of(own["run_id"].iloc[0]) / "curve.jsonl")
+    assert own["step"].tolist() == [row["step"] for row in rows]
+    for column in ("loss", "learning_rate", "grad_norm", "tokens", "seconds"):
+        assert own[column].tolist() == [row[column] for row in rows]
+    assert own["eval_loss"].notna().sum() == 9
+    assert (own["peak_learning_rate"] == own["learning_rate"].max()).all()
+
+
+def test_a_measure_a_row_is_the_alignments_row():
+    found = alignment("demo", RESULTS)
+    own = found[(found["method"] == "hu") & (found["seed"] == 1)]
+    rows = read_rows(folder_of(own["run_id"].iloc[0]) / "alignment.jsonl")
+    assert own["measure"].tolist() == [row["measure"] for row in rows]
+    assert own["value"].isna().sum() == sum(row["value"] is None for row in rows)
+    assert {"all", "model.layers.0.self_attn.q_proj"} <= set(own["layer"])
+
+
+@pytest.mark.parametrize("table", [frame, curves, alignment])
+def test_a_study_that_does_not_exist_is_one_line_that_names_those_that_do(table):
+    with pytest.raises(ReportError, match=r"^no study 'dmeo' in .*; there are: .*\bdemo, .*schemes$"):
+        table("dmeo", RESULTS)
+
+
+def test_the_command_line_writes_the_frame(tmp_path):
+    files = [tmp_path / "scores.csv", tmp_path / "scores.parquet"]
+    words = ["demo", "--results-dir", str(RESULTS), "--csv", str(files[0]), "--parquet", str(files[1])]
+    assert main(words) == 0
+    expected = frame("demo", RESULTS)
+    pd.testing.assert_frame_equal(pd.read_parquet(files[1]), expected, check_dtype=False)
+    assert pd.read_csv(files[0])["value"].tolist() == expected["value"].tolist()
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    (tmp_path / "results").symlink_to(RESULTS)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "bench" / "report" / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
+    assert (tmp_path / "convergence.png").stat().st_size > 10_000
+    plt.close("all")
+
+
+def test_frames_need_no_torch():
+    code = (
+        "import sys, bench.report; print([name for name in ('torch', 'transformers', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
