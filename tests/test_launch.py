@@ -131,8 +131,6 @@ def slurm(tmp_path, monkeypatch):
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(cluster, "QUEUE_SECONDS", 0.02)
-    monkeypatch.setattr(cluster, "LATE_SECONDS", 0.05)
     return tmp_path
 
 

@@ -267,9 +267,8 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     outside.mkdir()
     (results / "inside").mkdir(parents=True)
     (results / "linked").symlink_to(outside)
-    (results / "loop").symlink_to(results / "loop")
-    for study in ("linked", "linked/deeper", "loop"):
-        with pytest.raises(ValueError, match=r"link|cannot be followed"):
+    for study in ("linked", "linked/deeper"):
+        with pytest.raises(ValueError, match="is a link that leads out of"):
             study_folder(results, study)
     with pytest.raises(ReportError, match="leads out of"):
         load_study(results, "linked")
