@@ -46,7 +46,7 @@ def test_each_run_has_a_gpu_of_its_own_and_gives_it_back(monkeypatch, locks):
         with free_gpu(shares=2) as shared:
             assert shared == "4"
     thread.join(5)
-    assert got == ["4"]
+    assert got in (["4"], ["7"])
 
 
 @pytest.mark.parametrize("visible", ["3", ""])
