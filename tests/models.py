@@ -17,6 +17,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from bench.model.load import UNKNOWN, LoadedModel
+
 # The tokenizer below and all builders but tiny_llama, which has no special tokens, agree on these.
 PAD, CLS, SEP, UNK = 0, 1, 2, 3
 WORDS = (
@@ -99,6 +101,11 @@ def word_tokenizer(kind="encoder", model_max_length=64):
         model_max_length=model_max_length,
         model_input_names=names,
     )
+
+
+def whole(model, kind="causal", tokenizer=None):
+    """The model as `Model.load` returns one."""
+    return LoadedModel(model, tokenizer or word_tokenizer(kind), UNKNOWN, kind)
 
 
 def random_batch(rows, tokens, seed=0):

@@ -40,7 +40,7 @@ def test_the_gradient_is_autograds_mean_over_batches(tiny_model, batch):
         torch.testing.assert_close(
             found.gradient[name], (expected[0][name] + expected[1][name]) / 2, rtol=1e-5, atol=1e-7
         )
-    assert found.num_samples == 5
+    assert found.facts.num_samples == 5
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -157,7 +157,7 @@ def test_a_model_with_every_weight_frozen_has_the_same_gradients_and_loss(tiny_m
     expected = gradients_by_autograd(free, target_layers(free, PROJECTIONS), given)
     for name in expected:
         torch.testing.assert_close(found.gradient[name], expected[name], rtol=1e-5, atol=1e-7)
-    assert found.loss == pytest.approx(free(**given).loss.item())
+    assert found.facts.loss == pytest.approx(free(**given).loss.item())
 
 
 def test_a_target_weights_own_gradient_survives(tiny_model, batch):
@@ -173,8 +173,8 @@ def test_every_batch_weighs_the_same_whatever_its_number_of_tokens(tiny_model, b
     model, short, long = tiny_model(), batch(1, 4), batch(5, 9, seed=1)
     layers = target_layers(model, ("up_proj",))
     one, two, both = (calibrate(model, layers, batches, GRADIENT) for batches in ([short], [long], [short, long]))
-    assert one.loss != pytest.approx(two.loss)
-    assert both.loss == pytest.approx((one.loss + two.loss) / 2)
+    assert one.facts.loss != pytest.approx(two.facts.loss)
+    assert both.facts.loss == pytest.approx((one.facts.loss + two.facts.loss) / 2)
     for name in layers:
         mean = (one.gradient[name] + two.gradient[name]) / 2
         torch.testing.assert_close(both.gradient[name], mean)
@@ -211,7 +211,7 @@ def test_a_model_that_nothing_is_required_of_is_not_even_run(tiny_model):
 
     model = tiny_model()
     found = calibrate(model, target_layers(model, PROJECTIONS), unread(), CalibrationRequest())
-    assert (found.gradient, found.input_covariance, found.loss, found.num_samples) == ({}, {}, None, 0)
+    assert (found.gradient, found.input_covariance, found.facts.loss, found.facts.num_samples) == ({}, {}, None, 0)
 
 
 def wanted(*decomposes, keeps=(), k=3, **settings):
@@ -225,10 +225,10 @@ def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch,
     layers = target_layers(model, PROJECTIONS)
     everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
     expected = calibrate(model, layers, batches, everything)
-    assert expected.cost.place == "memory"  # of a model as small as this
+    assert expected.facts.place == "memory"  # of a model as small as this
     monkeypatch.setattr("bench.init.calibrate.collect.choose_place", lambda *_: place)
     found = calibrate(model, layers, batches, everything)
-    assert found.cost.place == place
+    assert found.facts.place == place
     for kind in everything.matrices:
         for name, matrix in getattr(expected, kind).items():
             assert torch.equal(getattr(found, kind)[name], matrix)
@@ -237,7 +237,7 @@ def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch,
 def test_one_batch_leaves_no_totals_waiting(tiny_model, batch):
     model = tiny_model()
     found = calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7)], wanted("gradient"))
-    assert found.cost.place is None
+    assert found.facts.place is None
     assert found.gradient == {}
 
 
@@ -273,7 +273,7 @@ def test_triplets_are_those_of_the_matrix_and_the_matrix_is_not_kept(tiny_model,
     gradients = calibrate(model, layers, batches, GRADIENT).gradient
     found = calibrate(model, layers, batches, wanted(of))
     assert (found.gradient, found.svds.keys()) == ({}, {of})
-    assert (found.loss is None) == (of == "weight")
+    assert (found.facts.loss is None) == (of == "weight")
     for name, layer in layers.items():
         matrix = {"gradient": gradients[name], "gradient_sign": gradients[name].sign(), "weight": layer.weight}[of]
         expected = exact_svd(matrix.detach()).leading(3)
@@ -315,8 +315,8 @@ def test_halved_batches_give_the_gradient_of_the_whole_ones(tiny_model, batch, s
     layers = target_layers(model, PROJECTIONS)
     expected = calibrate(model, layers, batches, GRADIENT)
     found = Collector(model, layers, GRADIENT).run(split(batches, size), False)
-    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
-    assert found.num_samples == 7
+    assert found.facts.loss == pytest.approx(expected.facts.loss, rel=1e-6)
+    assert found.facts.num_samples == 7
     for name in layers:
         difference = (found.gradient[name] - expected.gradient[name]).norm()
         assert difference < 1e-5 * expected.gradient[name].norm()
@@ -351,7 +351,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_says_so(tiny_mode
     messages = [str(warning.message) for warning in warned]
     assert [message.split()[0] for message in messages] == ["5", "2"]
     assert messages[0].endswith("4096 bytes could not be had); going on with 2")
-    assert (expected.cost.batch_size, found.cost.batch_size) == (5, 1)
+    assert (expected.facts.batch_size, found.facts.batch_size) == (5, 1)
     for name in layers:
         difference = (found.gradient[name] - expected.gradient[name]).norm()
         assert difference < 1e-5 * expected.gradient[name].norm()
@@ -446,7 +446,7 @@ def test_a_sketch_forms_no_gradient_and_finds_its_leading_directions(tiny_model,
 
     monkeypatch.setattr("bench.init.calibrate.collect.weight_gradient", refuse)
     found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0))
-    assert found.exact_layers == []
+    assert found.facts.exact_layers == []
     wider = calibrate(model, layers, batches, sketch_wanted(sketch_bound=1.0, rank=7))
     assert {len(svd.S) for svd in wider.svds["gradient"].values()} == {7}
     for name in layers:
@@ -464,9 +464,11 @@ def test_a_layer_whose_sketch_is_too_rough_is_computed_exactly_and_named(tiny_mo
     with pytest.warns(UserWarning, match="the sketch of 6 of 14 layers"):
         found = calibrate(model, layers, batches, sketch_wanted(sketch_bound=bound))
     exact = calibrate(model, layers, batches, wanted("gradient")).svds["gradient"]
-    assert set(found.exact_layers) == {name for name, error in errors.items() if error > bound}
+    assert set(found.facts.exact_layers) == {name for name, error in errors.items() if error > bound}
     for name, svd in found.svds["gradient"].items():
-        assert torch.equal(svd.Vh, exact[name].Vh if name in found.exact_layers else sketched.svds["gradient"][name].Vh)
+        assert torch.equal(
+            svd.Vh, exact[name].Vh if name in found.facts.exact_layers else sketched.svds["gradient"][name].Vh
+        )
 
 
 def test_an_entry_gives_the_calibration_back_bit_by_bit(tiny_model, batch):
@@ -478,15 +480,15 @@ def test_an_entry_gives_the_calibration_back_bit_by_bit(tiny_model, batch):
     assert again.to_entry()[1] == facts
     for title, tensor in again.to_entry()[0].items():
         assert torch.equal(tensor, tensors[title])
-    assert (again.loss, again.num_samples, again.cost) == (found.loss, 5, found.cost)
+    assert again.facts == found.facts
 
 
 def test_the_cost_is_split_into_its_parts(tiny_model, batch):
     model = tiny_model()
     found = calibrate(model, target_layers(model, PROJECTIONS), [batch(3, 7), batch(3, 7)], wanted("gradient"))
-    assert found.cost.seconds.keys() == {"forward", "backward", "gradient", "svd", "storage"}
-    assert all(seconds > 0 for seconds in found.cost.seconds.values())
-    assert found.cost.total_seconds == sum(found.cost.seconds.values())
+    assert found.facts.seconds.keys() == {"forward", "backward", "gradient", "svd", "storage"}
+    assert all(seconds > 0 for seconds in found.facts.seconds.values())
+    assert found.recorded(read=False).total_seconds == sum(found.facts.seconds.values())
 
 
 KEYED = {

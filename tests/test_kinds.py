@@ -68,7 +68,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
     cut = stage.split
     monkeypatch.setattr(stage, "split", lambda batches, _size: cut(batches, 1))
     pieces = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
-    assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert pieces.facts.loss == pytest.approx(whole.facts.loss, rel=1e-5)
     for layer, gradient in whole.gradient.items():
         torch.testing.assert_close(pieces.gradient[layer], gradient, rtol=1e-4, atol=1e-6)
 

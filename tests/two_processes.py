@@ -43,8 +43,8 @@ def found(batches):
         begun = start(tiny_llama(), method, Rank("r2", 2, 4), PROJECTIONS, batches, svd=SVD)
         for layer, factors in begun.factors.items():
             results |= {f"{name}/{layer}/{part}": value for part, value in vars(factors).items() if value is not None}
-        if begun.calibration and begun.calibration.loss:
-            results[f"{name}/loss"] = torch.tensor(begun.calibration.loss)
+        if begun.facts.calibration and begun.facts.calibration.loss:
+            results[f"{name}/loss"] = torch.tensor(begun.facts.calibration.loss)
     model = tiny_llama()
     everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
     statistics = calibrate(model, adapter.target_layers(model, PROJECTIONS), batches, everything)

@@ -45,7 +45,6 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
 
 
 def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The head's parameters by their names in the pretrained model."""
     found = adapter.heads(model).items()
     return {f"{head}.{name}": parameter for head, module in found for name, parameter in module.named_parameters()}
 

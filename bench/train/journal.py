@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bench.process import ranks, signals
-from bench.train.settings import Logbook, Row, Training
+from bench.runs.record_parts import TrainingFacts
+from bench.train.settings import Row, Training
 
 if TYPE_CHECKING:
+    from bench.runs.attempt import Attempt
     from bench.runs.checkpoint import Checkpoint, Checkpoints
     from bench.train.probe import AlignmentProbe
     from bench.train.probe import Row as AlignmentRow
@@ -40,7 +42,7 @@ class Journal(TrainerCallback):
         self,
         tokens_a_step: list[int],
         probe: AlignmentProbe,
-        logbook: Logbook,
+        logbook: Attempt,
         whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
     ) -> None:
         self._whole = whole
@@ -95,10 +97,17 @@ class Journal(TrainerCallback):
 
     def finish(self) -> Training:
         """Logs the last row and closes the bar."""
-        seconds = self.seconds
+        last = self.curve[-1]
+        facts = TrainingFacts(
+            num_steps=len(self.curve),
+            num_tokens=self._tokens[-1],
+            seconds=self.seconds,
+            loss=last["loss"],
+            eval_loss=last["eval_loss"],
+        )
         self._flush()
         self.close()
-        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["eval_loss"], self._carried)
+        return Training(self.curve, facts, self._carried)
 
     def close(self) -> None:
         """Closes the bar, also of a failed run."""
