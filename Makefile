@@ -10,10 +10,10 @@ export HF_HUB_OFFLINE ?= 1
 demo: .venv/installed ## the demo's sweep, its tables and figures
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
 
-# A worker a core, each of one thread; a test's duration varies by a factor of 1,000, so an idle worker takes over half
+# A worker a logical core, each of one thread; a test's duration varies by a factor of 1,000, so an idle worker takes over half
 # of what waits at the busiest one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL = -n auto --dist worksteal
+PARALLEL = -n logical --dist worksteal
 
 check: .venv/installed ## the linters and all tests that start no run, process or figure: at most 2 minutes on 2 cores
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast

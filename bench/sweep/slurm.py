@@ -86,7 +86,7 @@ def _interrupt(number: int) -> None:
 
 def _cancel(array: str) -> None:
     """Tells the jobs to stop and waits until they have, at most STOP_SECONDS; a second signal ends the waiting."""
-    print("stopping: the cells that run write a checkpoint; the same command goes on", file=sys.stderr)
+    print("stopping: the cells that run write a checkpoint; the same command resumes them", file=sys.stderr)
     print(f"scancel {array}", file=sys.stderr, flush=True)
     with contextlib.suppress(InterruptedRunError):
         subprocess.run(["scancel", array], check=False)

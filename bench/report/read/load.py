@@ -110,6 +110,16 @@ class Study:
         found = [rates.select(group, records) for group, records in groups.items()]
         return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
 
+    @property
+    def selection_by_place(self) -> dict[tuple[str, str], list[rates.Selection]]:
+        """The selections by names of task and model, sorted; those of failed runs, too."""
+        known = _groups(self.plan, SELECT)
+        places = {known[record.run_id]: _place(record) for _, record in self.members if record.run_id in known}
+        found: dict[tuple[str, str], list[rates.Selection]] = defaultdict(list)
+        for selection in self.selection:
+            found[places[selection.group]].append(selection)
+        return dict(sorted(found.items()))
+
 
 def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """Reads the records of results_dir/name.

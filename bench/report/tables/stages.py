@@ -94,7 +94,7 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
 
 def rates_table(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """The whole curve: a row a group, a column a learning rate, the best marked with **; by task and model."""
-    return [(place, _curves(found)) for place, found in _by_place(study).items()]
+    return [(place, _curves(found)) for place, found in study.selection_by_place.items()]
 
 
 def rates_numbers(study: Study) -> pd.DataFrame:
@@ -116,24 +116,10 @@ def rates_numbers(study: Study) -> pd.DataFrame:
             "at_edge": selection.at_edge if point is selection.best else None,
             "num_points": len(selection.points),
         }
-        for place, found in _by_place(study).items()
+        for place, found in study.selection_by_place.items()
         for selection in found
         for point in selection.points
     )
-
-
-def _by_place(study: Study) -> dict[tuple[str, str], list[Selection]]:
-    """Selections by the task and model of their group; failed runs are looked at too."""
-    known = {run.run_id: run.group for run in study.plan.of(SELECT) if run.run_id} if study.plan else {}
-    places = {
-        known[record.run_id]: (record.config.task.name, record.config.model.name)
-        for _, record in study.members
-        if record.run_id in known
-    }
-    found: dict[tuple[str, str], list[Selection]] = {}
-    for selection in study.selection:
-        found.setdefault(places[selection.group], []).append(selection)
-    return dict(sorted(found.items()))
 
 
 def _curves(found: Sequence[Selection]) -> pd.DataFrame:
