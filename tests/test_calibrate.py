@@ -16,8 +16,8 @@ from bench.init.calibrate.sums import InScratchFiles, choose_place
 from bench.init.store import Cache, entries
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT, exact_svd
-from bench.model.adapter import target_layers
 from bench.model.gradients import visit_gradients, weight_gradient
+from bench.model.layers import target_layers
 from bench.model.load import UNKNOWN, LoadedModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -8,6 +8,7 @@ from bench.methods.base import Factors, Rank
 from bench.methods.hu import Hu
 from bench.model import adapter, weights
 from bench.model.gradients import visit_gradients
+from bench.model.layers import heads, target_layers
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
@@ -50,7 +51,7 @@ def gradients_by_autograd(model, layers, batch):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layers_gradient_is_autograds_also_behind_the_decoders_own_embedding(name):
     model, batch = MODELS[name](), batch_of(name)
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     found = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     expected = gradients_by_autograd(model, layers, batch)
     assert found.gradient.keys() == layers.keys()
@@ -63,7 +64,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
     from bench.init.calibrate import stage
 
     model, batch = MODELS[name](), batch_of(name)
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     whole = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     cut = stage.split
     monkeypatch.setattr(stage, "split", lambda batches, _size: cut(batches, 1))
@@ -77,7 +78,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
 def test_every_linear_layer_is_a_target_but_heads_and_output_embeddings(name):
     model = MODELS[name]()
     linear = {key for key, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    left = linear - adapter.target_layers(model, None).keys()
+    left = linear - target_layers(model, None).keys()
     assert (
         left
         == {
@@ -92,19 +93,19 @@ def test_every_linear_layer_is_a_target_but_heads_and_output_embeddings(name):
 
 def test_targets_match_by_the_end_of_their_name_at_a_dot():
     model = tiny_roberta()
-    assert len(adapter.target_layers(model, ("attention.output.dense",))) == 2
-    assert len(adapter.target_layers(model, ("output.dense",))) == 4
-    assert len(adapter.target_layers(model, ("dense",))) == 6  # never the head's
+    assert len(target_layers(model, ("attention.output.dense",))) == 2
+    assert len(target_layers(model, ("output.dense",))) == 4
+    assert len(target_layers(model, ("dense",))) == 6  # never the head's
     with pytest.raises(ValueError, match="matches no linear layer"):
-        adapter.target_layers(model, ("put.dense", "out_proj"))
+        target_layers(model, ("put.dense", "out_proj"))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("method", [built("hu"), built("full_ft"), built("none")])
 def test_the_head_trains_with_every_method_that_trains(name, method):
     model = MODELS[name]()
-    wrapped, _ = adapter.add(model, method, RANK, adapter.target_layers(model, ("query",)))
-    head = [p for module in adapter.heads(wrapped).values() for p in module.parameters()]
+    wrapped, _ = adapter.add(model, method, RANK, target_layers(model, ("query",)))
+    head = [p for module in heads(wrapped).values() for p in module.parameters()]
     assert head
     assert all(p.requires_grad == bool(method.trains) and p.dtype == torch.float32 for p in head)
     if isinstance(method, Hu):
@@ -113,14 +114,14 @@ def test_the_head_trains_with_every_method_that_trains(name, method):
 
 
 def test_language_models_have_no_head():
-    assert not any(adapter.heads(MODELS[name]()) for name in ("t5", "bart", "llama"))
+    assert not any(heads(MODELS[name]()) for name in ("t5", "bart", "llama"))
 
 
 @pytest.mark.parametrize("method", [built("hu"), built("full_ft")])
 def test_a_saved_head_comes_back_with_the_adapter(method, tmp_path):
     def prepared():
         model = tiny_roberta()
-        layers = adapter.target_layers(model, ("query", "intermediate.dense"))
+        layers = target_layers(model, ("query", "intermediate.dense"))
         return model, layers
 
     model, layers = prepared()
@@ -142,7 +143,7 @@ def test_a_saved_head_comes_back_with_the_adapter(method, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_probe_sees_the_same_gradient_as_autograd(name):
     model = MODELS[name]()
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     wrapped, adapted = adapter.add(model, built("hu"), RANK, layers)
     initial = {}
     for layer in adapted:
@@ -155,7 +156,7 @@ def test_the_probe_sees_the_same_gradient_as_autograd(name):
     rows = AlignmentProbe(Measure(1), adapted, initial, norms, batch).measure(wrapped, 0)
     half = {key: tensor[:2] for key, tensor in batch.items()}
     bare = MODELS[name]()
-    expected = gradients_by_autograd(bare, adapter.target_layers(bare, None), half)
+    expected = gradients_by_autograd(bare, target_layers(bare, None), half)
     measured = {row.layer: row.value for row in rows if row.measure == "gradient_norm"}
     for layer, gradient in expected.items():
         assert measured[layer] == pytest.approx(gradient.norm().item(), rel=1e-3)
@@ -209,7 +210,7 @@ def test_a_covariance_is_over_the_tokens_of_the_layers_own_side(name, lengths):
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_a_visit_reaches_layers_that_only_the_decoders_tokens_feed(name):
     model, seen = MODELS[name](), []
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     visit_gradients(model, layers, batch_of(name), lambda layer, *_: seen.append(layer))
     assert set(seen) == set(layers)
 
@@ -224,7 +225,7 @@ def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
         model = tiny_bert()
         torch.manual_seed(seed)
         torch.nn.init.normal_(model.classifier.weight)
-        layers = adapter.target_layers(model, ("query",))
+        layers = target_layers(model, ("query",))
         return key("abc", model, layers, batches, wanted, False, "here")
 
     assert key_of(0) == key_of(0)

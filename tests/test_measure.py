@@ -8,6 +8,7 @@ import torch
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Layer, LearningRates, Rank
 from bench.model import adapter
+from bench.model.layers import target_layers
 from bench.train import alignment
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
@@ -22,7 +23,7 @@ def doubled(batch):
 
 
 def probed(model, batch, method, both=None):
-    layers = adapter.target_layers(model, PROJECTIONS)
+    layers = target_layers(model, PROJECTIONS)
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     statistics = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     wrapped, adapted = adapter.add(model, method, RANK, layers)
@@ -89,9 +90,7 @@ def test_the_noise_ceiling_is_one_for_equal_halves_and_less_for_others(tiny_mode
 
 @pytest.mark.parametrize("method", [built("hu"), built("lora_ga"), built("lora_sb")], ids=lambda m: m.label)
 def test_drift_and_stable_rank_are_those_of_the_dense_change_of_w(tiny_model, batch, method):
-    pretrained = {
-        name: layer.weight.clone() for name, layer in adapter.target_layers(tiny_model(), PROJECTIONS).items()
-    }
+    pretrained = {name: layer.weight.clone() for name, layer in target_layers(tiny_model(), PROJECTIONS).items()}
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
     with torch.no_grad():
         for layer in probe.layers:
@@ -248,7 +247,7 @@ def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
 
 def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_model, batch):
     model, given = tiny_model(), batch(3, 6)
-    layers = adapter.target_layers(model, PROJECTIONS)
+    layers = target_layers(model, PROJECTIONS)
     gradients = calibrate(model, layers, [given], CalibrationRequest(frozenset({"gradient"}))).gradient
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     left_out, *others = layers

@@ -10,6 +10,7 @@ import torch
 from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter
 from bench.model.embedded.items import splits
+from bench.model.layers import target_layers
 from bench.model.limits import NO_LIMIT, max_tokens
 from bench.score import Scoring, check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
@@ -368,7 +369,7 @@ RANK = Rank("r3", 3, 6)
 
 def with_adapters(model, method, options=PLAIN, size=0.3):
     """Adapters that change what the model says, on every kind of projection."""
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     wrapped, adapted = adapter.add(model, method, RANK, layers, options)
     generator = torch.Generator().manual_seed(7)
     for layer in adapted:
@@ -432,7 +433,7 @@ def test_a_regression_may_move_by_rounding_only():
 
 def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
     tasks = cola()
-    full, _ = adapter.add(tiny_llama(), built("full_ft"), RANK, adapter.target_layers(tiny_llama(), None))
+    full, _ = adapter.add(tiny_llama(), built("full_ft"), RANK, target_layers(tiny_llama(), None))
     found = score(whole(full), tasks, settings())
     assert check_merged(whole(full), tasks, settings(), found) is None
     adapted, _ = with_adapters(tiny_llama(), built("hu"))

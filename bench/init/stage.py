@@ -16,6 +16,7 @@ from bench.methods.base import Factors, Method, scaling_value
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
+from bench.model.layers import check_start, target_layers
 from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks, rng
 from bench.process.phases import Phases
@@ -70,8 +71,8 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         ValueError: the rank does not fit a layer, no layer matches, or the method broke its promise.
     """
     model = loaded.model
-    linear = adapter.target_layers(model, cfg.model.target_modules)
-    adapter.check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
+    linear = target_layers(model, cfg.model.target_modules)
+    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     num_parameters, num_head = adapter.count_parameters(model)
     sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
     before = _logits(model, sample)
