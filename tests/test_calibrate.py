@@ -492,11 +492,13 @@ def test_the_cost_is_split_into_its_parts(tiny_model, batch):
 
 
 KEYED = {
-    "revision": lambda given: given | {"revision": "other"},
-    "layers": lambda given: given | {"layers": target_layers(given["model"], ("q_proj",))},
-    "dtype": lambda given: given | {"model": copy.deepcopy(given["model"]).to(torch.bfloat16)},
-    "samples": lambda given: given | {"batches": given["batches"][:1]},
-    "tokens": lambda given: given | {"batches": [given["batches"][0], given["batches"][0]]},
+    "revision": lambda given: given | {"loaded": replace(given["loaded"], revision="other")},
+    "layers": lambda given: given | {"layers": target_layers(given["loaded"].model, ("q_proj",))},
+    "dtype": lambda given: (
+        given | {"loaded": replace(given["loaded"], model=copy.deepcopy(given["loaded"].model).to(torch.bfloat16))}
+    ),
+    "samples": lambda given: given | {"task": of_samples(given["task"].calibration[:1])},
+    "tokens": lambda given: given | {"task": of_samples(2 * given["task"].calibration[:1])},
     "solver": lambda given: given | {"request": wanted("gradient", solver="randomized")},
     "width": lambda given: given | {"request": wanted("gradient", rank=9)},
     "matrix": lambda given: given | {"request": wanted("gradient_sign")},
@@ -505,14 +507,15 @@ KEYED = {
 }
 
 
+def of_samples(batches):
+    return SimpleNamespace(calibration=batches, calibration_ids=[0, 1], calibration_checkpointing=False)
+
+
 @pytest.fixture
 def keyed(tiny_model, batch):
-    model = tiny_model()
-    batches = [batch(2, 5, seed=1), batch(2, 5, seed=2)]
-    return {
-        "revision": "abc", "model": model, "layers": target_layers(model, PROJECTIONS), "batches": batches,
-        "request": wanted("gradient"), "checkpointing": False, "environment": "e",
-    }  # fmt: skip
+    model, task = tiny_model(), of_samples([batch(2, 5, seed=1), batch(2, 5, seed=2)])
+    layers, loaded = target_layers(model, PROJECTIONS), LoadedModel(model, None, "abc")
+    return {"loaded": loaded, "layers": layers, "task": task, "request": wanted("gradient"), "environment": "e"}
 
 
 @pytest.mark.parametrize("what", KEYED)
@@ -528,7 +531,7 @@ def test_a_rank_that_the_stated_width_covers_has_the_same_key(keyed):
 
 def test_weights_are_decomposed_for_all_samples_alike(keyed):
     of_weights = keyed | {"request": wanted("weight")}
-    assert key(**of_weights) == key(**of_weights | {"batches": keyed["batches"][:1]})
+    assert key(**of_weights) == key(**of_weights | {"task": of_samples(keyed["task"].calibration[:1])})
 
 
 def test_what_a_method_wants(compose_method):
@@ -554,7 +557,7 @@ def test_what_a_method_wants(compose_method):
 @pytest.mark.parametrize(("revision", "kept"), [("abc", 1), (UNKNOWN, 0)])
 def test_weights_of_unknown_origin_are_calibrated_each_time(tiny_model, batch, tmp_path, revision, kept):
     model = tiny_model()
-    task = SimpleNamespace(calibration=[batch(2, 5)], calibration_ids=[0, 1], calibration_checkpointing=False)
+    task = of_samples([batch(2, 5)])
     cache, loaded = Cache(enabled=True, dir=tmp_path, max_gb=1), LoadedModel(model, None, revision)
     layers = target_layers(model, ("q_proj",))
     reads = [shared(loaded, layers, task, wanted("gradient"), cache)[1] for _ in range(2)]

@@ -1,5 +1,7 @@
 """Encoders with a head, and encoder-decoders: what calibration, adapters, measures and training make of them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from bench.methods.hu import Hu
 from bench.model import adapter, weights
 from bench.model.gradients import visit_gradients
 from bench.model.layers import heads, target_layers
+from bench.model.load import LoadedModel
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
@@ -218,7 +221,7 @@ def test_a_visit_reaches_layers_that_only_the_decoders_tokens_feed(name):
 def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
     from bench.init.calibrate.cached import key
 
-    batches = [batch_of("bert")]
+    task = SimpleNamespace(calibration=[batch_of("bert")], calibration_checkpointing=False)
     wanted = CalibrationRequest(frozenset({"gradient"}))
 
     def key_of(seed):
@@ -226,7 +229,7 @@ def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
         torch.manual_seed(seed)
         torch.nn.init.normal_(model.classifier.weight)
         layers = target_layers(model, ("query",))
-        return key("abc", model, layers, batches, wanted, False, "here")
+        return key(LoadedModel(model, None, "abc"), layers, task, wanted, "here")
 
     assert key_of(0) == key_of(0)
     assert key_of(0) != key_of(1)

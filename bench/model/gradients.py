@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bench.model.load import evaluating
 from bench.process.phases import now
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
 Inputs = Float[Tensor, "batch tokens in"]

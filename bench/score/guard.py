@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +97,3 @@ def _is_cut(arguments: tuple[Any, ...], lm: Any, kind: Kind, backend: str) -> bo
         room = lm.max_length + (-1 if backend == "vllm" else 1)
         return len(lm.tok_encode(prompt + wanted)) > room
     return len(lm.tok_encode(prompt)) > lm.max_length - max_gen_toks(wanted)
-
-
-def warn_truncated(truncated: Mapping[str, int], num_items: Mapping[str, int], limit: int) -> None:
-    """Warns of truncated items, one line a task."""
-    for task, number in truncated.items():
-        if number:
-            warnings.warn(
-                f"{number} of {num_items[task]} scored items of {task} are longer than the {limit} tokens that the "
-                "model takes, and were cut",
-                stacklevel=3,
-            )

@@ -51,10 +51,10 @@ def check_merged(
     for adapter in adapters:
         cast(Any, adapter).merge()
     limit = min(settings.merged_samples, settings.limit or settings.merged_samples)
-    found = evaluate(loaded, evaluations, settings, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
+    results, _ = evaluate(loaded, evaluations, settings, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
     unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
     items, differing = set(), set()
-    for outcome in outcomes(found.results):
+    for outcome in outcomes(results):
         generates = loaded.kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
         items.add((outcome.task, outcome.doc_id))
         if not _agree(unmerged[outcome.task, outcome.filter, outcome.doc_id], outcome, generates):

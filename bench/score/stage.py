@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.model.limits import max_tokens
@@ -13,7 +12,7 @@ from bench.model.load import evaluating
 from bench.process.environment import quiet
 from bench.runs.record_parts import ScoringFacts
 from bench.score.backends import language_model, plain_generation_config
-from bench.score.guard import check, count_truncated, warn_truncated
+from bench.score.guard import check, count_truncated
 from bench.score.rows import outcomes, scores
 from bench.score.settings import Scored, Scoring
 
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 
 # Draws for the standard error of metrics without a closed form (MCC, F1); lm-eval's default of 100,000 takes minutes.
 BOOTSTRAP_DRAWS = 200
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """lm-eval's results, the batch size that fitted into memory, and the number of truncated items by task."""
-
-    results: dict[str, Any]
-    batch_size: int
-    truncated: dict[str, int]
 
 
 def score(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> Scored:
@@ -53,11 +43,16 @@ def score(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
         ValueError: as `check`.
     """
     check(loaded, evaluations, settings)
-    found = evaluate(loaded, evaluations, settings, settings.limit, settings.batch_size)
-    num_items = {task: int(number["effective"]) for task, number in found.results["n-samples"].items()}
-    warn_truncated(found.truncated, num_items, max_tokens(loaded.model.config, loaded.tokenizer))
-    facts = ScoringFacts(backend=settings.backend, batch_size=found.batch_size, truncated=found.truncated, merged=None)
-    return Scored(scores(found.results, evaluations), outcomes(found.results), facts)
+    results, facts = evaluate(loaded, evaluations, settings, settings.limit, settings.batch_size)
+    limit = max_tokens(loaded.model.config, loaded.tokenizer)
+    for task, number in facts.truncated.items():
+        if number:
+            warnings.warn(
+                f"{number} of {results['n-samples'][task]['effective']} scored items of {task} are longer than the "
+                f"{limit} tokens that the model takes, and were cut",
+                stacklevel=2,
+            )
+    return Scored(scores(results, evaluations), outcomes(results), facts)
 
 
 def evaluate(
@@ -67,7 +62,7 @@ def evaluate(
     limit: int | None,
     batch_size: int,
     bootstrap_draws: int = BOOTSTRAP_DRAWS,
-) -> Evaluated:
+) -> tuple[dict[str, Any], ScoringFacts]:
     """Runs lm-eval, and halves the batch size as long as it does not fit into memory.
 
     Args:
@@ -77,6 +72,9 @@ def evaluate(
         limit: number of items of each task; None for all.
         batch_size: the first to try.
         bootstrap_draws: draws for standard errors without closed form; 0 for no such standard errors.
+
+    Returns:
+        lm-eval's results; the batch size that fitted into memory and the number of truncated items by task.
     """
     import lm_eval
     import torch
@@ -107,7 +105,9 @@ def evaluate(
                     confirm_run_unsafe_code=settings.confirm_run_unsafe_code,
                 )
                 truncated = count_truncated(results["samples"], lm, loaded.kind, settings.backend)
-                return Evaluated(results, batch_size, truncated)
+                return results, ScoringFacts(
+                    backend=settings.backend, batch_size=batch_size, truncated=truncated, merged=None
+                )
         except RuntimeError as error:
             if batch_size == 1 or not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise

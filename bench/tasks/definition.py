@@ -36,12 +36,6 @@ class InMemoryTask(ConfigurableTask):
         """Called by lm-eval's __init__; takes the given rows instead."""
         self.dataset = datasets.DatasetDict({split: _table(rows, split) for split, rows in self._rows.items()})
 
-    def docs(self, rows: Rows, split: str) -> datasets.Dataset:
-        """Rows after the definition's process_docs."""
-        table = _table(rows, split)
-        process = self.config.process_docs
-        return process(table) if callable(process) else table
-
 
 def _table(rows: Rows, split: str) -> datasets.Dataset:
     try:

@@ -7,21 +7,19 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bench.process import ranks, signals
+from bench.runs.attempt import Attempt
+from bench.runs.checkpoint import Checkpoint
 from bench.runs.record_parts import TrainingFacts
+from bench.train.probe import AlignmentProbe
+from bench.train.probe import Row as AlignmentRow
 from bench.train.settings import Row, Training
-
-if TYPE_CHECKING:
-    from bench.runs.attempt import Attempt
-    from bench.runs.checkpoint import Checkpoint, Checkpoints
-    from bench.train.probe import AlignmentProbe
-    from bench.train.probe import Row as AlignmentRow
 
 
 class Journal(TrainerCallback):
@@ -29,6 +27,7 @@ class Journal(TrainerCallback):
 
     Attributes:
         curve: the rows so far.
+        checkpoints: None if the run cannot be resumed.
         interrupted: whether a signal stopped it before its last step.
 
     Args:
@@ -50,17 +49,13 @@ class Journal(TrainerCallback):
         self.interrupted = False
         self._tokens = list(itertools.accumulate(tokens_a_step))
         self._probe, self._logbook = probe, logbook
+        self.checkpoints = logbook.checkpoints
         self._alignment: list[AlignmentRow] = []
         self._written = 0
         self._carried = 0.0
         total = len(tokens_a_step)
         self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=ranks.rank() > 0)
         self._start = self._saved = time.perf_counter()
-
-    @property
-    def checkpoints(self) -> Checkpoints | None:
-        """The checkpoints of the run; None if it cannot be resumed."""
-        return self._logbook.checkpoints
 
     @property
     def seconds(self) -> float:
@@ -80,10 +75,9 @@ class Journal(TrainerCallback):
     def state(self) -> dict[str, Any]:
         """The rows and seconds that a checkpoint needs so that a resumed run has the same curve."""
         self._flush()
-        alignment = [asdict(row) for row in self._probe.rows]
-        return {"seconds": self.seconds, "probe_seconds": self._probe.seconds, "curve": self.curve} | {
-            "alignment": alignment
-        }
+        rows = [asdict(row) for row in self._probe.rows]
+        spent = {"seconds": self.seconds, "probe_seconds": self._probe.seconds}
+        return spent | {"curve": self.curve, "alignment": rows}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         kept = checkpoint.journal

@@ -25,14 +25,9 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Train:
-    """conf/train/*.yaml; the names are transformers.TrainingArguments' where it has them.
+    """conf/train/*.yaml, explained in conf/README.md; the names are transformers.TrainingArguments' where it has them.
 
-    Attributes:
-        learning_rate: the schedule's peak; None only for a method that trains nothing.
-        batch_size: examples a backward pass; an optimiser step sees gradient_accumulation_steps of them.
-        eval_steps: interval of the eval loss; 0 takes it at the end only.
-        precision: fp32, or bf16 autocast over float32 masters.
-        parallel: whether each rank holds the whole model (ddp) or a shard of it (fsdp).
+    learning_rate is None only for a method that trains nothing.
     """
 
     max_steps: PositiveInt

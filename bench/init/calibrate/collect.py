@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.init.calibrate.sketch import GradientSketch
@@ -23,9 +23,6 @@ from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_g
 from bench.process import ranks, rng
 from bench.process.phases import now
 from bench.tasks.examples import IGNORED, num_label_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,6 @@ class Collector:
         return found
 
     def _visit(self, weight: float, checkpointing: bool) -> float:
-        """Passes one piece through the model; returns its loss."""
         before = sum(self._seconds.values())
         given = self._model, self._layers, self._batch, self._consume
         if self._request.gradient:

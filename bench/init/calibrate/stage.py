@@ -7,18 +7,15 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from bench.init.calibrate.collect import Collector, decompose, split
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.model.gradients import Batch
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def calibrate(

@@ -62,7 +62,7 @@ def _change(rng: random.Random, who: str, now: int) -> Event | None:
 
 
 def _opening(rng: random.Random, person: str, thing: str) -> tuple[str, int, Event | None]:
-    """Either a plain quantity, or boxes of things, whose total is the first equation."""
+    # A plain quantity, or boxes of things, whose total is the first equation.
     if rng.random() < 0.3:
         boxes, each = rng.randint(2, 9), rng.randint(2, 9)
         box = rng.choice(CONTAINERS)
