@@ -62,11 +62,17 @@ def test_right_arguments_pass():
 
 
 def test_help_loads_no_heavy_library():
-    loaded = (
-        "import sys, bench.run; print([m for m in ('torch', 'transformers', 'pandas', 'wandb') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    code = """
+import sys
+from bench.run import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+finally:
+    print([m for m in ("torch", "transformers", "pandas", "wandb") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def finish() -> int:
 
     A launcher that starts processes of its own reports nothing to this one: the runs' records say how they ended.
     """
+    if Sweep.current is None and "bench.runs.job" not in sys.modules:  # --help: neither a sweep nor a run
+        return 0
     from bench.runs import job
     from bench.runs.record import FAILED
 
