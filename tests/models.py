@@ -18,13 +18,15 @@ from transformers import (
 )
 
 from bench.model.load import UNKNOWN, LoadedModel
+from bench.score import Scoring
 
 # The tokenizer below and all builders but tiny_llama, which has no special tokens, agree on these.
 PAD, CLS, SEP, UNK = 0, 1, 2, 3
-WORDS = (
-    "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was "
-    "yes no True False one two three ? . : , sentence question answer Answer Question ##s ##ed"
-).split()
+PLAIN_WORDS = "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was".split()
+WORDS = [
+    *PLAIN_WORDS,
+    *"yes no True False one two three ? . : , sentence question answer Answer Question ##s ##ed".split(),
+]
 
 
 def tiny_llama():
@@ -106,6 +108,12 @@ def word_tokenizer(kind="encoder", model_max_length=64):
 def whole(model, kind="causal", tokenizer=None):
     """The model as `Model.load` returns one."""
     return LoadedModel(model, tokenizer or word_tokenizer(kind), UNKNOWN, kind)
+
+
+def scoring(**changed):
+    """Settings of scoring: the first eight items of test, four of them also merged."""
+    plain = {"split": "test", "limit": 8, "batch_size": 8, "backend": "hf", "merged_samples": 4}
+    return Scoring(**plain | {"confirm_run_unsafe_code": False} | changed)
 
 
 def random_batch(rows, tokens, seed=0):
