@@ -116,6 +116,27 @@ def scoring(**changed):
     return Scoring(**plain | {"confirm_run_unsafe_code": False} | changed)
 
 
+def gradients_by_autograd(model, layers, batch):
+    model.zero_grad()
+    model.eval()
+    model(**batch).loss.backward()
+    return {name: layer.weight.grad.clone() for name, layer in layers.items()}
+
+
+def inputs_of(model, layers, batch):
+    """What each layer is given, by a forward hook."""
+    inputs = {}
+    hooks = [
+        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs.__setitem__(name, args[0].detach()))
+        for name, layer in layers.items()
+    ]
+    with torch.no_grad():
+        model.eval()(**batch)
+    for hook in hooks:
+        hook.remove()
+    return inputs
+
+
 def random_batch(rows, tokens, seed=0):
     """A batch of random tokens, the first two of each row a prompt that the loss leaves out."""
     ids = torch.randint(0, 50, (rows, tokens), generator=torch.Generator().manual_seed(seed))

@@ -19,16 +19,10 @@ from bench.methods.svd import EXACT, exact_svd
 from bench.model.gradients import visit_gradients, weight_gradient
 from bench.model.layers import target_layers
 from bench.model.load import UNKNOWN, LoadedModel
+from models import gradients_by_autograd, inputs_of
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GRADIENT = CalibrationRequest(matrices=frozenset({"gradient"}))
-
-
-def gradients_by_autograd(model, layers, batch):
-    model.zero_grad()
-    model.eval()
-    model(**batch).loss.backward()
-    return {name: layer.weight.grad.clone() for name, layer in layers.items()}
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -73,19 +67,6 @@ def assert_nearly(found, expected):
     """Rounding of a sum in another order: 1e-5 of each matrix's norm."""
     assert found.keys() == expected.keys()
     assert all((found[name] - expected[name]).norm() < 1e-5 * expected[name].norm() for name in expected)
-
-
-def inputs_of(model, layers, batch):
-    """What each layer is given, by a forward hook."""
-    inputs = {}
-    hooks = [
-        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs.__setitem__(name, args[0].detach()))
-        for name, layer in layers.items()
-    ]
-    model.eval()(**batch)
-    for hook in hooks:
-        hook.remove()
-    return inputs
 
 
 def padded_batch(batch):
