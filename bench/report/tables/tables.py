@@ -16,7 +16,7 @@ import pandas as pd
 from bench.report.judge.comparisons import Judged, judge, significant_best
 from bench.report.judge.metrics import SHARE
 from bench.report.judge.scores import Column, Found, average, average_scale, interquartile, sample_estimate
-from bench.report.judge.statistics import Estimate, seeds_alone
+from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.paired import comparison_numbers, comparison_table
 from bench.report.tables.remarks import failures, flagged, majority_texts, note, remarks, stack
@@ -75,7 +75,7 @@ def _numbers(judged: Stages) -> pd.DataFrame:
 def _score_numbers(found: Mapping[Column, Found], averaged: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """The metrics of one cell, then its average and interquartile mean if the table has them."""
     for column, one in found.items():
-        alone = seeds_alone(one.sample.values.tolist(), column.scale)
+        alone = estimate(one.sample.values.tolist(), None, column.scale)
         yield {
             "dataset": column.dataset,
             "metric": column.metric,
