@@ -20,7 +20,6 @@ from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estima
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
 from bench.report.tables.render import DASH
-from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 
 Group = Mapping[str, str]
@@ -215,7 +214,7 @@ def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
     if not found:
         raise NotRunError(f"no completed run of {text} in {where}")
     if len(found) > 1:
-        named = "; ".join(sorted(group_text(groups[index]) for index in found))
+        named = "; ".join(sorted(" ".join(groups[index]) for index in found))
         raise ReportError(f"{text} fits several groups of {where}: {named}; name what sets them apart")
     return found[0]
 
