@@ -71,7 +71,7 @@ def ours_sketch(shape: Shape, num_samples: int, reference: Path, r: int) -> Grad
     cost, found = _timed(ours.sketch, shape, num_samples)
     spans = ours.spans(ours.calibrated_factors(found, shape.model(), r))
     errors = subspace_errors(spans, reference, LORA_GA, r)
-    return GradientCost(cost, found.parts, errors, len(found.calibration.exact_layers))
+    return GradientCost(cost, found.parts, errors, len(found.calibration.facts.exact_layers))
 
 
 def ours_cached(shape: Shape, num_samples: int) -> dict[str, GradientCost]:

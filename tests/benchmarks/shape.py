@@ -70,6 +70,6 @@ LLAMA_21M = Shape(512, 1408, 7, 8, 4, 64, 512)
 
 def target_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The layers to adapt, by name, as the suite finds them."""
-    from bench.model import adapter
+    from bench.model import layers
 
-    return adapter.target_layers(model, TARGET_MODULES)
+    return layers.target_layers(model, TARGET_MODULES)

@@ -6,23 +6,14 @@ import torch
 from bench.methods.base import Layer
 from bench.methods.lora_ga import LoRAGA
 from built_methods import built
+from matrices import best_approximation, both_orientations, random
 
 R, S = 4, 0.7
-both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def start(gradient, r=R, gamma=16.0, generator=None):
     layer = Layer("layers.3.q_proj", torch.zeros_like(gradient), r, S, gradient)
     return built("lora_ga", gamma=gamma).factors(layer, generator or torch.Generator())
-
-
-def best_approximation(matrix, rank):
-    U, S_, Vh = torch.linalg.svd(matrix, full_matrices=False)
-    return U[:, :rank] * S_[:rank] @ Vh[:rank]
 
 
 @both_orientations

@@ -5,14 +5,10 @@ from bench.methods.base import Layer, LearningRates
 from bench.methods.lora_sb import LoRASB
 from bench.train.alignment import attainable_gradient, induced_gradient
 from built_methods import built
+from matrices import both_orientations, random
 
 R = 4
 RATES = LearningRates(peak=0.3, first=0.02, calibration=0.005)
-both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def with_zeros(out, into):
