@@ -97,11 +97,7 @@ class Dataset:
     runs_code: bool = False
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
-        """The identity of each split used: a hash of its rows or file, or the Hub's repository and revision.
-
-        Args:
-            data_root: a local folder to read instead of the Hub.
-            uses: the splits, among train and test.
+        """The identity of each split in `uses`: a hash of its rows or file, or the Hub's repository and revision.
 
         Raises:
             ValueError: a file is missing.
@@ -117,12 +113,7 @@ class Dataset:
         return {use: file_sha256(path) for use, path in paths.items()}
 
     def load(self, data_root: Path | None, uses: Collection[str], carving: Carving) -> LoadedRows:
-        """The rows of the splits used.
-
-        Args:
-            data_root: a local folder to read instead of the Hub.
-            uses: the splits, among train, validation and test.
-            carving: how train is divided.
+        """The rows of the splits in `uses`, from `data_root` or, if that is None, from the Hub.
 
         Raises:
             ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.

@@ -146,9 +146,7 @@ class Task:
     def identity(self, trains: bool, score_split: ScoreSplit) -> dict[str, Any]:
         """The settings that can change a run's numbers, with the content of the data, not its place.
 
-        Args:
-            trains: whether anything is trained; if not, settings of training are left out.
-            score_split: the split to score.
+        If nothing is trained, settings of training are left out.
 
         Raises:
             ValueError: a file of data.root is missing.
