@@ -13,13 +13,13 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
+from bench.report.judge.comparisons import paired
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.scores import Column, Sample, average, collect
-from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
+from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
 from bench.report.tables.render import DASH
-from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 
 Group = Mapping[str, str]
@@ -87,8 +87,11 @@ def higher_score(
     points = all(column.scale.unit == SHARE.unit for column in columns)
     factor, unit = (100.0, "points") if points else (1.0, "")
     sign = 1 if columns[0].higher_is_better else -1
-    values, stderr, means = _difference(sample_a, sample_b, seeds)
-    found = estimate([sign * factor * value for value in values], stderr and factor * stderr, UNBOUNDED)
+    values, stderr = paired(sample_a, sample_b)
+    if sample_a.draws is None or sample_a.items != sample_b.items:
+        stderr = None
+    means = [float(one.values[[one.seeds.index(seed) for seed in seeds]].mean()) for one in (sample_a, sample_b)]
+    found = estimate([sign * factor * float(value) for value in values], stderr and factor * stderr, UNBOUNDED)
     text = _side(found.low, found.high, -margin) if len(seeds) > 1 else NOT_SETTLED
     details = f"{_name(of_a)} {factor * means[0]:.4g}, {_name(of_b)} {factor * means[1]:.4g}"
     if margin:
@@ -96,7 +99,7 @@ def higher_score(
     if len(seeds) == 1:
         details += "; one seed: an interval over items alone settles nothing"
     elif text == NOT_SETTLED:
-        smallest = factor * _detectable(values, stderr)
+        smallest = factor * _detectable(values.tolist(), stderr)
         details += f"; {len(seeds)} seeds find a difference of {smallest:.3g} {unit}".rstrip()
     return Answer(text, details, found.mean, found.low, found.high, unit, found.n)
 
@@ -117,9 +120,8 @@ def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Answer
     good_a, good_b = _nearly_best(of_a, within), _nearly_best(of_b, within)
     low, high = good_a[0] / good_b[-1] / step, good_a[-1] / good_b[0] * step
     text = _side(low, high, 1.0)
-    if text == YES and (of_a.at_edge == "lower" or of_b.at_edge == "upper"):
-        text = NOT_SETTLED
-    if text == NO and (of_a.at_edge == "upper" or of_b.at_edge == "lower"):
+    doubtful = {YES: ("lower", "upper"), NO: ("upper", "lower")}.get(text, ())  # edges beyond which it may turn
+    if any(edge and edge == found.at_edge for edge, found in zip(doubtful, (of_a, of_b), strict=False)):
         text = NOT_SETTLED
     largest = [f"{good[-1]:g}" for good in (good_a, good_b)]
     details = (
@@ -136,18 +138,13 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> A
     The loss is measured every few steps; between two measurements it is taken as linear.
     """
     of_a, of_b = _cells(study, stage, a, b)
-    curves_a, curves_b = _by_seed(of_a), _by_seed(of_b)
-    steps: list[float] = []
-    seconds: list[float] = []
-    asked = 0
-    for seed in sorted(curves_a.keys() & curves_b.keys()):
-        ours, theirs = curves_a[seed], curves_b[seed]
-        if math.isinf(theirs.final_eval_loss) or not len(ours.evaluated):
-            continue
-        asked += 1
-        if (reached := reach(ours, theirs.final_eval_loss)) is not None:
-            steps.append(reached.step / theirs.last("step"))
-            seconds.append(reached.seconds / theirs.last("seconds"))
+    ours, theirs = _by_seed(of_a), _by_seed(of_b)
+    aims = {seed: theirs[seed].final_eval_loss for seed in sorted(ours.keys() & theirs.keys())}
+    aims = {seed: aim for seed, aim in aims.items() if math.isfinite(aim) and len(ours[seed].evaluated)}
+    asked = len(aims)
+    reached = {seed: at for seed, aim in aims.items() if (at := reach(ours[seed], aim))}
+    steps = [at.step / theirs[seed].last("step") for seed, at in reached.items()]
+    seconds = [at.seconds / theirs[seed].last("seconds") for seed, at in reached.items()]
     if not asked:
         raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the eval loss under one seed")
     target = f"the final eval loss of {_name(of_b)}"
@@ -208,20 +205,16 @@ KINDS: dict[str, Callable[..., Answer]] = {
 }
 
 
-def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
-    """Indices of the groups with the wanted overrides; those that no group of the study sets are ignored."""
+def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
+    """Index of the group with the wanted overrides; those that no group of the study sets are ignored."""
     swept = {override.partition("=")[0] for group in groups for override in group}
     needed = {f"{key}={value}" for key, value in wanted.items() if key in swept}
-    return [index for index, group in enumerate(groups) if needed <= set(group)]
-
-
-def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
-    found = _matching(groups, wanted)
+    found = [index for index, group in enumerate(groups) if needed <= set(group)]
     text = " ".join(f"{key}={value}" for key, value in wanted.items())
     if not found:
         raise NotRunError(f"no completed run of {text} in {where}")
     if len(found) > 1:
-        named = "; ".join(sorted(group_text(groups[index]) for index in found))
+        named = "; ".join(sorted(" ".join(groups[index]) for index in found))
         raise ReportError(f"{text} fits several groups of {where}: {named}; name what sets them apart")
     return found[0]
 
@@ -249,16 +242,6 @@ def _sample(cell: Cell, task: str | None) -> tuple[Sample, list[Column]]:
     if len({column.higher_is_better for column in columns}) > 1:
         raise ReportError(f"{_name(cell)}: scores of both directions have no mean; name one task")
     return sample, columns
-
-
-def _difference(a: Sample, b: Sample, seeds: Sequence[int]) -> tuple[list[float], float | None, tuple[float, float]]:
-    """a - b for each seed, its standard error over items if both answered the same ones, and the two means."""
-    in_a, in_b = [a.seeds.index(seed) for seed in seeds], [b.seeds.index(seed) for seed in seeds]
-    stderr = None
-    if a.draws is not None and b.draws is not None and a.items == b.items:
-        stderr = spread((a.draws[:, in_a] - b.draws[:, in_b]).mean(axis=1))
-    means = float(a.values[in_a].mean()), float(b.values[in_b].mean())
-    return [float(value) for value in a.values[in_a] - b.values[in_b]], stderr, means
 
 
 def _side(low: float | None, high: float | None, threshold: float) -> str:
@@ -306,11 +289,9 @@ def _step(selection: Selection) -> float:
 
 def _nearly_best(selection: Selection, within: float) -> list[float]:
     """The rates whose score is within so many per cent of the best, ascending."""
-    best = selection.best
-    assert best is not None, "left out by _selection"
-    assert best.mean is not None, "the best has one"
-    allowed = abs(best.mean) * within / 100 + ROUNDING
-    return [p.learning_rate for p in selection.points if p.mean is not None and abs(p.mean - best.mean) <= allowed]
+    means = {point.learning_rate: point.mean for point in selection.points if point.mean is not None}
+    best = means[_best(selection)]
+    return [rate for rate, mean in means.items() if abs(mean - best) <= abs(best) * within / 100 + ROUNDING]
 
 
 def _name(cell: Cell) -> str:

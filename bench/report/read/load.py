@@ -127,6 +127,9 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     Args:
         mix: put records of different software, hardware or schema version into one report.
 
+    Returns:
+        The study at its stage "tuned" if there is one, else at the last that is not the selection.
+
     Raises:
         ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
     """
@@ -140,7 +143,8 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     if not mix:
         refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
-    return study.at(_main_stage(study.stages))
+    scored = [stage for stage in study.stages if stage != SELECT]
+    return study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
 
 
 def _command(experiment: str) -> str:
@@ -177,12 +181,6 @@ def planned(folder: Path) -> StudyPlan | None:
         return read_plan(folder)
     except CorruptPlanError as error:
         raise ReportError(str(error)) from None
-
-
-def _main_stage(stages: tuple[str, ...]) -> str:
-    """The stage that the study's table shows: tuned if there is one, else the last that is not the selection."""
-    scored = [stage for stage in stages if stage != SELECT]
-    return TUNED if TUNED in scored else (scored or stages)[-1]
 
 
 def _groups(plan: StudyPlan | None, stage: str) -> dict[str, tuple[str, ...]]:
@@ -256,27 +254,21 @@ def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
 
     Task and model head the tables, and what they imply (their data, their files) is no axis.
     """
-    keys = {key for values in flat.values() for key in values} - {_PLACE, _METHOD}
+    settings = list(flat.values())
+    keys = {key for values in settings for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
     for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key != "rank.r", key)):  # lora_alpha follows r
-        by_method: dict[str, set] = defaultdict(set)
-        for settings in flat.values():
-            if key in settings:
-                by_method[settings[_METHOD]].add(settings[key])
         # A method's own fields and its learning rate set cells apart only within the method.
-        own = key.startswith("method.") or key == _RATE
-        differs = any(len(values) > 1 for values in by_method.values())
-        if not own:
-            differs = len(set().union(*by_method.values())) > 1
-        if differs and not any(_implies(flat, axis, key) for axis in axes):
+        within = [_METHOD] if key.startswith("method.") or key == _RATE else []
+        if not _fixed(settings, within, key) and not any(_fixed(settings, [axis], key) for axis in axes):
             axes.append(key)
     return axes[1:]
 
 
-def _implies(flat: dict[str, dict[str, Any]], axis: str, key: str) -> bool:
-    """Whether the value of `axis` fixes the value of `key` in every cell that has it."""
-    seen: dict[Any, set] = defaultdict(set)
-    for settings in flat.values():
-        if key in settings:
-            seen[settings.get(axis)].add(settings[key])
+def _fixed(settings: list[dict[str, Any]], by: list[str], key: str) -> bool:
+    """Whether equal values of the settings `by` give one value of `key` in every cell that has it."""
+    seen: dict[tuple, set] = defaultdict(set)
+    for values in settings:
+        if key in values:
+            seen[tuple(values.get(name) for name in by)].add(values[key])
     return all(len(values) == 1 for values in seen.values())
