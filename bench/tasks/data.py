@@ -97,7 +97,11 @@ class Dataset:
     runs_code: bool = False
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
-        """The identity of each split in `uses`: a hash of its rows or file, or the Hub's repository and revision.
+        """The identity of each split used: a hash of its rows or file, or the Hub's repository and revision.
+
+        Args:
+            data_root: a local folder to read instead of the Hub.
+            uses: the splits, among train and test.
 
         Raises:
             ValueError: a file is missing.
@@ -113,7 +117,12 @@ class Dataset:
         return {use: file_sha256(path) for use, path in paths.items()}
 
     def load(self, data_root: Path | None, uses: Collection[str], carving: Carving) -> LoadedRows:
-        """The rows of the splits in `uses`, from `data_root` or, if that is None, from the Hub.
+        """The rows of the splits used.
+
+        Args:
+            data_root: a local folder to read instead of the Hub.
+            uses: the splits, among train, validation and test.
+            carving: how train is divided.
 
         Raises:
             ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.

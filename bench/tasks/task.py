@@ -146,7 +146,9 @@ class Task:
     def identity(self, trains: bool, score_split: ScoreSplit) -> dict[str, Any]:
         """The settings that can change a run's numbers, with the content of the data, not its place.
 
-        If nothing is trained, settings of training are left out.
+        Args:
+            trains: whether anything is trained; if not, settings of training are left out.
+            score_split: the split to score.
 
         Raises:
             ValueError: a file of data.root is missing.

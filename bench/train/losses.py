@@ -24,9 +24,12 @@ def normalises(model: nn.Module) -> bool:
 
 
 def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """The contribution of a part to its batch's mean loss, times the number of ranks, which average gradients.
+    """The contribution of part of a batch to its mean loss, times the number of ranks, which average gradients.
 
-    `mean` and `labels` are the part's, `num_items` are the label tokens of the batch; None: the part is the batch.
+    Args:
+        mean: mean loss of the part.
+        labels: labels of the part, as `num_label_tokens` counts them.
+        num_items: label tokens of the whole batch; None: the part is the whole batch.
     """
     if num_items is None:
         return mean

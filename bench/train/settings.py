@@ -52,7 +52,9 @@ class Train:
     def first_learning_rate(self, examples_a_batch: int | None = None) -> float:
         """The schedule's first value above zero.
 
-        With examples_a_batch the warm-up is counted in batches of this size, as LoRA-SB's published code does.
+        Args:
+            examples_a_batch: count the warm-up in batches of this size instead of optimiser steps, as LoRA-SB's
+                published code does.
         """
         peak = self.learning_rate or 0.0
         if self.lr_scheduler_type == "constant" or not self.warmup_steps:

@@ -92,6 +92,9 @@ def _commonsense_splits() -> dict[str, list[Item]]:
 def splits(name: str) -> dict[str, list[Item]]:
     """All items of an embedded task, by split: train, validation and test.
 
+    Args:
+        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny or entailment_tiny.
+
     Raises:
         ValueError: there is no such task.
     """

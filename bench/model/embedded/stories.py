@@ -73,7 +73,13 @@ def _opening(rng: random.Random, person: str, thing: str) -> tuple[str, int, Eve
 
 
 def draw_story(rng: random.Random, min_events: int, max_events: int) -> Story:
-    """A story with `min_events`, at least 1, to `max_events` equations."""
+    """A story.
+
+    Args:
+        rng: the only source of randomness.
+        min_events: at least this many equations, 1 or more.
+        max_events: at most this many equations.
+    """
     person, thing = rng.choice(PEOPLE), rng.choice(THINGS)
     num_events = rng.randint(min_events, max_events)
     opening, now, first = _opening(rng, person, thing)
