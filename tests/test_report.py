@@ -106,24 +106,31 @@ def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
         assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
 
 
-def test_data_or_weights_that_differ_under_one_name_are_told_apart_by_the_start_of_their_hash(tmp_path):
-    write_run(tmp_path, "hu", model="local", settings={"model": {"content": "1" * 64, "kind": "causal"}})
-    write_run(tmp_path, "hu", model="local", settings={"model": {"content": "2" * 64, "kind": "encoder"}})
-    assert [cell.axes for cell in load_study(tmp_path, "study").cells] == [
-        {"model.content": "1" * 8},
-        {"model.content": "2" * 8},
-    ]
+def nested(train, number):
+    return {"task": {"name": "t", "train": train, "nested": {"deep": {"of": [{"k": number}]}}}}
 
 
-def test_a_list_or_a_nested_setting_can_be_an_axis(tmp_path):
-    for train, number in ((["a"], 1), (["a", "b"], 1), (["a", "b"], 2)):
-        task = {"name": "t", "train": train, "nested": {"deep": {"of": [{"k": number}]}}}
-        write_run(tmp_path, settings={"task": task})
-    assert [cell.axes for cell in load_study(tmp_path, "study").cells] == [
-        {"task.nested.deep.of": "{'k': 1}", "task.train": "a"},
-        {"task.nested.deep.of": "{'k': 1}", "task.train": "a,b"},
-        {"task.nested.deep.of": "{'k': 2}", "task.train": "a,b"},
-    ]
+@pytest.mark.parametrize(
+    ("settings", "axes"),
+    [
+        (  # data or weights that differ under one name are told apart by the start of their hash
+            [{"model": {"content": digit * 64, "kind": kind}} for digit, kind in (("1", "causal"), ("2", "encoder"))],
+            [{"model.content": "1" * 8}, {"model.content": "2" * 8}],
+        ),
+        (
+            [nested(["a"], 1), nested(["a", "b"], 1), nested(["a", "b"], 2)],
+            [
+                {"task.nested.deep.of": "{'k': 1}", "task.train": "a"},
+                {"task.nested.deep.of": "{'k': 1}", "task.train": "a,b"},
+                {"task.nested.deep.of": "{'k': 2}", "task.train": "a,b"},
+            ],
+        ),
+    ],
+)
+def test_a_hash_a_list_or_a_nested_setting_can_be_an_axis(tmp_path, settings, axes):
+    for own in settings:
+        write_run(tmp_path, settings=own)
+    assert [cell.axes for cell in load_study(tmp_path, "study").cells] == axes
 
 
 def test_a_corrupt_record_is_named_and_left_out(tmp_path, capsys):
@@ -151,12 +158,6 @@ def test_two_stacks_are_not_mixed_unless_asked(tmp_path):
     with pytest.raises(ReportError, match="2 software or hardware stacks"):
         load_study(tmp_path, "study")
     assert len(load_study(tmp_path, "study", mix=True).cells[0].runs) == 2
-
-
-def test_an_unknown_study_lists_those_there_are(tmp_path):
-    write_run(tmp_path, "hu")
-    with pytest.raises(ReportError, match="there are: study"):
-        load_study(tmp_path, "nosuch")
 
 
 def test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line(tmp_path):
