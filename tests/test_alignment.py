@@ -53,13 +53,6 @@ def test_the_attainable_gradient_is_the_least_squares_fit_of_g_over_all_directio
     torch.testing.assert_close(alignment.attainable_gradient(G, factors, frozenset(trains)).flatten(), fit)
 
 
-def test_a_zero_b_reaches_only_the_rows_of_a():
-    G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
-    factors = Factors(some(R, IN, seed=1), torch.zeros(OUT, R, dtype=torch.float64))
-    only_b = alignment.attainable_gradient(G, factors, frozenset({"lora_B"}))
-    torch.testing.assert_close(alignment.attainable_gradient(G, factors, both), only_b)
-
-
 def test_without_an_adapter_both_are_the_gradient_itself():
     G, weight = some(OUT, IN), frozenset({"weight"})
     assert alignment.induced_gradient(G, None, 1.0, weight) is G
@@ -79,15 +72,15 @@ def test_singular_values_of_a_thin_product_need_no_large_matrix():
     torch.testing.assert_close(alignment.low_rank_norms(left, right), torch.linalg.svdvals(left @ right)[:3])
 
 
-@pytest.mark.parametrize(("zero", "moving"), [("lora_A", "lora_A"), ("lora_B", "lora_B")])
-def test_while_one_factor_is_zero_only_that_factor_moves_w(zero, moving):
+@pytest.mark.parametrize("zero", ["lora_A", "lora_B"])
+def test_while_one_factor_is_zero_only_that_factor_moves_w(zero):
     G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
     parts = {"lora_A": some(R, IN, seed=1), "lora_B": some(OUT, R, seed=2)}
     parts[zero] = torch.zeros_like(parts[zero])
     factors = Factors(**parts)
     for whole, alone in (
-        (alignment.induced_gradient(G, factors, S, both), alignment.induced_gradient(G, factors, S, {moving})),
-        (alignment.attainable_gradient(G, factors, both), alignment.attainable_gradient(G, factors, {moving})),
+        (alignment.induced_gradient(G, factors, S, both), alignment.induced_gradient(G, factors, S, {zero})),
+        (alignment.attainable_gradient(G, factors, both), alignment.attainable_gradient(G, factors, {zero})),
     ):
         assert whole.norm() > 0
         torch.testing.assert_close(whole, alone)

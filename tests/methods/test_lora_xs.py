@@ -5,13 +5,9 @@ import torch
 
 from bench.methods.base import Layer
 from built_methods import built
+from matrices import both_orientations, random
 
 R, S = 4, 0.7
-both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def start(weight, r=R, seed=0, **settings):
