@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bench.init.store import Cache
@@ -112,9 +112,9 @@ class Run:
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
             run = TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
+            run.check()
+        except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
-        run.check()
         return run
 
     @classmethod
@@ -132,59 +132,41 @@ class Run:
         """Refuses names that cannot be folders, and values that are valid alone but not together.
 
         Raises:
-            ConfigError: one of these.
+            ValueError: one of these; an option that does not apply to the method or the model is not ignored.
         """
-        self._check_names()
-        if self.trains and self.train.learning_rate is None:
-            raise ConfigError(f"method={self.method_name} needs a learning rate: train.learning_rate=1e-3")
-        self._check_options()
-        self._check_model()
-
-    def _check_names(self) -> None:
-        """Refuses names that lead out of the results folder; they make the run's id, which names its folder."""
         named = {"method": self.method_name, "rank": self.rank.name, "task": self.task.name, "model": self.model.name}
-        try:
-            for group, name in named.items():
-                checked_name(name, f"{group}.name", longest=LONGEST_NAME)
-            checked_study(self.study)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-
-    def _check_options(self) -> None:
-        """Refuses DoRA and LoRA+ for methods to which they do not apply, instead of ignoring them."""
-        trains = self.method.trains
+        for group, name in named.items():  # they make the run's id, which names its folder
+            checked_name(name, f"{group}.name", longest=LONGEST_NAME)
+        checked_study(self.study)
+        if self.trains and self.train.learning_rate is None:
+            raise ValueError(f"method={self.method_name} needs a learning rate: train.learning_rate=1e-3")
+        trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
         if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
-            raise ConfigError(
-                f"adapter.use_dora=true needs a method that trains lora_A or lora_B, and {self.method_name} trains "
-                f"{', '.join(sorted(trains)) or 'nothing'}"
+            raise ValueError(
+                "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
+                f"{self.method_name} trains {does}"
             )
         if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
-            raise ConfigError(
+            raise ValueError(
                 f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
-                f"lora_B, and {self.method_name} trains {', '.join(sorted(trains)) or 'nothing'}"
+                f"lora_B, and {self.method_name} trains {does}"
             )
-
-    def _check_model(self) -> None:
-        """Refuses a task that this kind of model cannot do, unconfirmed code execution, and a half-precision head."""
-        try:
-            kind = self.model.found_kind
-            self.task.check(kind)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        kind = self.model.found_kind
+        self.task.check(kind)
         if self.train.parallel == "fsdp" and kind == "seq2seq":
             # torch 2.13: "shared with a parameter already managed by another FSDP group"
-            raise ConfigError(
+            raise ValueError(
                 "train.parallel=fsdp cannot shard a sequence-to-sequence model, whose encoder and decoder share their "
                 "embeddings; take train.parallel=ddp"
             )
         runs_code = [name for name in self.task.score if self.task.datasets[name].runs_code]
         if runs_code and not self.score.confirm_run_unsafe_code:
-            raise ConfigError(
+            raise ValueError(
                 f"{', '.join(runs_code)} runs code that a model wrote: say score.confirm_run_unsafe_code=true, and do "
                 "so in a sandbox"
             )
         if kind == "encoder" and self.model.dtype != "float32":
-            raise ConfigError(
+            raise ValueError(
                 f"model.dtype={self.model.dtype}: an encoder's head is trained in float32, and so must be what the "
                 "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
             )
@@ -224,10 +206,11 @@ class Run:
         is added, calibration if no statistics are required, the svd key if nothing is decomposed; rank, seed and
         training if nothing is trained, except the seed that draws an encoder's head.
         """
-        method = self.method
+        method, task = self.method, self.task.identity(self.trains, self.score.split)
+        unused = () if method.requires else ("calibration",)
         values: dict[str, Any] = {
             "method": _method_values(method),
-            "task": self._task_identity(),
+            "task": {key: value for key, value in task.items() if not key.startswith(unused)},
             "model": self.model.identity(),
             "score": self.score.identity(),
         }
@@ -249,11 +232,6 @@ class Run:
         seed = f"s{self.seed}" if "seed" in self.identity else ""
         parts = (self.method_name, rank, self.task.name, self.model.name, seed, identity_digest(self.identity))
         return "-".join(filter(None, parts))
-
-    def _task_identity(self) -> dict[str, Any]:
-        task = self.task.identity(self.trains, self.score.split)
-        unused = () if self.method.requires else ("calibration",)
-        return {key: value for key, value in task.items() if not key.startswith(unused)}
 
 
 def _build_method(chosen: dict[str, Any]) -> Method:

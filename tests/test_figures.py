@@ -4,7 +4,7 @@ import itertools
 import pytest
 from records import a_config, a_score, make_record, write_rows
 
-from bench.report.figures import draw, gradient, loss, rates, score_against_parameters, write_figures
+from bench.report.figures import cost, draw, gradient, loss, rates, write_figures
 from bench.report.palette import LOOKS, look, order
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import load_study
@@ -88,6 +88,27 @@ def drawn(root):
     return {path.stem for path in write_figures(load_study(root, "study"), folder)}, folder
 
 
+def cells_of(root):
+    return load_study(root, "study").cells
+
+
+def convergence_of(root):
+    return loss.convergence(cells := cells_of(root), loss.convergence_data(cells, read_curves(cells)))
+
+
+def scores_of(root):
+    return cost.score_against_parameters(cells := cells_of(root), cost.score_data(cells))
+
+
+def layers_of(root):
+    return gradient.layers(cells := cells_of(root), gradient.layers_data(cells, gradient.read_measures(cells)))
+
+
+def rates_of(root):
+    (place, selections), = load_study(root, "study").selection_by_place.items()  # fmt: skip
+    return rates.rates(selections, place, rates.rates_data(selections))
+
+
 def test_every_figure_is_written_as_png_pdf_and_csv(tmp_path):
     for seed in range(2):
         write_run(tmp_path, "hu", seed, measures=("cosine", "captured_energy", "Z_A_norm", "Z_B_norm"))
@@ -142,7 +163,7 @@ def test_convergence_holds_mean_and_range_over_seeds_against_steps_tokens_and_se
 
 def test_the_training_loss_is_smooth_and_a_long_curve_is_thinned_to_its_last_step(tmp_path):
     write_run(tmp_path, "hu", losses=[1.0, 2.0] * 500)
-    data = loss.convergence_data(cells := load_study(tmp_path, "study").cells, read_curves(cells))
+    data = loss.convergence_data(cells := cells_of(tmp_path), read_curves(cells))
     training = data[data["loss"] == "training"]
     assert (len(training), training["step"].iloc[-1]) == (200, 1000)
     assert training["mean"].iloc[100] == pytest.approx(1.5, abs=0.03)
@@ -151,11 +172,11 @@ def test_the_training_loss_is_smooth_and_a_long_curve_is_thinned_to_its_last_ste
 def test_one_seed_has_no_band(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "lora_ga", 0)
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     assert not any(axis.collections for axis in figure.axes)
     assert figure.get_suptitle() == "t, m, 1 seed"
     write_run(tmp_path, "lora_ga", 1)
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     assert [len(axis.collections) for axis in figure.axes] == [1] * 6
     assert figure.get_suptitle() == "t, m, 2 seeds; bands: range over seeds"
 
@@ -163,7 +184,7 @@ def test_one_seed_has_no_band(tmp_path):
 def test_the_loss_of_an_encoder_is_not_one_per_token(tmp_path):
     write_run(tmp_path / "a", "hu")
     write_run(tmp_path / "b", "hu", kind="encoder")
-    labels = [loss.convergence(load_study(tmp_path / n, "study").cells).axes[0].get_ylabel() for n in "ab"]
+    labels = [convergence_of(tmp_path / n).axes[0].get_ylabel() for n in "ab"]
     assert labels == ["training loss (nats per token)", "training loss"]
 
 
@@ -177,7 +198,7 @@ def test_the_target_is_what_loras_median_seed_came_to(tmp_path):
     for seed, last in enumerate((0.5, 1.0, 9.0)):
         write_run(tmp_path, "hu", seed, losses=(3.0, last))
     write_run(tmp_path, "lora_ga", losses=(3.0, 0.1))
-    cells = load_study(tmp_path, "study").cells
+    cells = cells_of(tmp_path)
     assert target_loss(cells, read_curves(cells)).loss == 1.0
     others = [cell for cell in cells if cell.method != "hu"]
     assert target_loss(others, read_curves(others)).loss == 0.1
@@ -196,7 +217,7 @@ def test_seeds_that_never_reach_the_target_are_counted_not_dropped(tmp_path):
         ("lora_ga", "1", "3", "", "2.5"),  # from 2 to 0 between steps 2 and 3, and never under two of three seeds
         ("lora_xs", "0", "1", "", ""),
     ]
-    cells = load_study(tmp_path, "study").cells
+    cells = cells_of(tmp_path)
     curves = read_curves(cells)
     aim = target_loss(cells, curves)
     figure = loss.target(cells, loss.target_data(cells, curves, aim), aim)
@@ -218,8 +239,7 @@ def test_learning_rates_have_their_mean_range_failures_and_best(tmp_path):
 
 def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
     plan(tmp_path, write_staged(tmp_path))
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    axis = rates.rates(selections, place).axes[0]
+    axis = rates_of(tmp_path).axes[0]
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == [[0.1], [0.1]]
     assert len({line.get_ydata()[0] for line in crosses}) == 2  # one over the other, none hidden
@@ -233,15 +253,13 @@ def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
 
 def test_a_best_rate_at_the_edge_is_said_in_the_legend(tmp_path):
     plan(tmp_path, write_staged(tmp_path, ("hu",), values=(0.9, 0.8, 0.1)))
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    legend = rates.rates(selections, place).legends[0]
+    legend = rates_of(tmp_path).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["HU (best at the edge)"]
 
 
 def test_groups_of_one_method_share_its_colour_and_differ_by_the_line(tmp_path):
     plan(tmp_path, [run for r in (4, 8) for run in write_staged(tmp_path, r=r)])
-    (place, selections), = rates.selections_by_place(load_study(tmp_path, "study")).items()  # fmt: skip
-    lines = [line for line in rates.rates(selections, place).axes[0].lines if not line.get_label().startswith("_")]
+    lines = [line for line in rates_of(tmp_path).axes[0].lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == [
         "HU, rank r4",
         "HU, rank r8",
@@ -270,8 +288,7 @@ def test_layers_stand_in_the_networks_order_under_short_names(tmp_path):
         (LAYERS[0], "3", "0.28", "2"),
         (LAYERS[1], "0", "0.25", "2"),
     ]
-    cells = load_study(tmp_path, "study").cells
-    figure = gradient.layers(cells, gradient.layers_data(cells, gradient.read_measures(cells)))
+    figure = layers_of(tmp_path)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0 up", "1 up", "10 up"]
     assert figure.axes[0].get_ylim() == (3, 0)  # the first layer on top
 
@@ -291,8 +308,7 @@ def test_short_names_tell_layers_apart(names, short):
 def test_all_heatmaps_share_one_scale_of_colour(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "lora_ga", 3)
-    cells = load_study(tmp_path, "study").cells
-    figure = gradient.layers(cells, gradient.layers_data(cells, gradient.read_measures(cells)))
+    figure = layers_of(tmp_path)
     assert [mesh.get_clim() for axis in figure.axes[:2] for mesh in axis.collections] == [(0.0, 1.0)] * 2
 
 
@@ -317,7 +333,7 @@ def test_the_front_holds_what_nothing_smaller_beats(tmp_path):
         write_run(tmp_path, method, parameters=parameters, value=value)
     rows = read_csv(drawn(tmp_path)[1] / "score.csv")
     assert {row["method"] for row in rows if row["on_front"] == "True"} == {"lora_xs", "lora_ga"}
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     (front,) = [line for line in axis.lines if line.get_label() == "Pareto front"]
     assert list(front.get_ydata()) == [50.0, 70.0]
 
@@ -326,7 +342,7 @@ def test_equal_counts_of_parameters_stand_side_by_side_below_the_next_count(tmp_
     for method in ("hu", "lora_ga", "pissa"):
         write_run(tmp_path, method, parameters=1000)
     write_run(tmp_path, "eva", parameters=1050)
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     across = sorted(line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", "_"))
     assert len(set(across)) == 4
     assert across[2] < across[3] == 1050
@@ -335,7 +351,7 @@ def test_equal_counts_of_parameters_stand_side_by_side_below_the_next_count(tmp_
 def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority_class_as_a_thin_line(tmp_path):
     scores = [a_score(0.9, "sst2", majority=0.5), a_score(0.8, "sst2", "f1"), a_score(7.5, "wiki", "word_perplexity")]
     write_run(tmp_path, "hu", scores=scores + [a_score(0.5, f"t{number}") for number in range(4)])
-    figure = score_against_parameters(load_study(tmp_path, "study").cells)
+    figure = scores_of(tmp_path)
     sst2, wiki = figure.axes[:2]
     assert [axis.get_title() for axis in figure.axes] == ["sst2", "wiki", "t0", "t1", "t2", "t3"]
     assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 1, 1, 1]
@@ -349,7 +365,7 @@ def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority
 def test_counts_of_parameters_within_one_power_of_ten_are_the_ticks_unless_they_would_overlap(tmp_path, many, ticks):
     write_run(tmp_path, "hu", parameters=many)
     write_run(tmp_path, "lora_ga", parameters=1000)
-    axis = score_against_parameters(load_study(tmp_path, "study").cells).axes[0]
+    axis = scores_of(tmp_path).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ticks
 
 
@@ -367,7 +383,7 @@ def test_the_cost_of_initialisation_counts_calibration_and_the_largest_peak(tmp_
 def test_the_legend_is_in_the_methods_order_with_their_markers(tmp_path):
     for method in ("lora_ga", "hu", "full_ft"):
         write_run(tmp_path, method)
-    legend = loss.convergence(load_study(tmp_path, "study").cells).legends[0]
+    legend = convergence_of(tmp_path).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["FULL_FT", "HU", "LORA_GA"]
     assert [line.get_marker() for line in legend.get_lines()] == ["s", "o", "^"]
 
@@ -403,7 +419,7 @@ def test_an_axis_of_ticks_reads_as_plain_numbers():
 def test_a_legend_never_is_wider_than_the_page(tmp_path):
     for number in range(12):
         write_run(tmp_path, f"a_method_of_a_long_name_{number}")
-    figure = loss.convergence(load_study(tmp_path, "study").cells)
+    figure = convergence_of(tmp_path)
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0

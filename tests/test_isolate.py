@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -22,32 +23,40 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, names):
     assert gpus() == names
 
 
-def test_each_run_has_a_gpu_of_its_own_and_gives_it_back(monkeypatch, tmp_path):
+@pytest.fixture
+def locks(monkeypatch, tmp_path):
+    """A folder for the locks of GPUs in which no other sweep has any."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_each_run_has_a_gpu_of_its_own_and_gives_it_back(monkeypatch, locks):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    with free_gpu(tmp_path) as first, free_gpu(tmp_path) as second:
+    got = []
+
+    def take():
+        with free_gpu() as name:
+            got.append(name)
+
+    with free_gpu() as first, free_gpu() as second:
         assert {first, second} == {"4", "7"}
-        got = []
-        thread = threading.Thread(target=lambda: got.append(_taken(tmp_path)))
+        thread = threading.Thread(target=take)
         thread.start()
         time.sleep(0.2)
         assert got == []  # a third one waits
+        with free_gpu(shares=2) as shared:
+            assert shared == "4"
     thread.join(5)
-    assert got == ["4"]
-
-
-def _taken(folder):
-    with free_gpu(folder) as name:
-        return name
+    assert got in (["4"], ["7"])
 
 
 @pytest.mark.parametrize("visible", ["3", ""])
-def test_one_gpu_or_none_is_shared(monkeypatch, tmp_path, visible):
+def test_one_gpu_or_none_is_shared(monkeypatch, locks, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with free_gpu(tmp_path) as name:
+    with free_gpu() as name:
         assert name is None
 
 
-def test_runs_of_one_launch_take_gpus_in_turn(monkeypatch):
+def test_runs_of_one_launch_take_gpus_in_turn(monkeypatch, locks):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     barrier, seen = threading.Barrier(2), []
 

@@ -46,7 +46,7 @@ def test_every_launcher_composes(choice):
 
 @pytest.mark.parametrize("choice", ["joblib", "slurm"])
 def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, capsys, choice):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(arguments, "version", lambda package: None)
     arguments.check_arguments(["-m", "launch=basic"])
     arguments.check_arguments(["-m", "launch=process"])
     with pytest.raises(SystemExit):
@@ -131,8 +131,6 @@ def slurm(tmp_path, monkeypatch):
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(cluster, "QUEUE_SECONDS", 0.02)
-    monkeypatch.setattr(cluster, "LATE_SECONDS", 0.05)
     return tmp_path
 
 

@@ -70,15 +70,17 @@ def main(capsys, entries, *arguments):
     return status, capsys.readouterr()
 
 
-def test_done_failed_recorded_and_new_runs_are_told_apart(make):
-    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(5)]
+def test_the_states_of_runs_are_told_apart(make):
+    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(6)]
     left_behind(entries[0])
     left_behind(entries[1], weights=False)
     left_behind(entries[2], status=FAILED, weights=False)
-    (stage,) = overview(entries).stages
-    assert (stage.cells, stage.runs, stage.done, stage.to_do) == (5, 5, 1, 3)
-    assert (stage.recorded, stage.failed, stage.waiting, stage.refused) == (1, 1, 0, 0)
-    assert stage.seconds == 3 * HOUR
+    RunFolder.of(entries[3].run).workspace.mkdir(parents=True)
+    with held(RunFolder.of(entries[4].run), 60, wait=False):
+        (stage,) = overview(entries).stages
+    assert (stage.cells, stage.runs, stage.done, stage.to_do) == (6, 6, 1, 4)
+    assert (stage.recorded, stage.failed, stage.begun, stage.running) == (1, 1, 1, 1)
+    assert (stage.waiting, stage.refused, stage.seconds) == (0, 0, 4 * HOUR)
 
 
 def test_a_failed_run_is_started_again_only_when_asked(make):
@@ -92,25 +94,12 @@ def test_a_failed_run_is_started_again_only_when_asked(make):
     assert "failed before, and started again: 1" in summary.text(asked)
 
 
-def test_a_run_that_is_interrupted_or_running_is_told_apart(make):
-    entries = [make(RUN, "method=hu", f"seed={seed}") for seed in range(2)]
-    folders = [RunFolder.of(entry.run) for entry in entries]
-    folders[0].workspace.mkdir(parents=True)
-    with held(folders[1], 60, wait=False):
-        (stage,) = overview(entries).stages
-    assert (stage.to_do, stage.begun, stage.running) == (2, 1, 1)
-
-
 def test_waiting_runs_count_in_the_hours_but_not_as_to_do(make):
     entries = [make("tuned", "method=hu", "seed=0"), waits(make("tuned", "method=lora_ga", "seed=0"))]
     (stage,) = overview(entries).stages
     assert (stage.runs, stage.to_do, stage.waiting, stage.seconds) == (2, 1, 1, 2 * HOUR)
-
-
-def test_two_waiting_cells_that_look_alike_now_are_two_runs(make):
-    entry = make("tuned", "method=hu", "seed=0")
-    entries = [waits(entry), waits(make("shared", "method=hu", "seed=0")), waits(entry)]
-    assert overview(entries).total.waiting == 2
+    alike = [waits(make(name, "method=hu", "seed=0")) for name in ("tuned", "shared", "tuned")]
+    assert overview(alike).total.waiting == 2  # the same cells now, with other learning rates later
 
 
 def test_cells_that_come_to_the_same_run_are_counted_and_timed_once(make):
@@ -118,10 +107,7 @@ def test_cells_that_come_to_the_same_run_are_counted_and_timed_once(make):
     found = overview(entries)
     assert [(stage.cells, stage.runs) for stage in found.stages] == [(2, 1), (1, 1)]
     assert (found.total.cells, found.total.runs, found.total.seconds) == (3, 1, HOUR)
-
-
-def test_a_run_that_does_not_train_is_one_for_all_seeds(make):
-    assert overview([make(RUN, "method=none", f"seed={seed}") for seed in range(3)]).total.runs == 1
+    assert overview([make(RUN, "method=none", f"seed={seed}") for seed in range(3)]).total.runs == 1  # trains nothing
 
 
 def test_refusals_of_one_reason_are_one_line(make):
@@ -145,6 +131,9 @@ def test_the_peak_is_that_of_the_largest_run_that_is_left(make):
     assert overview([small, large]).total.peak_bytes == 8 * 2**30
     left_behind(large)
     assert overview([small, large]).total.peak_bytes == 2 * 2**30
+    left_behind(small)
+    total = overview([small, large], lambda run: pytest.fail("nothing is to be estimated")).total
+    assert (total.to_do, total.seconds, total.peak_bytes) == (0, 0, None)
 
 
 def test_a_model_of_unknown_size_makes_the_hours_a_lower_bound(make):
@@ -159,13 +148,6 @@ def test_a_model_of_unknown_size_makes_the_hours_a_lower_bound(make):
     assert "estimated from 1 record: 1 run\n" in summary.text(found)
     assert "size unknown: no architecture in conf/model: 1 run\n" in summary.text(found)
     assert overview(entries[1:], unknown).total.seconds is None
-
-
-def test_nothing_is_left_of_a_study_that_is_done(make):
-    entry = make(RUN, "method=hu")
-    left_behind(entry)
-    total = overview([entry], lambda run: pytest.fail("nothing is to be estimated")).total
-    assert (total.to_do, total.seconds, total.peak_bytes) == (0, 0, None)
 
 
 def selection(make, values, *, missing=0):
@@ -206,40 +188,25 @@ def test_machines_get_the_same_numbers(make, capsys):
     assert found["sources"] == {"from 1 record of another stack": 1}
 
 
-def test_an_unknown_study_is_answered_with_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as exit_status:
-        plan_main(["dem"])
-    assert exit_status.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: experiments=dem does not exist")
-    assert "demo" in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.parametrize(
-    ("override", "message"),
-    [("nosuch.key=1", "nothing reads nosuch.key"), ("rank=8", "say rank=r8")],
+    ("arguments", "message"),
+    [
+        (["demo", "nosuch.key=1"], "nothing reads nosuch.key"),
+        (["demo", "rank=8"], "say rank=r8"),
+        (["dem"], "experiments=dem does not exist"),
+        (["demo", "hu"], "hu is no override; write key=value"),
+        (["lora_ga/llama2_tiny", "hydra.sweeper.run=final"], "hydra.sweeper.run=final: the stages are select"),
+    ],
 )
-def test_a_bad_override_is_refused_in_one_line(override, message, capsys):
-    with pytest.raises(SystemExit) as exit_status:
-        plan_main(["demo", override])
-    assert exit_status.value.code == 2
+def test_what_cannot_be_planned_is_refused_in_one_line(arguments, message, capsys):
+    try:
+        status = plan_main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
     error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("error: ")
     assert message in error
-    assert error.count("\n") == 1
-
-
-def test_a_word_that_is_no_override_is_refused_in_one_line(capsys):
-    assert plan_main(["demo", "hu"]) == 2
-    assert capsys.readouterr().err == "error: hu is no override; write key=value\n"
-
-
-def test_a_study_that_cannot_be_planned_is_refused_in_one_line(capsys):
-    def planner(study, overrides):
-        raise ValueError("hydra.sweeper.rates.shared is missing")
-
-    assert plan_main(["demo"], planner=planner) == 2
-    assert capsys.readouterr().err == "error: hydra.sweeper.rates.shared is missing\n"
 
 
 def write_experiment(folder, text):

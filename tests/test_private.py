@@ -41,32 +41,18 @@ def test_other_values_and_those_too_short_or_numbers_stay(home, monkeypatch):
         assert redacted(f"before {value} after") == f"before {value} after"
 
 
-def test_a_secret_is_taken_out_however_it_is_written(home, monkeypatch):
+def test_a_secret_is_taken_out_whole_however_it_is_written(home, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "p%22ass%5C")
     secret = 'p"ass\\wörd/+'
     monkeypatch.setenv("DB_PASSWORD", secret)
     for written in (secret, json.dumps(secret)[1:-1], "p%22ass%5Cw%C3%B6rd%2F%2B"):
         assert redacted(f"x {written} y") == f"x {REDACTED} y", written
 
 
-def test_the_longer_of_two_secrets_is_taken_out_whole(home, monkeypatch):
-    monkeypatch.setenv("A_TOKEN", "abcdefgh")
-    monkeypatch.setenv("B_TOKEN", "abcdefgh-and-more")
-    assert redacted("abcdefgh-and-more") == REDACTED
-
-
-def test_no_file_of_keys_is_read(home, monkeypatch):
-    (home / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password a-netrc-password\n")
-    monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("a file was read"))
-    assert redacted("a-netrc-password") == "a-netrc-password"
-
-
 def test_what_has_the_form_of_a_key_is_taken_out_wherever_it_comes_from(home):
     for text in ("hf_" + "aB3" * 11, "wandb_v1_" + "x_9" * 20, "ghp_" + "a1" * 18, "github_pat_" + "a1_" * 12,
                  "sk-" + "a1" * 20, "AKIAABCDEFGHIJKLMNOP"):  # fmt: skip
         assert redacted(f"at {text}, there") == f"at {REDACTED}, there"
-
-
-def test_forty_digits_are_a_commit_unless_something_says_key(home):
     digits = "0123456789" * 4
     assert redacted(f"revision {digits}") == f"revision {digits}"
     assert digits not in redacted(f"api_key={digits}")

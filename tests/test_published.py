@@ -1,11 +1,12 @@
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from records import a_config, a_score, make_record
 
 from bench.report.papers.papers import COLUMNS, known_methods, published, read_published
-from bench.report.papers.published import paper_table, published_table, write_paper_tables
+from bench.report.papers.published import paper_table, write_paper_tables
 from bench.report.read.load import ReportError, load_study
 from bench.runs.record import write_record
 from bench.study.folders import ROOT
@@ -60,6 +61,11 @@ def the_study():
     return load_study(Path("results"), "p/glue")
 
 
+def places_of(place=0):
+    """The numbers of one table of the study, a row a method and task."""
+    return paper_table(the_study())[place].places
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -105,19 +111,17 @@ def test_a_number_is_compared_with_ours_in_points(experiments):
     experiments({}, {"task": "cola", "metric": "mcc", "value": "60"})
     for seed, value in enumerate((0.95, 0.96, 0.97)):
         write_run(seed=seed, scores=[score("sst2", value)])
-    (table,) = paper_table(the_study())
-    sst2, cola = table.rows[0].entries
-    assert (sst2.ours.mean, sst2.ours.n) == (pytest.approx(0.96), 3)
-    assert sst2.difference == pytest.approx(2.0)
-    assert (cola.ours, cola.difference) == (None, None)
-    assert table.rows[0].num_trainable == 8000
+    places = places_of()
+    assert places.loc[0, ["ours", "n", "difference"]].tolist() == [pytest.approx(96), 3, pytest.approx(2)]
+    assert places[["ours", "difference"]].iloc[1].isna().all()
+    assert places["trainable"].tolist() == [8000, 8000]
 
 
 def test_no_difference_is_printed_where_the_metric_differs_and_the_note_says_so(experiments):
     experiments({"task": "cola", "metric": "acc", "value": "69.35"})
     write_run(scores=[score("cola", 0.5, "mcc")])
     (table,) = paper_table(the_study())
-    assert table.rows[0].entries[0].difference is None
+    assert table.places["difference"].isna().all()
     assert any("cola acc in the paper, mcc here" in note for note in table.notes)
     assert "(1) mcc / 69.35 / – |" in write_paper_tables(the_study(), Path("tables"))
 
@@ -125,7 +129,7 @@ def test_no_difference_is_printed_where_the_metric_differs_and_the_note_says_so(
 def test_the_papers_metric_is_found_behind_others_and_with_a_filter(experiments):
     experiments({"task": "gsm8k", "metric": "exact_match", "value": "40"})
     write_run(scores=[score("gsm8k", 0.1, "acc"), score("gsm8k", 0.5, "exact_match,strict-match")])
-    assert paper_table(the_study())[0].rows[0].entries[0].difference == pytest.approx(10)
+    assert places_of()["difference"].tolist() == [pytest.approx(10)]
 
 
 def test_the_average_is_over_the_tables_tasks_although_each_was_its_own_run(experiments):
@@ -133,33 +137,30 @@ def test_the_average_is_over_the_tables_tasks_although_each_was_its_own_run(expe
     for seed in (0, 1):
         write_run(seed=seed, scores=[score("sst2", 0.9 + seed / 50)])
         write_run(seed=seed, task="rte", scores=[score("rte", 0.7 + seed / 50)])
-    (table,) = paper_table(the_study())
-    assert [task for task, _ in table.columns] == ["sst2", "rte", "average"]
-    average = table.rows[0].entries[-1]
-    assert (average.ours.mean, average.ours.n) == (pytest.approx(0.81), 2)
-    assert average.difference == pytest.approx(1.0)
+    places = places_of()
+    assert places["task"].tolist() == ["sst2", "rte", "average"]
+    assert places.iloc[-1][["ours", "n", "difference"]].tolist() == [pytest.approx(81), 2, pytest.approx(1.0)]
 
 
 def test_an_average_that_lacks_a_task_is_a_dash(experiments):
     experiments({"task": "average", "metric": "mean", "value": "80"}, {}, {"task": "rte", "value": "70"})
     write_run(scores=[score("sst2", 0.9)])
-    assert paper_table(the_study())[0].rows[0].entries[-1].ours is None
+    assert pd.isna(places_of()["ours"].iloc[-1])
 
 
 def test_rslora_is_lora_with_a_setting_and_takes_no_run_of_lora(experiments):
     experiments({}, {"method": "hu method.scaling=alpha_over_sqrt_r", "label": "rsLoRA"})
     write_run(scores=[score("sst2", 0.8)])
     write_run(scores=[score("sst2", 0.9)], scaling="alpha_over_sqrt_r")
-    lora, rslora = paper_table(the_study())[0].rows
-    assert (lora.entries[0].ours.mean, rslora.entries[0].ours.mean) == (0.8, 0.9)
+    assert places_of()["ours"].tolist() == [80, 90]
 
 
 def test_a_table_of_another_learning_rate_takes_runs_at_that_rate_only(experiments):
     experiments({"method": "hu train.learning_rate=1e-5"})
     write_run(scores=[score("sst2", 0.8)], learning_rate=2e-5)
-    assert paper_table(the_study())[0].rows[0].entries[0].ours is None
+    assert places_of()["ours"].isna().all()
     write_run(scores=[score("sst2", 0.9)], learning_rate=1e-5)
-    assert paper_table(the_study())[0].rows[0].entries[0].ours.mean == 0.9
+    assert places_of()["ours"].tolist() == [90]
 
 
 def test_ranks_and_models_are_kept_apart(experiments):
@@ -167,8 +168,8 @@ def test_ranks_and_models_are_kept_apart(experiments):
     write_run(scores=[score("sst2", 0.8)])
     write_run(scores=[score("sst2", 0.9)], rank=16)
     first, other = paper_table(the_study())
-    assert [row.entries[0].ours.mean for row in first.rows] == [0.8, 0.9]
-    assert other.rows[0].entries[0].ours is None
+    assert first.places["ours"].tolist() == [80, 90]
+    assert other.places["ours"].isna().all()
     assert any("our runs on m are not in it" in note for note in other.notes)
 
 
@@ -177,7 +178,7 @@ def test_of_several_configurations_that_fit_none_is_chosen(experiments):
     for rate in (0.01, 0.1):
         write_run(scores=[score("sst2", 0.8)], learning_rate=rate)
     (table,) = paper_table(the_study())
-    assert table.rows[0].entries[0].ours is None
+    assert table.places["ours"].isna().all()
     assert any("several configurations of ours fit: LoRA r 8, sst2" in note for note in table.notes)
 
 
@@ -185,7 +186,7 @@ def test_failed_runs_are_counted_in_their_row(experiments):
     experiments({}, {"method": "lora_ga", "label": "LoRA-GA"})
     write_run(scores=[score("sst2", 0.8)])
     write_run("lora_ga", status="failed")
-    assert [row.failed for row in paper_table(the_study())[0].rows] == [0, 1]
+    assert places_of()["failed"].tolist() == [0, 1]
     assert "failed runs" in write_paper_tables(the_study(), Path("tables"))
 
 
@@ -197,7 +198,7 @@ def test_the_stages_published_and_tuned_are_beside_the_paper_each(experiments):
     ]
     write_plan(Path("results/p/glue"), StudyPlan("p/glue", ("select", "tuned", "published"), tuple(runs)))
     tables = paper_table(the_study())
-    assert [(t.stage, t.rows[0].entries[0].ours.mean) for t in tables] == [("published", 0.8), ("tuned", 0.9)]
+    assert [(*t.places["stage"], *t.places["ours"]) for t in tables] == [("published", 80), ("tuned", 90)]
 
 
 def test_a_method_that_the_suite_lacks_is_printed_by_its_label_without_ours(experiments):
@@ -209,14 +210,16 @@ def test_a_method_that_the_suite_lacks_is_printed_by_its_label_without_ours(expe
 
 def test_a_blank_number_is_a_dash_and_named_below_the_table(experiments):
     experiments({"value": "", "source": "number not found"})
-    text = published_table("p/glue")
+    write_run(scores=[score("sst2", 0.8)])
+    text = write_paper_tables(the_study(), Path("tables"))
     assert "Left blank, no source found for all or some tasks: LoRA r 8." in text
     assert "number not found" not in text
 
 
-def test_the_published_table_needs_no_records(experiments):
+def test_a_published_deviation_and_the_source_are_printed(experiments):
     experiments({}, {"method": "lora_ga", "label": "LoRA-GA", "value": "94.11", "std": "0.18"})
-    text = published_table("p/glue")
+    write_run(scores=[score("sst2", 0.8)])
+    text = write_paper_tables(the_study(), Path("tables"))
     assert "94.11 ± 0.18" in text
     assert "Primary source: Table 1 (every row)." in text
 
@@ -226,7 +229,6 @@ def test_nothing_published_writes_nothing(experiments):
     write_run(scores=[score("sst2", 0.8)])
     assert write_paper_tables(the_study(), Path("tables")) == ""
     assert not Path("tables").exists()
-    assert published_table("elsewhere") == ""
 
 
 def test_the_three_files_hold_the_table_numbers_unrounded_and_are_the_same_each_time(experiments):
@@ -270,4 +272,3 @@ def test_every_published_model_and_task_is_one_of_the_suite_or_named_as_none(pat
 def test_each_papers_study_has_a_table(study, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where there is no experiments/, the suite's own
     assert published(study)
-    assert published_table(study).startswith("### ")

@@ -1,4 +1,3 @@
-import gzip
 import json
 import shutil
 
@@ -12,7 +11,6 @@ from bench.runs.record import (
     COMPLETED,
     CURVE,
     FAILED,
-    OUTCOMES,
     RECORD,
     SCHEMA_VERSION,
     WEIGHTS,
@@ -173,16 +171,6 @@ def test_a_torn_curve_is_named(tmp_path):
     (tmp_path / CURVE).write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
     with pytest.raises(CorruptRecordError, match=CURVE):
         read_rows(tmp_path / CURVE)
-
-
-@pytest.mark.parametrize("name", [CURVE, OUTCOMES])
-def test_a_file_with_more_rows_than_can_be_meant_is_named(tmp_path, monkeypatch, name):
-    text = (json.dumps({"step": 1}) + "\n").encode() * 1000
-    (tmp_path / name).write_bytes(gzip.compress(text) if name == OUTCOMES else text)
-    assert len(read_rows(tmp_path / name)) == 1000
-    monkeypatch.setattr("bench.runs.record.MOST_BYTES", len(text) - 1)
-    with pytest.raises(CorruptRecordError, match=f"{name}.*more than"):
-        read_rows(tmp_path / name)
 
 
 def test_a_results_folder_below_a_file_is_refused(tmp_path):

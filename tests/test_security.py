@@ -17,7 +17,6 @@ from bench.model.load import EMBEDDED, Model
 from bench.report.read.load import ReportError, load_study
 from bench.runs.names import checked_study, is_name, study_folder
 from bench.runs.record import CorruptRecordError, read_record
-from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, read_plan
 from bench.sweep.arguments import check_arguments
 from bench.sweep.search_path import ExperimentsSource
@@ -128,17 +127,6 @@ def test_a_definition_of_another_folder_is_no_tasks_definition(tmp_path):
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_row_cannot_reach_into_python_through_a_template():
-    """lm-eval renders with jinja; what rows say is data to it, and stays text."""
-    from bench.tasks.definition import load_definition, prompt_and_target
-
-    evil = "{{ ''.__class__.__mro__ }} {0.__class__} {% for x in () %}"
-    rows = {"test": [{"question": evil, "answer": "1 #### 1"}], "train": []}
-    task = load_definition("gsm_tiny", "gsm_tiny.yaml", {"test": rows["test"]}, "test")
-    prompt, _ = prompt_and_target(task, rows["test"][0])
-    assert evil in prompt
-
-
 # ---- pickles and code in model folders
 
 
@@ -172,31 +160,6 @@ def test_a_pickle_instead_of_safetensors_is_refused_in_one_line(model_folder, tm
         local(model_folder).load()
     assert len(str(refused.value).splitlines()) == 1
     assert not (tmp_path / "mark").exists()
-
-
-def test_a_pickle_beside_safetensors_is_not_looked_at(model_folder, tmp_path):
-    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "adapter_model.bin"):
-        (model_folder / name).write_bytes(pickle.dumps(Touch(tmp_path / "mark")))
-    assert local(model_folder).load().kind == "causal"
-    assert not (tmp_path / "mark").exists()
-
-
-def test_code_beside_a_model_is_not_run(model_folder, tmp_path):
-    mark = tmp_path / "mark"
-    (model_folder / "modeling.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
-    config = json.loads((model_folder / "config.json").read_text())
-    config["auto_map"] = {
-        "AutoConfig": "modeling.Evil",
-        "AutoModelForCausalLM": "modeling.Evil",
-        "AutoTokenizer": ["modeling.Evil", None],
-    }
-    for changed in (config, config | {"model_type": "unheard_of", "architectures": ["Evil"]}):
-        (model_folder / "config.json").write_text(json.dumps(changed))
-        try:
-            local(model_folder).load()
-        except ValueError as error:
-            assert len(str(error).splitlines()) == 1, error  # noqa: PT017  loading without it is right as well
-        assert not mark.exists()
 
 
 def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch):
@@ -249,17 +212,13 @@ def test_a_study_is_a_folder_below_the_results(compose, tmp_path):
 
 @pytest.mark.parametrize("group", ["method", "rank", "task", "model"])
 def test_a_name_that_is_part_of_a_runs_id_is_part_of_a_folders_name(compose, group):
+    def named(name):
+        return Run.from_config(compose() | {"seed": 2**63 - 1, group: compose()[group] | {"name": name}})
+
     for name in ("../x", "a/b", "", "a" * 50, 3):
         with pytest.raises(ConfigError, match="name"):
-            Run.from_config(compose() | {group: compose()[group] | {"name": name}})
-
-
-def test_the_longest_names_make_a_folder_that_any_file_system_takes(compose):
-    config = compose()
-    for group in ("method", "rank", "task", "model"):
-        config[group] = config[group] | {"name": "n" * 40}
-    run = Run.from_config(config | {"seed": 2**63 - 1})
-    assert is_name(run.run_id)
+            named(name)
+    assert is_name(named("n" * 40).run_id)
 
 
 def test_a_link_out_of_the_results_is_refused(tmp_path):
@@ -267,9 +226,8 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     outside.mkdir()
     (results / "inside").mkdir(parents=True)
     (results / "linked").symlink_to(outside)
-    (results / "loop").symlink_to(results / "loop")
-    for study in ("linked", "linked/deeper", "loop"):
-        with pytest.raises(ValueError, match=r"link|cannot be followed"):
+    for study in ("linked", "linked/deeper"):
+        with pytest.raises(ValueError, match="is a link that leads out of"):
             study_folder(results, study)
     with pytest.raises(ReportError, match="leads out of"):
         load_study(results, "linked")
@@ -278,34 +236,14 @@ def test_a_link_out_of_the_results_is_refused(tmp_path):
     assert study_folder(elsewhere, "inside") == elsewhere / "inside"  # the results folder itself may be a link
 
 
-def test_compacting_leaves_what_lies_behind_a_link(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "record.json").write_text("{}")
-    (outside / "trained.safetensors").write_bytes(b"weights")
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "run-1").symlink_to(outside)
-    with pytest.raises(ValueError, match="holds no run"):
-        compact(tmp_path / "study")
-    assert (outside / "trained.safetensors").exists()
-
-
 @pytest.mark.parametrize("run_id", ["../../x", "/etc", ".hidden", ""])
 def test_a_plan_or_a_record_with_an_id_that_leads_elsewhere_is_corrupt(tmp_path, run_id):
     run = {"stage": "run", "group": [], "overrides": [], "run_id": run_id, "refused": None}
     (tmp_path / "study.json").write_text(json.dumps({"experiment": None, "stages": ["run"], "runs": [run]}))
     with pytest.raises(CorruptPlanError, match="no name of a file or folder"):
         read_plan(tmp_path)
-    content = make_record().model_dump() | {"schema_version": 3, "run_id": run_id}
-    (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(CorruptRecordError, match="run_id"):
-        read_record(tmp_path)
-
-
-def test_files_of_a_record_lie_in_its_folder(tmp_path):
-    files = {"../x": {"sha256": "0" * 64, "bytes": 1}}
-    (tmp_path / "record.json").write_text(
-        json.dumps(make_record().model_dump() | {"schema_version": 3, "files": files})
-    )
-    with pytest.raises(CorruptRecordError, match="files"):
-        read_record(tmp_path)
+    content = make_record().model_dump() | {"schema_version": 3}
+    for changed in ({"run_id": run_id}, {"files": {run_id: {"sha256": "0" * 64, "bytes": 1}}}):
+        (tmp_path / "record.json").write_text(json.dumps(content | changed))
+        with pytest.raises(CorruptRecordError, match=next(iter(changed))):
+            read_record(tmp_path)

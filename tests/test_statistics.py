@@ -136,10 +136,10 @@ def test_the_interval_of_the_interquartile_mean_draws_runs_within_each_task():
 def test_the_probability_of_improvement_counts_pairs_of_runs_ties_half():
     a, b = np.array([0.5, 0.7]), np.array([0.5, 0.6])
     # of four pairs (5,5) is a tie, (7,5) and (7,6) are won
-    assert probability_of_improvement([a], [b], True) == 2.5 / 4
-    assert probability_of_improvement([a], [b], False) == 1.5 / 4
-    assert probability_of_improvement([a], [b], True) == stats.mannwhitneyu(a, b).statistic / 4
-    assert probability_of_improvement([a, a], [b, a], True) == (2.5 / 4 + 0.5) / 2
+    assert probability_of_improvement([a], [b], True).mean == 2.5 / 4
+    assert probability_of_improvement([a], [b], False).mean == 1.5 / 4
+    assert probability_of_improvement([a], [b], True).mean == stats.mannwhitneyu(a, b).statistic / 4
+    assert probability_of_improvement([a, a], [b, a], True).mean == (2.5 / 4 + 0.5) / 2
     found = improvement_estimate([a], [b], True)
     assert (found.mean, found.low, found.high) == (0.625, 0.0, 1.0)
     assert improvement_estimate([a + 1], [b], True).low == 1.0

@@ -120,10 +120,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(fol
     }
     assert {key: found["summary"][key] for key in expected} == expected
     assert found["config"]["seed"] == 3
-
-
-def test_wandbs_own_logs_which_name_folders_do_not_stay(folder):
-    assert not list(folder.rglob("*.log"))
+    assert not list(folder.rglob("*.log"))  # W&B's own, which name folders
 
 
 def test_a_failed_run_sends_which_error_and_no_text_folder_key_or_host(tmp_path, monkeypatch):

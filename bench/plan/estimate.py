@@ -67,11 +67,16 @@ class Estimator:
 
     def __call__(self, run: Run) -> Estimate:
         """Seconds and memory from records where there are comparable ones, else from the model's size."""
-        records, same_method, source = self._comparable(run)
+        model = json.dumps(run.model.identity(), sort_keys=True)
+        found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains), [])
+        here = [record for record in found if record.environment.fingerprint == self._stack]
+        same = [record for record in here or found if record.config.method.name == run.method_name]
+        records = same or here or found
         if not records:
             return self._from_size(run)
+        source = f"from {len(records)} record{'' if len(records) == 1 else 's'}{'' if here else ' of another stack'}"
         seconds = median(_scaled(run, record) for record in records)
-        alike = [record for record in records if same_method and _needs_as_much(run, record)]
+        alike = [record for record in same if _needs_as_much(run, record)]
         peaks = [phase.peak_bytes for record in alike for phase in record.phases.values() if phase.peak_bytes]
         if peaks:
             return Estimate(seconds, max(peaks), source)
@@ -89,16 +94,6 @@ class Estimator:
                 found[model, task.name, task.max_length, "train" in record.phases].append(record)
         return found
 
-    def _comparable(self, run: Run) -> tuple[list[Record], bool, str]:
-        """The comparable records, whether they are of the run's method, and what to call them."""
-        model = json.dumps(run.model.identity(), sort_keys=True)
-        found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains), [])
-        here = [record for record in found if record.environment.fingerprint == self._stack]
-        same = [record for record in here or found if record.config.method.name == run.method_name]
-        records = same or here or found
-        source = f"from {len(records)} record{'' if len(records) == 1 else 's'}"
-        return records, bool(same), source if here else f"{source} of another stack"
-
     def _from_size(self, run: Run) -> Estimate:
         if size.is_unknown(run):
             return Estimate(None, None, "size unknown: no architecture in conf/model")
@@ -113,13 +108,13 @@ def estimator(results_dir: Path) -> Estimator:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return Estimator(_read(results_dir), matmul_flops_per_second, gpu, fingerprint())
 
+    def records() -> Iterator[Record]:
+        for folder in every_run_folder(results_dir):
+            with contextlib.suppress(CorruptRecordError):
+                yield read_record(folder)
 
-def _read(results_dir: Path) -> Iterator[Record]:
-    for folder in every_run_folder(results_dir):
-        with contextlib.suppress(CorruptRecordError):
-            yield read_record(folder)
+    return Estimator(records(), matmul_flops_per_second, gpu, fingerprint())
 
 
 def _scaled(run: Run, record: Record) -> float:

@@ -13,7 +13,7 @@ from bench.runs.record import FAILED, INTERRUPTED
 from bench.runs.state import DONE, RECORDED, RUNNING, STALE, state
 from bench.study import selection
 from bench.study.folders import CONF
-from bench.study.plan_file import SELECT, group_text
+from bench.study.plan_file import SELECT
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -115,21 +115,20 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
             config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
             sweep = Sweep(config, list(config.hydra.overrides.task))
-            return [_checked(cell) for cell in sweep.cells()]
+            return [_fitting(cell) for cell in sweep.cells()]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None
         finally:
             HydraConfig.instance().cfg = None
 
 
-def _checked(cell: PlannedCell) -> PlannedCell:
-    """Refuses a cell that does not fit a layer of its model, which validation does not know."""
+def _fitting(cell: PlannedCell) -> PlannedCell:
+    """The cell, refused if it does not fit a layer of its model, which validation does not know."""
     from bench.plan.size import refusal
 
-    reason = None if cell.run is None else refusal(cell.run)
-    if reason is None:
-        return cell
-    return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
+    if cell.run is not None and (reason := refusal(cell.run)) is not None:
+        return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
+    return cell
 
 
 def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell], estimator: Estimator) -> Overview:
@@ -150,9 +149,14 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         key = (planned.run_id,) if planned.run_id else (planned.stage, *planned.overrides)
         stages[planned.stage].append(key)
         if planned.refused is not None:
-            refused[planned.refused].append(f"{planned.stage}: {group_text(planned.group)}")
+            refused[planned.refused].append(f"{planned.stage}: {' '.join(planned.group)}")
         if key not in states:
-            states[key] = _state(cell)
+            if cell.run is None or cell.waits:
+                states[key] = WAITING if cell.waits else REFUSED
+            else:
+                states[key] = state(RunFolder.of(cell.run)).name
+                if states[key] == FAILED and cell.run.run.retry_failed:
+                    states[key] = RETRIED
             if states[key] not in ENDED:
                 estimates[key] = estimator(cell.run) if cell.run is not None else None
     rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
@@ -166,13 +170,6 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         edges=_edges(cells),
         command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
     )
-
-
-def _state(cell: PlannedCell) -> str:
-    if cell.run is None or cell.waits:
-        return WAITING if cell.waits else REFUSED
-    name = state(RunFolder.of(cell.run)).name
-    return RETRIED if name == FAILED and cell.run.run.retry_failed else name
 
 
 def _stage(
@@ -216,5 +213,5 @@ def _edges(cells: Sequence[PlannedCell]) -> tuple[str, ...]:
             chosen = selection.select(group, records)
             if chosen.at_edge and chosen.best:
                 rate = chosen.best.learning_rate
-                found.append(f"{chosen.method} ({group_text(group)}; {chosen.at_edge} end, {rate:g})")
+                found.append(f"{chosen.method} ({' '.join(group)}; {chosen.at_edge} end, {rate:g})")
     return tuple(found)

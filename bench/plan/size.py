@@ -62,22 +62,18 @@ def size(run: Run) -> Size:
     Raises:
         ValueError: the configuration describes no model, or model.target_modules matches no layer.
     """
-    key = (repr(run.model), run.task.num_labels)
-    if key not in _sizes:
-        _sizes[key] = _counted(run)
-    return _sizes[key]
-
-
-def _counted(run: Run) -> Size:
     from torch import nn
 
     from bench.model.layers import heads, target_layers
 
+    key = (repr(run.model), run.task.num_labels)
+    if key in _sizes:
+        return _sizes[key]
     model = run.model.skeleton(run.task.num_labels)
     config: Any = model.config.get_text_config()
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind
-    return Size(
+    _sizes[key] = Size(
         layers=target_layers(model, run.model.target_modules),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         head=sum(parameter.numel() for head in heads(model).values() for parameter in head.parameters()),
@@ -86,6 +82,7 @@ def _counted(run: Run) -> Size:
         hidden_size=config.hidden_size,
         outputs=config.num_labels if kind == "encoder" else config.vocab_size,
     )
+    return _sizes[key]
 
 
 def is_unknown(run: Run) -> bool:
@@ -97,10 +94,9 @@ def refusal(run: Run) -> str | None:
     """Why a valid run would fail once its model is loaded: its rank or its method does not fit a layer; else None."""
     from bench.model.layers import check_start
 
-    if is_unknown(run):
-        return None
     try:
-        check_start(size(run).layers, run.method, run.rank, run.learning_rates)
+        if not is_unknown(run):
+            check_start(size(run).layers, run.method, run.rank, run.learning_rates)
     except ValueError as error:
         return str(error)
     return None

@@ -27,18 +27,25 @@ VARIABLES = tuple(
     "OMP_NUM_THREADS OPENBLAS_NUM_THREADS PYTHONHASHSEED PYTORCH_CUDA_ALLOC_CONF TOKENIZERS_PARALLELISM "
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE WORLD_SIZE".split()
 )
-_DRIVER = Path("/proc/driver/nvidia/version")
+_CPUS, _DRIVER = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/version")
 LOCK = "requirements.lock"
 
 
 def environment() -> dict[str, Any]:
     """Code, versions, hardware and settings of this process, as a record keeps them."""
+    import torch
+
     return {
         "code": _code(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in (*_STACK, *_others())},
         "hardware": _hardware(),
-        "deterministic": _deterministic(),
+        "deterministic": {  # torch's switches that decide whether two runs on one machine are bit-identical
+            "algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn": torch.backends.cudnn.deterministic,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "fingerprint": fingerprint(),
     }
@@ -82,23 +89,8 @@ def _hardware() -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    try:
-        found = re.search(r"\d+\.\d+(\.\d+)?", _DRIVER.read_text())
-    except OSError:
-        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", _DRIVER.read_text()) if _DRIVER.is_file() else None
     return found.group() if found else None
-
-
-def _deterministic() -> dict[str, Any]:
-    """torch's switches that decide whether two runs on one machine are bit-identical."""
-    import torch
-
-    return {
-        "algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn": torch.backends.cudnn.deterministic,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
 
 
 def version(distribution: str) -> str | None:
@@ -121,39 +113,26 @@ def _others() -> tuple[str, ...]:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
+    lines = _CPUS.read_text().splitlines() if _CPUS.is_file() else [f"model name: {platform.processor() or 'unknown'}"]
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+@functools.cache
 def _code() -> dict[str, Any]:
     """Version and hash of the package; for a checkout also its commit, lock file, and how files differ from it."""
     root = Path(bench.__file__).parent.parent
-    lock = root / LOCK
-    known = {
-        "version": bench.__version__,
-        "sha256": code_sha256(),
-        "lock_sha256": file_sha256(lock) if lock.is_file() else None,
-    }
-    return known | _checkout(root)
-
-
-@functools.lru_cache(maxsize=1)
-def _checkout(root: Path) -> dict[str, Any]:
-    """Commit, whether files other than results differ from it, and a hash of the difference; once a process."""
+    lock = file_sha256(root / LOCK) if (root / LOCK).is_file() else None
+    package = {"version": bench.__version__, "sha256": code_sha256(), "lock_sha256": lock}
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
         return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
-    unknown = {"revision": None, "dirty": None, "diff_sha256": None}
     if shutil.which("git") is None or not (root / ".git").exists() or (revision := git("rev-parse", "HEAD")) is None:
-        return unknown
+        return package | {"revision": None, "dirty": None, "diff_sha256": None}
     others = ("--", ".", ":!results")
-    changed = git("status", "--porcelain", *others) or ""
-    if not changed:
-        return {"revision": revision, "dirty": False, "diff_sha256": None}
-    difference = changed + (git("diff", "HEAD", "--binary", *others) or "")
-    return {"revision": revision, "dirty": True, "diff_sha256": hashlib.sha256(difference.encode()).hexdigest()}
+    difference = git("status", "--porcelain", *others) or ""
+    if difference:
+        difference += git("diff", "HEAD", "--binary", *others) or ""
+    diff_sha256 = hashlib.sha256(difference.encode()).hexdigest() if difference else None
+    return package | {"revision": revision, "dirty": bool(difference), "diff_sha256": diff_sha256}

@@ -6,7 +6,6 @@ environment only the variables in provenance.VARIABLES are recorded at all. Read
 
 from __future__ import annotations
 
-import functools
 import getpass
 import json
 import os
@@ -23,7 +22,6 @@ SHORTEST_SECRET = 8  # characters; a shorter value would be found inside ordinar
 
 # Of environment variables that hold a secret: TOKEN, but not TOKENIZERS_PARALLELISM, and no KEYBOARD.
 _SECRET_NAME = re.compile(r"TOKEN(?!I[SZ])|SECRET|PASSW|CREDENTIAL|APIKEY|(^|_)KEYS?(_|$)", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+.\d_e]+", re.IGNORECASE)  # MAX_TOKENS=10000000
 # Keys by their form, for those that are in no variable: Hugging Face, W&B (new and old form), GitHub, OpenAI and its
 # like, AWS, a password in an address, a header. 40 hexadecimal digits are also a commit: only beside a word for a key.
 _FORMS = (
@@ -42,10 +40,10 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~$-])/[^\s\"'`,:;()\[\]{}<>]+")
 def redacted(text: str) -> str:
     """`text` with each secret replaced by "[redacted]".
 
-    Secrets are the values of environment variables whose names say token, key, secret, password or credential, also as
-    JSON and addresses write them, and whatever has the form of a well-known key.
+    Secrets are the values of environment variables whose names say token, key, secret, password or credential, and
+    whatever has the form of a well-known key.
     """
-    return _pattern(_secrets()).sub(REDACTED, text)
+    return _secrets().sub(REDACTED, text)
 
 
 def portable(path: str | Path) -> str:
@@ -54,7 +52,7 @@ def portable(path: str | Path) -> str:
     The name is replaced where it is a whole component of an absolute path; a Hub id such as "user/model" stays.
     """
     text, names = str(path), _users()
-    for home in _homes():
+    for home in {os.path.expanduser("~"), os.path.realpath(os.path.expanduser("~"))} - {"/"}:
         text = re.sub(rf"(?<![\w.$~-]){re.escape(home)}(?![\w.-])", HOME, text)
 
     def without_names(one: str) -> str:
@@ -70,21 +68,20 @@ def local(path: str | Path) -> str:
     text = str(path)
     if text == HOME or text.startswith(f"{HOME}/"):
         text = str(Path.home()) + text[len(HOME) :]
-    if not text.startswith("/") or USER not in text.split("/"):
+    if not text.startswith("/"):
         return text
-    found = ["/".join(name if part == USER else part for part in text.split("/")) for name in _users()]
-    return next((one for one in found if os.path.exists(one)), found[0] if found else text)
+    return "/".join(next(iter(_users()), USER) if part == USER else part for part in text.split("/"))
 
 
 def shareable(value: Any) -> Any:
     """`value`, a nest of dicts, lists and plain values, with each text in it redacted and portable."""
-    pattern = _pattern(_secrets())
+    pattern = _secrets()
     return _each_text(value, lambda text: portable(pattern.sub(REDACTED, text)))
 
 
 def without_secrets(value: Any) -> Any:
     """`value`, a nest of dicts, lists and plain values, with each text in it redacted; its paths stay."""
-    pattern = _pattern(_secrets())
+    pattern = _secrets()
     return _each_text(value, lambda text: pattern.sub(REDACTED, text))
 
 
@@ -98,41 +95,20 @@ def _each_text(value: Any, convert: Callable[[str], str]) -> Any:
         return convert(value)
     if isinstance(value, dict):
         return {_each_text(key, convert): _each_text(one, convert) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_each_text(one, convert) for one in value]
-    return value
+    return [_each_text(one, convert) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _secrets() -> frozenset[str]:
-    named = (value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name))
-    # A number is no secret, and neither is the path of a key file.
-    return frozenset(
-        value
-        for value in named
-        if len(value) >= SHORTEST_SECRET
-        and not _NUMBER.fullmatch(value)
-        and not (value.startswith(("/", "~")) and os.path.exists(os.path.expanduser(value)))
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    """One expression for all secrets, longest first, so that none is left half."""
+def _secrets() -> re.Pattern[str]:
+    """Matches every secret, also as JSON and addresses write it; the longest first, so that none is left half."""
+    named = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    secrets = (one for one in named if len(one) >= SHORTEST_SECRET and not one.isdecimal())  # MAX_TOKENS=10000000
     written = {form for one in secrets for form in (one, json.dumps(one)[1:-1], quote(one, safe=""))}
     return re.compile("|".join([*map(re.escape, sorted(written, key=len, reverse=True)), *_FORMS]))
 
 
-def _homes() -> list[str]:
-    try:
-        home = Path.home()
-        return [str(one) for one in dict.fromkeys((home, home.resolve())) if len(one.parts) > 1]
-    except (RuntimeError, OSError):
-        return []
-
-
 def _users() -> list[str]:
     """The names of this user in the environment and, if it has none, in the system."""
-    names = [os.environ.get("USER"), os.environ.get("LOGNAME")]
+    names = [os.environ.get("USER")]
     with suppress(ImportError, KeyError, OSError):  # a user without a name
         names.append(getpass.getuser())
     return [name for name in dict.fromkeys(names) if name]

@@ -31,10 +31,8 @@ class InterruptedRunError(BaseException):
 
 
 class _State:
-    """Of this process: the signal that came, and how many `deferred` contexts are open."""
-
-    came: int | None = None
-    deferring = 0
+    came: int | None = None  # the signal
+    deferring = 0  # number of `deferred` contexts that are open
 
 
 @contextmanager
@@ -68,8 +66,8 @@ def handled() -> Iterator[None]:
     number, before = None, {}
     try:
         with listening(_hear, SIGNALS) as before:
-            if before:
-                _stop_with_parent()
+            if before and PARENT in os.environ:
+                threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
             yield
     except InterruptedRunError as stopped:
         number = stopped.number
@@ -79,7 +77,10 @@ def handled() -> Iterator[None]:
         return
     if number in PREEMPTION:
         handler = before.get(number)
-        handler(number, None) if callable(handler) else _requeue()
+        if callable(handler):
+            handler(number, None)
+        elif "SLURM_JOB_ID" in os.environ:  # submitit asks for its own jobs
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False, timeout=60)
     raise SystemExit(128 + number)
 
 
@@ -119,19 +120,6 @@ def stop() -> NoReturn:
 
 def _stop_with_parent() -> None:
     """Sends SIGTERM to this process when the one that PARENT names is gone: a sweep that was killed leaves no runs."""
-    parent = os.environ.get(PARENT)
-
-    def watch() -> None:
-        while str(os.getppid()) == parent:
-            time.sleep(PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if parent is not None:
-        threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _requeue() -> None:
-    """Asks Slurm to start this job again, if this is one; submitit asks for its own jobs."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is not None:
-        subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+    while str(os.getppid()) == os.environ[PARENT]:
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -150,28 +150,18 @@ def write_claims(claims: Sequence[Claim], results_dir: Path, folder: Path) -> st
     """
     answers = [(claim, answer(claim, results_dir)) for claim in claims]
     markdown = f"{claims_list(answers)}\n{_NOTE}\n"
-    rows = [
-        {
-            "id": claim.id,
-            "paper": claim.paper,
-            "claim": claim.claim,
-            "source": claim.source,
-            "study": claim.study,
-            "kind": claim.kind,
-            "answer": found.text,
-            "details": found.details,
-            "estimate": found.estimate,
-            "low": found.low,
-            "high": found.high,
-            "unit": found.unit,
-            "n": None if found.n is None else str(found.n),
-            "command": claim.command,
-        }
-        for claim, found in answers
-    ]
+    said = ("id", "paper", "claim", "source", "study", "kind")
+    found = ("details", "estimate", "low", "high", "unit", "n")
+    rows = pd.DataFrame(
+        {name: getattr(claim, name) for name in said}
+        | {"answer": one.text}
+        | {name: getattr(one, name) for name in found}
+        | {"command": claim.command}
+        for claim, one in answers
+    ).astype({"n": "Int64"})
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "claims.md", markdown)
-    write_whole(folder / "claims.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / "claims.csv", rows.to_csv(index=False, lineterminator="\n"))
     return markdown
 
 

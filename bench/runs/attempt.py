@@ -107,10 +107,10 @@ class Attempt:
             ChangedDataError: the same cell was begun with other data and is unfinished.
         """
         self._folder.refuse_changed_data(identity)
-        begun = read_begun(self.path)
+        begun, started = read_begun(self.path), datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = without_secrets(identity)
         self.wandb_id = begun.get("wandb_id", self.wandb_id)
-        self.history = [*begun.get("attempts", []), {"started": _now(), "from_step": 0}]
+        self.history = [*begun.get("attempts", []), {"started": started, "from_step": 0}]
         for name in (CURVE, ALIGNMENT, WEIGHTS, RECORD):
             (self.path / name).unlink(missing_ok=True)
         for name in (_FINAL, _REPLACED):
@@ -164,10 +164,9 @@ class Attempt:
     def restart(self, curve: list[dict[str, Any]], alignment: list[AlignmentRow]) -> None:
         """Replaces the rows that were logged by those up to a checkpoint's step."""
         if self._lease is not None:
-            for name in (CURVE, ALIGNMENT):
+            for name, rows in ((CURVE, curve), (ALIGNMENT, [asdict(measured) for measured in alignment])):
                 (self.path / name).unlink(missing_ok=True)
-            self.append(CURVE, curve)
-            self.append(ALIGNMENT, [asdict(measured) for measured in alignment])
+                self.append(name, rows)
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Adds rows to curve.jsonl or alignment.jsonl as they come, so that a failed run keeps its curve."""
@@ -216,21 +215,13 @@ class Attempt:
             (final / OUTCOMES).write_bytes(gzip.compress(text.encode(), mtime=0))  # equal outcomes give equal bytes
         record.files = describe_files(final)
         write_record(final, record)
-        self._publish(final)
-        if record.status == COMPLETED:
-            self._clear()
-
-    def _publish(self, final: Path) -> None:
         if self._lease is not None:
             self._lease.confirm()
         if self._folder.path.exists():
             self._folder.path.rename(self.path / _REPLACED)
         final.rename(self._folder.path)
         shutil.rmtree(self.path / _REPLACED, ignore_errors=True)
-
-    def _clear(self) -> None:
-        """Empties the workspace but for the lease; who releases it deletes the folder."""
-        for path in self.path.iterdir():
+        for path in self.path.iterdir() if record.status == COMPLETED else ():  # `held` deletes the lease
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name not in (LEASE, PROGRESS) and not path.name.startswith(f"{LEASE}."):
@@ -239,7 +230,3 @@ class Attempt:
     def _note(self) -> None:
         begun = {"identity": self._identity, "wandb_id": self.wandb_id, "attempts": self.history}
         write_whole(self.path / BEGUN, json.dumps(begun))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

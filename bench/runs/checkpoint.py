@@ -129,13 +129,12 @@ class Checkpoints:
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         seal = json.loads((path / SEAL).read_text(encoding="utf-8"))
-        found = set(_files(path))
-        if found != set(seal["files"]) or JOURNAL not in found:
+        if set(_files(path)) != set(seal["files"]):
             raise ValueError("a file is missing or was added")
         for name, expected in seal["files"].items():
             if fresh_sha256(path / name) != expected:
                 raise ValueError(f"{name} is not what was written")
-        if not isinstance(seal["stamp"], dict) or seal["step"] != _step(path):
+        if seal["step"] != _step(path):
             raise ValueError("its seal is of another checkpoint")
         check_tensors_only(path)
         return seal, json.loads((path / JOURNAL).read_text(encoding="utf-8"))
@@ -145,10 +144,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoint folders, ascending, intact or not."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        return sorted(_step(path) for path in found if _step(path) >= 0)
+        return sorted(_step(path) for path in self.folder.glob(f"{_PREFIX}*/") if _step(path) >= 0)
 
 
 def check_tensors_only(path: Path) -> None:
@@ -170,12 +166,10 @@ def check_tensors_only(path: Path) -> None:
 
 def _step(path: Path) -> int:
     number = path.name.removeprefix(_PREFIX)
-    return int(number) if path.name.startswith(_PREFIX) and number.isdecimal() else -1
+    return int(number) if number.isdecimal() else -1
 
 
 def _files(path: Path) -> list[str]:
-    """The names of a checkpoint's files but its seal; the Trainer writes no links."""
-    found = [file for file in sorted(path.rglob("*")) if file.is_symlink() or not file.is_dir()]
-    if odd := [file.name for file in found if file.is_symlink() or not file.is_file()]:
-        raise ValueError(f"{odd[0]} is no plain file")
-    return [name for file in found if (name := file.relative_to(path).as_posix()) != SEAL]
+    """The names of a checkpoint's files but its seal."""
+    names = (file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file())
+    return [name for name in names if name != SEAL]

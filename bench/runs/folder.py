@@ -114,8 +114,7 @@ class RunFolder:
                 continue
             if _without_contents(begun) != _without_contents(without_secrets(identity)):
                 continue
-            before, now = _contents(begun), _contents(identity)
-            if changed := [name for name in now if before.get(name) != now[name]]:
+            if changed := [name for name, now in _contents(identity).items() if _contents(begun).get(name) != now]:
                 raise checkpoint.ChangedDataError(
                     f"{' and '.join(changed)} changed since {other.name[1:]} was begun: give it what it was begun "
                     f"with, or delete {other} to begin it anew"

@@ -70,9 +70,14 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
     if settled is None:
         try:
             with held(folder, cfg.run.heartbeat_timeout_seconds, wait=cfg.run.when_running == "wait") as attempt:
-                # Another process may have done it since.
-                settled = _settled(cfg, folder) or (_copied(cfg, folder) if attempt else _elsewhere(folder))
-                if settled is None and attempt is not None:
+                settled = _settled(cfg, folder)  # another process may have done it since
+                if settled is None and attempt is None:
+                    found = holder(folder.workspace)
+                    who = "another process" if found is None else f"process {found.pid} on {found.host}"
+                    settled = RUNNING, f"is running in {who}"
+                elif settled is None and not cfg.trains and (other := folder.copy_of_another_study(cfg.results_dir)):
+                    settled = DONE, f"scored before, in {other.parent}"
+                elif settled is None and attempt is not None:
                     ranks.broadcast_object(True)
                     say(f"{position} {cfg.run_id}")
                     return _attempt(cfg, run, attempt, position, command)
@@ -93,17 +98,6 @@ def _settled(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
     if record is not None and record.status == FAILED and not cfg.run.retry_failed:
         return FAILED, f"failed before ({record.error}); run.retry_failed=true tries again"
     return (DONE, "done before") if folder.done else None
-
-
-def _copied(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
-    other = None if cfg.trains else folder.copy_of_another_study(cfg.results_dir)
-    return (DONE, f"scored before, in {other.parent}") if other else None
-
-
-def _elsewhere(folder: RunFolder) -> tuple[str, str]:
-    found = holder(folder.workspace)
-    who = "another process" if found is None else f"process {found.pid} on {found.host}"
-    return RUNNING, f"is running in {who}"
 
 
 def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str | None) -> str:
@@ -188,8 +182,7 @@ def say(text: str, to: Any = None) -> None:
 
 
 def _summary(written: Record) -> str:
-    loss = written.eval_loss
-    parts = [] if loss is None else [f"eval loss {loss:.3f}"]
+    parts = [] if written.eval_loss is None else [f"eval loss {written.eval_loss:.3f}"]
     for score in written.scores:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         parts.append(f"{score.task} {score.metric} {score.value:.3f}{error}")

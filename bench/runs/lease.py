@@ -26,8 +26,8 @@ HEARTBEATS = 6  # within the timeout
 class LeaseLostError(RuntimeError):
     """Another process has taken the run over, because this one sent no heartbeat for too long."""
 
-    def __init__(self) -> None:
-        super().__init__("another process took this run over and continues it")
+    def __str__(self) -> str:
+        return "another process took this run over and continues it"
 
 
 @dataclass(frozen=True)

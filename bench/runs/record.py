@@ -30,7 +30,6 @@ CHECKSUMMED = 4  # records of schema 3 have no checksums: they are reported, and
 READABLE = (3, 4, 5)
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
-MOST_BYTES = 2**30  # of rows in one file, unpacked: a small packed file may hold any number
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 Status = Literal["completed", "failed", "interrupted"]
@@ -130,17 +129,12 @@ def read_record(folder: Path) -> Record:
     except CorruptRecordError:
         raise
     except ValidationError as error:
-        raise CorruptRecordError(f"{path}: {_first(error)}") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise CorruptRecordError(" ".join(f"{path}: {where}: {first['msg'].lower()}{more}".split())) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
-
-
-def _first(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line, and how many more there are."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part)[:40] for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return " ".join(f"{where}: {first['msg'].lower()}{more}".split())
 
 
 def write_record(folder: Path, record: Record, indent: int | None = 1) -> None:
@@ -208,7 +202,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Where only curve.jsonl.gz exists, which bench.compact writes, that is read.
 
     Raises:
-        CorruptRecordError: the file is torn, has more than a gigabyte when unpacked, or a row is no JSON object.
+        CorruptRecordError: the file is torn, or a row is no JSON object.
     """
     if not path.is_file():
         path = path.with_name(f"{path.name}.gz")
@@ -216,10 +210,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             return []
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"more than {MOST_BYTES:,} bytes")
-        rows = [json.loads(line) for line in content.decode().splitlines()]
+            rows = [json.loads(line) for line in file.read().decode().splitlines()]
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CorruptRecordError(f"{path}: {type(error).__name__}: {error}") from None
     if not all(isinstance(row, dict) for row in rows):

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
@@ -128,13 +127,17 @@ class Tracker:
     Args:
         cfg: the run; its study is the W&B run's group, its axes are tags. Nothing local of its configuration is sent.
         wandb_id: W&B's id of the run; the same id resumes the same W&B run.
+
+    Attributes:
+        sync_path: the folder that `wandb sync` is to upload; None if the server has all, or nothing was tracked.
     """
 
     def __init__(self, cfg: Run, wandb_id: str) -> None:
         self._run: wandb.Run | None = None
-        self._folder: Path | None = None
         self._mode: Mode = "offline"
         self._completed = False
+        self._folder: Path | None = None
+        self.sync_path: Path | None = None
         described = {
             "project": cfg.track.project,
             "name": cfg.run_id,
@@ -152,26 +155,30 @@ class Tracker:
     def _begin(self, mode: Mode, folder: Path, described: dict[str, Any]) -> None:
         try:
             run = start(mode, folder, **described, **({"resume": "allow"} if mode == "online" else {}))
-            _define_axes(run)
+            run.define_metric(STEP, hidden=True)
+            for name in ("train/*", "alignment/*"):
+                run.define_metric(name, step_metric=STEP)
+            for name in ("tokens", "seconds"):  # to be chosen as the axis instead; they draw no chart
+                run.define_metric(f"train/{name}", step_metric=STEP, hidden=True)
+            for name in ("loss", "eval_loss"):
+                run.define_metric(f"train/{name}", step_metric=STEP, summary="min,last")
             self._run, self._mode, self._folder = run, mode, Path(run.dir).parent
+            self.sync_path = None if mode == "online" else self._folder
         except Exception as error:  # wandb's own, its service's, the folder's: none of them is the run's
             if mode == "online":
-                _stop_service()
+                import wandb
+
+                with suppress(Exception):  # ends W&B's process, which continues to ask and has the run's id in use
+                    wandb.teardown()
+                os.environ.pop("WANDB_SERVICE", None)  # a parent's, which stays: the next run here gets its own
                 for begun in folder.glob(f"wandb/run-*-{described['id']}"):
                     shutil.rmtree(begun, ignore_errors=True)  # which holds no row
             _give_up(mode, error)
 
-    @property
-    def sync_path(self) -> Path | None:
-        """The folder that `wandb sync` is to upload; None if the server has all, or nothing was tracked."""
-        return None if self._mode == "online" else self._folder
-
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         exit_code = 0 if kind is None and self._completed else 1
         self._do(lambda run: run.finish(exit_code=exit_code))
         if self._folder is not None:
@@ -198,7 +205,7 @@ class Tracker:
             call(self._run)
         except Exception as error:  # as in `_begin`; what was written so far can be synced
             _give_up(self._mode, error)
-            self._run, self._mode = None, "offline"
+            self._run, self.sync_path = None, self._folder
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -218,35 +225,15 @@ def summary(record: Record) -> dict[str, Any]:
 
 def shared_config(config: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration without what is of this machine only; of an absolute path, the last part."""
-    return {key: _without_folders(value) for key, value in config.items() if key not in _LOCAL}
 
+    def without_folders(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_folders(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [without_folders(one) for one in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(one) for one in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _define_axes(run: wandb.Run) -> None:
-    """Curves against the training step; tokens and seconds can be chosen instead, and draw no chart."""
-    run.define_metric(STEP, hidden=True)
-    run.define_metric("train/*", step_metric=STEP)
-    run.define_metric("alignment/*", step_metric=STEP)
-    for name in ("tokens", "seconds"):
-        run.define_metric(f"train/{name}", step_metric=STEP, hidden=True)
-    for name in ("loss", "eval_loss"):
-        run.define_metric(f"train/{name}", step_metric=STEP, summary="min,last")
-
-
-def _stop_service() -> None:
-    """Ends W&B's process: it continues to ask the server, and has the run's id in use meanwhile."""
-    import wandb
-
-    with suppress(Exception):  # a new one is started in any case
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # a parent's, which stays: the next run here gets one of its own
+    return {key: without_folders(value) for key, value in config.items() if key not in _LOCAL}
 
 
 def _give_up(mode: Mode, error: Exception) -> None:

@@ -15,7 +15,6 @@ from bench.runs.record import (
     OUTCOMES,
     WEIGHTS,
     CorruptRecordError,
-    Record,
     differing_files,
     read_record,
     read_rows,
@@ -55,7 +54,8 @@ def differences(one: Path, other: Path) -> list[str]:
         other: folder of the second; what only it holds, as a newer schema may, is no difference.
     """
     first, second = read_record(one), read_record(other)
-    found = list(_differing(_results(first), _results(second), "record"))
+    then, now = (without_timing(record.model_dump(include=RESULTS)) for record in (first, second))
+    found = list(_differing(then, now, "record"))
     for name in (CURVE, ALIGNMENT, OUTCOMES):
         then, now = (_rows(folder / name) for folder in (one, other))
         if then or name != OUTCOMES:  # of a run that only chose a learning rate a compacted study keeps no rows
@@ -64,10 +64,6 @@ def differences(one: Path, other: Path) -> list[str]:
     if None not in weights and weights[0] != weights[1]:
         found.append(f"{WEIGHTS}: other bytes")
     return found
-
-
-def _results(record: Record) -> dict[str, Any]:
-    return without_timing(record.model_dump(include=set(RESULTS)))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 
 from bench.process.files import write_whole
-from bench.runs.names import is_name
 from bench.runs.record import (
     ALIGNMENT,
     CHECKSUMMED,
@@ -26,7 +25,7 @@ from bench.runs.record import (
     read_rows,
     write_record,
 )
-from bench.study.plan_file import SELECT, read_plan
+from bench.study.plan_file import SELECT, read_plan, run_folders
 
 
 def compact(folder: Path) -> tuple[int, int]:
@@ -35,8 +34,7 @@ def compact(folder: Path) -> tuple[int, int]:
     Raises:
         ValueError: the folder holds no run, or its plan cannot be read.
     """
-    found = (path.parent for path in folder.glob(f"*/{RECORD}"))
-    runs = sorted(run for run in found if is_name(run.name) and not run.is_symlink())  # never through a link
+    runs = run_folders(folder)
     if not runs:
         raise ValueError(f"{folder} holds no run")
     before = _size(folder)

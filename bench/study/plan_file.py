@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -115,8 +114,3 @@ def write_plan(folder: Path, plan: StudyPlan) -> None:
     lines = ",\n".join(json.dumps(asdict(run)) for run in plan.runs)  # a run a line: changes can be read
     head = json.dumps({"experiment": plan.experiment, "stages": plan.stages})[1:-1]
     write_whole(folder / STUDY, redacted(f'{{{head}, "runs": [\n{lines}\n]}}\n'))
-
-
-def group_text(group: Sequence[str]) -> str:
-    """A group as one line: "method=hu rank=r8"."""
-    return " ".join(group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from bench.process.provenance import version
 from bench.process.validation import one_line
 from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, experiments_folder
@@ -19,7 +19,7 @@ from bench.study.folders import CONF, experiments_folder
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
 
-LAUNCHERS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}  # and their packages
+LAUNCHERS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher"}  # and their packages
 
 # Of the hydra node: what an experiment file may set, and what not even a command line may, since it names code to call.
 OF_EXPERIMENTS = ("mode", "run", "sweep", "sweeper")
@@ -44,7 +44,12 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         SystemExit: an unknown key or choice, or a key that names code; one line on stderr.
     """
-    given = [_renamed(text) for text in arguments]
+    given = []
+    for text in arguments:
+        now, notes = (text, []) if text.startswith("-") else modern_override(text)
+        given.append(now)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
     texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
@@ -62,19 +67,10 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         if key == "experiments":
             _check_experiments(text, values, added=override.is_add())
         elif key in GROUPS:
-            _check_choices(key, values)
-            if key == "launch":
-                _check_launcher(text, values)
+            _check_choices(text, key, values)
         elif key.split(".")[0].split("/")[0] not in KEYS:
             refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
     return given
-
-
-def _renamed(text: str) -> str:
-    override, notes = (text, []) if text.startswith("-") else modern_override(text)
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
-    return override
 
 
 def keys_of(values: Any, above: str = "") -> Iterator[str]:
@@ -97,7 +93,7 @@ def names_code(key: str, in_experiment: bool = False) -> bool:
     return "_target_" in (first, *inner) and key != "method._target_"
 
 
-def _check_choices(group: str, values: list[str]) -> None:
+def _check_choices(text: str, group: str, values: list[str]) -> None:
     known = choices(CONF / group)
     for value in values:
         if (group, value) == ("launch", "submitit_local"):
@@ -105,18 +101,11 @@ def _check_choices(group: str, values: list[str]) -> None:
         if value not in known:
             hint = f"; say {group}=r{value}" if f"r{value}" in known else ""
             refuse(f"{group}={value} does not exist{hint}; choose from {', '.join(known)}")
-
-
-def _check_launcher(text: str, values: list[str]) -> None:
-    if len(values) != 1:
+    if group == "launch" and len(values) != 1:
         refuse(f"{text}: a sweep has one launcher; choose one")
-    package = LAUNCHERS.get(values[0])
-    try:
-        found = package is None or importlib.util.find_spec(f"hydra_plugins.{package}")
-    except ModuleNotFoundError:  # no hydra_plugins at all
-        found = None
-    if package and not found:
-        refuse(f"{text} needs {package.replace('_', '-')}: pip install 'lora-init-bench[cluster]'")
+    package = LAUNCHERS.get(values[0]) if group == "launch" else None
+    if package and version(package) is None:
+        refuse(f"{text} needs {package}: pip install 'lora-init-bench[cluster]'")
 
 
 def _check_experiments(text: str, values: list[str], added: bool) -> None:

@@ -76,7 +76,7 @@ class Expansion:
         rule = self.definition.stages[stage][RATE]
         for group in self.groups():
             rates: Sequence[float | None] = self._rates(rule, group)
-            waits = rule in (TUNED, SHARED) and list(rates) == [None] and self._is_trained(group)
+            waits = rule in (TUNED, SHARED) and list(rates) == [None] and _method(group) != "none"
             for overrides in self._overrides(stage, group):
                 for rate in rates:
                     yield Cell(stage, group, overrides, rate, waits)
@@ -86,7 +86,7 @@ class Expansion:
         seen = set()
         for cell in self.cells(stage):
             overrides, told = cell.all_overrides, shown(cell.all_overrides)
-            rate = self._centre(cell.group) if cell.waits else None
+            rate = self.definition.rates.centre.get(_method(cell.group)) if cell.waits else None
             try:
                 run = self._compose((*overrides, *([f"{RATE_KEY}{rate:g}"] if rate else [])))
             except ValueError as error:
@@ -124,39 +124,27 @@ class Expansion:
             if ready := [cell.overrides for cell in cells if cell.run is not None and not cell.waits]:
                 yield ready
             if self.definition.stages[stage][RATE] == GRID and self.definition.extend:
-                yield from self._extensions()
+                yield from iter(self._beyond_grids, [])  # until it returns none
         self.forget()
         plan()
 
-    def _extensions(self) -> Iterator[list[tuple[str, ...]]]:
-        """Batches beyond the ends of grids, until no best rate is at an end or `extend` points were added."""
-        while True:
-            self.forget()
-            added = [
-                cell.all_overrides
-                for group in self.groups()
-                if (rate := self.beyond(group)) is not None
-                for cell in self.grid_cells(group, rate)
-            ]
-            if not added:
-                return
-            yield added
+    def _beyond_grids(self) -> list[tuple[str, ...]]:
+        """The overrides of one more rate for each group whose best one is at an end of its grid."""
+        self.forget()
+        rates = ((group, self.beyond(group)) for group in self.groups())
+        return [cell.all_overrides for group, rate in rates if rate for cell in self.grid_cells(group, rate)]
 
     def beyond(self, group: tuple[str, ...]) -> float | None:
         """The next rate beyond the end of the grid at which the best one lies; None if none is due."""
-        found = self.selection(group)
-        if found is None or found.at_edge is None:
+        found, rates = self.selection(group), self.definition.rates
+        if found is None or found.at_edge is None or len(found.points) >= rates.points + self.definition.extend:
             return None
-        added = len(found.points) - self.definition.rates.points
-        step = 1 if found.at_edge == "upper" else -1
-        edge = found.points[-1 if step > 0 else 0].learning_rate
-        if added >= self.definition.extend:
-            return None
-        return on_grid(edge, step, self.definition.rates.per_decade)
+        place, step = (-1, 1) if found.at_edge == "upper" else (0, -1)
+        return on_grid(found.points[place].learning_rate, step, rates.per_decade)
 
     def grid_cells(self, group: tuple[str, ...], rate: float) -> list[Cell]:
         """The cells of the grid's stage at one more rate."""
-        stage = self._grid_stage()
+        stage = next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
         return [Cell(stage, group, overrides, rate) for overrides in self._overrides(stage, group)]
 
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -166,7 +154,7 @@ class Expansion:
         return [(*self._base, *group, *own) for own in product(axes)]
 
     def _read(self, group: tuple[str, ...]) -> Selection | None:
-        if self._centre(group) is None:
+        if _method(group) not in self.definition.rates.centre:
             return None
         rates, per_decade = list(self._grid(group)), self.definition.rates.per_decade
         records = [record for rate in rates for record in self._records(group, rate)]
@@ -192,10 +180,11 @@ class Expansion:
 
     def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
         """The learning rates of a group under a rule; [None] where there is none, or none yet."""
+        if _method(group) == "none":
+            return [] if rule == GRID else [None]
         if rule == GRID:
-            return self._grid_and_added(group) if self._is_trained(group) else []
-        if not self._is_trained(group):
-            return [None]
+            found = self.selection(group)
+            return [point.learning_rate for point in found.points] if found else self._grid(group)
         if rule == PUBLISHED:
             return [self._of(self.definition.rates.published, PUBLISHED, group)]
         shared = self.definition.rates.shared
@@ -206,16 +195,9 @@ class Expansion:
         chosen = self.selection(group if rule == TUNED else self._as_method(group, str(shared)))
         return [chosen.best.learning_rate if chosen and chosen.best else None]
 
-    def _grid_and_added(self, group: tuple[str, ...]) -> list[float]:
-        found = self.selection(group)
-        return [point.learning_rate for point in found.points] if found else list(self._grid(group))
-
     def _grid(self, group: tuple[str, ...]) -> tuple[float, ...]:
         rates = self.definition.rates
         return grid(self._of(rates.centre, "centre", group), rates.points, rates.per_decade)
-
-    def _grid_stage(self) -> str:
-        return next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
 
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
@@ -227,12 +209,6 @@ class Expansion:
         if near is None:
             raise ValueError(f"hydra.sweeper.rates.shared={method}: it is no method of this sweep")
         return near
-
-    def _is_trained(self, group: tuple[str, ...]) -> bool:
-        return _method(group) != "none"
-
-    def _centre(self, group: tuple[str, ...]) -> float | None:
-        return self.definition.rates.centre.get(_method(group))
 
     def _of(self, table: Mapping[str, float], name: str, group: tuple[str, ...]) -> float:
         if _method(group) not in table:

@@ -78,11 +78,7 @@ def overrides() -> list[str]:
 
 def command() -> str:
     """The command line that makes exactly this run, without folders of this machine."""
-    return _command(PlannedRun(RUN, (), shown(overrides()), None))
-
-
-def _command(planned: PlannedRun) -> str:
-    return StudyPlan(experiment(), (), ()).command(planned)
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), shown(overrides()), None))
 
 
 def hint(runs: list[Run]) -> str | None:
@@ -104,6 +100,8 @@ def finish() -> int:
 
     A launcher that starts processes of its own reports nothing to this one: the runs' records say how they ended.
     """
+    if Sweep.current is None and "bench.runs.job" not in sys.modules:  # --help: neither a sweep nor a run
+        return 0
     from bench.runs import job
     from bench.runs.record import FAILED
 
@@ -111,7 +109,7 @@ def finish() -> int:
         count = sum(path.parent == folder for path in job.offline)
         print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
     planned = [] if Sweep.current is None else [cell for cell in Sweep.current.planned if not cell.waits]
-    commands = {cell.planned.run_id: _command(cell.planned) for cell in planned}
+    plan = StudyPlan(experiment(), (), ())
     failed, left = dict.fromkeys(job.failures, ""), []
     for run in {cell.planned.run_id: cell.run for cell in planned}.values():
         assert run is not None
@@ -125,7 +123,7 @@ def finish() -> int:
         job.say(f"{len(left)} runs have not ended ({names}); the same command resumes them", sys.stderr)
     if failed:
         job.say(f"{len(failed)} runs failed; each again, or all with the same command and {RETRY}:", sys.stderr)
+    commands = {cell.planned.run_id: f"\n    {plan.command(cell.planned)} {RETRY}" for cell in planned}
     for run_id, why in failed.items():
-        again = commands.get(run_id)
-        job.say(f"{run_id}{why}" + (f"\n    {again} {RETRY}" if again else ""), sys.stderr)
+        job.say(f"{run_id}{why}{commands.get(run_id, '')}", sys.stderr)
     return 1 if failed or left else 0

@@ -6,16 +6,15 @@ says so and its checkpoints are kept.
 
 from __future__ import annotations
 
+import itertools
 import os
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,11 +86,11 @@ def supervise(cfg: Run, overrides: Sequence[str], position: str) -> str:
 
 
 def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) -> list[str]:
-    """Does runs in processes of their own, several at a time, each with one of several GPUs to itself.
+    """Does runs in processes of their own, several at a time, each with one of several GPUs.
 
     Args:
         cells: each run, its overrides, and its position such as "[3/21]".
-        jobs: runs at a time; None: one a GPU, or one if there is none.
+        jobs: runs at a time; None: one a GPU, or one if there is none. More than there are GPUs share them.
 
     Returns:
         How each ended, in order.
@@ -99,21 +98,14 @@ def launch(cells: Sequence[tuple[Run, Sequence[str], str]], jobs: int | None) ->
     Raises:
         SystemExit: as `supervise`.
     """
-    names = gpus()
-    slots = jobs or max(1, len(names))
-    free: queue.Queue[str | None] = queue.Queue()
-    for index in range(slots):
-        free.put(names[index % len(names)] if len(names) > 1 else None)
+    num_gpus = max(1, len(gpus()))
     with _children() as children:
 
         def one(cell: tuple[Run, Sequence[str], str]) -> str:
-            gpu = free.get()
-            try:
+            with free_gpu(shares=-(-(jobs or 1) // num_gpus)) as gpu:
                 return run_child(children, *cell, gpu)
-            finally:
-                free.put(gpu)
 
-        with ThreadPoolExecutor(slots) as pool:
+        with ThreadPoolExecutor(jobs or num_gpus) as pool:
             return [future.result() for future in [pool.submit(one, cell) for cell in cells]]
 
 
@@ -135,9 +127,7 @@ def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: 
 
     Args:
         children: the processes to which this one's signals are passed on.
-        cfg: the run.
-        overrides: its command line.
-        position: "[3/21]", for the lines printed.
+        cfg, overrides, position: as `supervise`.
         gpu: the only GPU that the process may use; None for all.
 
     Returns:
@@ -157,23 +147,18 @@ def run_child(children: Children, cfg: Run, overrides: Sequence[str], position: 
     if status in _STOPPED:
         raise InterruptedRunError(status - 128)
     if status < 0:
-        _record_kill(cfg, folder, -status, position)
+        hint = ", which the kernel sends when memory runs out" if -status == signal.SIGKILL else ""
+        name = f"{signal.Signals(-status).name}{hint}"
+        error = KilledError(f"the process was killed by {name}; a retry resumes it from its checkpoint")
+        job.failures.append(cfg.run_id)
+        with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as attempt:
+            if attempt is not None and not folder.done:
+                attempt.close(assemble.failed(cfg, error, ""))
+        job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
         return FAILED
     if status != 0:
         job.failures.append(cfg.run_id)
     return COMPLETED if folder.done else FAILED
-
-
-def _record_kill(cfg: Run, folder: RunFolder, number: int, position: str) -> None:
-    """Records which signal ended the run's process, unless the run is done."""
-    name = signal.Signals(number).name
-    hint = ", which the kernel sends when memory runs out" if number == signal.SIGKILL else ""
-    error = KilledError(f"the process was killed by {name}{hint}; a retry resumes it from its checkpoint")
-    job.failures.append(cfg.run_id)
-    with held(folder, cfg.run.heartbeat_timeout_seconds, wait=False) as attempt:
-        if attempt is not None and not folder.done:
-            attempt.close(assemble.failed(cfg, error, ""))
-    job.say(f"{position} {cfg.run_id}: failed: KilledError: {error}", sys.stderr)
 
 
 def gpus() -> list[str]:
@@ -189,28 +174,24 @@ def gpus() -> list[str]:
 
 
 @contextmanager
-def free_gpu(folder: Path | None = None) -> Iterator[str | None]:
+def free_gpu(shares: int = 1) -> Iterator[str | None]:
     """Waits for one of several GPUs that no other run of this user has; yields None if there are fewer than two.
 
     Args:
-        folder: where the locks of the GPUs are; None for one of the user's below the temporary folder.
+        shares: number of runs that may have the same GPU.
     """
     names = gpus()
     if len(names) < 2:
         yield None
         return
-    locks = folder or Path(tempfile.gettempdir()) / f"lora-init-bench-{os.getuid()}"
-    locks.mkdir(mode=0o700, exist_ok=True)
-    while True:
-        for name in names:
-            lock = FileLock(locks / f"gpu-{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                yield name
-            finally:
-                lock.release()
-            return
-        time.sleep(0.5)
+    folder = Path(tempfile.gettempdir()) / f"lora-init-bench-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for share, name in itertools.cycle(itertools.product(range(shares), names)):
+        lock = FileLock(folder / f"gpu-{name}-{share}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0.1)
+            break
+    try:
+        yield name
+    finally:
+        lock.release()

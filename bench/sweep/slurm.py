@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
@@ -28,9 +27,7 @@ from bench.sweep import resolvers  # noqa: F401  registers the plugins that a jo
 if TYPE_CHECKING:
     import submitit
 
-POLL_SECONDS = 1.0  # between two looks at the files that jobs leave when they end
-QUEUE_SECONDS = 10.0  # between two questions to Slurm's controller, which all its users share
-LATE_SECONDS = 15.0  # how long after its end a job's last file may appear on a shared file system
+POLL_SECONDS = 10.0  # between two questions to Slurm's controller, which all its users share
 STOP_SECONDS = 60.0  # what jobs have to write their checkpoints when a sweep is stopped
 
 
@@ -92,29 +89,21 @@ def _cancel(array: str) -> None:
         subprocess.run(["scancel", array], check=False)
         until = time.monotonic() + STOP_SECONDS
         while queued(array) != set() and time.monotonic() < until:
-            time.sleep(POLL_SECONDS)
+            time.sleep(1.0)
 
 
 def _wait(array: str, jobs: Sequence[submitit.Job[Any]]) -> None:
-    """Waits until each job has left its result, or has been out of the queue for LATE_SECONDS without one."""
-    left: dict[submitit.Job[Any], float | None] = dict.fromkeys(jobs)  # and since when it is out of the queue
-    asked = 0.0
+    """Waits until each job has left its result, or was out of the queue without one at two looks."""
+    left, gone = {job.job_id: job for job in jobs}, set[str]()
     while left:
-        for job in [job for job in left if job.paths.result_pickle.exists()]:
-            del left[job]
-            _report(job)
-        now = time.monotonic()
-        if left and now - asked >= QUEUE_SECONDS:
-            asked, names = now, queued(array)
-            for job, gone in list(left.items()):
-                if names is None or job.job_id in names:
-                    left[job] = None
-                elif gone is None:
-                    left[job] = now
-                elif now - gone > LATE_SECONDS:
-                    del left[job]
-                    _report(job)
-        time.sleep(POLL_SECONDS)
+        names = queued(array)
+        out = set() if names is None else left.keys() - names
+        for name, job in list(left.items()):
+            if job.paths.result_pickle.exists() or name in gone & out:
+                _report(left.pop(name))
+        gone = out
+        if left:
+            time.sleep(POLL_SECONDS)
 
 
 def queued(array: str) -> set[str] | None:
@@ -130,15 +119,9 @@ def queued(array: str) -> set[str] | None:
 
 def _report(job: submitit.Job[Any]) -> None:
     """Prints the last line that a job's cell has printed, or that the job ended before."""
-    said = [line for path in (job.paths.stdout, job.paths.stderr) for line in _lines(path) if line.startswith("[")]
+    texts = (job.stdout() or "", job.stderr() or "")
+    said = [line for text in texts for line in text.splitlines() if line.startswith("[")]
     if job.paths.result_pickle.exists() and said:
         print(max(said, key=lambda line: line.count(": ")), flush=True)  # "[3] RUN_ID" when it began, then how it went
     else:
         print(f"job {job.job_id} has ended before its cell; its log is {job.paths.stderr}", file=sys.stderr, flush=True)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

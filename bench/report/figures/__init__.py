@@ -13,15 +13,9 @@ from PIL import Image
 
 from bench.report.figures import cost, gradient, loss, rates
 from bench.report.figures.choice import RATES, Choice, Place, best_cells, best_selections, choose
-from bench.report.figures.cost import score_against_parameters
 from bench.report.figures.draw import styled
-from bench.report.figures.gradient import alignment
-from bench.report.figures.loss import convergence
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import Cell, Study
-from bench.study.selection import Selection
-
-__all__ = ["alignment", "convergence", "drawn_places", "score_against_parameters", "write_figures"]
 
 COLOURS_KEPT = 256  # in a PNG: a third of the bytes
 Drawn = tuple[str, Figure | None, pd.DataFrame]
@@ -29,7 +23,7 @@ Drawn = tuple[str, Figure | None, pd.DataFrame]
 
 def drawn_places(study: Study) -> list[Place]:
     """Task and model of everything that can be drawn, in their order."""
-    return sorted({*study.by_task_and_model, *rates.selections_by_place(study)})
+    return sorted({*study.by_task_and_model, *study.selection_by_place})
 
 
 def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> list[Path]:
@@ -47,13 +41,14 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    by_place, parts, places = rates.selections_by_place(study), study.by_task_and_model, drawn_places(study)
+    by_place, parts, places = study.selection_by_place, study.by_task_and_model, drawn_places(study)
     choice = choose(study, places) if choice is None else choice
     for place in choice.places:
         cells, selections = parts[place].cells if place in parts else [], by_place.get(place, [])
         shown, curves = best_cells(cells, choice.most_cells), best_selections(selections, choice.most_cells)
-        drawn = chain(_of_cells(shown, choice.kinds), _of_rates(curves, place) if RATES in choice.kinds else ())
-        for name, figure, numbers in drawn:
+        data = rates.rates_data(curves if RATES in choice.kinds else [])
+        of_rates: Drawn = (RATES, rates.rates(curves, place, data), data)
+        for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates]):
             if figure is None:
                 continue
             few, all_rows = (len(curves), len(selections)) if name == RATES else (len(shown), len(cells))
@@ -61,11 +56,6 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
             stem = "-".join([name, *place]).replace("/", "-") if len(places) > 1 else name
             written.append(_save(figure, numbers, folder / stem, left_out))
     return written
-
-
-def _of_rates(selections: list[Selection], place: Place) -> Iterator[Drawn]:
-    data = rates.rates_data(selections)
-    yield RATES, rates.rates(selections, place, data), data
 
 
 def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
@@ -82,9 +72,9 @@ def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     if wanted & {"alignment", "layers", "features"}:
         measures = gradient.read_measures(cells)
         for name, of, draw in (
-            ("alignment", gradient.alignment_data(measures), gradient.alignment),
+            ("alignment", gradient.over_layers(measures, gradient.ALIGNMENTS), gradient.alignment),
             ("layers", gradient.layers_data(cells, measures), gradient.layers),
-            ("features", gradient.features_data(measures), gradient.features),
+            ("features", gradient.over_layers(measures, gradient.NORMS), gradient.features),
         ):
             if name in wanted:
                 yield name, draw(cells, of), of

@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figures.draw import (
     GREY,
-    WIDTH,
-    Look,
+    Line,
+    a_row_each,
     finish,
     legend_height,
+    lines,
     log_axis,
-    looks,
     number,
-    rows_of,
+    panels,
     spans_widely,
     styled,
 )
@@ -45,94 +42,96 @@ def score_data(cells: Sequence[Cell]) -> pd.DataFrame:
     if not any(run.scores for cell in cells for run in cell.runs):
         return pd.DataFrame()
     scores = collect(list(cells))
-    rows = []
+    rows = [
+        {
+            "dataset": column.dataset,
+            "metric": column.metric,
+            "method": cell.method,
+            "cell": cell.title,
+            "trainable_parameters": trainable_parameters(cell),
+            "n": found[column].estimate.n,
+            "on_front": False,
+            "mean": found[column].estimate.mean,
+            "low": found[column].estimate.low,
+            "high": found[column].estimate.high,
+            "majority": found[column].majority,
+        }
+        for column in scores.first_metrics
+        for cell, found in zip(cells, scores.found, strict=True)
+        if column in found
+    ]
+    data = pd.DataFrame(rows).astype(dict.fromkeys(("low", "high", "majority"), float))
     for column in scores.first_metrics:
-        factor, sign = column.scale.factor, 1 if column.higher_is_better else -1
-        reached = [(cell, found[column]) for cell, found in zip(cells, scores.found, strict=True) if column in found]
-        standing = [(trainable_parameters(cell), sign * found.estimate.mean) for cell, found in reached]
-        for (cell, found), own in zip(reached, standing, strict=True):
-            row: dict[str, Any] = {
-                "dataset": column.dataset,
-                "metric": column.metric,
-                "method": cell.method,
-                "cell": cell.title,
-            }
-            row |= {"trainable_parameters": own[0], "n": found.estimate.n, "on_front": _on_front(own, standing)}
-            for name in ("mean", "low", "high"):
-                value = getattr(found.estimate, name)
-                row[name] = math.nan if value is None else factor * value
-            rows.append(row | {"majority": math.nan if found.majority is None else factor * found.majority})
-    return pd.DataFrame(rows)
+        own = (data["dataset"] == column.dataset) & (data["metric"] == column.metric)
+        sign = 1 if column.higher_is_better else -1
+        data.loc[own, "on_front"] = _on_front(data.loc[own, "trainable_parameters"], sign * data.loc[own, "mean"])
+        data.loc[own, ["mean", "low", "high", "majority"]] *= column.scale.factor
+    return data
 
 
-def _on_front(own: tuple[int, float], others: Sequence[tuple[int, float]]) -> bool:
-    """Pareto optimality of one (parameters, score); methods that train nothing are on no front."""
-    if not own[0] or math.isnan(own[1]):
-        return False
-    return not any(
-        0 < parameters <= own[0] and score >= own[1] and (parameters, score) != own for parameters, score in others
-    )
+def _on_front(parameters: pd.Series, score: pd.Series) -> list[bool]:
+    """Pareto optimality; methods that train nothing are on no front."""
+    others = [(p, s) for p, s in zip(parameters, score, strict=True) if p > 0]
+    return [
+        own[0] > 0 and own[1] == own[1] and not any(p <= own[0] and s >= own[1] and (p, s) != own for p, s in others)
+        for own in zip(parameters, score, strict=True)
+    ]
 
 
 @styled()
-def score_against_parameters(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figure | None:
+def score_against_parameters(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """Each task's first metric against the trainable parameters, with 95 % intervals; untrained as a line.
 
     The grey line is the Pareto front of the means, the thin dashed line the majority class.
     """
-    data = score_data(cells) if data is None else data
     if data.empty:
         return None
-    panels = list(dict.fromkeys(zip(data["dataset"], data["metric"], strict=True)))
-    abreast = min(len(panels), PANELS_ABREAST)
-    rows = -(-len(panels) // PANELS_ABREAST)
+    tasks = list(data.groupby(["dataset", "metric"], sort=False))
+    abreast = min(len(tasks), PANELS_ABREAST)
+    rows = -(-len(tasks) // PANELS_ABREAST)
     extra = legend_height([*(cell.title for cell in cells), MAJORITY, "Pareto front"])
-    height = 0.4 + (2.8 if abreast < 3 else 2.2) * rows + extra
-    figure, axes = plt.subplots(rows, abreast, figsize=(WIDTH, height), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(panels) :]:
+    figure, axes = panels(rows, abreast, 0.4 + (2.8 if abreast < 3 else 2.2) * rows + extra)
+    for axis in axes.flat[len(tasks) :]:
         axis.remove()
     apart = " without the head" if any(map(num_head, cells)) else ""
-    for place, (axis, (dataset, metric)) in enumerate(zip(axes.flat, panels, strict=False)):
-        own = data[(data["dataset"] == dataset) & (data["metric"] == metric)]
-        _score_panel(axis, own, cells)
+    for place, (axis, (_, own)) in enumerate(zip(axes.flat, tasks, strict=False)):
+        dataset, metric = own.iloc[0][["dataset", "metric"]]
+        _score_panel(axis, own, lines(own, cells))
         unit = f" ({scale_of(metric).unit})" if scale_of(metric).unit else ""
         axis.set(xscale="log", ylabel=f"{base_name(metric)}{unit}", title=dataset)
-        if place >= len(panels) - abreast:
+        if place >= len(tasks) - abreast:
             axis.set_xlabel(f"trainable parameters{apart}")
         _readable_ticks(axis, {count for count in own["trainable_parameters"] if count})
     return finish(figure, cells, "bars: 95 % intervals over seeds and items")
 
 
-def _score_panel(axis: Axes, rows: pd.DataFrame, cells: Sequence[Cell]) -> None:
+def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
     """One task's panel."""
     counts = Counter(rows["trainable_parameters"])
-    shared: dict[int, int] = {}
+    shared: Counter[int] = Counter()
     front: list[tuple[float, float]] = []
-    for cell, look in zip(cells, looks(cells), strict=True):
-        for _, row in rows_of(rows, cell).iterrows():
-            style: dict[str, Any] = {"color": look.color, "label": cell.title}
-            parameters = row["trainable_parameters"]
-            if not parameters:
-                axis.axhline(row["mean"], linestyle=":", **style)
-                continue
-            error = None
-            if not math.isnan(row["low"]):
-                error = np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
-            # Equal counts stand side by side, not one over the other, however many they are.
-            shared[parameters] = shared.get(parameters, -1) + 1
-            across = parameters * _aside(parameters, counts) ** shared[parameters]
-            bars: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1, "linestyle": "", "color": look.color}
-            axis.errorbar(across, row["mean"], yerr=error, **bars)
-            axis.plot([across], [row["mean"]], linestyle="", marker=look.marker, **style)
-            if row["on_front"]:
-                front.append((across, row["mean"]))
+    for line in shown:
+        row, color = line.rows.iloc[0], line.look.color
+        parameters = row["trainable_parameters"]
+        if not parameters:
+            axis.axhline(row["mean"], linestyle=":", color=color, label=line.title)
+            continue
+        error = None
+        if not math.isnan(row["low"]):
+            error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        # Equal counts stand side by side, not one over the other, however many they are.
+        across = parameters * _aside(parameters, counts) ** shared[parameters]
+        shared[parameters] += 1
+        axis.errorbar(across, row["mean"], error, capsize=2.5, elinewidth=1, linestyle="", color=color)
+        axis.plot([across], [row["mean"]], ls="", marker=line.look.marker, color=color, label=line.title)
+        if row["on_front"]:
+            front.append((across, row["mean"]))
     if len(front) > 1:
         xs, ys = zip(*sorted(front), strict=True)
         axis.step(xs, ys, where="post", color=GREY, linewidth=0.9, alpha=0.7, zorder=1, label="Pareto front")
-    label = MAJORITY
-    for majority in dict.fromkeys(rows["majority"].dropna()):
+    for place, majority in enumerate(rows["majority"].dropna().unique()):
+        label = "" if place else MAJORITY
         axis.axhline(majority, linestyle="--", linewidth=0.7, color="#000000", zorder=1, label=label)
-        label = ""
 
 
 def _aside(parameters: int, counts: Counter[int]) -> float:
@@ -143,10 +142,8 @@ def _aside(parameters: int, counts: Counter[int]) -> float:
 
 def _readable_ticks(axis: Axes, counts: set[int]) -> None:
     """Within one power of ten, where matplotlib's labels overlap, the counts themselves are the ticks."""
-    if not counts:
-        log_axis(axis, "x")
-        return
-    if (span := 1.6 * max(counts) / min(counts)) >= 10:
+    span = 1.6 * max(counts) / min(counts) if counts else math.inf
+    if span >= 10:
         log_axis(axis, "x")
         return
     kept: list[int] = []
@@ -163,21 +160,35 @@ def cost_data(cells: Sequence[Cell]) -> pd.DataFrame:
     A calibration that was read from the cache counts what computing it took. Peaks are those of the process on a CPU,
     of the device on a GPU. low and high are the range over seeds.
     """
-    rows = []
-    for cell in cells:
-        if not cell.trained or not any("initialise" in run.phases for run in cell.runs):
-            continue
-        row: dict[str, Any] = {"method": cell.method, "cell": cell.title, "n": len(cell.runs)}
-        both = [run.init_seconds for run in cell.runs]
-        factorisation = [run.seconds("initialise") for run in cell.runs]
-        row |= {"calibration_seconds": np.mean(both) - np.mean(factorisation)}
-        row |= {"factorisation_seconds": np.mean(factorisation)}
-        peaks = [init_peak_bytes(run) / MIB for run in cell.runs]
-        training = [run.peak_bytes("train") or math.nan for run in cell.runs]
-        for name, values in (("seconds", both), ("peak_mib", peaks)):
-            row |= {name: np.mean(values), f"{name}_low": np.min(values), f"{name}_high": np.max(values)}
-        rows.append(row | {"training_peak_mib": np.mean(training) / MIB})
-    return pd.DataFrame(rows)
+    runs = pd.DataFrame(
+        {
+            "method": cell.method,
+            "cell": cell.title,
+            "seconds": run.init_seconds,
+            "factorisation": run.seconds("initialise"),
+            "peak": init_peak_bytes(run) / MIB,
+            "training": (run.peak_bytes("train") or math.nan) / MIB,
+        }
+        for cell in cells
+        if cell.trained and any("initialise" in run.phases for run in cell.runs)
+        for run in cell.runs
+    )
+    if runs.empty:
+        return runs
+    data = runs.groupby(["method", "cell"], sort=False).agg(
+        n=("seconds", "size"),
+        calibration_seconds=("seconds", "mean"),
+        factorisation_seconds=("factorisation", "mean"),
+        seconds=("seconds", "mean"),
+        seconds_low=("seconds", "min"),
+        seconds_high=("seconds", "max"),
+        peak_mib=("peak", "mean"),
+        peak_mib_low=("peak", "min"),
+        peak_mib_high=("peak", "max"),
+        training_peak_mib=("training", "mean"),
+    )
+    data["calibration_seconds"] -= data["factorisation_seconds"]
+    return data.reset_index()
 
 
 def init_peak_bytes(run: Record) -> float:
@@ -190,28 +201,25 @@ def init_peak_bytes(run: Record) -> float:
 @styled()
 def cost(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """Seconds and peak memory of initialisation, a row a cell; bars are the range over seeds."""
-    if data.empty:
+    if not (shown := lines(data, cells)):
         return None
-    shown = [cell for cell in cells if len(rows_of(data, cell))]
     with_memory = bool(data["peak_mib"].notna().any())
-    figure, axes = plt.subplots(
-        1, 1 + with_memory, figsize=(WIDTH, 1.2 + 0.19 * max(3, len(shown))), layout="constrained", squeeze=False,
-        sharey=True,
-    )  # fmt: skip
-    for place, (cell, look) in enumerate(zip(shown, looks(shown), strict=True)):
-        row = rows_of(data, cell).iloc[0]
-        _cost_row(axes[0][0], place, row, "seconds", look)
-        axes[0][0].plot([row["factorisation_seconds"]], [place], "|", color="#000000", markersize=6)
-        if with_memory:
-            _cost_row(axes[0][1], place, row, "peak_mib", look)
-            axes[0][1].plot([row["training_peak_mib"]], [place], "|", color="#000000", markersize=6)
-    left = axes[0][0]
-    left.set(xlabel="seconds, calibration included", ylim=(len(shown) - 0.4, -0.6), title="| factorisation alone")
-    left.set_yticks(range(len(shown)), [cell.title for cell in shown])
+    figure, ((left, *right),) = panels(1, 1 + with_memory, 1.2 + 0.19 * max(3, len(shown)), sharey=True)
+    for axis, name, mark in (
+        (left, "seconds", "factorisation_seconds"),
+        *((r, "peak_mib", "training_peak_mib") for r in right),
+    ):
+        for place, (_, rows, look) in enumerate(shown):
+            row = rows.iloc[0]
+            axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], "-", color=look.color, linewidth=1)
+            axis.plot([row[name]], [place], linestyle="", marker=look.marker, color=look.color, markersize=5)
+            axis.plot([row[mark]], [place], "|", color="#000000", markersize=6)
+    left.set(xlabel="seconds, calibration included", title="| factorisation alone")
+    a_row_each(left, [line.title for line in shown])
     _from_zero(left, [*data["seconds_low"], *data["seconds_high"], *data["factorisation_seconds"]])
-    if with_memory:
-        axes[0][1].set(xlabel="peak memory of initialisation (MiB)", title="| peak of training")
-        _from_zero(axes[0][1], [*data["peak_mib_high"], *data["training_peak_mib"].dropna()])
+    for axis in right:
+        axis.set(xlabel="peak memory of initialisation (MiB)", title="| peak of training")
+        _from_zero(axis, [*data["peak_mib_high"], *data["training_peak_mib"].dropna()])
     return finish(figure, cells, "bars: range over seeds", legend=False)
 
 
@@ -224,8 +232,3 @@ def _from_zero(axis: Axes, values: list[float]) -> None:
     else:
         axis.set_xlim(0, 1.06 * max(values))
         axis.xaxis.set_major_formatter(lambda value, _: number(value))
-
-
-def _cost_row(axis: Axes, place: int, row: pd.Series, name: str, look: Look) -> None:
-    axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], "-", color=look.color, linewidth=1)
-    axis.plot([row[name]], [place], linestyle="", marker=look.marker, color=look.color, markersize=5)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,14 +56,30 @@ def styled() -> Iterator[None]:
         yield
 
 
-def looks(cells: Sequence[Cell]) -> list[Look]:
-    """Cells of one method share colour and marker; if any method has several cells, lines tell variants apart."""
-    variants = [tuple(cell.axes.items()) for cell in cells]
-    return looks_of([cell.method for cell in cells], variants)
+class Line(NamedTuple):
+    """One cell in a figure: its title, its rows of the figure's data, and its look."""
+
+    title: str
+    rows: pd.DataFrame
+    look: Look
+
+    def of(self, column: str, value: str) -> pd.DataFrame:
+        """The rows with this value in a column."""
+        return self.rows[self.rows[column] == value]
+
+
+def lines(data: pd.DataFrame, cells: Sequence[Cell]) -> list[Line]:
+    """The cells that have rows in a figure's data, in the cells' order."""
+    if data.empty:
+        return []
+    of_cell = [(cell, data[(data["method"] == cell.method) & (data["cell"] == cell.title)]) for cell in cells]
+    shown = [(cell, rows) for cell, rows in of_cell if len(rows)]
+    looks = looks_of([cell.method for cell, _ in shown], [tuple(cell.axes.items()) for cell, _ in shown])
+    return [Line(cell.title, rows, look) for (cell, rows), look in zip(shown, looks, strict=True)]
 
 
 def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
-    """Looks of (method, variant) pairs; equal variants have the same line, whichever the method."""
+    """Rows of one method share colour and marker; if any method has several, lines tell the variants apart."""
     single = len(set(methods)) == len(methods)
     kinds = list(dict.fromkeys(variants))
     return [
@@ -71,41 +88,59 @@ def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
     ]
 
 
-def rows_of(data: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """The rows of one cell in a figure's data."""
-    return data[(data["method"] == cell.method) & (data["cell"] == cell.title)]
+def panels(rows: int, columns: int, height: float, **settings: Any) -> tuple[Figure, Any]:
+    """A figure of the page's width and `height` inches, and its (rows, columns) panels; settings of plt.subplots."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **settings)
 
 
-def over_seeds(values: pd.DataFrame, by: list[str], value: str = "value") -> pd.DataFrame:
-    """Mean, low and high (the range) and n over the seeds' rows, infinite values left out."""
-    finite = values[values[value].abs() < math.inf]
-    grouped = finite.groupby(by, sort=True)
-    table = grouped[value].agg(mean="mean", low="min", high="max", n="count")
-    others = [name for name in ("tokens", "seconds") if name in values]
-    return pd.concat([grouped[others].mean(), table], axis=1).reset_index()
+def over_seeds(values: pd.DataFrame, cells: Sequence[Cell], by: list[str]) -> pd.DataFrame:
+    """Mean, low and high (the range) and n over the seeds' rows, infinite values left out.
+
+    Args:
+        values: a row a run, with its cell's index as `place`, the columns `by`, and `value`; the means of tokens and
+            seconds are kept where there are such columns.
+        cells: their method and title become the first columns.
+        by: sorted by these columns.
+    """
+    finite = values[values["value"].abs() < math.inf]
+    grouped = finite.groupby(["place", *by], observed=True)
+    means = grouped[[name for name in ("tokens", "seconds") if name in values]].mean()
+    table = pd.concat(
+        [means, grouped["value"].agg(mean="mean", low="min", high="max", n="count")], axis=1
+    ).reset_index()
+    places = table.pop("place")
+    table.insert(0, "method", [cells[place].method for place in places])
+    table.insert(1, "cell", [cells[place].title for place in places])
+    return table
 
 
-def band(
-    axis: Axes, rows: pd.DataFrame, x: str, look: Look, label: str, marked: bool = False, many: bool = False
-) -> None:
+def band(axis: Axes, rows: pd.DataFrame, x: str, line: Line, shade: float = 0.13, marked: bool = False) -> None:
     """Draws a line of means, shaded from low to high if there are several seeds.
 
     Args:
         axis: to draw on.
         rows: of one cell, with the columns x, mean, low, high and n.
         x: the column of the horizontal axis.
-        look: of the cell.
-        label: for the legend.
+        line: the cell, for look and legend.
+        shade: opacity of the band.
         marked: whether each point has the method's marker.
-        many: whether the shade is fainter because many bands overlap.
     """
-    axis.plot(
-        rows[x], rows["mean"], linestyle=look.line, color=look.color, marker=look.marker if marked else None,
-        markersize=3.2, label=label,
-    )  # fmt: skip
+    look = line.look
+    marker = look.marker if marked else None
+    axis.plot(rows[x], rows["mean"], ls=look.line, color=look.color, marker=marker, markersize=3.2, label=line.title)
     if (rows["n"] > 1).any():
-        shade = 0.06 if many else 0.13
         axis.fill_between(rows[x], rows["low"], rows["high"], color=look.color, alpha=shade, linewidth=0)
+
+
+def shade_of(shown: Sequence[Line]) -> float:
+    """The opacity of bands: fainter where many lie over each other."""
+    return 0.06 if len(shown) > MANY else 0.13
+
+
+def a_row_each(axis: Axes, titles: Sequence[str]) -> None:
+    """A vertical axis with a row a title, the first on top."""
+    axis.set_ylim(len(titles) - 0.4, -0.6)
+    axis.set_yticks(range(len(titles)), titles)
 
 
 def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", legend: bool = True) -> Figure:
@@ -137,21 +172,20 @@ def finish(figure: Figure, cells: Sequence[Cell], spread: str, aim: str = "", le
 
 def bottom_legend(figure: Figure, handles: list[Any], labels: list[str]) -> None:
     """A legend below the panels with as many columns as fit the width."""
-    if not labels:
-        return
-    entry = 0.55 + 0.062 * max(map(len, labels))  # inches, of 7-point type
-    columns = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
-    rows = math.ceil(len(labels) / columns)
-    figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(len(labels) / rows))
+    if labels:
+        rows = _legend_rows(labels)
+        figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(len(labels) / rows))
 
 
-def legend_height(labels: Iterable[str], width: float = WIDTH) -> float:
+def legend_height(labels: Iterable[str]) -> float:
     """Height of `bottom_legend` in inches."""
     texts = list(labels)
-    if not texts:
-        return 0.0
-    columns = max(1, int(width / (0.55 + 0.062 * max(map(len, texts)))))
-    return 0.16 * math.ceil(len(texts) / columns) + 0.1
+    return 0.16 * _legend_rows(texts) + 0.1 if texts else 0.0
+
+
+def _legend_rows(labels: Sequence[str]) -> int:
+    entry = 0.55 + 0.062 * max(map(len, labels))  # inches, of 7-point type
+    return math.ceil(len(labels) / max(1, min(len(labels), int(WIDTH / entry))))
 
 
 def spans_widely(values: Iterable[float]) -> bool:

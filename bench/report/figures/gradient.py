@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figures.draw import (
     GREY,
-    MANY,
-    WIDTH,
+    Line,
     band,
     finish,
     legend_height,
+    lines,
     log_axis,
-    looks,
     over_seeds,
-    rows_of,
+    panels,
+    shade_of,
     spans_widely,
     styled,
 )
-from bench.report.judge.statistics import Array
 from bench.report.read.load import Cell
 from bench.runs.record import ALIGNMENT, ALL_LAYERS, read_rows
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"
 A_NORM, B_NORM = "Z_A_norm", "Z_B_norm"
-MEASURES = {COSINE, CAPTURED, CEILING, A_NORM, B_NORM}
+ALIGNMENTS, NORMS = (COSINE, CAPTURED, CEILING), (A_NORM, B_NORM)
 LABELLED = 30  # layers of a heatmap; of more only the blocks are labelled
 ABREAST = 6
 
@@ -42,50 +39,34 @@ def read_measures(cells: Sequence[Cell]) -> pd.DataFrame:
 
     Of single layers only the cosine is kept.
     """
-    columns = "method cell measure layer step mean low high n".split()
-    known: dict[str, int] = {}  # measures and layers, for whose names each row has a number
-    found: list[Array] = []
-    for place, cell in enumerate(cells):
-        for folder in cell.folders:
-            rows = [
-                (place, known.setdefault(row["measure"], len(known)), known.setdefault(row["layer"], len(known)),
-                 row["step"], row["value"])
-                for row in read_rows(folder / ALIGNMENT)
-                if row["measure"] in (MEASURES if row["layer"] == ALL_LAYERS else {COSINE}) and row["value"] is not None
-            ]  # fmt: skip
-            found.append(np.array(rows, dtype=float).reshape(-1, 5))
-    values = pd.DataFrame(np.concatenate(found or [np.empty((0, 5))]), columns=["place", *columns[2:5], "value"])
-    if values.empty:
-        return pd.DataFrame(columns=columns)
-    keys = ["place", *columns[2:5]]
-    data = over_seeds(values.astype(dict.fromkeys(keys, int)), keys)
-    names = dict(enumerate(known))
-    data["measure"], data["layer"] = data["measure"].map(names), data["layer"].map(names)
-    data = data.sort_values(keys, kind="stable")
-    data["method"] = data["place"].map(lambda place: cells[place].method)
-    data["cell"] = data["place"].map(lambda place: cells[place].title)
-    return data[columns].reset_index(drop=True)
+    columns = ["measure", "layer", "step", "value"]
+    values = pd.concat(
+        pd.DataFrame(read_rows(folder / ALIGNMENT), columns=columns).assign(place=place)
+        for place, cell in enumerate(cells)
+        for folder in cell.folders
+    )
+    shown = values["measure"].isin([*ALIGNMENTS, *NORMS]) & (values["layer"] == ALL_LAYERS)
+    kept = values[(shown | (values["measure"] == COSINE)) & values["value"].notna()]
+    return over_seeds(kept.astype({"step": int, "value": float}), cells, columns[:3])
 
 
-def alignment_data(measures: pd.DataFrame) -> pd.DataFrame:
-    """Cosine, captured energy and noise ceiling of all layers as one vector."""
-    wanted = measures["measure"].isin([COSINE, CAPTURED, CEILING])
-    return measures[(measures["layer"] == ALL_LAYERS) & wanted].drop(columns="layer").reset_index(drop=True)
+def over_layers(measures: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Some measures of all layers as one vector: ALIGNMENTS, or the features' NORMS, which are means over layers."""
+    wanted = measures["measure"].isin(names) & (measures["layer"] == ALL_LAYERS)
+    return measures[wanted].drop(columns="layer").reset_index(drop=True)
 
 
 @styled()
-def alignment(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figure | None:
+def alignment(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """Cosine of induced and full gradient, and captured energy, against step; all adapted layers as one vector.
 
     The dotted line is the noise ceiling: the cosine of two independent estimates of the full gradient.
     """
-    data = alignment_data(read_measures(cells)) if data is None else data
-    measured = [cell for cell in cells if len(rows_of(data, cell))]
-    if not measured:
+    if not (shown := lines(data, cells)):
         return None
-    height = 2.7 + legend_height([*(cell.title for cell in measured), "cos(G, G′)"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained", sharey=True)
-    _panels(data, measured, ((left, COSINE), (right, CAPTURED)))
+    height = 2.7 + legend_height([*(line.title for line in shown), "cos(G, G′)"])
+    figure, ((left, right),) = panels(1, 2, height, sharey=True)
+    _draw_panels(shown, {COSINE: left, CAPTURED: right})
     ceiling = data[data["measure"] == CEILING].groupby("step")["mean"].mean()
     if len(ceiling):
         left.plot(ceiling.index, ceiling, ":", color=GREY, label="cos(G, G′)")
@@ -99,35 +80,37 @@ def alignment(cells: Sequence[Cell], data: pd.DataFrame | None = None) -> Figure
 def layers_data(cells: Sequence[Cell], measures: pd.DataFrame) -> pd.DataFrame:
     """The cosine of each layer, in the network's order; mean over seeds."""
     own = measures[(measures["measure"] == COSINE) & (measures["layer"] != ALL_LAYERS)]
-    places = {name: place for place, name in enumerate(_network_order(cells, set(own["layer"])))}
-    parts = [rows_of(own, cell) for cell in cells]
-    sorted_parts = [part.iloc[part["layer"].map(places).argsort(kind="stable")] for part in parts]
-    return pd.concat(sorted_parts)["method cell layer step mean n".split()].reset_index(drop=True)
+    listed = [layer.name for cell in cells for layer in cell.runs[0].initialization.layers]
+    places = {name: place for place, name in enumerate(dict.fromkeys([*listed, *sorted(own["layer"], key=_natural)]))}
+    parts = [line.rows.sort_values("layer", key=lambda names: names.map(places), kind="stable")
+             for line in lines(own, cells)]  # fmt: skip
+    return pd.concat(parts or [own])["method cell layer step mean n".split()].reset_index(drop=True)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts layers that no record lists: numbers as numbers."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
 
 
 @styled()
 def layers(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """The cosine of each layer at each step, a panel a cell, all on one scale of colour; the mean over seeds."""
-    measured = [cell for cell in cells if len(rows_of(data, cell))]
-    if not measured:
+    if not (shown := lines(data, cells)):
         return None
     known, steps = list(dict.fromkeys(data["layer"])), sorted(set(data["step"]))
     names = list(short_names(known).values())
-    rows = math.ceil(len(measured) / ABREAST)
-    abreast = math.ceil(len(measured) / rows)
+    rows = math.ceil(len(shown) / ABREAST)
     labels = names if rows == 1 and len(names) <= LABELLED else _blocks(names)
     panel = max(1.6, 0.115 * len(names)) if labels is names else 1.7
-    figure, axes = plt.subplots(
-        rows, abreast, figsize=(WIDTH, 0.55 + rows * (panel + 0.3)), layout="constrained", squeeze=False,
-        sharex=True, sharey=True,
-    )  # fmt: skip
+    height = 0.55 + rows * (panel + 0.3)
+    figure, axes = panels(rows, math.ceil(len(shown) / rows), height, sharex=True, sharey=True)
     low = min(0.0, float(data["mean"].min()))
-    for axis, cell in zip(axes.flat, measured, strict=False):
-        own = rows_of(data, cell).pivot(index="layer", columns="step", values="mean")
+    for axis, line in zip(axes.flat, shown, strict=False):
+        own = line.rows.pivot(index="layer", columns="step", values="mean")
         image = axis.pcolormesh(own.reindex(known, columns=steps).to_numpy(), vmin=low, vmax=1.0, cmap="viridis")
-        axis.set_title(cell.title.replace(", ", "\n"), fontsize=7)
+        axis.set_title(line.title.replace(", ", "\n"), fontsize=7)
         axis.grid(visible=False)
-    for axis in axes.flat[len(measured) :]:
+    for axis in axes.flat[len(shown) :]:
         axis.remove()
     first = axes[0][0]
     first.set_ylim(len(names), 0)
@@ -142,21 +125,13 @@ def layers(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     return finish(figure, cells, "mean over seeds", legend=False)
 
 
-def features_data(measures: pd.DataFrame) -> pd.DataFrame:
-    """The norms of the features behind A and behind B, mean over layers."""
-    wanted = measures["measure"].isin([A_NORM, B_NORM])
-    return measures[(measures["layer"] == ALL_LAYERS) & wanted].drop(columns="layer").reset_index(drop=True)
-
-
 @styled()
 def features(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """‖Ax‖ and ‖sBAx‖ against step, means over the probe's tokens and the layers; on a log axis a 0 is not drawn."""
-    measured = [cell for cell in cells if len(rows_of(data, cell))]
-    if not measured:
+    if not (shown := lines(data, cells)):
         return None
-    height = 2.7 + legend_height(cell.title for cell in measured)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained")
-    _panels(data, measured, ((left, A_NORM), (right, B_NORM)))
+    figure, ((left, right),) = panels(1, 2, 2.7 + legend_height(line.title for line in shown))
+    _draw_panels(shown, {A_NORM: left, B_NORM: right})
     for axis, measure, label in ((left, A_NORM, "‖A x‖"), (right, B_NORM, "‖s B A x‖")):
         axis.set(xlabel="step", ylabel=f"mean {label}")
         if spans_widely(data.loc[data["measure"] == measure, "mean"]):
@@ -166,22 +141,11 @@ def features(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     return finish(figure, cells, "bands: range over seeds", "mean over tokens and layers")
 
 
-def _panels(data: pd.DataFrame, cells: Sequence[Cell], panels: Sequence[tuple[Axes, str]]) -> None:
-    for cell, look in zip(cells, looks(cells), strict=True):
-        own = rows_of(data, cell)
-        for axis, measure in panels:
-            rows = own[own["measure"] == measure]
-            if len(rows):
-                band(axis, rows, "step", look, cell.title, marked=True, many=len(cells) > MANY)
-
-
-def _network_order(cells: Sequence[Cell], known: set[str]) -> list[str]:
-    """Layers in the records' order; those that no record lists by name, numbers as numbers."""
-    listed = [layer.name for cell in cells for layer in cell.runs[0].initialization.layers]
-    natural = sorted(
-        known, key=lambda name: [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in name.split(".")]
-    )
-    return [name for name in dict.fromkeys([*listed, *natural]) if name in known]
+def _draw_panels(shown: Sequence[Line], axes: Mapping[str, Axes]) -> None:
+    for line in shown:
+        for measure, axis in axes.items():
+            if len(rows := line.of("measure", measure)):
+                band(axis, rows, "step", line, shade_of(shown), marked=True)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

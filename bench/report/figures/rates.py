@@ -5,44 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figures.draw import (
-    WIDTH,
-    Look,
     bottom_legend,
     legend_height,
     log_axis,
     looks_of,
+    panels,
     spans_widely,
     styled,
 )
 from bench.report.judge.metrics import base_name, scale_of
-from bench.report.read.load import Study
-from bench.study.plan_file import SELECT
+from bench.report.palette import Look
 from bench.study.selection import Selection
-
-Place = tuple[str, str]
-
-
-def selections_by_place(study: Study) -> dict[Place, list[Selection]]:
-    """The study's learning-rate selections by names of task and model, sorted."""
-    selections = study.selection
-    if not selections or study.plan is None:
-        return {}
-    records = {record.run_id: record for _, record in study.members}
-    places: dict[tuple[str, ...], Place] = {}
-    for run in study.plan.of(SELECT):
-        if run.run_id in records:
-            config = records[run.run_id].config
-            places.setdefault(run.group, (config.task.name, config.model.name))
-    found: dict[Place, list[Selection]] = {}
-    for selection in selections:
-        found.setdefault(places[selection.group], []).append(selection)
-    return dict(sorted(found.items()))
 
 
 def variant_of(selection: Selection, selections: Sequence[Selection]) -> tuple[str, ...]:
@@ -81,7 +59,7 @@ def rates_data(selections: Sequence[Selection]) -> pd.DataFrame:
 
 
 @styled()
-def rates(selections: Sequence[Selection], place: Place, data: pd.DataFrame | None = None) -> Figure | None:
+def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.DataFrame) -> Figure | None:
     """Each method's score at each learning rate: the mean over seeds, bars their range.
 
     The ring is around the best rate; a cross above the axis is a rate at which a seed failed.
@@ -91,30 +69,27 @@ def rates(selections: Sequence[Selection], place: Place, data: pd.DataFrame | No
         place: the names of task and model.
         data: of `rates_data`.
     """
-    data = rates_data(selections) if data is None else data
     if data.empty:
         return None
+    curves = [rows for _, rows in data.groupby(["method", "cell"], sort=False)]
+    names = [rows["cell"].iloc[0] for rows in curves]
+    edges = [" (best at the edge)" if rows["at_edge"].notna().any() else "" for rows in curves]
+    labels = [name + edge for name, edge in zip(names, edges, strict=True)]
+    figure, ((axis,),) = panels(1, 1, 3.6 + legend_height(labels))
     variants = [variant_of(selection, selections) for selection in selections]
-    names = [", ".join((selection.label, *variant)) for selection, variant in zip(selections, variants, strict=True)]
-    labels = {name: _labelled(name, selection) for name, selection in zip(names, selections, strict=True)}
-    height = 3.6 + legend_height(labels.values())
-    figure, axis = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     drawn = looks_of([selection.method for selection in selections], variants)
-    rising = 0
-    for name, selection, look in zip(names, selections, drawn, strict=True):
-        own = data[(data["method"] == selection.method) & (data["cell"] == name)]
-        _curve(axis, own, look, labels[name])
+    crosses = 0.015
+    for label, own, look in zip(labels, curves, drawn, strict=True):
+        _curve(axis, own, look, label)
         failed = own.loc[own["failed"] > 0, "learning_rate"]
         if len(failed):
-            above = axis.get_xaxis_transform()
-            axis.plot(failed, [0.015 + 0.03 * rising] * len(failed), "x", color=look.color, transform=above)
-            rising += 1
+            axis.plot(failed, [crosses] * len(failed), "x", color=look.color, transform=axis.get_xaxis_transform())
+            crosses += 0.03
     _axes(axis, data, selections[0])
-    handles, texts = axis.get_legend_handles_labels()
-    bottom_legend(figure, handles, texts)
-    seeds = max(len(point.values) + point.failed for selection in selections for point in selection.points)
+    bottom_legend(figure, *axis.get_legend_handles_labels())
+    seeds = int((data["n"] + data["failed"]).max())
     notes = [f"{place[0]}, {place[1]}, validation split, {seeds} seed{'s' * (seeds > 1)}", "ring: best rate"]
-    notes += ["bars: range over seeds"] * (seeds > 1) + ["cross: a seed failed"] * bool(rising)
+    notes += ["bars: range over seeds"] * (seeds > 1) + ["cross: a seed failed"] * bool(data["failed"].any())
     figure.suptitle("; ".join(notes))
     return figure
 
@@ -142,7 +117,3 @@ def _axes(axis: Axes, data: pd.DataFrame, selection: Selection) -> None:
     axis.set(xlabel="learning rate", ylabel=f"{name} ({unit})" if unit else name)
     if not selection.higher_is_better and spans_widely(data["mean"]):
         log_axis(axis, "y")
-
-
-def _labelled(name: str, selection: Selection) -> str:
-    return f"{name} (best at the edge)" if selection.at_edge else name

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 
@@ -127,13 +126,10 @@ def judge(cells: Sequence[Cell]) -> Judged:
 
 def matches(one: Cell, other: Cell) -> bool:
     """Whether two rows are of one method, or equal in every setting that both have."""
-    mine, theirs = _settings(one), _settings(other)
-    return one.method == other.method or all(mine[axis] == theirs[axis] for axis in mine.keys() & theirs.keys())
-
-
-def _settings(cell: Cell) -> dict[str, Any]:
-    """The settings that another method can have too."""
-    return {axis: value for axis, value in cell.axes.items() if value is not None and not axis.startswith("method.")}
+    mine, theirs = one.axes, other.axes
+    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.")]
+    known = [axis for axis in shared if mine[axis] is not None and theirs[axis] is not None]
+    return one.method == other.method or all(mine[axis] == theirs[axis] for axis in known)
 
 
 def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
@@ -240,26 +236,18 @@ def _compared(
         single = _mcnemar(cells, column, first, second, one, other) if len(values) == 1 else None
         p_items = items_p(difference.mean, stderr, num_items) if stderr is not None and single is None else single
         in_family = (first, second) in family
-        improvement = _improvement(column, first, second, in_family)
+        # With its interval within the family only: of all pairs it would take minutes.
+        runs = column.tasks[first], column.tasks[second], column.higher_is_better
+        chance = improvement_estimate(*runs) if in_family else probability_of_improvement(*runs)
         if len(values) > 1:
             by_n[len(values)].append((len(made), values))
-        made.append(
-            Comparison(first, second, column, difference, num_items, None, None, p_items, improvement, in_family)
-        )
+        made.append(Comparison(first, second, column, difference, num_items, None, None, p_items, chance, in_family))
     for found in by_n.values():
         differences = np.stack([values for _, values in found])
         tests = zip(found, seeds_p(differences), sign_flip_p(differences), strict=True)
         for (index, _), over_seeds, flipped in tests:
             made[index] = replace(made[index], p_seeds=float(over_seeds), p_permutation=float(flipped))
     return made
-
-
-def _improvement(column: Measured, first: int, second: int, in_family: bool) -> Estimate:
-    """With its interval within the family only: of all pairs it would take minutes."""
-    arguments = column.tasks[first], column.tasks[second], column.higher_is_better
-    if in_family:
-        return improvement_estimate(*arguments)
-    return Estimate(probability_of_improvement(*arguments), None, None, len(column.tasks[first][0]), "nothing")
 
 
 def _extended(cells: Sequence[Cell], column: Measured, index: int, against: int) -> Sample | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -180,12 +180,15 @@ def _found(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Foun
     estimated = estimate(sample.values.tolist(), sample.stderr, column.scale, num_examples)
     majorities = [score.majority for score in scores if score.majority is not None]
     majority = mean(majorities) if majorities else None
-    above = None if majority is None else _above(estimated, majority, column.higher_is_better)
+    above = None
+    if majority is not None:  # the mean itself where no interval is known
+        known = estimated if estimated.low is not None else replace(estimated, low=estimated.mean, high=estimated.mean)
+        above = known.is_better_than(majority, column.higher_is_better)
     return Found(estimated, majority, above, num_examples, sample)
 
 
 def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sample:
-    values = tuple(_value(score) for _, score in entries)
+    values = tuple(math.nan if score.value is None else score.value for _, score in entries)
     seeds = tuple(cell.runs[index].config.seed for index, _ in entries)
     folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
     stamps = tuple(path.stat().st_mtime_ns if (path := folder / OUTCOMES).is_file() else 0 for folder in folders)
@@ -220,14 +223,3 @@ def _draws(
     assert first is not None
     draws = draw_items([run for run in runs if run], column.dataset, first.digest)
     return draws, (len(first.values), first.digest)
-
-
-def _above(found: Estimate, majority: float, higher_is_better: bool) -> bool:
-    """Whether the interval, or the mean where none is known, is better than the majority class."""
-    if found.low is None:
-        found = Estimate(found.mean, found.mean, found.mean, found.n, found.over)
-    return found.is_better_than(majority, higher_is_better)
-
-
-def _value(score: Score) -> float:
-    return math.nan if score.value is None else score.value

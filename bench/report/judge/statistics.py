@@ -76,19 +76,15 @@ def estimate(values: Sequence[float], stderr: float | None, scale: Scale, num_it
     over = _over(n, stderr)
     if over == "nothing":
         return Estimate(center, None, None, n, over)
-    if num_items and scale == SHARE and not stderr and _at_an_end(center, scale):
+    if num_items and scale == SHARE and not stderr and min(center, 1 - center) < ROUNDING:
         from statsmodels.stats.proportion import proportion_confint
 
         found = proportion_confint(round(center * num_items), num_items, 1 - CONFIDENCE, method="wilson")
         low, high = (round(float(end), 12) for end in found)  # which rounding leaves at 1e-18
         return Estimate(center, low, high, n, over)
-    half = math.hypot(*_half_widths(values, stderr))
+    seeds = _quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    half = math.hypot(seeds, _quantile(math.inf) * (stderr or 0.0))
     return Estimate(center, max(center - half, scale.low), min(center + half, scale.high), n, over)
-
-
-def seeds_alone(values: Sequence[float], scale: Scale) -> Estimate:
-    """Student's interval over seeds, for these test items; values is (num_seeds,)."""
-    return estimate(values, None, scale)
 
 
 def _over(n: int, stderr: float | None) -> Over:
@@ -97,21 +93,10 @@ def _over(n: int, stderr: float | None) -> Over:
     return "nothing" if stderr is None else "items"
 
 
-def _half_widths(values: Sequence[float], stderr: float | None) -> tuple[float, float]:
-    """Half the width of Student's interval over seeds, and of the normal one over items."""
-    n = len(values)
-    seeds = _quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    return seeds, _quantile(math.inf) * (stderr or 0.0)
-
-
 @lru_cache
 def _quantile(degrees: float) -> float:
     """The 97.5 % quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
-
-
-def _at_an_end(value: float, scale: Scale) -> bool:
-    return min(abs(value - scale.low), abs(value - scale.high)) < ROUNDING
 
 
 @lru_cache(maxsize=4)

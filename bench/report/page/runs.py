@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
+from bench.report.judge.metrics import base_name, scale_of
 from bench.report.page.rerun import GROUPS, rerun_command
 from bench.report.palette import order
+from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Study
 from bench.report.tables.render import DASH
 from bench.runs.record import COMPLETED, FAILED, Record
@@ -115,20 +116,14 @@ def _scores(record: Record) -> list[tuple[str, str, float | None]]:
     several = len({score.task for score in record.scores}) > 1
     bases = [(score.task, base_name(score.metric)) for score in record.scores]
     found = []
-    for score, base in zip(record.scores, bases, strict=True):
-        metric = base[1] if bases.count(base) == 1 else score.metric
-        found.append((f"{score.task} {metric}" if several else metric, score.metric, score.value))
-    loss = record.eval_loss
-    if not found and loss is not None:
-        found.append(("eval loss", EVAL_LOSS, loss))
-    return [(name, *_printed(metric, value)) for name, metric, value in found]
-
-
-def _printed(metric: str, value: float | None) -> tuple[str, float | None]:
-    scale = scale_of(metric)
-    if value is None or math.isnan(value):  # NaN: such as the correlation of a constant prediction
-        return DASH, None
-    return f"{scale.text(value)} {scale.unit}".rstrip(), scale.factor * value
+    for score, base in zip([*record.scores] or eval_loss_score(record), bases or [("", "eval loss")], strict=False):
+        name = base[1] if bases.count(base) < 2 else score.metric
+        scale = scale_of(score.metric)
+        value = math.nan if score.value is None else score.value  # NaN: the correlation of a constant prediction
+        number = None if math.isnan(value) else scale.factor * value
+        text = DASH if number is None else f"{scale.text(value)} {scale.unit}".rstrip()
+        found.append((f"{score.task} {name}" if several else name, text, number))
+    return found
 
 
 def _without_record(study: Study, same: Sequence[PlannedRun], recorded: Sequence[PageRun], status: str) -> PageRun:

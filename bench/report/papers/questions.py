@@ -19,7 +19,6 @@ from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estima
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
 from bench.report.tables.render import DASH
-from bench.study.plan_file import group_text
 from bench.study.selection import Selection
 
 Group = Mapping[str, str]
@@ -117,9 +116,8 @@ def larger_rate(study: Study, a: Group, b: Group, within: float = 5.0) -> Answer
     good_a, good_b = _nearly_best(of_a, within), _nearly_best(of_b, within)
     low, high = good_a[0] / good_b[-1] / step, good_a[-1] / good_b[0] * step
     text = _side(low, high, 1.0)
-    if text == YES and (of_a.at_edge == "lower" or of_b.at_edge == "upper"):
-        text = NOT_SETTLED
-    if text == NO and (of_a.at_edge == "upper" or of_b.at_edge == "lower"):
+    doubtful = {YES: ("lower", "upper"), NO: ("upper", "lower")}.get(text, ())  # edges beyond which it may turn
+    if any(edge and edge == found.at_edge for edge, found in zip(doubtful, (of_a, of_b), strict=False)):
         text = NOT_SETTLED
     largest = [f"{good[-1]:g}" for good in (good_a, good_b)]
     details = (
@@ -136,18 +134,13 @@ def fewer_steps(study: Study, a: Group, b: Group, stage: str | None = None) -> A
     The loss is measured every few steps; between two measurements it is taken as linear.
     """
     of_a, of_b = _cells(study, stage, a, b)
-    curves_a, curves_b = _by_seed(of_a), _by_seed(of_b)
-    steps: list[float] = []
-    seconds: list[float] = []
-    asked = 0
-    for seed in sorted(curves_a.keys() & curves_b.keys()):
-        ours, theirs = curves_a[seed], curves_b[seed]
-        if math.isinf(theirs.final_eval_loss) or not len(ours.evaluated):
-            continue
-        asked += 1
-        if (reached := reach(ours, theirs.final_eval_loss)) is not None:
-            steps.append(reached.step / theirs.last("step"))
-            seconds.append(reached.seconds / theirs.last("seconds"))
+    ours, theirs = _by_seed(of_a), _by_seed(of_b)
+    aims = {seed: theirs[seed].final_eval_loss for seed in sorted(ours.keys() & theirs.keys())}
+    aims = {seed: aim for seed, aim in aims.items() if math.isfinite(aim) and len(ours[seed].evaluated)}
+    asked = len(aims)
+    reached = {seed: at for seed, aim in aims.items() if (at := reach(ours[seed], aim))}
+    steps = [at.step / theirs[seed].last("step") for seed, at in reached.items()]
+    seconds = [at.seconds / theirs[seed].last("seconds") for seed, at in reached.items()]
     if not asked:
         raise NotRunError(f"{_name(of_a)} and {_name(of_b)} have no curve of the eval loss under one seed")
     target = f"the final eval loss of {_name(of_b)}"
@@ -208,20 +201,16 @@ KINDS: dict[str, Callable[..., Answer]] = {
 }
 
 
-def _matching(groups: Sequence[tuple[str, ...]], wanted: Group) -> list[int]:
-    """Indices of the groups with the wanted overrides; those that no group of the study sets are ignored."""
+def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
+    """Index of the group with the wanted overrides; those that no group of the study sets are ignored."""
     swept = {override.partition("=")[0] for group in groups for override in group}
     needed = {f"{key}={value}" for key, value in wanted.items() if key in swept}
-    return [index for index, group in enumerate(groups) if needed <= set(group)]
-
-
-def _one(groups: Sequence[tuple[str, ...]], wanted: Group, where: str) -> int:
-    found = _matching(groups, wanted)
+    found = [index for index, group in enumerate(groups) if needed <= set(group)]
     text = " ".join(f"{key}={value}" for key, value in wanted.items())
     if not found:
         raise NotRunError(f"no completed run of {text} in {where}")
     if len(found) > 1:
-        named = "; ".join(sorted(group_text(groups[index]) for index in found))
+        named = "; ".join(sorted(" ".join(groups[index]) for index in found))
         raise ReportError(f"{text} fits several groups of {where}: {named}; name what sets them apart")
     return found[0]
 
@@ -306,11 +295,9 @@ def _step(selection: Selection) -> float:
 
 def _nearly_best(selection: Selection, within: float) -> list[float]:
     """The rates whose score is within so many per cent of the best, ascending."""
-    best = selection.best
-    assert best is not None, "left out by _selection"
-    assert best.mean is not None, "the best has one"
-    allowed = abs(best.mean) * within / 100 + ROUNDING
-    return [p.learning_rate for p in selection.points if p.mean is not None and abs(p.mean - best.mean) <= allowed]
+    means = {point.learning_rate: point.mean for point in selection.points if point.mean is not None}
+    best = means[_best(selection)]
+    return [rate for rate, mean in means.items() if abs(mean - best) <= abs(best) * within / 100 + ROUNDING]
 
 
 def _name(cell: Cell) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,8 +53,7 @@ class Curve:
         return float(self[quantity][-1])
 
 
-@dataclass(frozen=True)
-class Reached:
+class Reached(NamedTuple):
     """Where a curve first reaches a loss, linearly interpolated between two measurements."""
 
     step: float
@@ -61,8 +61,7 @@ class Reached:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """An eval loss to reach, and which run it was taken from."""
 
     loss: float
@@ -115,11 +114,8 @@ def reach(curve: Curve, target: float) -> Reached | None:
     share = 1.0
     if here and math.isfinite(losses[before]):
         share = (losses[before] - target) / (losses[before] - losses[here])
-    step, tokens, seconds = (
-        float(measured[quantity][before] + share * (measured[quantity][here] - measured[quantity][before]))
-        for quantity in ("step", "tokens", "seconds")
-    )
-    return Reached(step, tokens, seconds)
+    now, then = ([measured[quantity][place] for quantity in Reached._fields] for place in (here, before))
+    return Reached(*(float(one + share * (other - one)) for one, other in zip(then, now, strict=True)))
 
 
 def target_loss(cells: Sequence[Cell], curves: Curves) -> Target | None:

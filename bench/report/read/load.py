@@ -110,6 +110,16 @@ class Study:
         found = [rates.select(group, records) for group, records in groups.items()]
         return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
 
+    @property
+    def selection_by_place(self) -> dict[tuple[str, str], list[rates.Selection]]:
+        """The selections by names of task and model, sorted; those of failed runs, too."""
+        known = _groups(self.plan, SELECT)
+        places = {known[record.run_id]: _place(record) for _, record in self.members if record.run_id in known}
+        found: dict[tuple[str, str], list[rates.Selection]] = defaultdict(list)
+        for selection in self.selection:
+            found[places[selection.group]].append(selection)
+        return dict(sorted(found.items()))
+
 
 def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """Reads the records of results_dir/name.
@@ -246,27 +256,21 @@ def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
 
     Task and model head the tables, and what they imply (their data, their files) is no axis.
     """
-    keys = {key for values in flat.values() for key in values} - {_PLACE, _METHOD}
+    settings = list(flat.values())
+    keys = {key for values in settings for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
     for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key != "rank.r", key)):  # lora_alpha follows r
-        by_method: dict[str, set] = defaultdict(set)
-        for settings in flat.values():
-            if key in settings:
-                by_method[settings[_METHOD]].add(settings[key])
         # A method's own fields and its learning rate set cells apart only within the method.
-        own = key.startswith("method.") or key == _RATE
-        differs = any(len(values) > 1 for values in by_method.values())
-        if not own:
-            differs = len(set().union(*by_method.values())) > 1
-        if differs and not any(_implies(flat, axis, key) for axis in axes):
+        within = [_METHOD] if key.startswith("method.") or key == _RATE else []
+        if not _fixed(settings, within, key) and not any(_fixed(settings, [axis], key) for axis in axes):
             axes.append(key)
     return axes[1:]
 
 
-def _implies(flat: dict[str, dict[str, Any]], axis: str, key: str) -> bool:
-    """Whether the value of `axis` fixes the value of `key` in every cell that has it."""
-    seen: dict[Any, set] = defaultdict(set)
-    for settings in flat.values():
-        if key in settings:
-            seen[settings.get(axis)].add(settings[key])
+def _fixed(settings: list[dict[str, Any]], by: list[str], key: str) -> bool:
+    """Whether equal values of the settings `by` give one value of `key` in every cell that has it."""
+    seen: dict[tuple, set] = defaultdict(set)
+    for values in settings:
+        if key in values:
+            seen[tuple(values.get(name) for name in by)].add(values[key])
     return all(len(values) == 1 for values in seen.values())

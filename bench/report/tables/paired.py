@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Comparison, Judged
+from bench.report.judge.comparisons import Judged
 from bench.report.judge.metrics import Scale
-from bench.report.judge.statistics import Estimate
 from bench.report.tables.render import DASH, MINUS, bold, interval_text, p_text
 
 _CHANCE = Scale(factor=1.0, unit="", decimals=2)
@@ -17,7 +16,24 @@ _CHANCE = Scale(factor=1.0, unit="", decimals=2)
 
 def comparison_table(judged: Judged) -> pd.DataFrame:
     """The comparisons of the family, a row each; significant differences are marked with **."""
-    return pd.DataFrame([_row(judged, one) for one in judged.comparisons if one.in_family])
+    return pd.DataFrame(
+        {
+            "methods": f"{judged.cells[one.first].title} {MINUS} {judged.cells[one.second].title}",
+            "in": one.measured.heading,
+            "difference": bold(
+                [interval_text(one.difference, one.measured.of_differences)], 0 if one.is_significant else None
+            )[0],
+            "n": str(one.difference.n),
+            "items": DASH if one.num_items is None else f"{one.num_items:,}",
+            "p seeds, t": p_text(one.p_seeds),
+            "p seeds, permuted": p_text(one.p_permutation),
+            "p items": p_text(one.p_items),
+            "p, Holm": p_text(one.p_holm),
+            "P(better)": interval_text(one.improvement, _CHANCE),
+        }
+        for one in judged.comparisons
+        if one.in_family
+    )
 
 
 def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]) -> Iterable[dict[str, Any]]:
@@ -53,24 +69,3 @@ def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]
             "probability_low": one.improvement.low,
             "probability_high": one.improvement.high,
         }
-
-
-def _row(judged: Judged, one: Comparison) -> dict[str, str]:
-    first, second = judged.cells[one.first].title, judged.cells[one.second].title
-    difference = interval_text(one.difference, one.measured.of_differences)
-    return {
-        "methods": f"{first} {MINUS} {second}",
-        "in": one.measured.heading,
-        "difference": bold([difference], 0 if one.is_significant else None)[0],
-        "n": str(one.difference.n),
-        "items": DASH if one.num_items is None else f"{one.num_items:,}",
-        "p seeds, t": p_text(one.p_seeds),
-        "p seeds, permuted": p_text(one.p_permutation),
-        "p items": p_text(one.p_items),
-        "p, Holm": p_text(one.p_holm),
-        "P(better)": _chance(one.improvement),
-    }
-
-
-def _chance(found: Estimate) -> str:
-    return interval_text(found, _CHANCE)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.report.judge.comparisons import Comparison, Judged, detectable
 from bench.report.judge.scores import Column, Scores
@@ -40,16 +40,31 @@ def note(columns: Sequence[Column], any_head: bool) -> str:
 def remarks(judged: Judged) -> list[str]:
     """The lines that apply to one table."""
     cells, scores, shown = judged.cells, judged.scores, judged.columns
-    lines = (
-        _choice(scores, shown),
-        _average(scores),
-        "Eval loss in nats." if any(column.dataset is None for column in shown) else "",
-        _stuck(cells, scores, shown),
-        _one_seed(cells, scores, shown),
-        _compared(judged),
-        _detectable(judged),
-        *_data(cells, scores),
-    )
+    found = [
+        (cell, column, reached[column])
+        for cell, reached in zip(cells, scores.found, strict=True)
+        for column in shown
+        if column in reached
+    ]
+    lines = []
+    if len(shown) < len(scores.columns):
+        lines.append(f"The first metric of each task; all {len(scores.columns)} metrics are in results.csv.")
+    if averaged := scores.averaged:
+        whole = len(averaged) == len(scores.first_metrics)
+        which = "each task" if whole else ", ".join(str(column.dataset) for column in averaged)
+        lines.append(
+            f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds; its interval "
+            "is a percentile bootstrap stratified by task."
+        )
+    if any(column.dataset is None for column in shown):
+        lines.append("Eval loss in nats.")
+    if any(flagged(cell, one.above_majority) for cell, _, one in found):
+        lines.append(f"{DAGGER}: trained, but the 95 % interval is not wholly above the majority class.")
+    if single := {id(cell): cell.title for cell, _, one in found if cell.trained and one.estimate.over == "items"}:
+        everyone = len(single) == sum(cell.trained for cell in cells) > 1
+        named = "every method" if everyone else ", ".join(single.values())
+        lines.append(f"One seed: interval over items only ({named}).")
+    lines += [_compared(judged), _detectable(judged), *_data(cells, scores)]
     return [line for line in lines if line]
 
 
@@ -77,23 +92,6 @@ def flagged(cell: Cell, above_majority: bool | None) -> bool:
     return cell.trained and above_majority is False
 
 
-def _choice(scores: Scores, shown: Sequence[Column]) -> str:
-    if len(shown) == len(scores.columns):
-        return ""
-    return f"The first metric of each task; all {len(scores.columns)} metrics are in results.csv."
-
-
-def _average(scores: Scores) -> str:
-    averaged, first = scores.averaged, scores.first_metrics
-    if not averaged:
-        return ""
-    which = "each task" if len(averaged) == len(first) else ", ".join(str(column.dataset) for column in averaged)
-    return (
-        f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds; its interval is "
-        "a percentile bootstrap stratified by task."
-    )
-
-
 def majority_texts(scores: Scores, columns: Sequence[Column]) -> list[str | None]:
     """The majority-class baseline of each column; None for a metric without one."""
     texts = []
@@ -107,55 +105,23 @@ def majority_texts(scores: Scores, columns: Sequence[Column]) -> list[str | None
     return texts
 
 
-def _stuck(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> str:
-    stuck = any(
-        flagged(cell, found[column].above_majority)
-        for cell, found in zip(cells, scores.found, strict=True)
-        for column in shown
-        if column in found
-    )
-    return f"{DAGGER}: trained, but the 95 % interval is not wholly above the majority class." if stuck else ""
-
-
-def _one_seed(cells: Sequence[Cell], scores: Scores, shown: Sequence[Column]) -> str:
-    trained = [(cell, found) for cell, found in zip(cells, scores.found, strict=True) if cell.trained]
-    single = [
-        cell.title
-        for cell, found in trained
-        if any(column in found and found[column].estimate.over == "items" for column in shown)
-    ]
-    if not single:
-        return ""
-    return f"One seed: interval over items only ({_everyone(single, len(trained))})."
-
-
-def _everyone(titles: Sequence[str], num_all: int) -> str:
-    return "every method" if len(titles) == num_all > 1 else ", ".join(titles)
-
-
 def _compared(judged: Judged) -> str:
     """The significant comparisons of the family; where none is, the one with the smallest p."""
     family = [one for one in judged.comparisons if one.in_family and one.p_holm is not None]
     if not family:
         return ""
+    against = [judged.cells[one.second] for one in family]
+    baseline = next((cell.label for cell in against if cell.method == BASELINE), "the best")
     significant = [one for one in family if one.is_significant]
-    head = f"Paired by seed and item, with {_baselines(judged, family)} and the best with the runner-up: "
+    said = [_said(judged, one) for one in significant[:_SAID]]
+    if len(significant) > _SAID:
+        said.append(f"and {len(significant) - _SAID} more")
     number = "comparison is" if len(family) == 1 else "comparisons are"
+    text = f"{len(significant) or 'none'} of {len(family)} {number} significant after Holm's correction"
     if not significant:
-        nearest = min(family, key=lambda one: (one.p_holm, one.p, one.first))
-        text = (
-            f"none of {len(family)} {number} significant after Holm's correction; smallest p: {_said(judged, nearest)}."
-        )
-    else:
-        said = "; ".join(_said(judged, one) for one in significant[:_SAID])
-        more = f"; and {len(significant) - _SAID} more" if len(significant) > _SAID else ""
-        text = f"{len(significant)} of {len(family)} {number} significant after Holm's correction: {said}{more}."
-    return head + text
-
-
-def _baselines(judged: Judged, family: Sequence[Comparison]) -> str:
-    labels = [judged.cells[one.second].label for one in family if judged.cells[one.second].method == BASELINE]
-    return labels[0] if labels else "the best"
+        said = [f"smallest p: {_said(judged, min(family, key=lambda one: (one.p_holm, one.p, one.first)))}"]
+    text += f"{': ' if significant else '; '}{'; '.join(said)}."
+    return f"Paired by seed and item, with {baseline} and the best with the runner-up: {text}"
 
 
 def _said(judged: Judged, one: Comparison) -> str:
@@ -182,25 +148,28 @@ def _detectable(judged: Judged) -> str:
 
 def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
     """Lines on incomplete data, contamination, truncation and merging; empty strings for what did not happen."""
-    datasets = list(dict.fromkeys(str(column.dataset) for column in scores.columns))
-    short = dict.fromkeys(remark for cell in cells for run in cell.runs for remark in run.data.incomplete)
-    contaminated = _by_dataset(cells, datasets, lambda run, name: run.data.contaminated.get(name))
-    truncated = _by_dataset(cells, datasets, lambda run, name: run.scoring.truncated.get(name))
-    dropped = _by_method(cells, lambda run: run.data.num_dropped if run.training else None)
-    cut = _by_method(cells, lambda run: run.data.num_truncated if run.training else None)
-    return [
-        f"Incomplete data: {', '.join(short)}." if short else "",
-        contaminated and f"Contaminated, scored items that occur in the training set: {contaminated}.",
-        truncated and f"Truncated, scored items longer than the model takes: {truncated}.",
-        dropped and f"Training examples left out as too long: {dropped}.",
-        cut and f"Training examples cut to the limit: {cut}.",
-        _merged(cells),
-    ]
 
+    def by_dataset(counts: Callable[[Record], Mapping[str, int]]) -> str:
+        datasets = dict.fromkeys(str(column.dataset) for column in scores.columns)
+        texts = {name: _by_method(cells, lambda run: counts(run).get(name)) for name in datasets}  # noqa: B023
+        return ", ".join(f"{name} {text}" for name, text in texts.items() if text)
 
-def _by_dataset(cells: Sequence[Cell], datasets: list[str], count: Callable[[Record, str], int | None]) -> str:
-    counts = {name: _by_method(cells, lambda run, name=name: count(run, name)) for name in datasets}  # type: ignore[misc]
-    return ", ".join(f"{name} {text}" for name, text in counts.items() if text)
+    trained = [cell for cell in cells if cell.trained]
+    incomplete = dict.fromkeys(text for cell in cells for run in cell.runs for text in run.data.incomplete)
+    merged = []
+    for cell in cells:
+        items = [run.scoring.merged for run in cell.runs if run.scoring.merged]
+        if differing := sum(one["num_differing"] for one in items):
+            merged.append(f"{cell.title} {differing:,} of {sum(one['num_items'] for one in items):,}")
+    told = {
+        "Incomplete data": ", ".join(incomplete),
+        "Contaminated, scored items that occur in the training set": by_dataset(lambda run: run.data.contaminated),
+        "Truncated, scored items longer than the model takes": by_dataset(lambda run: run.scoring.truncated),
+        "Training examples left out as too long": _by_method(trained, lambda run: run.data.num_dropped),
+        "Training examples cut to the limit": _by_method(trained, lambda run: run.data.num_truncated),
+        "Scored items that change with the adapter merged into the weights": ", ".join(merged),
+    }
+    return [f"{what}: {text}." for what, text in told.items() if text]
 
 
 def _by_method(cells: Sequence[Cell], count: Callable[[Record], int | None]) -> str:
@@ -209,23 +178,11 @@ def _by_method(cells: Sequence[Cell], count: Callable[[Record], int | None]) -> 
     Args:
         count: of a run; None where it does not apply.
     """
-    methods: dict[str, list[str]] = {}
+    methods: dict[str, list[str]] = defaultdict(list)
     for cell in cells:
         counts = sorted({found for run in cell.runs if (found := count(run)) is not None})
         if counts:
-            methods.setdefault("–".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1]))), []).append(
-                cell.title
-            )
+            methods["–".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))].append(cell.title)
     if len(methods) == 1 and len(next(iter(methods.values()))) > 1:
         methods = {number: ["every method"] for number in methods}
     return ", ".join(f"{number} ({'; '.join(titles)})" for number, titles in methods.items() if number != "0")
-
-
-def _merged(cells: Sequence[Cell]) -> str:
-    """Items answered differently once the adapter is merged, over a cell's runs."""
-    found = []
-    for cell in cells:
-        merged = [run.scoring.merged for run in cell.runs if run.scoring.merged]
-        if differing := sum(one["num_differing"] for one in merged):
-            found.append(f"{cell.title} {differing:,} of {sum(one['num_items'] for one in merged):,}")
-    return f"Scored items that change with the adapter merged into the weights: {', '.join(found)}." if found else ""

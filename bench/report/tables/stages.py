@@ -2,75 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Judged, judge
-from bench.report.judge.metrics import EVAL_LOSS, base_name, scale_of
+from bench.report.judge.comparisons import Judged
+from bench.report.judge.metrics import scale_of
 from bench.report.judge.scores import sample_estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
-from bench.study.plan_file import PUBLISHED, SELECT, SHARED, TUNED
+from bench.study.plan_file import PUBLISHED, SHARED, TUNED
 from bench.study.selection import Selection
 
 TITLES = {SHARED: "shared learning rate", PUBLISHED: "as published"}
+Others = Mapping[str, Judged]  # the scored stages of one task and model beside the study's own
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The other scored stages of one table, by name."""
+def alone(cells: Sequence[Cell], others: Others) -> list[Cell]:
+    """One cell of each group that only another stage than that of `cells` has."""
+    known = {cell.group for cell in cells}
+    found: dict[tuple[str, ...], Cell] = {}
+    for judged in others.values():
+        for cell in judged.cells:
+            found.setdefault(cell.group, cell)
+    return [cell for group, cell in found.items() if group not in known]
 
-    stages: Mapping[str, Judged] = field(default_factory=dict)
 
-    def alone(self, cells: Sequence[Cell]) -> list[Cell]:
-        """One cell of each group that the main stage lacks."""
-        known = {cell.group for cell in cells}
-        found: dict[tuple[str, ...], Cell] = {}
-        for judged in self.stages.values():
-            for cell in judged.cells:
-                if cell.group not in known:
-                    found.setdefault(cell.group, cell)
-        return list(found.values())
-
-    def columns(self, rows: Sequence[Cell]) -> dict[str, list[str]]:
-        """For each stage its first metrics or their average, the learning rate and n; rows match by group."""
-        texts: dict[str, list[str]] = {}
-        for stage, judged in self.stages.items():
-            places: dict[tuple[str, ...], int] = {}
-            for index, cell in enumerate(judged.cells):
-                places.setdefault(cell.group, index)
-            found = [places.get(cell.group) for cell in rows]
-            first = set(judged.scores.first_metrics)
-            shown = [one for one in judged.measured if one.column is None] or [
-                one for one in judged.measured if one.column in first
+def side_columns(rows: Sequence[Cell], others: Others) -> dict[str, list[str]]:
+    """For each other stage its first metrics or their average, the learning rate and n; rows match by group."""
+    texts: dict[str, list[str]] = {}
+    for stage, judged in others.items():
+        places = {cell.group: index for index, cell in reversed(list(enumerate(judged.cells)))}
+        found = [places.get(cell.group) for cell in rows]
+        averages = [one for one in judged.measured if one.column is None]
+        for one in averages or [one for one in judged.measured if one.column in judged.scores.first_metrics]:
+            shown = [
+                DASH if s is None else interval_text(sample_estimate(s, one.scale), one.scale) for s in one.samples
             ]
-            for one in shown:
-                estimates = [None if s is None else sample_estimate(s, one.scale) for s in one.samples]
-                name = f"{TITLES.get(stage, stage)}: {one.heading}"
-                texts[name] = [DASH if i is None else interval_text(estimates[i], one.scale) for i in found]
-            cells = [None if index is None else judged.cells[index] for index in found]
-            texts[f"{stage}: learning rate"] = [_rate(None if cell is None else cell.learning_rate) for cell in cells]
-            texts[f"{stage}: n"] = [DASH if cell is None else str(len(cell.runs)) for cell in cells]
-        return texts
+            texts[f"{TITLES.get(stage, stage)}: {one.heading}"] = [DASH if i is None else shown[i] for i in found]
+        cells = [None if index is None else judged.cells[index] for index in found]
+        texts[f"{stage}: learning rate"] = [DASH if cell is None else rate_text(cell) for cell in cells]
+        texts[f"{stage}: n"] = [DASH if cell is None else str(len(cell.runs)) for cell in cells]
+    return texts
 
 
-def sides_of(study: Study, place: tuple[str, str]) -> Sides:
-    """The stages beside the study's own and the selection, for one task and model."""
-    others = {stage: study.at(stage).by_task_and_model for stage in study.stages if stage not in (SELECT, study.stage)}
-    return Sides({stage: judge(parts[place].cells) for stage, parts in others.items() if place in parts})
+def rate_text(cell: Cell, edges: Container[tuple[str, ...]] = ()) -> str:
+    """The learning rate of a row; marked where it is the smallest or largest tried."""
+    if cell.learning_rate is None:
+        return DASH
+    return f"{cell.learning_rate:g}" + (" (edge)" if cell.group in edges else "")
 
 
-def edges(study: Study) -> dict[tuple[str, ...], str]:
-    """The groups whose tuned rate is the smallest ("lower") or largest ("upper") tried."""
-    if study.stage != TUNED:
-        return {}
-    return {selection.group: selection.at_edge for selection in study.selection if selection.at_edge}
+def edges(study: Study) -> set[tuple[str, ...]]:
+    """The groups whose tuned rate is the smallest or largest tried."""
+    return {selection.group for selection in study.selection if selection.at_edge and study.stage == TUNED}
 
 
-def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
+def rate_remark(study: Study, others: Sequence[str]) -> str:
     """How the learning rates were selected; "" for a study without selection."""
     chosen = study.selection
     if not chosen:
@@ -94,7 +83,19 @@ def rate_remark(study: Study, others: Mapping[str, Any]) -> str:
 
 def rates_table(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """The whole curve: a row a group, a column a learning rate, the best marked with **; by task and model."""
-    return [(place, _curves(found)) for place, found in _by_place(study).items()]
+    tables = []
+    for place, found in study.selection_by_place.items():
+        every_rate = sorted({point.learning_rate for selection in found for point in selection.points})
+        rows = [
+            {"method": _name(selection), "metric": selection.metric}
+            | dict.fromkeys((f"{rate:g}" for rate in every_rate), DASH)
+            | {f"{point.learning_rate:g}": _point(selection, point) for point in selection.points}
+            | {"points": str(len(selection.points))}
+            | {"n": "–".join(map(str, sorted({len(point.values) + point.failed for point in selection.points})))}
+            for selection in found
+        ]
+        tables.append((place, pd.DataFrame(rows)))
+    return tables
 
 
 def rates_numbers(study: Study) -> pd.DataFrame:
@@ -116,59 +117,23 @@ def rates_numbers(study: Study) -> pd.DataFrame:
             "at_edge": selection.at_edge if point is selection.best else None,
             "num_points": len(selection.points),
         }
-        for place, found in _by_place(study).items()
+        for place, found in study.selection_by_place.items()
         for selection in found
         for point in selection.points
     )
-
-
-def _by_place(study: Study) -> dict[tuple[str, str], list[Selection]]:
-    """Selections by the task and model of their group; failed runs are looked at too."""
-    known = {run.run_id: run.group for run in study.plan.of(SELECT) if run.run_id} if study.plan else {}
-    places = {
-        known[record.run_id]: (record.config.task.name, record.config.model.name)
-        for _, record in study.members
-        if record.run_id in known
-    }
-    found: dict[tuple[str, str], list[Selection]] = {}
-    for selection in study.selection:
-        found.setdefault(places[selection.group], []).append(selection)
-    return dict(sorted(found.items()))
-
-
-def _curves(found: Sequence[Selection]) -> pd.DataFrame:
-    every_rate = sorted({point.learning_rate for selection in found for point in selection.points})
-    rows = []
-    for selection in found:
-        texts = {point.learning_rate: _point(selection, point) for point in selection.points}
-        seeds = sorted({len(point.values) + point.failed for point in selection.points})
-        rows.append(
-            {"method": _name(selection), "metric": selection.metric}
-            | {f"{rate:g}": texts.get(rate, DASH) for rate in every_rate}
-            | {"points": str(len(selection.points)), "n": "–".join(map(str, seeds))}
-        )
-    return pd.DataFrame(rows)
 
 
 def _point(selection: Selection, point: Any) -> str:
     """The mean of a point, or how many of its seeds failed."""
     if point.mean is None:
         return f"{point.failed} failed" if point.failed else "nan"
-    text = _metric_scale(selection).text(point.mean)
+    text = scale_of(selection.metric).text(point.mean)
     if point is not selection.best:
         return text
     return f"**{text}**" + (" (edge)" if selection.at_edge else "")
-
-
-def _metric_scale(selection: Selection) -> Any:
-    return scale_of(EVAL_LOSS if selection.metric == EVAL_LOSS else base_name(selection.metric))
 
 
 def _name(selection: Selection) -> str:
     """The label and the group's settings beside the method."""
     others = [text.partition("=")[2] for text in selection.group if not text.startswith("method=")]
     return ", ".join([selection.label, *others])
-
-
-def _rate(rate: float | None) -> str:
-    return DASH if rate is None else f"{rate:g}"

@@ -6,7 +6,7 @@ every stage; rates what was found at each learning rate where rates were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,13 +15,22 @@ import pandas as pd
 
 from bench.report.judge.comparisons import Judged, judge, significant_best
 from bench.report.judge.metrics import SHARE
-from bench.report.judge.scores import Column, average, average_scale, interquartile, sample_estimate
-from bench.report.judge.statistics import Estimate, seeds_alone
+from bench.report.judge.scores import Column, Found, average, average_scale, interquartile, sample_estimate
+from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.paired import comparison_numbers, comparison_table
 from bench.report.tables.remarks import failures, flagged, majority_texts, note, remarks, stack
 from bench.report.tables.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
-from bench.report.tables.stages import Sides, edges, rate_remark, rates_numbers, rates_table, sides_of
+from bench.report.tables.stages import (
+    alone,
+    edges,
+    rate_remark,
+    rate_text,
+    rates_numbers,
+    rates_table,
+    side_columns,
+)
+from bench.runs.record import COMPLETED
 from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SELECT
 
@@ -42,25 +51,31 @@ def num_head(cell: Cell) -> int:
 
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
-    judged = [judge(part.cells) for part in study.by_task_and_model.values()]
-    return _numbers(judged, study.stage)
+    parts = study.by_task_and_model
+    return _numbers({study.stage: {place: judge(part.cells) for place, part in parts.items()}})
 
 
-def _numbers(tables: Iterable[Judged], stage: str) -> pd.DataFrame:
+def _numbers(judged: Stages) -> pd.DataFrame:
     rows = [
-        _cell_numbers(cell) | {"stage": stage} | row | _cell_costs(cell)
-        for judged in tables
-        for index, cell in enumerate(judged.cells)
-        for row in _score_numbers(judged, index)
+        {"method": cell.method, "label": cell.label, "task": task, "model": model}
+        | _shown_axes(cell)
+        | {"learning_rate": cell.learning_rate, "stage": stage}
+        | row
+        | {"trainable_parameters": trainable_parameters(cell), "head_parameters": num_head(cell)}
+        | {"init_seconds": mean(run.init_seconds for run in cell.runs)}
+        | {"train_seconds": mean(run.seconds("train") for run in cell.runs)}
+        for stage, of in judged.items()
+        for (task, model), one in of.items()
+        for cell, found in zip(one.cells, one.scores.found, strict=True)
+        for row in _score_numbers(found, one.scores.averaged)
     ]
     return pd.DataFrame(rows).astype({"num_examples": "Int64"}) if rows else pd.DataFrame()
 
 
-def _score_numbers(judged: Judged, index: int) -> Iterable[dict[str, Any]]:
+def _score_numbers(found: Mapping[Column, Found], averaged: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """The metrics of one cell, then its average and interquartile mean if the table has them."""
-    found, averaged = judged.scores.found[index], judged.scores.averaged
     for column, one in found.items():
-        alone = seeds_alone(one.sample.values.tolist(), column.scale)
+        alone = estimate(one.sample.values.tolist(), None, column.scale)
         yield {
             "dataset": column.dataset,
             "metric": column.metric,
@@ -86,62 +101,51 @@ def _estimate_numbers(found: Estimate) -> dict[str, Any]:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    """The table to read: strings, one row a cell, metrics as columns; the best of a metric marked with **.
-
-    Args:
-        study: better one of `Study.by_task_and_model`, whose cells share task and model, than a whole study of several.
-    """
-    return _summary(judge(study.cells), sides_of(study, study.cells[0].task_and_model), edges(study))
+    """The table to read of a study's first task and model: strings, a row a cell, a column a metric, ** the best."""
+    return next(iter(summaries(study, judge_stages(study)).values()))
 
 
-def _summary(judged: Judged, sides: Sides, at_edge: dict[tuple[str, ...], str]) -> pd.DataFrame:
+def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[str, ...]]) -> pd.DataFrame:
     """The rows of the main stage, then the rows that only another stage has."""
     cells = judged.cells
-    alone = sides.alone(cells)
-    everyone = [*cells, *alone]
-    missing = [DASH] * len(alone)
-    table = pd.DataFrame({"method": [cell.label for cell in everyone]})
+    everyone = [*cells, *alone(cells, others)]
+    missing = [DASH] * (len(everyone) - len(cells))
+    texts = {"method": [cell.label for cell in everyone]}
     for axis in _shown_axes(cells[0]):
         values = [_shown_axes(cell).get(axis) for cell in everyone]
         if any(value is not None for value in values):
-            table[axis] = [DASH if value is None else str(value) for value in values]
-    table["learning rate"] = [*(_rate_text(cell, at_edge) for cell in cells), *missing]
-    for name, texts in _metrics(judged).items():
-        table[name] = [*texts, *missing]
-    table["n"] = [*(str(len(cell.runs)) for cell in cells), *missing]
-    for name, texts in sides.columns(everyone).items():
-        table[name] = texts
-    table["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
+            texts[axis] = [DASH if value is None else str(value) for value in values]
+    texts["learning rate"] = [*(rate_text(cell, at_edge) for cell in cells), *missing]
+    texts |= {name: [*of_cells, *missing] for name, of_cells in _metrics(judged).items()}
+    texts["n"] = [*(str(len(cell.runs)) for cell in cells), *missing]
+    texts |= side_columns(everyone, others)
+    texts["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
     if any(map(num_head, everyone)):
-        table["head"] = [f"{num_head(cell):,}" for cell in everyone]
-    table["init s"] = [*(f"{mean(run.init_seconds for run in cell.runs):.2f}" for cell in cells), *missing]
-    table["train s"] = [*(f"{mean(run.seconds('train') for run in cell.runs):.1f}" for cell in cells), *missing]
-    return _with_majority(table, judged)
+        texts["head"] = [f"{num_head(cell):,}" for cell in everyone]
+    texts["init s"] = [*(f"{mean(run.init_seconds for run in cell.runs):.2f}" for cell in cells), *missing]
+    texts["train s"] = [*(f"{mean(run.seconds('train') for run in cell.runs):.1f}" for cell in cells), *missing]
+    return _with_majority(pd.DataFrame(texts), judged)
 
 
 def _metrics(judged: Judged) -> dict[str, list[str]]:
-    """The texts of the score columns, by heading."""
+    """The texts of the score columns, by heading; a number that is not above the majority class has a dagger."""
     texts = {}
-    for column in judged.measured:
-        best = significant_best(column, judged.comparisons)
-        if column.column is not None:
-            texts[column.heading] = _metric(judged, column.column, best)
-            continue
-        averages = [None if sample is None else sample_estimate(sample, column.scale) for sample in column.samples]
-        texts[column.heading] = bold([interval_text(found, column.scale) for found in averages], best)
-        middle = [interquartile(found, judged.scores.averaged) for found in judged.scores.found]
-        texts[f"IQM {SHARE.unit}"] = [interval_text(found, column.scale) for found in middle]
+    for one in judged.measured:
+        if one.column is None:
+            estimates = [None if sample is None else sample_estimate(sample, one.scale) for sample in one.samples]
+            stuck = [False] * len(estimates)
+        else:
+            reached = [found.get(one.column) for found in judged.scores.found]
+            estimates = [None if found is None else found.estimate for found in reached]
+            pairs = zip(judged.cells, reached, strict=True)
+            stuck = [found is not None and flagged(cell, found.above_majority) for cell, found in pairs]
+        best = significant_best(one, judged.comparisons)
+        shown = bold([interval_text(found, one.scale) for found in estimates], best)
+        texts[one.heading] = [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(shown, stuck, strict=True)]
+        if one.column is None:
+            middle = [interquartile(found, judged.scores.averaged) for found in judged.scores.found]
+            texts[f"IQM {SHARE.unit}"] = [interval_text(found, one.scale) for found in middle]
     return texts
-
-
-def _metric(judged: Judged, column: Column, best: int | None) -> list[str]:
-    """The texts of one metric; a number that is not above the majority class has a dagger."""
-    found = [reached.get(column) for reached in judged.scores.found]
-    texts = bold([interval_text(None if one is None else one.estimate, column.scale) for one in found], best)
-    stuck = [
-        one is not None and flagged(cell, one.above_majority) for cell, one in zip(judged.cells, found, strict=True)
-    ]
-    return [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(texts, stuck, strict=True)]
 
 
 def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
@@ -166,11 +170,11 @@ def judge_stages(study: Study) -> Stages:
 
 
 def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
-    """The table of each task and model, as `summary` gives it, from what is judged already."""
+    """The table to read of each task and model, from what `judge_stages` gives."""
     at_edge = edges(study)
     others = [(stage, of) for stage, of in judged.items() if stage != study.stage]
     return {
-        place: _summary(one, Sides({stage: of[place] for stage, of in others if place in of}), at_edge)
+        place: _summary(one, {stage: of[place] for stage, of in others if place in of}, at_edge)
         for place, one in judged[study.stage].items()
     }
 
@@ -185,91 +189,69 @@ def write_tables(study: Study, folder: Path, judged: Stages | None = None) -> st
     """
     folder.mkdir(parents=True, exist_ok=True)
     judged = judge_stages(study) if judged is None else judged
-    results = _write_results(study, judged, folder)
-    compared = [
-        (stage if len(judged) > 1 else None, place, one) for stage, of in judged.items() for place, one in of.items()
-    ]
-    _write(
-        folder / "comparisons",
-        [(_title(stage, place), comparison_table(one)) for stage, place, one in compared],
-        pd.DataFrame([row for stage, place, one in compared for row in comparison_numbers(one, stage, place)]),
-    )
+    shown = summaries(study, judged)
+    results = [(", ".join(place), shown[place], remarks(one)) for place, one in judged[study.stage].items()]
+    text = _write(folder / "results", results, _numbers(judged), _lines(study, judged))
+    compared: list[tuple[str, pd.DataFrame, list[str]]] = []
+    frames = []
+    for stage, of in judged.items() if len(judged) > 1 else [(None, judged[study.stage])]:
+        for place, one in of.items():
+            compared.append((", ".join([*([stage] if stage else []), *place]), comparison_table(one), []))
+            frames += list(comparison_numbers(one, stage, place))
+    _write(folder / "comparisons", compared, pd.DataFrame(frames))
     if study.selection:
-        tables = rates_table(study)
-        _write(folder / "rates", [(_title(None, place), table) for place, table in tables], rates_numbers(study))
-    return results
-
-
-def _write_results(study: Study, judged: Stages, folder: Path) -> str:
-    blocks, sources = [], []
-    main, others = judged[study.stage], {stage: of for stage, of in judged.items() if stage != study.stage}
-    tables = summaries(study, judged)
-    for place, one in main.items():
-        table = tables[place]
-        head = [prose(f"## {_title(None, place)}")] * (len(main) > 1)
-        blocks += [*head, markdown(table), *map(prose, remarks(one))]
-        sources += [comment(_title(None, place))] * (len(main) > 1) + [latex(table)]
-    shown = [column for one in main.values() for column in one.columns]
-    every_failure = [record for _, record in study.members if record.status != "completed"] or study.failed
-    used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
-    blocks += [
-        prose(text)
-        for text in (
-            rate_remark(study, others),
-            note(shown, any(map(num_head, study.cells))),
-            stack(used),
-            failures(every_failure),
-        )
-        if text
-    ]
-    blocks += [
-        prose(f"Failed, not counted: `{run.run_id}`: {(run.error or ErrorFacts()).message}") for run in study.failed
-    ]
-    blocks += [prose(f"Not readable, left out: `{name}`") for name in study.unreadable]
-    text = "\n\n".join(blocks) + "\n"
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    (folder / "results.tex").write_text("".join(sources), encoding="utf-8")
-    frame = pd.concat([_numbers(of.values(), stage) for stage, of in judged.items()], ignore_index=True)
-    frame.to_csv(folder / "results.csv", index=False, lineterminator="\n", float_format=FLOATS)
+        tables = [(", ".join(place), table, ()) for place, table in rates_table(study)]
+        _write(folder / "rates", tables, rates_numbers(study))
     return text
 
 
-def _title(stage: str | None, place: tuple[str, str]) -> str:
-    return ", ".join([*([stage] if stage else []), *place])
+def _lines(study: Study, judged: Stages) -> list[str]:
+    """The lines below all tables of results: what the columns are, how it was made, what failed."""
+    columns = [column for one in judged[study.stage].values() for column in one.columns]
+    every_failure = [record for _, record in study.members if record.status != COMPLETED] or study.failed
+    used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
+    lines = [
+        rate_remark(study, [stage for stage in judged if stage != study.stage]),
+        note(columns, any(map(num_head, study.cells))),
+        stack(used),
+        failures(every_failure),
+    ]
+    lines += [f"Failed, not counted: `{run.run_id}`: {(run.error or ErrorFacts()).message}" for run in study.failed]
+    return [line for line in [*lines, *(f"Not readable, left out: `{name}`" for name in study.unreadable)] if line]
 
 
-def _write(stem: Path, tables: Sequence[tuple[str, pd.DataFrame]], frame: pd.DataFrame) -> None:
-    """One file of each kind; nothing where no table has a row."""
-    kept = [(title, table) for title, table in tables if len(table)]
+def _write(
+    stem: Path,
+    tables: Sequence[tuple[str, pd.DataFrame, Sequence[str]]],
+    frame: pd.DataFrame,
+    lines: Sequence[str] = (),
+) -> str:
+    """Writes one file of each kind, nothing where no table has a row.
+
+    Args:
+        stem: the files' path without its ending.
+        tables: titles, which are printed if there are several, tables, and the lines below each.
+        frame: the numbers.
+        lines: below all tables.
+
+    Returns:
+        The Markdown.
+    """
+    kept = [(title, table, below) for title, table, below in tables if len(table)]
     if not kept:
-        return
-    several = len(kept) > 1
-    blocks = [text for title, table in kept for text in [*[prose(f"## {title}")] * several, markdown(table)]]
-    stem.with_suffix(".md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-    sources = [text for title, table in kept for text in [*[comment(title)] * several, latex(table)]]
+        return ""
+    blocks, sources = [], []
+    for title, table, below in kept:
+        if len(kept) > 1:
+            blocks.append(prose(f"## {title}"))
+            sources.append(comment(title))
+        blocks += [markdown(table), *map(prose, below)]
+        sources.append(latex(table))
+    text = "\n\n".join([*blocks, *map(prose, lines)]) + "\n"
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
     stem.with_suffix(".tex").write_text("".join(sources), encoding="utf-8")
     frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format=FLOATS)
-
-
-def _rate_text(cell: Cell, at_edge: dict[tuple[str, ...], str]) -> str:
-    if cell.learning_rate is None:
-        return DASH
-    return f"{cell.learning_rate:g}" + (" (edge)" if cell.group in at_edge else "")
-
-
-def _cell_numbers(cell: Cell) -> dict[str, Any]:
-    task, model = cell.task_and_model
-    named = {"method": cell.method, "label": cell.label, "task": task, "model": model}
-    return named | _shown_axes(cell) | {"learning_rate": cell.learning_rate}
-
-
-def _cell_costs(cell: Cell) -> dict[str, Any]:
-    return {
-        "trainable_parameters": trainable_parameters(cell),
-        "head_parameters": num_head(cell),
-        "init_seconds": mean(run.init_seconds for run in cell.runs),
-        "train_seconds": mean(run.seconds("train") for run in cell.runs),
-    }
+    return text
 
 
 def _shown_axes(cell: Cell) -> dict[str, Any]:

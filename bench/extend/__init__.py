@@ -1,0 +1,1 @@
+"""Kept for one release: see `__main__`."""
