@@ -7,7 +7,6 @@ from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Rank
 from bench.methods.hu import Hu
 from bench.model import adapter, weights
-from bench.model.gradients import visit_gradients
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
@@ -195,14 +194,6 @@ def test_a_covariance_is_over_the_tokens_of_the_layers_own_side(name, lengths):
         rows = [sequence[own] / sequence[own].max().abs() for sequence, own in zip(inputs, mask, strict=True)]
         scaled = torch.cat(rows)
         torch.testing.assert_close(found.input_covariance[layer], scaled.T @ scaled / len(rows), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["t5", "bart"])
-def test_a_visit_reaches_layers_that_only_the_decoders_tokens_feed(name):
-    model, seen = MODELS[name](), []
-    layers = adapter.target_layers(model, None)
-    visit_gradients(model, layers, batch_of(name), lambda layer, *_: seen.append(layer))
-    assert set(seen) == set(layers)
 
 
 def test_a_calibration_is_not_shared_between_heads_but_between_equal_ones():
