@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hydra
@@ -39,7 +40,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     with phases.measure("load"):
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
-        check(loaded.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
+        check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
     start = initialize(cfg, loaded, task, phases)
     if cfg.trains:
@@ -48,11 +49,12 @@ def run(cfg: Run, attempt: Attempt) -> Result:
             training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, attempt)
         phases.carry("train", training.carried_seconds)
         phases.set_apart("measure", probe.seconds, within="train")
+    trained = replace(loaded, model=start.model)
     with phases.measure("score"):
-        scored = score(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score)
+        scored = score(trained, task.evaluations, cfg.score)
     weights.save(start.model, start.layers, start.factors, attempt.weights_path)
-    merged = check_merged(start.model, loaded.tokenizer, loaded.kind, task.evaluations, cfg.score, scored)
-    return Result(loaded, task, start, training, phases, scored, merged)
+    scored.facts.merged = check_merged(trained, task.evaluations, cfg.score, scored)
+    return Result(loaded, task, start, training, phases, scored)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -17,12 +17,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from bench.model.load import UNKNOWN, LoadedModel
+from bench.score import Scoring
+
 # The tokenizer below and all builders but tiny_llama, which has no special tokens, agree on these.
 PAD, CLS, SEP, UNK = 0, 1, 2, 3
-WORDS = (
-    "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was "
-    "yes no True False one two three ? . : , sentence question answer Answer Question ##s ##ed"
-).split()
+PLAIN_WORDS = "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was".split()
+WORDS = [
+    *PLAIN_WORDS,
+    *"yes no True False one two three ? . : , sentence question answer Answer Question ##s ##ed".split(),
+]
 
 
 def tiny_llama():
@@ -99,6 +103,38 @@ def word_tokenizer(kind="encoder", model_max_length=64):
         model_max_length=model_max_length,
         model_input_names=names,
     )
+
+
+def whole(model, kind="causal", tokenizer=None):
+    """The model as `Model.load` returns one."""
+    return LoadedModel(model, tokenizer or word_tokenizer(kind), UNKNOWN, kind)
+
+
+def scoring(**changed):
+    """Settings of scoring: the first eight items of test, four of them also merged."""
+    plain = {"split": "test", "limit": 8, "batch_size": 8, "backend": "hf", "merged_samples": 4}
+    return Scoring(**plain | {"confirm_run_unsafe_code": False} | changed)
+
+
+def gradients_by_autograd(model, layers, batch):
+    model.zero_grad()
+    model.eval()
+    model(**batch).loss.backward()
+    return {name: layer.weight.grad.clone() for name, layer in layers.items()}
+
+
+def inputs_of(model, layers, batch):
+    """What each layer is given, by a forward hook."""
+    inputs = {}
+    hooks = [
+        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs.__setitem__(name, args[0].detach()))
+        for name, layer in layers.items()
+    ]
+    with torch.no_grad():
+        model.eval()(**batch)
+    for hook in hooks:
+        hook.remove()
+    return inputs
 
 
 def random_batch(rows, tokens, seed=0):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter, weights
+from bench.model.layers import check_rank, target_layers
 from built_methods import built
 from starts import start
 
@@ -26,7 +27,7 @@ def method(request, compose_method):
 
 def started(model, batch, method, options=PLAIN):
     """Adapts a model as a run does; returns it, its layers, their first factors and the pretrained weights."""
-    layers = adapter.target_layers(model, PROJECTIONS)
+    layers = target_layers(model, PROJECTIONS)
     pretrained = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     begun = start(model, method, RANK, PROJECTIONS, [batch(4, 6)], options)
     return begun.model, [layer for layer in begun.layers if layer.parameters()], begun.factors, pretrained
@@ -47,19 +48,20 @@ def train_steps(model, batch, steps=3):
 
 def test_target_modules_that_match_nothing_are_answered_with_the_choices(tiny_model):
     with pytest.raises(ValueError, match=r"\['query'\] matches no linear layer; this model has \['down_proj'"):
-        adapter.target_layers(tiny_model(), ("query",))
+        target_layers(tiny_model(), ("query",))
 
 
 def test_a_target_is_matched_by_its_whole_last_name(tiny_model):
-    assert all(name.endswith(".q_proj") for name in adapter.target_layers(tiny_model(), ("q_proj", "proj")))
+    assert all(name.endswith(".q_proj") for name in target_layers(tiny_model(), ("q_proj", "proj")))
 
 
-def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit(tiny_model):
-    layers = adapter.target_layers(tiny_model(), PROJECTIONS)
+def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit_and_one_of_its_size_is_not(tiny_model):
+    layers = target_layers(tiny_model(), PROJECTIONS)
     with pytest.raises(
         ValueError, match=r"rank.r=17 is larger than the smaller side 16 of model.layers.0.self_attn.k_proj"
     ):
-        adapter.check_rank(layers, Rank("r17", 17, 34))
+        check_rank(layers, Rank("r17", 17, 34))
+    check_rank(layers, Rank("r16", 16, 32))
 
 
 def test_the_effective_weight_is_w_or_w_plus_the_adapter(tiny_model, batch, method):
@@ -89,6 +91,9 @@ def test_lora_sb_changes_the_function_on_purpose(tiny_model, batch):
 
 def test_exactly_the_promised_tensors_train_and_the_rest_stays_bit_identical(tiny_model, batch, method):
     wrapped, adapted, *_ = started(tiny_model(), batch, method)
+    promised = {id(layer.parameters()[part]) for layer in adapted for part in method.trains}
+    assert {id(parameter) for parameter in wrapped.parameters() if parameter.requires_grad} == promised
+    assert {p.dtype for layer in adapted for p in layer.parameters().values()} == {torch.float32}
     before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters()}
     train_steps(wrapped, batch(3, 6))
     moved = {name for name, parameter in wrapped.named_parameters() if not torch.equal(parameter, before[name])}
@@ -109,7 +114,7 @@ def test_merging_changes_no_logit(tiny_model, batch, method):
 def test_full_fine_tuning_saves_every_weight_and_the_pretrained_model_none(tiny_model, tmp_path):
     for method, count in ((built("full_ft"), len(list(tiny_model().parameters()))), (built("none"), 0)):
         model = tiny_model()
-        wrapped, adapted = adapter.add(model, method, RANK, adapter.target_layers(model, PROJECTIONS))
+        wrapped, adapted = adapter.add(model, method, RANK, target_layers(model, PROJECTIONS))
         weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
         assert len(load_file(tmp_path / "x.safetensors")) == count
 
@@ -144,40 +149,20 @@ def test_target_layers_come_in_the_models_order_whatever_the_order_asked_for(tin
         for index in range(2)
         for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
     ]
-    layers = adapter.target_layers(model, ("down_proj", "v_proj", "q_proj"))
+    layers = target_layers(model, ("down_proj", "v_proj", "q_proj"))
     assert list(layers) == expected
     assert all(layer is model.get_submodule(name) for name, layer in layers.items())
 
 
-def test_the_largest_possible_rank_is_accepted(tiny_model):
-    adapter.check_rank(adapter.target_layers(tiny_model(), PROJECTIONS), Rank("r16", 16, 32))
-
-
 @pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        (built("hu"), 2.0),
-        (built("reversed"), 2.0),
-        (built("lora_ga"), 4.0),
-        (built("lora_xs"), 1.0),
-        (built("lora_sb"), 1.0),
-    ],
-    ids=lambda value: getattr(value, "label", None),
+    ("name", "expected"), [("hu", 2.0), ("reversed", 2.0), ("lora_ga", 4.0), ("lora_xs", 1.0), ("lora_sb", 1.0)]
 )
-def test_pefts_layer_scales_as_the_method_asks(tiny_model, batch, method, expected):
-    _, adapted, *_ = started(tiny_model(), batch, method)
+def test_pefts_layer_scales_as_the_method_asks(tiny_model, batch, name, expected):
+    _, adapted, *_ = started(tiny_model(), batch, built(name))
     assert len(adapted) == 2 * len(PROJECTIONS)
     for layer in adapted:
         assert layer.module.scaling["default"] == pytest.approx(expected)
         assert layer.scaling == pytest.approx(expected)
-
-
-def test_exactly_what_the_method_trains_requires_a_gradient(tiny_model, batch, method):
-    wrapped, adapted, *_ = started(tiny_model(), batch, method)
-    open_ = {id(parameter) for parameter in wrapped.parameters() if parameter.requires_grad}
-    promised = {id(layer.parameters()[part]) for layer in adapted for part in method.trains}
-    assert open_ == promised
-    assert {p.dtype for layer in adapted for p in layer.parameters().values()} == {torch.float32}
 
 
 def test_lora_sb_starts_at_w_plus_best_rank_r_of_one_sign_step_on_the_calibration_gradient(tiny_model, batch):
@@ -254,7 +239,7 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
     train_steps(wrapped, batch(3, 6))
     weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
     fresh = tiny_model()
-    layers = adapter.target_layers(fresh, PROJECTIONS)
+    layers = target_layers(fresh, PROJECTIONS)
     again, _, initial = weights.load(
         weights.Saved.read(tmp_path / "x.safetensors"), fresh, method, RANK, layers, options
     )
@@ -268,11 +253,11 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
 
 def test_full_fine_tuning_loads_without_loss(tiny_model, batch, tmp_path):
     model = tiny_model()
-    wrapped, adapted = adapter.add(model, built("full_ft"), RANK, adapter.target_layers(model, PROJECTIONS))
+    wrapped, adapted = adapter.add(model, built("full_ft"), RANK, target_layers(model, PROJECTIONS))
     train_steps(wrapped, batch(3, 6))
     weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
     fresh = tiny_model()
-    layers = adapter.target_layers(fresh, PROJECTIONS)
+    layers = target_layers(fresh, PROJECTIONS)
     again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), fresh, built("full_ft"), RANK, layers)
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
 
@@ -283,7 +268,7 @@ def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, 
 
     def load(method, rank=RANK):
         fresh = tiny_model()
-        saved, layers = weights.Saved.read(tmp_path / "x.safetensors"), adapter.target_layers(fresh, PROJECTIONS)
+        saved, layers = weights.Saved.read(tmp_path / "x.safetensors"), target_layers(fresh, PROJECTIONS)
         return weights.load(saved, fresh, method, rank, layers)
 
     with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0: method or rank differs"):
@@ -294,7 +279,7 @@ def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, 
 
 def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):
     model = tiny_model()
-    layers = adapter.target_layers(model, ("q_proj", "up_proj"))
+    layers = target_layers(model, ("q_proj", "up_proj"))
     q, up, q1, up1 = layers
     before = model.get_submodule(q1)
     wrapped, adapted = adapter.add(model, built("hu"), RANK, layers, ranks={q: 2, up: 4, q1: 0, up1: 7})
@@ -315,7 +300,7 @@ def test_a_start_whose_product_is_zero_leaves_every_weight_bit_identical(tiny_mo
 
 def test_a_quantised_base_is_refused_where_w_would_be_rewritten_and_left_alone_otherwise(tiny_model):
     model = tiny_model()
-    layers = adapter.target_layers(model, ("q_proj",))
+    layers = target_layers(model, ("q_proj",))
     for layer in layers.values():
         layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight, dtype=torch.int8), requires_grad=False)
     _, adapted = adapter.add(model, built("hu"), RANK, layers)

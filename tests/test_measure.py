@@ -8,6 +8,7 @@ import torch
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Layer, LearningRates, Rank
 from bench.model import adapter
+from bench.model.layers import target_layers
 from bench.train import alignment
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
@@ -22,15 +23,14 @@ def doubled(batch):
 
 
 def probed(model, batch, method, both=None):
-    layers = adapter.target_layers(model, PROJECTIONS)
+    layers = target_layers(model, PROJECTIONS)
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     statistics = calibrate(model, layers, [batch], CalibrationRequest(frozenset({"gradient"})))
     wrapped, adapted = adapter.add(model, method, RANK, layers)
     factors = {}
     for layer in adapted if method.has_adapter else ():
-        gradient = statistics.gradient[layer.name]
-        rates = LearningRates(1, 0.01, 0.01)
-        seen = Layer(layer.name, layer.weight.detach().clone(), 2, layer.scaling, gradient, learning_rates=rates)
+        weight, gradient = layer.weight.detach().clone(), statistics.gradient[layer.name]
+        seen = Layer(layer.name, weight, 2, layer.scaling, gradient, learning_rates=LearningRates(1, 0.01, 0.01))
         factors[layer.name] = method.factors(seen, torch.Generator().manual_seed(0))
         adapter.fill(layer, factors[layer.name])
     probe = AlignmentProbe(Measure(5), adapted, factors, norms, both or doubled(batch))
@@ -39,6 +39,13 @@ def probed(model, batch, method, both=None):
 
 def values(rows, measure):
     return {row.layer: row.value for row in rows if row.measure == measure}
+
+
+def each(*names):
+    return pytest.mark.parametrize("method", [built(name) for name in names], ids=names)
+
+
+each_adapter = each("hu", "reversed", "lora_ga", "lora_xs", "lora_sb")
 
 
 def test_lora_gas_cosine_on_its_own_batch_is_the_root_of_the_energy_in_the_first_2r_directions(tiny_model, batch):
@@ -64,17 +71,14 @@ def test_the_noise_ceiling_is_one_for_equal_halves_and_less_for_others(tiny_mode
     assert values(probe.measure(wrapped, 0), "noise_ceiling")["all"] < 0.99
 
 
-@pytest.mark.parametrize("method", [built("hu"), built("lora_ga"), built("lora_sb")], ids=lambda m: m.label)
+@each("hu", "lora_ga", "lora_sb")
 def test_drift_and_stable_rank_are_those_of_the_dense_change_of_w(tiny_model, batch, method):
-    pretrained = {
-        name: layer.weight.clone() for name, layer in adapter.target_layers(tiny_model(), PROJECTIONS).items()
-    }
+    pretrained = {name: layer.weight.clone() for name, layer in target_layers(tiny_model(), PROJECTIONS).items()}
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
     with torch.no_grad():
         for layer in probe.layers:
-            layer.parameters()["lora_B"].add_(
-                0.1 * torch.randn(layer.weight.shape[0], 2, generator=torch.manual_seed(1))
-            )
+            moved = 0.1 * torch.randn(layer.weight.shape[0], 2, generator=torch.manual_seed(1))
+            layer.parameters()["lora_B"].add_(moved)
     rows = probe.measure(wrapped, 5)
     for layer in probe.layers:
         change = layer.weight.detach() + layer.scaling * layer.factors().product() - pretrained[layer.name].detach()
@@ -91,10 +95,6 @@ def test_a_probe_is_due_at_its_interval_and_never_when_switched_off(tiny_model, 
     assert not any(probe.due(step) for step in range(11))
 
 
-ADAPTERS = [built(name) for name in ("hu", "reversed", "lora_ga", "lora_xs", "lora_sb")]
-each_adapter = pytest.mark.parametrize("method", ADAPTERS, ids=lambda m: m.label)
-
-
 def state(model):
     return {
         name: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()
@@ -106,18 +106,12 @@ def global_streams():
     return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
 
 
-@pytest.mark.parametrize("method", ADAPTERS[:3], ids=lambda m: m.label)
-def test_at_step_0_a_method_that_keeps_the_function_has_not_drifted(tiny_model, batch, method):
+@each("hu", "reversed", "lora_ga", "full_ft")
+def test_at_step_0_a_method_that_keeps_the_function_has_not_drifted_and_has_no_stable_rank(tiny_model, batch, method):
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
-    drifts = values(probe.measure(wrapped, 0), "drift")
-    assert len(drifts) == 4
-    assert list(drifts.values()) == pytest.approx([0.0] * 4, abs=1e-6)
-
-
-@pytest.mark.parametrize("method", [*ADAPTERS[:3], built("full_ft")], ids=lambda m: m.label)
-def test_a_change_of_w_that_is_zero_has_no_stable_rank(tiny_model, batch, method):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), method)
-    assert set(values(probe.measure(wrapped, 0), "stable_rank").values()) == {None}
+    rows = probe.measure(wrapped, 0)
+    assert list(values(rows, "drift").values()) == pytest.approx([0.0] * 4, abs=1e-6)
+    assert set(values(rows, "stable_rank").values()) == {None}
 
 
 @each_adapter
@@ -137,13 +131,15 @@ def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_mode
     found = {row.measure: row.value for row in probe.measure(wrapped, 0) if row.layer == "all"}
     halves = [{key: tensor[half] for key, tensor in probe.batch.items()} for half in (slice(3), slice(3, 6))]
     modules = {layer.name: layer.module for layer in probe.layers}
-    one, two = (
-        calibrate(wrapped, modules, [half], CalibrationRequest(frozenset({"gradient"}))).gradient for half in halves
-    )
-    G, other = (torch.cat([gradients[x.name].flatten() for x in probe.layers]) for gradients in (one, two))
-    induced = [alignment.induced_gradient(one[x.name], x.factors(), x.scaling, x.trains) for x in probe.layers]
-    attainable = [alignment.attainable_gradient(one[x.name], x.factors(), x.trains) for x in probe.layers]
-    induced, attainable = (torch.cat([matrix.flatten() for matrix in layers]) for layers in (induced, attainable))
+    asked = CalibrationRequest(frozenset({"gradient"}))
+    one, two = (calibrate(wrapped, modules, [half], asked).gradient for half in halves)
+
+    def together(of):
+        return torch.cat([of(layer).flatten() for layer in probe.layers])
+
+    G, other = together(lambda x: one[x.name]), together(lambda x: two[x.name])
+    induced = together(lambda x: alignment.induced_gradient(one[x.name], x.factors(), x.scaling, x.trains))
+    attainable = together(lambda x: alignment.attainable_gradient(one[x.name], x.factors(), x.trains))
     expected = {
         "cosine": alignment.cosine(induced, G),
         "attainable_cosine": alignment.cosine(attainable, G),
@@ -154,9 +150,10 @@ def test_every_row_over_all_layers_is_that_of_the_concatenated_vectors(tiny_mode
         assert found[measure] == pytest.approx(value, rel=1e-4)
 
 
-def test_measuring_moves_no_parameter_and_no_gradient(tiny_model, batch):
+def test_measuring_moves_no_parameter_no_gradient_and_no_mode(tiny_model, batch):
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("lora_ga"))
-    wrapped.train()(**batch(3, 6, seed=4)).loss.backward()
+    wrapped.train()
+    wrapped(**batch(3, 6, seed=4)).loss.backward()
     before = state(wrapped)
     probe.measure(wrapped, 0)
     assert wrapped.training
@@ -201,7 +198,7 @@ def test_a_diverged_adapter_is_not_measured(tiny_model, batch):
 
 def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_model, batch):
     model, given = tiny_model(), batch(3, 6)
-    layers = adapter.target_layers(model, PROJECTIONS)
+    layers = target_layers(model, PROJECTIONS)
     gradients = calibrate(model, layers, [given], CalibrationRequest(frozenset({"gradient"}))).gradient
     norms = {name: layer.weight.norm().item() for name, layer in layers.items()}
     left_out, *others = layers

@@ -10,35 +10,22 @@ import torch
 from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter
 from bench.model.embedded.items import splits
+from bench.model.layers import target_layers
 from bench.model.limits import NO_LIMIT, max_tokens
-from bench.score import Scoring, check, check_merged, score
+from bench.score import check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
 from built_methods import built
-from models import tiny_bart, tiny_bert, tiny_llama, tiny_t5, word_tokenizer
+from models import PLAIN_WORDS, scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole, word_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
-SETTINGS = {
-    "split": "test",
-    "limit": 8,
-    "batch_size": 8,
-    "backend": "hf",
-    "merged_samples": 4,
-    "confirm_run_unsafe_code": False,
-}
-WORDS = "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was".split()
-
-
-def settings(**changed):
-    return Scoring(**SETTINGS | changed)
 
 
 @pytest.fixture(scope="module")
 def loaded():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(
-        CHECKPOINT, padding_side="left"
-    )
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, padding_side="left")
+    return whole(AutoModelForCausalLM.from_pretrained(CHECKPOINT), tokenizer=tokenizer)
 
 
 def embedded(name):
@@ -46,13 +33,13 @@ def embedded(name):
 
 
 def scored(loaded, *names, **changed):
-    return score(*loaded, "causal", {name: embedded(name) for name in names}, settings(**changed))
+    return score(loaded, {name: embedded(name) for name in names}, scoring(**changed))
 
 
 def sentences(number=12, words=(2, 9), seed=0):
     """Rows of CoLA's form in the words of the tests' own tokenizer, seven of ten acceptable."""
     draw = random.Random(seed)
-    texts = (" ".join(draw.choices(WORDS, k=draw.randint(*words))) for _ in range(number))
+    texts = (" ".join(draw.choices(PLAIN_WORDS, k=draw.randint(*words))) for _ in range(number))
     return [{"sentence": text, "label": int(index % 10 < 7)} for index, text in enumerate(texts)]
 
 
@@ -100,7 +87,7 @@ def test_every_task_gives_its_metrics_with_a_standard_error_and_every_item(loade
     assert all(s.num_examples == 8 and s.stderr is not None and s.higher_is_better for s in found.scores)
     assert len(found.outcomes) == 8 * len(metrics)
     assert len({(o.task, o.doc_hash) for o in found.outcomes}) == len(found.outcomes)
-    assert found.truncated == dict.fromkeys(names, 0)
+    assert found.facts.truncated == dict.fromkeys(names, 0)
 
 
 def test_accuracy_is_the_mean_of_the_outcomes(loaded):
@@ -109,7 +96,7 @@ def test_accuracy_is_the_mean_of_the_outcomes(loaded):
 
 
 def test_the_best_choice_is_the_one_of_highest_likelihood(loaded):
-    model, tokenizer = loaded
+    model, tokenizer = loaded.model, loaded.tokenizer
     found = scored(loaded, "commonsense_tiny", limit=5)
     docs = embedded("commonsense_tiny").eval_docs
     for outcome in found.outcomes:
@@ -130,7 +117,7 @@ def test_a_lower_perplexity_is_better():
     config = {"task": "text", "output_type": "loglikelihood_rolling", "test_split": "test", "doc_to_text": ""}
     config |= {"doc_to_target": "{{sentence}}", "metric_list": [{"metric": "word_perplexity"}]}
     tasks = {"text": InMemoryTask(config, {"test": sentences()}, None)}
-    (found,) = score(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings()).scores
+    (found,) = score(whole(tiny_llama()), tasks, scoring()).scores
     assert (found.metric, found.higher_is_better, found.majority) == ("word_perplexity", False, None)
 
 
@@ -146,10 +133,6 @@ def test_the_majority_baseline_is_that_of_the_items_scored(loaded):
         assert baselines(loaded, "entailment_tiny", limit) == {"acc": pytest.approx(share)}
 
 
-def test_answering_always_the_same_has_no_correlation(loaded):
-    assert baselines(loaded, "acceptability_tiny", 30) == {"mcc": 0.0}
-
-
 @pytest.mark.parametrize("labels", [[1, 1, 1, 0], [0, 0, 1, 0], [0, 1], [1, 1]])
 def test_the_baseline_is_what_lm_evals_metrics_make_of_one_answer_to_everything(labels):
     from bench.score.rows import majority
@@ -162,16 +145,18 @@ def test_the_baseline_is_what_lm_evals_metrics_make_of_one_answer_to_everything(
     assert majority(task, "acc", labels) == np.mean([label == most for label in labels])
 
 
-@pytest.mark.parametrize("name", ["commonsense_tiny", "gsm_tiny"])
-def test_there_is_no_majority_class_where_answers_are_no_fixed_classes(loaded, name):
-    assert set(baselines(loaded, name, 2).values()) == {None}
+@pytest.mark.parametrize(
+    ("name", "baseline"), [("acceptability_tiny", 0.0), ("commonsense_tiny", None), ("gsm_tiny", None)]
+)
+def test_one_answer_to_everything_has_no_correlation_and_there_is_none_without_fixed_classes(loaded, name, baseline):
+    assert set(baselines(loaded, name, 30).values()) == {baseline}
 
 
 # What must not move it, and what it must not move.
 
 
 def test_scoring_leaves_random_streams_mode_and_configuration_alone(loaded):
-    model, _ = loaded
+    model = loaded.model
     model.train()
     model.config.use_cache = False
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -199,12 +184,12 @@ def test_generation_is_greedy_under_any_seed_whatever_the_models_own_generation_
     from transformers import GenerationConfig
 
     def generated(seed, **own):
-        model, tokenizer = tiny_llama(), word_tokenizer("causal")
+        model = tiny_llama()
         model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, **own)
         if adapted:
             model, _ = with_adapters(model, built("hu"))
         torch.manual_seed(seed)
-        return responses(score(model, tokenizer, "causal", generation(), settings()))
+        return responses(score(whole(model), generation(), scoring()))
 
     assert generated(0, **unwanted) == generated(1, **unwanted) == generated(0)
 
@@ -215,8 +200,8 @@ def test_the_batch_size_does_not_change_what_is_generated(loaded):
 
 
 def test_scoring_halves_the_batch_until_memory_suffices_and_says_what_it_used(monkeypatch):
-    model, tokenizer = tiny_llama(), word_tokenizer("causal")
-    expected = score(model, tokenizer, "causal", cola(), settings()).scores
+    model = tiny_llama()
+    expected = score(whole(model), cola(), scoring()).scores
     forward = model.forward
 
     def limited(input_ids, *rest, **given):
@@ -226,9 +211,9 @@ def test_scoring_halves_the_batch_until_memory_suffices_and_says_what_it_used(mo
 
     monkeypatch.setattr(model, "forward", limited)
     with pytest.warns(UserWarning, match=r"score\.batch_size=") as warned:
-        found = score(model, tokenizer, "causal", cola(), settings())
+        found = score(whole(model), cola(), scoring())
     assert [str(w.message).rpartition("=")[2] for w in warned if "batch_size" in str(w.message)] == ["4", "2"]
-    assert found.batch_size == 2
+    assert found.facts.batch_size == 2
     assert found.scores == expected
 
 
@@ -241,7 +226,7 @@ def test_other_errors_and_single_prompts_that_do_not_fit_are_raised(monkeypatch,
 
     monkeypatch.setattr(model, "forward", failing)
     with pytest.raises(type(error), match=str(error)):
-        score(model, word_tokenizer("causal"), "causal", cola(), settings(batch_size=1))
+        score(whole(model), cola(), scoring(batch_size=1))
 
 
 # Sequence-to-sequence models.
@@ -252,7 +237,7 @@ SEQ2SEQ = pytest.mark.parametrize("build", [tiny_t5, tiny_bart])
 @SEQ2SEQ
 def test_a_choice_is_scored_by_the_decoder_without_end_of_sequence(build):
     model, tokenizer, rows = build().eval(), word_tokenizer("seq2seq"), sentences()
-    found = score(model, tokenizer, "seq2seq", cola(rows), settings(limit=None))
+    found = score(whole(model, "seq2seq"), cola(rows), scoring(limit=None))
     assert len(set(responses(found))) == len(rows)
     for outcome, row in zip(found.outcomes, rows, strict=True):
         prompt = tokenizer(f"{row['sentence']}\nQuestion: Does this sentence make sense?\nAnswer:", return_tensors="pt")
@@ -268,8 +253,7 @@ def test_a_choice_is_scored_by_the_decoder_without_end_of_sequence(build):
 @SEQ2SEQ
 def test_generation_by_an_encoder_decoder_does_not_depend_on_its_batch(build):
     one, many = (
-        score(build(), word_tokenizer("seq2seq"), "seq2seq", generation(), settings(limit=None, batch_size=size))
-        for size in (1, 12)
+        score(whole(build(), "seq2seq"), generation(), scoring(limit=None, batch_size=size)) for size in (1, 12)
     )
     assert responses(one) == responses(many)
     assert len(set(responses(one))) > 1
@@ -286,7 +270,7 @@ def test_an_encoder_decoder_generates_no_more_than_the_task_allows_after_a_long_
         return output
 
     monkeypatch.setattr(model, "generate", watched)
-    score(model, word_tokenizer("seq2seq"), "seq2seq", generation(sentences(words=(40, 60))), settings())
+    score(whole(model, "seq2seq"), generation(sentences(words=(40, 60))), scoring())
     assert written == [6]
 
 
@@ -306,8 +290,7 @@ def test_every_kind_of_model_has_its_own_limit():
 
 
 def cut(build, kind, tasks):
-    tokenizer = word_tokenizer("seq2seq" if kind == "seq2seq" else "causal")
-    return score(build(), tokenizer, kind, tasks, settings()).truncated
+    return score(whole(build(), kind), tasks, scoring()).facts.truncated
 
 
 LONG = "a " * 70
@@ -337,7 +320,7 @@ def test_what_a_model_may_generate_counts_as_length_where_prompt_and_answer_shar
 def test_a_task_that_leaves_no_room_for_a_prompt_is_refused():
     tasks = generation(generation_kwargs={"until": ["."], "max_gen_toks": 64})
     with pytest.raises(ValueError, match="generates up to 64 tokens, which leaves no room for a prompt in the 64"):
-        check(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings())
+        check(whole(tiny_llama()), tasks, scoring())
 
 
 def test_code_of_a_model_runs_only_with_leave(monkeypatch):
@@ -352,7 +335,7 @@ def test_code_of_a_model_runs_only_with_leave(monkeypatch):
 
     def run(**changed):
         tasks = generation(unsafe_code=True, process_results=process)
-        return score(tiny_llama(), word_tokenizer("causal"), "causal", tasks, settings(**changed))
+        return score(whole(tiny_llama()), tasks, scoring(**changed))
 
     with pytest.raises(
         ValueError, match=r"write runs code that a model wrote: say score\.confirm_run_unsafe_code=true"
@@ -371,7 +354,7 @@ RANK = Rank("r3", 3, 6)
 
 def with_adapters(model, method, options=PLAIN, size=0.3):
     """Adapters that change what the model says, on every kind of projection."""
-    layers = adapter.target_layers(model, None)
+    layers = target_layers(model, None)
     wrapped, adapted = adapter.add(model, method, RANK, layers, options)
     generator = torch.Generator().manual_seed(7)
     for layer in adapted:
@@ -392,11 +375,11 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_sound_merges_answer_as_the_adapters_did(name):
     model, _ = with_adapters(tiny_llama(), *METHODS[name])
-    tasks, tokenizer = cola() | generation(), word_tokenizer("causal")
-    found = score(model, tokenizer, "causal", tasks, settings())
-    plain = score(tiny_llama(), tokenizer, "causal", tasks, settings())
+    tasks = cola() | generation()
+    found = score(whole(model), tasks, scoring())
+    plain = score(whole(tiny_llama()), tasks, scoring())
     assert responses(found) != responses(plain)
-    assert check_merged(model, tokenizer, "causal", tasks, settings(), found) == {"num_items": 8, "num_differing": 0}
+    assert check_merged(whole(model), tasks, scoring(), found) == {"num_items": 8, "num_differing": 0}
     assert all(module.merged for module in model.modules() if hasattr(module, "merged_adapters"))
 
 
@@ -404,10 +387,10 @@ def test_sound_merges_answer_as_the_adapters_did(name):
 def test_other_kinds_of_models_merge_soundly(build, kind):
     from bench.tasks.examples import Classification
 
-    tasks, tokenizer = cola(classification=Classification(("sentence",), 2)), word_tokenizer(kind)
+    tasks = cola(classification=Classification(("sentence",), 2))
     model, _ = with_adapters(build(), built("hu"))
-    found = score(model, tokenizer, kind, tasks, settings())
-    assert check_merged(model, tokenizer, kind, tasks, settings(), found) == {"num_items": 4, "num_differing": 0}
+    found = score(whole(model, kind), tasks, scoring())
+    assert check_merged(whole(model, kind), tasks, scoring(), found) == {"num_items": 4, "num_differing": 0}
 
 
 @pytest.mark.parametrize("tasks", [cola, generation])
@@ -415,12 +398,12 @@ def test_a_merge_that_goes_wrong_is_found(tasks, monkeypatch):
     from peft.tuners.lora.layer import Linear
 
     model, _ = with_adapters(tiny_llama(), built("hu"))
-    tasks, tokenizer = tasks(), word_tokenizer("causal")
-    found = score(model, tokenizer, "causal", tasks, settings())
+    tasks = tasks()
+    found = score(whole(model), tasks, scoring())
     right = Linear.get_delta_weight
     monkeypatch.setattr(Linear, "get_delta_weight", lambda self, name: -right(self, name))
     with pytest.warns(UserWarning, match="of 4 items are answered otherwise once the adapters are merged"):
-        result = check_merged(model, tokenizer, "causal", tasks, settings(), found)
+        result = check_merged(whole(model), tasks, scoring(), found)
     assert result["num_items"] == 4
     assert 0 < result["num_differing"] <= 4
 
@@ -434,12 +417,12 @@ def test_a_regression_may_move_by_rounding_only():
 
 
 def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
-    tasks, tokenizer = cola(), word_tokenizer("causal")
-    full, _ = adapter.add(tiny_llama(), built("full_ft"), RANK, adapter.target_layers(tiny_llama(), None))
-    found = score(full, tokenizer, "causal", tasks, settings())
-    assert check_merged(full, tokenizer, "causal", tasks, settings(), found) is None
+    tasks = cola()
+    full, _ = adapter.add(tiny_llama(), built("full_ft"), RANK, target_layers(tiny_llama(), None))
+    found = score(whole(full), tasks, scoring())
+    assert check_merged(whole(full), tasks, scoring(), found) is None
     adapted, _ = with_adapters(tiny_llama(), built("hu"))
-    assert check_merged(adapted, tokenizer, "causal", tasks, settings(merged_samples=0), found) is None
+    assert check_merged(whole(adapted), tasks, scoring(merged_samples=0), found) is None
     assert not any(module.merged for module in adapted.modules() if hasattr(module, "merged_adapters"))
 
 
@@ -448,12 +431,12 @@ def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
 
 def test_vllm_that_is_not_installed_is_asked_for():
     with pytest.raises(ValueError, match=r"score\.backend=vllm needs vllm \(pip install vllm\) and a GPU"):
-        check(tiny_llama(), word_tokenizer("causal"), "causal", cola(), settings(backend="vllm"))
+        check(whole(tiny_llama()), cola(), scoring(backend="vllm"))
 
 
 def test_vllm_serves_causal_models_only():
     with pytest.raises(ValueError, match="serves causal models only, and this one is seq2seq"):
-        check(tiny_t5(), word_tokenizer("seq2seq"), "seq2seq", cola(), settings(backend="vllm"))
+        check(whole(tiny_t5(), "seq2seq"), cola(), scoring(backend="vllm"))
 
 
 @pytest.fixture
@@ -487,10 +470,10 @@ def vllm(monkeypatch):
 def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name):
     model, _ = with_adapters(tiny_llama(), *METHODS[name])
     model.generation_config.update(do_sample=True, temperature=0.6)
-    tasks, tokenizer = cola() | generation(), word_tokenizer("causal")
-    expected = score(model, tokenizer, "causal", tasks, settings())
+    tasks = cola() | generation()
+    expected = score(whole(model), tasks, scoring())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = score(model, tokenizer, "causal", tasks, settings(backend="vllm"))
+    found = score(whole(model), tasks, scoring(backend="vllm"))
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -505,7 +488,7 @@ def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name
     assert not any("adapter" in file for file in vllm["files"])
     assert "do_sample" not in vllm["generation_config"]
     assert not vllm["folder"].exists()
-    assert check_merged(model, tokenizer, "causal", tasks, settings(backend="vllm"), found) is None
+    assert check_merged(whole(model), tasks, scoring(backend="vllm"), found) is None
 
 
 # Definitions.

@@ -6,20 +6,12 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from bench.score import Scoring, score
+from bench.score import score
 from bench.tasks.definition import load_definition
 from bench.tasks.examples import Classification
-from models import tiny_bert, tiny_roberta, word_tokenizer
+from models import PLAIN_WORDS, scoring, tiny_bert, tiny_roberta, whole, word_tokenizer
 
-WORDS = "the a cat dog bird tree man girl sees likes finds eats big small old red not and is was".split()
-SETTINGS = {
-    "split": "test",
-    "limit": None,
-    "batch_size": 8,
-    "backend": "hf",
-    "merged_samples": 0,
-    "confirm_run_unsafe_code": False,
-}
+ALL = {"limit": None, "merged_samples": 0}
 COLA = ("glue/cola/default.yaml", Classification(("sentence",), 2))
 MRPC = ("glue/mrpc/default.yaml", Classification(("sentence1", "sentence2"), 2))
 MNLI = ("glue/mnli/default.yaml", Classification(("premise", "hypothesis"), 3))
@@ -31,7 +23,7 @@ def rows(classification, number=40, words=(2, 12)):
     draw = random.Random(0)
 
     def text():
-        return " ".join(draw.choices(WORDS, k=draw.randint(*words)))
+        return " ".join(draw.choices(PLAIN_WORDS, k=draw.randint(*words)))
 
     labels = classification.num_labels
     return [
@@ -48,8 +40,7 @@ def evaluation(form, data=None, name="mine"):
 
 
 def scored(model, form, tokenizer=None, **settings):
-    tokenizer = tokenizer or word_tokenizer()
-    return score(model, tokenizer, "encoder", {"mine": evaluation(form)}, Scoring(**SETTINGS | settings))
+    return score(whole(model, "encoder", tokenizer), {"mine": evaluation(form)}, scoring(**ALL | settings))
 
 
 def logits(model, form, tokenizer=None):
@@ -149,15 +140,15 @@ def test_rows_longer_than_the_model_are_cut_counted_and_named():
     short, long = {"sentence": "a cat", "label": 0}, {"sentence": "a cat " * 40, "label": 1}
     task = evaluation(COLA, [short, long, long])
     with pytest.warns(UserWarning, match="2 of 3 scored items of mine are longer than the 64 tokens"):
-        found = score(tiny_roberta(), word_tokenizer("roberta"), "encoder", {"mine": task}, Scoring(**SETTINGS))
-    assert found.truncated == {"mine": 2}
+        found = score(whole(tiny_roberta(), "encoder", word_tokenizer("roberta")), {"mine": task}, scoring(**ALL))
+    assert found.facts.truncated == {"mine": 2}
 
 
 def test_several_tasks_are_scored_apart():
-    model, settings = balanced(tiny_bert(), MRPC), Scoring(**SETTINGS)
+    model, settings = balanced(tiny_bert(), MRPC), scoring(**ALL)
     alone = {form: values(scored(model, form)) for form in (COLA, MRPC)}
     both = {"one": evaluation(COLA, name="one"), "two": evaluation(MRPC, name="two")}
-    found = score(model, word_tokenizer(), "encoder", both, settings).scores
+    found = score(whole(model, "encoder"), both, settings).scores
     assert {one.metric: one.value for one in found if one.task == "one"} == alone[COLA]
     assert {one.metric: one.value for one in found if one.task == "two"} == alone[MRPC]
 
@@ -170,7 +161,7 @@ def refused(form, message):
 def test_a_task_without_a_classification_is_refused():
     task = load_definition("mine", COLA[0], {"test": rows(COLA[1])}, "test")
     with pytest.raises(ValueError, match="task mine has no classification form; an encoder cannot be scored on it"):
-        score(tiny_bert(), word_tokenizer(), "encoder", {"mine": task}, Scoring(**SETTINGS))
+        score(whole(tiny_bert(), "encoder"), {"mine": task}, scoring(**ALL))
 
 
 def test_a_definition_that_does_not_fit_the_number_of_labels_is_refused():

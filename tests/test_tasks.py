@@ -114,7 +114,7 @@ def test_scoring_the_validation_split_does_not_touch_test(compose_run, loaded):
 def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, loaded):
     prepared = compose_run("task.max_length=50").task.prepare(loaded, 0, "test")
     assert max(len(example.input_ids) for example in prepared.train) <= 50
-    assert prepared.num_dropped == 4000 - len(prepared.train) > 0
+    assert prepared.facts.num_dropped == 4000 - len(prepared.train) > 0
 
 
 def test_no_example_short_enough_is_an_error(compose_run, loaded):
@@ -364,7 +364,7 @@ def test_contaminated_items_are_counted_and_named(compose_run, loaded, gsm8k_fol
         file.write(json.dumps({"question": question.upper(), "answer": "#### 2"}) + "\n")
     task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}").task
     with pytest.warns(UserWarning, match=r"contamination: 1 items of gsm8k \(test\)"):
-        assert task.prepare(loaded, 0, "test").contaminated == {"gsm8k": 1}
+        assert task.prepare(loaded, 0, "test").facts.contaminated == {"gsm8k": 1}
 
 
 def test_the_models_own_limit_cuts_what_the_task_would_allow(tmp_path, compose_run):
@@ -373,7 +373,7 @@ def test_the_models_own_limit_cuts_what_the_task_would_allow(tmp_path, compose_r
     task = compose_run(*ACCEPTABILITY).task
     with pytest.warns(UserWarning, match=r"of 4000 training examples of glue_tiny have more than 6 tokens and are cut"):
         prepared = task.prepare(loaded, 0, "test")
-    assert prepared.num_truncated > 0
+    assert prepared.facts.num_truncated > 0
     assert max(len(example.input_ids) for example in prepared.train) == 6
 
 
@@ -445,7 +445,7 @@ def test_examples_of_one_limit_or_kind_are_not_served_to_another(compose_run):
     with pytest.warns(UserWarning, match="are cut"):
         cut = compose_run(*ACCEPTABILITY, "task.max_length=4").task.prepare(encoder, 0, "test")
     whole = compose_run(*ACCEPTABILITY).task.prepare(encoder, 0, "test")
-    assert (cut.num_truncated > 0, whole.num_truncated) == (True, 0)
+    assert (cut.facts.num_truncated > 0, whole.facts.num_truncated) == (True, 0)
     task = compose_run("task=commonsense_tiny").task
     apart = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "seq2seq"), 0, "test").train[0]
     joined = task.prepare(LoadedModel(tiny_t5(), tokenizer, "x", "causal"), 0, "test").train[0]

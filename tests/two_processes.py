@@ -9,7 +9,7 @@ import torch.distributed as dist
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT
-from bench.model import adapter
+from bench.model.layers import target_layers
 from bench.process import ranks
 from built_methods import built
 from models import random_batch, tiny_llama
@@ -43,11 +43,11 @@ def found(batches):
         begun = start(tiny_llama(), method, Rank("r2", 2, 4), PROJECTIONS, batches, svd=SVD)
         for layer, factors in begun.factors.items():
             results |= {f"{name}/{layer}/{part}": value for part, value in vars(factors).items() if value is not None}
-        if begun.calibration and begun.calibration.loss:
-            results[f"{name}/loss"] = torch.tensor(begun.calibration.loss)
+        if begun.facts.calibration and begun.facts.calibration.loss:
+            results[f"{name}/loss"] = torch.tensor(begun.facts.calibration.loss)
     model = tiny_llama()
     everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
-    statistics = calibrate(model, adapter.target_layers(model, PROJECTIONS), batches, everything)
+    statistics = calibrate(model, target_layers(model, PROJECTIONS), batches, everything)
     for kind in everything.matrices:
         results |= {f"{kind}/{layer}": matrix for layer, matrix in getattr(statistics, kind).items()}
     return results

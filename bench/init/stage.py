@@ -16,10 +16,11 @@ from bench.methods.base import Factors, Method, scaling_value
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
+from bench.model.layers import check_start, target_layers
 from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks, rng
 from bench.process.phases import Phases
-from bench.runs.record_parts import LayerReport
+from bench.runs.record_parts import InitializationFacts, LayerReport
 from bench.tasks import PreparedTask
 from bench.tasks.examples import IGNORED
 
@@ -35,33 +36,20 @@ class Initialization:
         model: the model to train.
         layers: the target layers of `model`.
         factors: the starting factors of each adapter, by layer name.
-        reports: norms and drift of each target layer.
-        num_trainable: number of trainable parameters without those of a classification head.
-        num_head: number of parameters of a classification head, which trains in every method alike.
         num_parameters: number of parameters of the pretrained model without a head.
-        calibration: its loss, cost and errors; None for a method that needs none.
-        calibration_read: whether it was read from the cache instead of being computed.
-        calibration_ids: ids of the training examples that calibration saw; empty without data.
-        logit_change: largest absolute change of a logit, pretrained to adapted, on the first calibration samples; 0
-            without samples.
+        facts: what the record says of the initialisation.
     """
 
     model: PreTrainedModel
     layers: list[AdaptedLayer]
     factors: dict[str, Factors]
-    reports: list[LayerReport]
-    num_trainable: int
-    num_head: int
     num_parameters: int
-    calibration: Calibration | None
-    calibration_read: bool
-    calibration_ids: list[int]
-    logit_change: float
+    facts: InitializationFacts
 
     @property
     def weight_norms(self) -> dict[str, float]:
         """‖W‖ of the pretrained model, by layer."""
-        return {report.name: report.weight_norm for report in self.reports}
+        return {report.name: report.weight_norm for report in self.facts.layers}
 
 
 # A function-preserving start in float32 leaves the logits within rounding; the bound is relative to their size. In
@@ -83,8 +71,8 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         ValueError: the rank does not fit a layer, no layer matches, or the method broke its promise.
     """
     model = loaded.model
-    linear = adapter.target_layers(model, cfg.model.target_modules)
-    adapter.check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
+    linear = target_layers(model, cfg.model.target_modules)
+    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     num_parameters, num_head = adapter.count_parameters(model)
     sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
     before = _logits(model, sample)
@@ -100,14 +88,15 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         model=trained,
         layers=layers,
         factors={name: found for name, found in factors.items() if found is not None},
-        reports=reports,
-        num_trainable=adapter.count_parameters(trained, trainable=True)[0],
-        num_head=num_head,
         num_parameters=num_parameters,
-        calibration=calibration if request != CalibrationRequest() else None,
-        calibration_read=read,
-        calibration_ids=task.calibration_ids if request.data else [],
-        logit_change=_check_function(trained, sample, before, cfg.method),
+        facts=InitializationFacts(
+            num_trainable=adapter.count_parameters(trained, trainable=True)[0],
+            num_head=num_head,
+            logit_change=_check_function(trained, sample, before, cfg.method),
+            calibration=calibration.recorded(read) if request != CalibrationRequest() else None,
+            calibration_ids=task.calibration_ids if request.data else [],
+            layers=reports,
+        ),
     )
 
 
@@ -123,7 +112,6 @@ def _layer_ranks(cfg: Run, linear: dict[str, nn.Linear], calibration: Calibratio
 def _factors(
     layers: list[AdaptedLayer], cfg: Run, layer_ranks: dict[str, int], calibration: Calibration
 ) -> dict[str, Factors | None]:
-    """Each layer's starting factors, computed on one rank each; None for a layer without an adapter."""
     by_name = {layer.name: layer for layer in layers}
 
     def compute(name: str) -> Factors | None:
@@ -139,7 +127,6 @@ def _factors(
 
 
 def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> LayerReport:
-    """Writes the factors into one layer, and reports its norms and drift."""
     pretrained = adapter.float_weight(layer.module).clone()
     if factors is None:
         rank = 0 if method.has_adapter else None
@@ -173,11 +160,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor | None:
 
 
 def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, method: Method) -> float:
-    """The largest absolute change of a logit; refuses one beyond rounding if the method promises to keep the function.
-
-    Raises:
-        ValueError: the change is not finite, or larger than LOGIT_TOLERANCE of the largest logit.
-    """
+    """The largest absolute change of a logit; refuses one beyond rounding if the method keeps the function."""
     after = _logits(model, batch)
     if before is None or after is None:
         return 0.0

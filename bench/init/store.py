@@ -43,13 +43,7 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Cache:
-    """The `cache` key; it cannot change a number.
-
-    Attributes:
-        enabled: whether entries are read and written.
-        dir: the folder; None for `default_folder`.
-        max_gb: size in 10⁹ bytes above which the least recently used entries are deleted.
-    """
+    """The `cache` key, explained in conf/README.md; it cannot change a number."""
 
     enabled: bool
     dir: Path | None
@@ -102,7 +96,7 @@ class Cache:
             return False
 
     def look(self, key: str) -> Entry | None:
-        """The entry of a key; None, after a warning if it is corrupt, where there is none."""
+        """The entry of a key; None if there is none, or, after a warning, if it is corrupt."""
         path = self.folder / f"{key}{SUFFIX}"
         return _read(path) if path.is_file() else None
 

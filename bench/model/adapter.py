@@ -14,20 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
-from bench.model.layers import check_rank, check_start, heads, target_layers
+from bench.model.layers import heads
 from bench.model.lora_r import LoraRLinear
-
-__all__ = [
-    "AdaptedLayer",
-    "add",
-    "check_rank",
-    "check_start",
-    "count_parameters",
-    "fill",
-    "float_weight",
-    "heads",
-    "target_layers",
-]
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W

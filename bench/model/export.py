@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bench.methods.base import AdapterOptions, Factors, Method, Rank
 from bench.model import adapter, weights
 from bench.model.adapter import AdaptedLayer
+from bench.model.layers import heads, target_layers
 from bench.model.load import Kind, LoadedModel, Model
 from bench.model.weights import Saved
 
@@ -62,7 +63,7 @@ def restored(
     Raises:
         ValueError: the weights are not of this method and rank.
     """
-    layers = adapter.target_layers(loaded.model, target_modules)
+    layers = target_layers(loaded.model, target_modules)
     model, adapted, initial = weights.load(Saved.read(path), loaded.model, method, rank, layers, options)
     return Restored(model, loaded.tokenizer, adapted, initial)
 
@@ -84,7 +85,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
     skeleton = source.skeleton(num_labels)
-    heads = adapter.heads(skeleton)
+    beside = heads(skeleton)
     config = LoraConfig(
         r=r,
         lora_alpha=saved.scaling * r,  # type: ignore[arg-type]  # PEFT says int and takes any number
@@ -93,7 +94,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         target_modules=list(ranks),
         use_dora=use_dora,
         task_type=TASK_TYPES[source.found_kind],
-        modules_to_save=list(heads) or None,
+        modules_to_save=list(beside) or None,
         revision=source.revision,
         base_model_name_or_path=source.path if source.source == "hub" else str(source.folder),
     )
@@ -103,7 +104,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         module = plain.get_submodule(name)
         for part, tensor in tensors.items():
             getattr(module, part)[adapter.ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
-    for name in heads:
+    for name in beside:
         trained = {key.removeprefix(f"{name}."): t for key, t in saved.trained.items() if key.startswith(f"{name}.")}
         plain.get_submodule(name).modules_to_save[adapter.ADAPTER].load_state_dict(trained, assign=True)
     model.save_pretrained(str(to), save_embedding_layers=False)

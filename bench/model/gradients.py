@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bench.model.load import evaluating
 from bench.process.phases import now
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
 Inputs = Float[Tensor, "batch tokens in"]
@@ -173,11 +171,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' activation checkpointing of the model's blocks, also in evaluation mode.
-
-    Raises:
-        ValueError: the model has no blocks that can be checkpointed, or has dropout that a block would apply itself.
-    """
+    """transformers' activation checkpointing of the model's blocks, also in evaluation mode."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -185,7 +179,8 @@ def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
         raise ValueError(
             f"{type(model).__name__} has no blocks to checkpoint; set task.calibration_checkpointing=false"
         )
-    if _has_dropout(model):
+    rates = model.config.to_dict().items()
+    if any(isinstance(rate, float) and rate > 0 for name, rate in rates if "dropout" in name or "pdrop" in name):
         raise ValueError("checkpointing needs a model without dropout; set task.calibration_checkpointing=false")
     use_cache = getattr(model.config, "use_cache", None)
     model.config.use_cache = False  # of keys and values, which the library would refuse with a warning
@@ -197,11 +192,6 @@ def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.activation_checkpointing_disable()
         model.config.use_cache = use_cache
-
-
-def _has_dropout(model: PreTrainedModel) -> bool:
-    rates = model.config.to_dict().items()
-    return any(isinstance(rate, float) and rate > 0 for name, rate in rates if "dropout" in name or "pdrop" in name)
 
 
 @torch.no_grad()

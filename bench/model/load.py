@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.process import rng
+from bench.process.environment import quiet
 from bench.process.hashes import file_sha256
 from bench.process.hub import ask
 from bench.process.validation import one_line
@@ -133,7 +134,6 @@ class Model:
             ) from error
 
     def _where(self) -> str:
-        """The repository or folder for transformers to load; asks once whether the Hub answers."""
         if self.source != "hub":
             return str(self.folder)
         ask()
@@ -176,7 +176,7 @@ class Model:
         head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, trust_remote_code=False, **side)
-            with rng.preserved(), _quiet_loading():
+            with rng.preserved(), quiet("transformers"):  # which reports the new head
                 torch.manual_seed(rng.derive(seed, "head"))
                 model = _auto_class(kind).from_pretrained(
                     where,
@@ -265,19 +265,6 @@ def _package_folder(path: str) -> Path:
             f"{package.replace('_', '-')}, or this project with its extra `offline`"
         )
     return Path(next(iter(spec.submodule_search_locations))) / inner
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Silences transformers' report of weights that a checkpoint lacks: the head is new on purpose."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 @contextmanager

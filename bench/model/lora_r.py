@@ -47,5 +47,4 @@ class LoraRLinear(LoraLinear):
 
 
 def _linear(parts: nn.ModuleDict, adapter: str) -> nn.Linear:
-    """One adapter's linear layer among lora_A, lora_B or lora_R."""
     return cast(nn.Linear, parts[adapter])

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from bench.methods.base import PLAIN, AdapterOptions, Factors, Method, Rank
 from bench.model import adapter
 from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
+from bench.model.layers import heads
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
@@ -45,8 +46,7 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
 
 
 def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The head's parameters by their names in the pretrained model."""
-    found = adapter.heads(model).items()
+    found = heads(model).items()
     return {f"{head}.{name}": parameter for head, module in found for name, parameter in module.named_parameters()}
 
 

@@ -34,11 +34,12 @@ def num_trainable(run: Run) -> int:
     import torch
 
     from bench.model import adapter
+    from bench.model.layers import check_rank, target_layers
 
     model = run.model.skeleton(run.task.num_labels)
-    layers = adapter.target_layers(model, run.model.target_modules)
+    layers = target_layers(model, run.model.target_modules)
     if run.method.has_adapter:
-        adapter.check_rank(layers, run.rank)
+        check_rank(layers, run.rank)
     with torch.device("meta"):
         trained, _ = adapter.add(model, run.method, run.rank, layers, run.adapter)
     return adapter.count_parameters(trained, trainable=True)[0]

@@ -144,7 +144,7 @@ class Attempt:
             "code": provenance.code_sha256(),
             "stack": provenance.fingerprint(),
             "num_processes": ranks.size(),
-            "data": task.sha256,
+            "data": task.facts.sha256,
             "model": loaded.revision,
             "tokenizer": tokenizer_sha256(loaded.tokenizer),
         }

@@ -146,7 +146,7 @@ def _recorded(cfg: Run, run: Spine, attempt: Attempt) -> tuple[Record, list[dict
     except Exception as error:  # whatever it is, it is recorded and must not stop a sweep
         _tell_ranks(cfg, error)
         return assemble.failed(cfg, error, traceback.format_exc()), []
-    return assemble.completed(cfg, result), [asdict(outcome) for outcome in result.outcomes]
+    return assemble.completed(cfg, result), [asdict(outcome) for outcome in result.scored.outcomes]
 
 
 def _follow(cfg: Run, run: Spine) -> str:

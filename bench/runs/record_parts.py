@@ -163,7 +163,11 @@ class CalibrationFacts(Part):
         loss: mean over the calibration samples; None for a method that needs no data.
         largest_error: relative, of the singular values of a randomised SVD; None where no SVD was taken.
         exact_layers: layers whose sketch was too rough, so that the full gradient was formed.
-        seconds: by part: forward, backward, gradient, svd, storage.
+        seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of
+            accumulators between batches).
+        peak_bytes: the highest memory, as bench.process.phases counts it.
+        place: where accumulators were kept between batches; None if there was one batch.
+        batch_size: samples a backward pass, after halving for want of memory.
     """
 
     read: bool = False
@@ -174,6 +178,8 @@ class CalibrationFacts(Part):
     total_seconds: Seconds = 0.0
     seconds: dict[str, Seconds] = {}
     peak_bytes: Count | None = None
+    place: str | None = None
+    batch_size: Count | None = None
 
 
 class LayerReport(Part):
@@ -200,7 +206,8 @@ class InitializationFacts(Part):
 
     Attributes:
         num_trainable: parameters that train, without those of a classification head, which are `num_head`.
-        logit_change: largest absolute change of a logit, pretrained to adapted.
+        logit_change: largest absolute change of a logit, pretrained to adapted, on the first calibration samples; 0
+            without samples.
         calibration: None for a method that needs none.
         calibration_ids: indices of the training examples that calibration used.
     """
@@ -214,7 +221,13 @@ class InitializationFacts(Part):
 
 
 class TrainingFacts(Part):
-    """Steps, tokens and seconds of training, and the losses after the last step, in nats."""
+    """Training.
+
+    Attributes:
+        num_tokens: label and prompt tokens seen, padding not counted.
+        seconds: wall time of the loop without the alignment measures.
+        loss, eval_loss: after the last step, nats a token.
+    """
 
     num_steps: Count = 0
     num_tokens: Count = 0

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bench.model.limits import max_tokens
+from bench.tasks.examples import adds_bos
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from torch import nn
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig
 
-    from bench.model.load import Kind
+    from bench.model.load import LoadedModel
     from bench.tasks.definition import InMemoryTask
 
 Backend = Literal["hf", "vllm"]
@@ -28,19 +29,12 @@ VLLM_MEMORY_SHARE = 0.85
 
 @contextmanager
 def language_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    kind: Kind,
-    evaluations: Mapping[str, InMemoryTask],
-    backend: Backend,
-    batch_size: int,
+    loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], backend: Backend, batch_size: int
 ) -> Iterator[LM]:
     """Context manager: the lm-eval LM for this kind of model and backend.
 
     Args:
-        model: the model to score; vLLM gets a merged copy of its weights.
-        tokenizer: the model's.
-        kind: causal, seq2seq or encoder.
+        loaded: the model to score; vLLM gets a merged copy of its weights.
         evaluations: lm-eval tasks by name; an encoder reads their classification.
         backend: hf, or vllm for causal models.
         batch_size: prompts at a time.
@@ -48,34 +42,25 @@ def language_model(
     Raises:
         ValueError: vLLM is not installed.
     """
+    model, tokenizer = loaded.model, loaded.tokenizer
     limit = max_tokens(model.config, tokenizer)
+    given = {"tokenizer": tokenizer, "batch_size": batch_size, "max_length": limit}
     if backend == "vllm":
-        with _vllm(model, tokenizer, batch_size, limit) as lm:
+        with _vllm(loaded, batch_size, limit) as lm:
             yield lm
-    elif kind == "encoder":
+    elif loaded.kind == "encoder":
         from bench.score.encoder import EncoderLM
 
         forms = {name: task.classification for name, task in evaluations.items() if task.classification is not None}
         yield EncoderLM(model, tokenizer, forms, batch_size, limit)
-    elif kind == "seq2seq":
+    elif loaded.kind == "seq2seq":
         from bench.score.seq2seq import Seq2SeqLM
 
-        yield Seq2SeqLM(
-            pretrained=model, backend="seq2seq", tokenizer=tokenizer, batch_size=batch_size, max_length=limit
-        )
+        yield Seq2SeqLM(pretrained=model, backend="seq2seq", **given)
     else:
         from lm_eval.models.huggingface import HFLM
 
-        from bench.tasks.examples import adds_bos
-
-        yield HFLM(
-            pretrained=model,
-            backend="causal",
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            max_length=limit,
-            add_bos_token=adds_bos(tokenizer),
-        )
+        yield HFLM(pretrained=model, backend="causal", add_bos_token=adds_bos(tokenizer), **given)
 
 
 def vllm_class() -> type[Any]:
@@ -92,18 +77,17 @@ def vllm_class() -> type[Any]:
 
 
 @contextmanager
-def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int) -> Iterator[LM]:
+def _vllm(loaded: LoadedModel, batch_size: int, limit: int) -> Iterator[LM]:
     """Context manager: vLLM with the merged weights; the model itself is moved to the CPU meanwhile."""
     from accelerate.utils.memory import clear_device_cache
 
-    from bench.tasks.examples import adds_bos
-
+    model = loaded.model
     module, device = cast("nn.Module", model), model.device
     module.to("cpu")
     clear_device_cache(garbage_collection=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            save_merged(model, tokenizer, Path(folder))
+            _save_merged(loaded, Path(folder))
             lm = vllm_class()(
                 pretrained=folder,
                 dtype=str(model.dtype).removeprefix("torch."),
@@ -111,7 +95,7 @@ def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size
                 seed=0,  # of sampling, which greedy decoding does not do
                 gpu_memory_utilization=VLLM_MEMORY_SHARE,
                 batch_size=batch_size,
-                add_bos_token=adds_bos(tokenizer),
+                add_bos_token=adds_bos(loaded.tokenizer),
             )
             yield lm
             vars(lm).clear()  # the caller holds on to it, and its engine to the GPU's memory
@@ -120,17 +104,14 @@ def _vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size
         module.to(device)
 
 
-def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes weights with all adapters merged, as save_pretrained does, and the tokenizer.
-
-    Merging happens in a deep copy: taking an adapter out of a weight again would leave it changed by rounding.
-    """
-    merged: Any = copy.deepcopy(model)
+def _save_merged(loaded: LoadedModel, folder: Path) -> None:
+    # In a deep copy: taking an adapter out of a weight again would leave it changed by rounding.
+    merged: Any = copy.deepcopy(loaded.model)
     if hasattr(merged, "merge_and_unload"):
         merged = merged.merge_and_unload()
     merged.generation_config = plain_generation_config(merged.generation_config)
     merged.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def plain_generation_config(config: GenerationConfig) -> GenerationConfig:

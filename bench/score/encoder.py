@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.tasks.examples import Example, classify, collate
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from bench.tasks.examples import Classification
+from bench.tasks.examples import Classification, classify, collate
 
 Key = tuple[str, int]  # task and number of a document
 
@@ -74,7 +69,10 @@ class EncoderLM(LM):
     @torch.no_grad()
     def _logits(self, requests: Sequence[Instance], disable_tqdm: bool) -> dict[Key, Tensor]:
         """Logits (num_labels,) of each document, float32 and on the CPU."""
-        examples = {_key(request): self._encoded(request) for request in {_key(r): r for r in requests}.values()}
+        examples = {
+            key: classify(self._tokenizer, request.doc, self._classifications[key[0]], self._max_length)
+            for key, request in {_key(request): request for request in requests}.items()
+        }
         # The longest first: memory that does not suffice shows at once, and rows of a batch are of about one length.
         keys = sorted(examples, key=lambda key: -len(examples[key].input_ids))
         found: dict[Key, Tensor] = {}
@@ -88,10 +86,6 @@ class EncoderLM(LM):
                 bar.update(len(chosen))
         self.truncated.update(task for (task, _), example in examples.items() if example.truncated)
         return found
-
-    def _encoded(self, request: Instance) -> Example:
-        classification = self._classifications[str(request.task_name)]
-        return classify(self._tokenizer, request.doc, classification, self._max_length)
 
 
 def _key(request: Instance) -> Key:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,48 +9,33 @@ from bench.model.limits import max_tokens
 from bench.score.backends import vllm_class
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from bench.model.load import Kind
+    from bench.model.load import Kind, LoadedModel
     from bench.score.settings import Scoring
     from bench.tasks.definition import InMemoryTask
 
 DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's, of a definition that says nothing
 
 
-def check(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    kind: Kind,
-    evaluations: Mapping[str, InMemoryTask],
-    settings: Scoring,
-) -> None:
-    """Refuses tasks that the model cannot be scored on; called before training.
-
-    Args:
-        model: its configuration limits the number of tokens.
-        tokenizer: the model's.
-        kind: causal, seq2seq or encoder.
-        evaluations: lm-eval tasks by name.
-        settings: backend, and leave to run a model's code.
+def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> None:
+    """Refuses lm-eval tasks, given by name, that the model cannot be scored on; called before training.
 
     Raises:
         ValueError: vLLM with another than a causal model, or not installed; a task that runs a model's code without
             leave, has no form for an encoder, or generates more than the model can hold.
     """
     if settings.backend == "vllm":
-        if kind != "causal":
-            raise ValueError(f"score.backend=vllm serves causal models only, and this one is {kind}; take hf")
+        if loaded.kind != "causal":
+            raise ValueError(f"score.backend=vllm serves causal models only, and this one is {loaded.kind}; take hf")
         vllm_class()
-    limit = max_tokens(model.config, tokenizer)
+    limit = max_tokens(loaded.model.config, loaded.tokenizer)
     for name, task in evaluations.items():
         if getattr(task, "UNSAFE_CODE", False) and not settings.confirm_run_unsafe_code:
             raise ValueError(
                 f"{name} runs code that a model wrote: say score.confirm_run_unsafe_code=true, in a sandbox"
             )
-        if kind == "encoder":
+        if loaded.kind == "encoder":
             _check_classification(name, task)
-        elif kind == "causal" and task.OUTPUT_TYPE == "generate_until":
+        elif loaded.kind == "causal" and task.OUTPUT_TYPE == "generate_until":
             asked = max_gen_toks(task.config.generation_kwargs)
             if asked >= limit:
                 raise ValueError(
@@ -113,14 +97,3 @@ def _is_cut(arguments: tuple[Any, ...], lm: Any, kind: Kind, backend: str) -> bo
         room = lm.max_length + (-1 if backend == "vllm" else 1)
         return len(lm.tok_encode(prompt + wanted)) > room
     return len(lm.tok_encode(prompt)) > lm.max_length - max_gen_toks(wanted)
-
-
-def warn_truncated(truncated: Mapping[str, int], num_items: Mapping[str, int], limit: int) -> None:
-    """Warns of truncated items, one line a task."""
-    for task, number in truncated.items():
-        if number:
-            warnings.warn(
-                f"{number} of {num_items[task]} scored items of {task} are longer than the {limit} tokens that the "
-                "model takes, and were cut",
-                stacklevel=3,
-            )

@@ -15,9 +15,8 @@ from bench.score.stage import evaluate
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.model.load import Kind
+    from bench.model.load import LoadedModel
     from bench.score.settings import Outcome, Scored, Scoring
     from bench.tasks.definition import InMemoryTask
 
@@ -26,12 +25,7 @@ TOLERANCE = 0.01
 
 
 def check_merged(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    kind: Kind,
-    evaluations: Mapping[str, InMemoryTask],
-    settings: Scoring,
-    scored: Scored,
+    loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring, scored: Scored
 ) -> dict[str, int] | None:
     """Merges the adapters, scores the first items of each task again, and warns of answers that have changed.
 
@@ -40,9 +34,7 @@ def check_merged(
     move by TOLERANCE of itself.
 
     Args:
-        model: a trained model, with or without adapters.
-        tokenizer: the model's.
-        kind: causal, seq2seq or encoder.
+        loaded: a trained model, with or without adapters.
         evaluations: lm-eval tasks by name.
         settings: `merged_samples` is the number of items of each task.
         scored: what `score` returned for the same model, unmerged.
@@ -53,31 +45,30 @@ def check_merged(
     """
     from peft.tuners.lora.layer import LoraLayer
 
-    adapters = [module for module in cast("nn.Module", model).modules() if isinstance(module, LoraLayer)]
+    adapters = [module for module in cast("nn.Module", loaded.model).modules() if isinstance(module, LoraLayer)]
     if not adapters or not settings.merged_samples or settings.backend == "vllm":
         return None
     for adapter in adapters:
         cast(Any, adapter).merge()
     limit = min(settings.merged_samples, settings.limit or settings.merged_samples)
-    found = evaluate(model, tokenizer, kind, evaluations, settings, limit, scored.batch_size, bootstrap_draws=0)
+    results, _ = evaluate(loaded, evaluations, settings, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
     unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
     items, differing = set(), set()
-    for outcome in outcomes(found.results):
-        generates = kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
+    for outcome in outcomes(results):
+        generates = loaded.kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
         items.add((outcome.task, outcome.doc_id))
         if not _agree(unmerged[outcome.task, outcome.filter, outcome.doc_id], outcome, generates):
             differing.add((outcome.task, outcome.doc_id))
     if differing:
         warnings.warn(
             f"{len(differing)} of {len(items)} items are answered otherwise once the adapters are merged into the "
-            f"{model.dtype} weights: merging rounds them, or goes wrong",
+            f"{loaded.model.dtype} weights: merging rounds them, or goes wrong",
             stacklevel=2,
         )
     return {"num_items": len(items), "num_differing": len(differing)}
 
 
 def _agree(unmerged: Outcome, merged: Outcome, generates: bool) -> bool:
-    """Whether two outcomes of one item are the same answer."""
     if generates and unmerged.response != merged.response:
         return False
     return unmerged.choice == merged.choice and _equal(unmerged.metrics, merged.metrics)

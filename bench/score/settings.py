@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from bench.runs.record_parts import Score
+from bench.runs.record_parts import Score, ScoringFacts
 from bench.runs.renamed import HASHED_SPLITS
 from bench.tasks import ScoreSplit
 
@@ -19,12 +19,10 @@ class Scoring:
 
     Attributes:
         split: test, or validation, which is carved out of train, for choosing a learning rate.
-        limit: score the first so many items of each task only; None for all.
-        batch_size: prompts at a time, at most; fixed, because it can move scores. Halved, with a warning, where memory
-            does not suffice; the record has the size that was used.
-        backend: hf (transformers), or vllm for causal models, which is given the merged weights.
-        merged_samples: items of each task that are scored once more after the adapters were merged; 0: none.
-        confirm_run_unsafe_code: tasks may run code that the model wrote.
+        batch_size: fixed, because it can move scores.
+        backend: vllm is given the merged weights.
+
+    The other attributes are explained in conf/README.md.
     """
 
     split: ScoreSplit
@@ -61,14 +59,8 @@ class Outcome:
 
 @plain_dataclass(frozen=True)
 class Scored:
-    """The result of scoring.
-
-    Attributes:
-        batch_size: prompts at a time that fitted into memory.
-        truncated: items of each task that were longer than the model's limit, so that a part was cut off.
-    """
+    """The result of scoring."""
 
     scores: list[Score]
     outcomes: list[Outcome]
-    batch_size: int
-    truncated: dict[str, int]
+    facts: ScoringFacts

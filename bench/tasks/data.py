@@ -131,7 +131,7 @@ class Dataset:
             from bench.model.embedded.items import splits
 
             found = splits(self.folder)
-            train = _first(found["train"], carving) if "train" in uses else found["train"]
+            train = [found["train"][index] for index in _sampled(len(found["train"]), carving)]
             return LoadedRows({k: v for k, v in (found | {"train": train}).items() if k in uses})
         carved = {"train", "validation"} | ({"test"} if self.splits.test is None else set())
         rows: dict[str, Rows] = {}
@@ -146,7 +146,6 @@ class Dataset:
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
 
     def _source(self, use: str) -> str:
-        """The dataset's own name of the split from which rows for a use are taken."""
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
         if name is None:
             raise ValueError(f"{self.folder} has no train split; it can be scored, not trained on")
@@ -166,7 +165,6 @@ class Dataset:
         return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
 
     def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
-        """The checked rows of a split, and a remark if they are fewer than official."""
         split = self._source(use)
         if data_root is None:
             where, rows = f"{self.folder} {split}", self._from_hub(split)
@@ -238,7 +236,7 @@ def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str
     Raises:
         ValueError: nothing is left to train on.
     """
-    asked = _sampled(range(len(train)), carving)
+    asked = set(_sampled(len(train), carving))
     rows: dict[str, Rows] = {}
     left = set(range(len(train)))
     seeds = {"validation": VALIDATION_SEED} | ({"test": TEST_SEED} if with_test else {})
@@ -256,17 +254,12 @@ def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str
     return rows | {"train": [train[index] for index in sorted(left & asked)]}
 
 
-def _sampled(population: Collection[int], carving: Carving) -> set[int]:
-    if carving.train is None or carving.train >= len(population):
-        return set(population)
+def _sampled(num_rows: int, carving: Carving) -> list[int]:
+    if carving.train is None or carving.train >= num_rows:
+        return list(range(num_rows))
     if carving.sampling == "first":
-        return set(sorted(population)[: carving.train])
-    return set(random.Random(SAMPLE_SEED).sample(sorted(population), carving.train))
-
-
-def _first(rows: Rows, carving: Carving) -> Rows:
-    """The rows to train on, of a train split that is disjoint from the others as published."""
-    return [rows[index] for index in sorted(_sampled(range(len(rows)), carving))]
+        return list(range(carving.train))
+    return sorted(random.Random(SAMPLE_SEED).sample(range(num_rows), carving.train))
 
 
 @functools.cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm-eval's include: and !function
 
+from bench.process.environment import quiet
 from bench.tasks.data import Rows
 from bench.tasks.examples import Classification
 
@@ -37,31 +36,12 @@ class InMemoryTask(ConfigurableTask):
         """Called by lm-eval's __init__; takes the given rows instead."""
         self.dataset = datasets.DatasetDict({split: _table(rows, split) for split, rows in self._rows.items()})
 
-    def docs(self, rows: Rows, split: str) -> datasets.Dataset:
-        """Rows after the definition's process_docs."""
-        table = _table(rows, split)
-        process = self.config.process_docs
-        return process(table) if callable(process) else table
-
 
 def _table(rows: Rows, split: str) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_list(rows)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"the rows of {split} do not agree in the types of their fields: {error}") from None
-
-
-@contextmanager
-def quiet(*libraries: str) -> Iterator[None]:
-    """Silences remarks of lm-eval and other libraries on intended settings."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("lm_eval", *libraries))}
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
 
 
 def read_definition(path: str) -> dict[str, Any]:
@@ -114,7 +94,7 @@ def load_definition(
     if not num_fewshot:
         config.pop("fewshot_config", None)
     try:
-        with quiet():
+        with quiet("lm_eval"):
             task = InMemoryTask(config, rows, classification)
     except IndexError as error:  # lm-eval looks the first answer up among the choices
         raise ValueError(

@@ -120,10 +120,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) 
     prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     tokens = tokenizer(text, add_special_tokens=False).input_ids
     windows = get_rolling_token_windows(tokens, prefix, max_length - 1, context_len=1)  # a window and what it predicts
-    examples = []
-    for context, continuation in map(make_disjoint_window, windows):
-        examples.append(Example(context + continuation, [IGNORED] * len(context) + continuation))
-    return examples
+    return [Example(seen + asked, [IGNORED] * len(seen) + asked) for seen, asked in map(make_disjoint_window, windows)]
 
 
 def classify(

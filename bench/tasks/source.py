@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.process.hashes import tokenizer_sha256, values_sha256
 from bench.runs.renamed import as_hashed
 from bench.tasks import contamination
-from bench.tasks.data import Carving, Dataset, Row, Rows
+from bench.tasks.data import Carving, Dataset, Rows
 from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
 
 if TYPE_CHECKING:
@@ -70,16 +70,14 @@ class Source:
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
         """The examples of train and validation, in order; memoised by tokenizer, kind and limit."""
         key = (tokenizer_sha256(tokenizer), kind, limit)
-        if None in key:
-            return self._encode(tokenizer, kind, limit)
-        if key not in self._encoded:
-            self._encoded[key] = self._encode(tokenizer, kind, limit)
-        return self._encoded[key]
+        found = self._encoded.get(key)
+        if found is None:
+            found = {split: self._encode(split, tokenizer, kind, limit) for split in ("train", "validation")}
+            if None not in key:  # a tokenizer without a hash
+                self._encoded[key] = found
+        return found
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
-        return {split: self._encode_split(split, tokenizer, kind, limit) for split in ("train", "validation")}
-
-    def _encode_split(self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> list[Example]:
+    def _encode(self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> list[Example]:
         if kind == "encoder":
             classification = self.dataset.classification
             assert classification is not None, "checked by Task.check"
@@ -94,7 +92,6 @@ class Source:
         return [encode(tokenizer, prompt, target) for prompt, target in pairs]
 
     def _pairs(self, split: str) -> list[tuple[str, str]]:
-        """Prompt and target of every row of a split."""
         from bench.tasks.definition import prompt_and_target
 
         if split not in self._texts:
@@ -106,25 +103,15 @@ class Source:
         """Number of items of a split that occur, normalised, in the training rows of other sources."""
         key = ("contamination", score_split, *(other.sha256 for other in others), self.sha256)
         if key not in _counted:
-            train = [text for other in others for text in other._read("train")]
-            _counted[key] = len(contamination.contaminated(self._asked(score_split), train))
+            train = [text for other in others for text in other._plain("train", answered=True)]
+            _counted[key] = len(contamination.contaminated(self._plain(score_split, answered=False), train))
         return _counted[key]
 
-    def _asked(self, split: str) -> list[str]:
-        """The question of each item: the texts to classify, or the prompt."""
+    def _plain(self, split: str, answered: bool) -> list[str]:
+        """The text of each row: those to classify, or the prompt, with its answer if `answered`."""
         if self.dataset.classification is not None:
-            return [self._classified(row) for row in self.rows[split]]
-        return [prompt or target for prompt, target in self._pairs(split)]
-
-    def _read(self, split: str) -> list[str]:
-        """The text of each training row."""
-        if self.dataset.classification is not None:
-            return [self._classified(row) for row in self.rows[split]]
-        return [prompt + target for prompt, target in self._pairs(split)]
-
-    def _classified(self, row: Row) -> str:
-        assert self.dataset.classification is not None
-        return " ".join(row[name] for name in self.dataset.classification.texts)
+            return [" ".join(row[name] for name in self.dataset.classification.texts) for row in self.rows[split]]
+        return [prompt + target if answered else prompt or target for prompt, target in self._pairs(split)]
 
 
 # What this process has read: the cells of a sweep share rows and examples, which cannot change.

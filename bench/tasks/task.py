@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
+from bench.runs.record_parts import DataFacts
 from bench.runs.renamed import as_hashed
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.examples import Example, collate
@@ -41,11 +42,7 @@ class PreparedTask:
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
         pad_token_id: the token that fills a batch.
-        num_dropped: number of training examples left out because they exceed the limit.
-        num_truncated: number of training examples cut to the limit.
-        contaminated: number of items of each scored dataset that occur in the training examples.
-        incomplete: a remark on each split that is shorter than the official one.
-        sha256: a hash of all rows used.
+        facts: what the record says of the data.
     """
 
     train: list[Example]
@@ -56,11 +53,7 @@ class PreparedTask:
     probe: dict[str, torch.Tensor]
     evaluations: dict[str, InMemoryTask]
     pad_token_id: int
-    num_dropped: int
-    num_truncated: int
-    contaminated: dict[str, int]
-    incomplete: list[str]
-    sha256: str
+    facts: DataFacts
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -73,19 +66,10 @@ class Task:
         train: names of the datasets to train on, together.
         score: names of the datasets to score, each by itself.
         template: which of the datasets' definitions gives the prompt of training and scoring.
-        train_samples: rows of each dataset to train on; None for all.
-        train_sampling: whether those are the first rows, or drawn by a fixed seed.
-        data_root: a local folder to read instead of the Hub.
-        max_length: training examples of more tokens are left out, or cut for models that read the prompt with an
-            encoder; counted either way. The model's own limit holds, too.
-        num_fewshot: solved examples before each prompt in scoring; 0 makes scoring and training prompts equal.
-        validation_samples: rows of train set apart, by a fixed seed, for choosing learning rates and eval loss.
-        eval_samples: number of validation examples for the eval loss.
-        calibration_samples: number of training examples for calibration.
-        calibration_batch_size: examples a backward pass; the gradient is the mean over batches.
-        calibration_seed: seed by which those examples are drawn; None: the run's.
-        calibration_checkpointing: whether a backward pass computes activations twice instead of keeping them.
-        probe_samples: validation examples in each of the two gradient estimates of the alignment measures.
+        max_length: the model's own limit holds, too.
+        calibration_batch_size: the gradient is the mean over batches.
+
+    The other attributes are explained in conf/README.md.
     """
 
     name: str
@@ -150,7 +134,6 @@ class Task:
         return None if classification is None else classification.num_labels
 
     def _uses(self, trains: bool, score_split: ScoreSplit) -> dict[str, set[str]]:
-        """The splits that a run reads, by dataset."""
         uses: dict[str, set[str]] = {}
         for name in self.train if trains else ():
             uses.setdefault(name, set()).update(("train", "validation"))
@@ -200,44 +183,47 @@ class Task:
         for name in self.score:
             sources[name].check_labels(score_split)
         evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot) for name in self.score}
-        learned = self._encode(loaded, sources) if trains else _Learned([], [], 0, 0)
-        if trains and not learned.train:
+        train, validation, num_dropped = self._encode(loaded, sources) if trains else ([], [], 0)
+        if trains and not train:
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
-        ids, probe_ids = self._draw(learned, seed) if trains else ([], [])
+        ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
         pad = loaded.tokenizer.pad_token_id
         return PreparedTask(
-            train=learned.train,
-            eval_examples=learned.validation[: self.eval_samples],
+            train=train,
+            eval_examples=validation[: self.eval_samples],
             calibration=[
-                collate([learned.train[i] for i in ids[start : start + self.calibration_batch_size]], pad)
+                collate([train[i] for i in ids[start : start + self.calibration_batch_size]], pad)
                 for start in range(0, len(ids), self.calibration_batch_size)
             ],
             calibration_ids=ids,
             calibration_checkpointing=self.calibration_checkpointing,
-            probe=collate([learned.validation[i] for i in probe_ids], pad) if trains else {},
+            probe=collate([validation[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
             pad_token_id=pad,
-            num_dropped=learned.num_dropped,
-            num_truncated=learned.num_truncated,
-            contaminated=self._contaminated(sources, score_split) if trains else {},
-            incomplete=[remark for source in sources.values() for remark in source.incomplete],
-            sha256=values_sha256({name: source.sha256 for name, source in sources.items()}),
+            facts=DataFacts(
+                name=self.name,
+                sha256=values_sha256({name: source.sha256 for name, source in sources.items()}),
+                num_train=len(train),
+                num_dropped=num_dropped,
+                num_truncated=sum(example.truncated for example in train),
+                contaminated=self._contaminated(sources, score_split) if trains else {},
+                incomplete=[remark for source in sources.values() for remark in source.incomplete],
+            ),
         )
 
-    def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> _Learned:
-        """Training and validation examples, with the numbers of those left out and truncated."""
+    def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> tuple[list[Example], list[Example], int]:
+        """Training and validation examples, and the number of training examples left out."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
         train: list[Example] = []
         by_dataset: list[list[Example]] = []
-        num_dropped = num_truncated = 0
+        num_dropped = 0
         for name in self.train:
             encoded = sources[name].encoded(loaded.tokenizer, loaded.kind, limit)
             kept = {split: [e for e in found if len(e.input_ids) <= limit] for split, found in encoded.items()}
             num_dropped += len(encoded["train"]) - len(kept["train"])
-            num_truncated += sum(example.truncated for example in kept["train"])
             train += kept["train"]
             by_dataset.append(kept["validation"])
-        for number, what in ((num_dropped, "left out"), (num_truncated, "cut")):
+        for number, what in ((num_dropped, "left out"), (sum(example.truncated for example in train), "cut")):
             if number:
                 total = len(train) + num_dropped
                 warnings.warn(
@@ -247,21 +233,20 @@ class Task:
                 )
         # Datasets take turns, so that a short validation split holds all of them.
         validation = [example for turn in zip(*by_dataset, strict=False) for example in turn]
-        return _Learned(train, validation, num_dropped, num_truncated)
+        return train, validation, num_dropped
 
-    def _draw(self, learned: _Learned, seed: int) -> tuple[list[int], list[int]]:
+    def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
         """Indices of the calibration examples (train) and of the probe examples (validation)."""
-        if len(learned.train) < self.calibration_samples:
+        if num_train < self.calibration_samples:
             raise ValueError(
-                f"task.calibration_samples={self.calibration_samples}, but {self.name} has {len(learned.train)} "
+                f"task.calibration_samples={self.calibration_samples}, but {self.name} has {num_train} "
                 f"training examples of at most task.max_length={self.max_length} tokens; ask for fewer"
             )
         drawn_by = seed if self.calibration_seed is None else self.calibration_seed
-        calibration = _drawn(len(learned.train), self.calibration_samples, rng.stream(drawn_by, "calibration"))
-        return calibration, _drawn(len(learned.validation), 2 * self.probe_samples, rng.stream(seed, "probe"))
+        calibration = _drawn(num_train, self.calibration_samples, rng.stream(drawn_by, "calibration"))
+        return calibration, _drawn(num_validation, 2 * self.probe_samples, rng.stream(seed, "probe"))
 
     def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
-        """Number of scored items that occur in the training examples, by dataset."""
         found = {}
         for name in self.score:
             others = tuple(sources[trained] for trained in self.train)
@@ -280,16 +265,5 @@ _OF_TRAINING = tuple(
 )
 
 
-@plain_dataclass(frozen=True)
-class _Learned:
-    """Examples for training and eval loss, and the numbers of those left out and truncated."""
-
-    train: list[Example]
-    validation: list[Example]
-    num_dropped: int
-    num_truncated: int
-
-
 def _drawn(population: int, num_samples: int, generator: torch.Generator) -> list[int]:
-    """`num_samples` different indices below `population`, or all if there are fewer."""
     return torch.randperm(population, generator=generator)[:num_samples].tolist()

@@ -101,11 +101,9 @@ def cosine(X: Matrix, Y: Matrix) -> float | None:
 def stable_rank(X: Matrix) -> float | None:
     """‖X‖_F² / ‖X‖₂²; None for the zero matrix and for one that is not finite."""
     frobenius = X.norm()
-    return (
-        None
-        if frobenius == 0 or not frobenius.isfinite()
-        else (frobenius / torch.linalg.matrix_norm(X, ord=2)).item() ** 2
-    )
+    if frobenius == 0 or not frobenius.isfinite():
+        return None
+    return (frobenius / torch.linalg.matrix_norm(X, ord=2)).item() ** 2
 
 
 def low_rank_norms(left: Float[Tensor, "out k"], right: Float[Tensor, "k in"]) -> Float[Tensor, "k"]:

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bench.process import ranks, signals
-from bench.train.settings import Logbook, Row, Training
-
-if TYPE_CHECKING:
-    from bench.runs.checkpoint import Checkpoint, Checkpoints
-    from bench.train.probe import AlignmentProbe
-    from bench.train.probe import Row as AlignmentRow
+from bench.runs.attempt import Attempt
+from bench.runs.checkpoint import Checkpoint
+from bench.runs.record_parts import TrainingFacts
+from bench.train.probe import AlignmentProbe
+from bench.train.probe import Row as AlignmentRow
+from bench.train.settings import Row, Training
 
 
 class Journal(TrainerCallback):
@@ -27,6 +27,7 @@ class Journal(TrainerCallback):
 
     Attributes:
         curve: the rows so far.
+        checkpoints: None if the run cannot be resumed.
         interrupted: whether a signal stopped it before its last step.
 
     Args:
@@ -40,7 +41,7 @@ class Journal(TrainerCallback):
         self,
         tokens_a_step: list[int],
         probe: AlignmentProbe,
-        logbook: Logbook,
+        logbook: Attempt,
         whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
     ) -> None:
         self._whole = whole
@@ -48,17 +49,13 @@ class Journal(TrainerCallback):
         self.interrupted = False
         self._tokens = list(itertools.accumulate(tokens_a_step))
         self._probe, self._logbook = probe, logbook
+        self.checkpoints = logbook.checkpoints
         self._alignment: list[AlignmentRow] = []
         self._written = 0
         self._carried = 0.0
         total = len(tokens_a_step)
         self._bar = tqdm(total=total, desc="train", unit="step", leave=False, disable=ranks.rank() > 0)
         self._start = self._saved = time.perf_counter()
-
-    @property
-    def checkpoints(self) -> Checkpoints | None:
-        """The checkpoints of the run; None if it cannot be resumed."""
-        return self._logbook.checkpoints
 
     @property
     def seconds(self) -> float:
@@ -78,10 +75,9 @@ class Journal(TrainerCallback):
     def state(self) -> dict[str, Any]:
         """The rows and seconds that a checkpoint needs so that a resumed run has the same curve."""
         self._flush()
-        alignment = [asdict(row) for row in self._probe.rows]
-        return {"seconds": self.seconds, "probe_seconds": self._probe.seconds, "curve": self.curve} | {
-            "alignment": alignment
-        }
+        rows = [asdict(row) for row in self._probe.rows]
+        spent = {"seconds": self.seconds, "probe_seconds": self._probe.seconds}
+        return spent | {"curve": self.curve, "alignment": rows}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         kept = checkpoint.journal
@@ -95,10 +91,17 @@ class Journal(TrainerCallback):
 
     def finish(self) -> Training:
         """Logs the last row and closes the bar."""
-        seconds = self.seconds
+        last = self.curve[-1]
+        facts = TrainingFacts(
+            num_steps=len(self.curve),
+            num_tokens=self._tokens[-1],
+            seconds=self.seconds,
+            loss=last["loss"],
+            eval_loss=last["eval_loss"],
+        )
         self._flush()
         self.close()
-        return Training(self.curve, seconds, self._tokens[-1], self.curve[-1]["eval_loss"], self._carried)
+        return Training(self.curve, facts, self._carried)
 
     def close(self) -> None:
         """Closes the bar, also of a failed run."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -19,13 +20,11 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from bench.process import ranks, rng
+from bench.tasks import PreparedTask
 from bench.tasks.examples import Example, collate, num_label_tokens
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
-
-if TYPE_CHECKING:
-    from bench.tasks import PreparedTask
 
 
 def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> TrainingArguments:
@@ -40,20 +39,18 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
     Raises:
         ValueError: the batch cannot be divided among the ranks.
     """
+    share, rest = divmod(settings.batch_size, ranks.size())  # the batch as a whole is that of one rank
+    if rest or not share:
+        raise ValueError(
+            f"train.batch_size={settings.batch_size} cannot be shared out evenly over {ranks.size()} processes"
+        )
+    apart = ("batch_size", "learning_rate", "eval_steps", "precision", "parallel")  # the others have the same names
     return TrainingArguments(
+        **{name: value for name, value in asdict(settings).items() if name not in apart},
         output_dir=scratch,
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=_share(settings.batch_size),
-        per_device_eval_batch_size=_share(settings.batch_size),
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=share,
+        per_device_eval_batch_size=share,
         learning_rate=settings.learning_rate or 0.0,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        max_grad_norm=settings.max_grad_norm,
         use_cpu=not torch.cuda.is_available(),
         bf16=settings.precision == "bf16",
         train_sampling_strategy="sequential",
@@ -72,18 +69,6 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
         dataloader_pin_memory=False,
         **sharding,
     )
-
-
-def _share(batch_size: int) -> int:
-    """Number of examples of a batch on each rank; the batch as a whole does not depend on the number of ranks.
-
-    Raises:
-        ValueError: it is not a multiple of that number.
-    """
-    share, rest = divmod(batch_size, ranks.size())
-    if rest or not share:
-        raise ValueError(f"train.batch_size={batch_size} cannot be shared out evenly over {ranks.size()} processes")
-    return share
 
 
 class BenchTrainer(Trainer):

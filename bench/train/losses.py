@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.model import adapter
+from bench.model.layers import heads
 from bench.process import ranks
 from bench.tasks.examples import Example, num_label_tokens
 
@@ -20,7 +20,7 @@ def normalises(model: nn.Module) -> bool:
     transformers 5.23 takes every model whose forward has **kwargs for one that does, and so multiplies the loss of an
     encoder or a sequence-to-sequence model with the number of backward passes and processes.
     """
-    return not model.config.is_encoder_decoder and not adapter.heads(model)  # type: ignore[union-attr]
+    return not model.config.is_encoder_decoder and not heads(model)  # type: ignore[union-attr]
 
 
 def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -157,7 +157,6 @@ class AlignmentProbe:
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}
 
     def _weight_before(self, layer: AdaptedLayer) -> Tensor:
-        """The pretrained W of a layer, float32."""
         if layer.name in self._pretrained:
             return self._pretrained[layer.name]
         base = layer.weight.detach().float()
@@ -181,7 +180,6 @@ def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str
 
 
 def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
-    """The direction in which the layer's trained tensors move its effective weight."""
     magnitude = layer.magnitude()
     if factors is None or magnitude is None:
         return alignment.induced_gradient(G, factors, layer.scaling, layer.trains, layer.lr_ratio)
@@ -198,7 +196,6 @@ def _attainable(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> floa
 
 
 def _finite(value: float | None) -> float | None:
-    """None for a value that is not finite, as JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 

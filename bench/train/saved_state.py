@@ -69,7 +69,6 @@ def load_moments(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
 
 
 def _laid_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor on the parameter's device, sharded like the parameter."""
     tensor = tensor.to(parameter.device)
     if not isinstance(parameter, DTensor):
         return tensor

@@ -4,43 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.runs.record_parts import TrainingFacts
 from bench.runs.renamed import as_hashed
 
-if TYPE_CHECKING:
-    from bench.runs.checkpoint import Checkpoint, Checkpoints
-    from bench.train.probe import Row as AlignmentRow
-
 Row = dict[str, Any]
-
-
-class Logbook(Protocol):
-    """The receiver of training's rows and progress, and the keeper of its checkpoints.
-
-    Attributes:
-        checkpoints: the run's checkpoints; None: it keeps none.
-        resume_from: the checkpoint to resume from; None: training starts at the first step.
-    """
-
-    checkpoints: Checkpoints | None
-    resume_from: Checkpoint | None
-
-    def log(self, row: Row, alignment: list[AlignmentRow]) -> None:
-        """Takes a finished row of the curve and the alignment rows of the same step; either may be empty."""
-
-    def restart(self, curve: list[Row], alignment: list[AlignmentRow]) -> None:
-        """Replaces all logged rows by those up to a checkpoint's step."""
-
-    def step(self, number: int, num_steps: int, seconds: float) -> None:
-        """Called after each step with its number, the number of steps, and seconds since training began.
-
-        Raises:
-            LeaseLostError: another process has taken the run over.
-        """
 
 
 class DivergedError(RuntimeError):
@@ -53,14 +25,9 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Train:
-    """conf/train/*.yaml; the names are transformers.TrainingArguments' where it has them.
+    """conf/train/*.yaml, explained in conf/README.md; the names are transformers.TrainingArguments' where it has them.
 
-    Attributes:
-        learning_rate: the schedule's peak; None only for a method that trains nothing.
-        batch_size: examples a backward pass; an optimiser step sees gradient_accumulation_steps of them.
-        eval_steps: interval of the eval loss; 0 takes it at the end only.
-        precision: fp32, or bf16 autocast over float32 masters.
-        parallel: whether each rank holds the whole model (ddp) or a shard of it (fsdp).
+    learning_rate is None only for a method that trains nothing.
     """
 
     max_steps: PositiveInt
@@ -102,14 +69,10 @@ class Training:
 
     Attributes:
         curve: one row a step: step, loss, learning_rate, grad_norm, tokens, seconds; eval_loss where taken.
-        seconds: wall time of the loop without the alignment measures.
-        num_tokens: label and prompt tokens seen, padding not counted.
-        eval_loss: after the last step, nats a token.
+        facts: what the record says of training.
         carried_seconds: wall time, measures included, of the earlier attempt that this one resumed.
     """
 
     curve: list[Row]
-    seconds: float
-    num_tokens: int
-    eval_loss: float
+    facts: TrainingFacts
     carried_seconds: float = 0.0

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from bench.process import rng, signals
-from bench.train.settings import Logbook, Train, Training
+from bench.train.settings import Train, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from bench.runs.attempt import Attempt
     from bench.runs.checkpoint import Checkpoints
     from bench.tasks import PreparedTask
     from bench.train.probe import AlignmentProbe
@@ -36,7 +37,7 @@ def train(
     loraplus_lr_ratio: float | None,
     seed: int,
     probe: AlignmentProbe,
-    logbook: Logbook,
+    logbook: Attempt,
 ) -> Training:
     """Fine-tunes the parameters that require a gradient.
 
@@ -88,7 +89,6 @@ def train(
 
 @contextmanager
 def _folder(checkpoints: Checkpoints | None) -> Iterator[str]:
-    """Context manager: the folder that the Trainer writes into."""
     if checkpoints is not None:
         yield str(checkpoints.folder)
         return

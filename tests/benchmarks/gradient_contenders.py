@@ -65,7 +65,7 @@ def measure(contender: str, shape: Shape, num_samples: int, reference: Path, r: 
         return GradientCost(cost, found.parts)
     spans = ours.spans(ours.calibrated_factors(found, shape.model(), r))
     errors = subspace_errors(spans, reference, LORA_GA, r)
-    return GradientCost(cost, found.parts, errors, len(found.calibration.exact_layers))
+    return GradientCost(cost, found.parts, errors, len(found.calibration.facts.exact_layers))
 
 
 def measure_cached(shape: Shape, num_samples: int) -> dict[str, GradientCost]:

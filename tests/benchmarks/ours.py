@@ -66,12 +66,14 @@ def cached(model: PreTrainedModel, batches: Batches, folder: Path) -> Calibrated
     began = time.perf_counter()
     found, read = calibrate.shared(loaded, target_layers(model), task, wanted("lora_ga", R), cache)
     seconds = time.perf_counter() - began
-    return Calibrated(found, {} if read else found.cost.seconds | {"cache": seconds - found.cost.total_seconds})
+    return Calibrated(
+        found, {} if read else found.facts.seconds | {"cache": seconds - sum(found.facts.seconds.values())}
+    )
 
 
 def _computed(model: PreTrainedModel, batches: Batches, what: CalibrationRequest) -> Calibrated:
     found = calibrate.calibrate(model, target_layers(model), batches, what)
-    return Calibrated(found, found.cost.seconds)
+    return Calibrated(found, found.facts.seconds)
 
 
 def spans(factors: dict[str, Factors]) -> dict[str, tuple[Tensor, Tensor]]:

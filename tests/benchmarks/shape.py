@@ -65,6 +65,6 @@ def random_batches(vocab_size: int, num_samples: int, num_tokens: int, batch_siz
 
 def target_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The layers to adapt, by name, as the suite finds them."""
-    from bench.model import adapter
+    from bench.model import layers
 
-    return adapter.target_layers(model, TARGET_MODULES)
+    return layers.target_layers(model, TARGET_MODULES)

@@ -126,11 +126,11 @@ def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
     assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 
-MISSING = dict.fromkeys(("lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
-MISSING |= {"corda": "input_covariance", "eva": "label_covariance"}
+NEEDED = dict.fromkeys(("lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
+NEEDED |= {"corda": "input_covariance", "eva": "label_covariance"}
 
 
-@pytest.mark.parametrize(("name", "statistic"), MISSING.items())
+@pytest.mark.parametrize(("name", "statistic"), NEEDED.items())
 def test_a_missing_statistic_is_answered_with_layer_and_remedy(build, name, statistic):
     with pytest.raises(ValueError, match=rf"layers\.3\.q_proj has no {statistic}: .* model\.target_modules"):
         build((name,)).factors(layer_of(random(24, 40)), torch.Generator())

@@ -6,6 +6,7 @@ from bench.methods.base import Method, Rank
 from bench.methods.full_ft import FullFT
 from bench.methods.none import NoTraining
 from bench.model import adapter
+from bench.model.layers import target_layers
 from built_methods import built
 
 RANK = Rank("r3", 3, 6)
@@ -13,7 +14,7 @@ each_reference = pytest.mark.parametrize("method", [built("full_ft"), built("non
 
 
 def added(model, method):
-    return adapter.add(model, method, RANK, adapter.target_layers(model, ("q_proj", "down_proj")))
+    return adapter.add(model, method, RANK, target_layers(model, ("q_proj", "down_proj")))
 
 
 @each_reference

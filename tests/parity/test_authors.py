@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Layer, LearningRates
 from bench.methods.lora_one import LoRAOne
-from bench.model.adapter import target_layers
+from bench.model.layers import target_layers
 from built_methods import built
 from matrices import with_signs_of
 

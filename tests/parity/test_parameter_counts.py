@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from bench.methods.base import Rank
 from bench.model import adapter
+from bench.model.layers import heads, target_layers
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
@@ -90,10 +91,10 @@ def test_a_model_has_as_many_parameters_as_published(name):
 def test_every_target_module_is_there_and_no_head_among_them(name):
     model = skeleton(name)
     for target in read(name).target_modules:
-        layers = adapter.target_layers(model, (target,))
+        layers = target_layers(model, (target,))
         assert layers, f"{target} matches nothing"
         assert not any(layer is model.get_output_embeddings() for layer in layers.values())
-        assert not any(path.partition(".")[0] in adapter.heads(model) for path in layers)
+        assert not any(path.partition(".")[0] in heads(model) for path in layers)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -140,7 +141,7 @@ def test_full_fine_tuning_trains_all_that_is_published(compose_run, model):
 def in_adapters(name, method, rank):
     """How many numbers the method trains in the layers that the model's file names: papers leave the head out."""
     model = skeleton(name)
-    layers = adapter.target_layers(model, read(name).target_modules)
+    layers = target_layers(model, read(name).target_modules)
     with torch.device("meta"):
         wrapped, _ = adapter.add(model, method, rank, layers)
     trained = {path: parameter for path, parameter in wrapped.named_parameters() if parameter.requires_grad}
@@ -156,6 +157,6 @@ def in_adapters(name, method, rank):
     ],
 )
 def test_the_adapters_of_encoders_have_as_many_parameters_as_published(model, method, r, num_layers, published):
-    layers = adapter.target_layers(skeleton(model), read(model).target_modules)
+    layers = target_layers(skeleton(model), read(model).target_modules)
     assert num_layers in (None, len(layers))
     assert in_adapters(model, built(method), Rank(f"r{r}", r, 2 * r)) == published

@@ -9,25 +9,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.init.calibrate.stage import calibrate
 from bench.init.store import Cache, tensors_sha256
-from bench.model.gradients import Batch
 from bench.model.layers import heads
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process import ranks
 from bench.process.provenance import fingerprint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from bench.tasks import PreparedTask
+from bench.tasks import PreparedTask
 
 
 def shared(
@@ -52,50 +47,46 @@ def shared(
     """
     if request == CalibrationRequest():
         return Calibration(), False
-    checkpointing = task.calibration_checkpointing
 
     def compute() -> Calibration:
+        checkpointing = task.calibration_checkpointing
         return calibrate(loaded.model, layers, task.calibration, request, checkpointing=checkpointing)
 
     if loaded.revision == UNKNOWN:
         return compute(), False
-    name = key(loaded.revision, loaded.model, layers, task.calibration, request, checkpointing, fingerprint())
+    name = key(loaded, layers, task, request, fingerprint())
     title = f"{Path(str(loaded.model.name_or_path)).name}, {request.title}"
     title += f", {len(task.calibration_ids)} samples" if request.data else ""
     return cache.fetch(name, title, compute, Calibration)
 
 
 def key(
-    revision: str,
-    model: PreTrainedModel,
+    loaded: LoadedModel,
     layers: Mapping[str, nn.Linear],
-    batches: Sequence[Batch],
+    task: PreparedTask,
     request: CalibrationRequest,
-    checkpointing: bool,
     environment: str,
 ) -> str:
     """A hash of all that calibration's numbers depend on: not the rank, the learning rate or the seed of training.
 
     Args:
-        revision: identifies the weights.
-        model: its dtype and, if it has one, its classification head enter the hash.
+        loaded: its revision, its dtype and, if it has one, its classification head enter the hash.
         layers: the target layers by name.
-        batches: the calibration batches; left out where only weights are decomposed.
+        task: its calibration batches where data is needed, and whether a backward pass checkpoints.
         request: the statistics to return.
-        checkpointing: whether activations are computed twice; left out without a backward pass.
         environment: identifies software and hardware, on which the last digits depend.
     """
     description = {
-        "revision": revision,
-        "dtype": str(model.dtype),
+        "revision": loaded.revision,
+        "dtype": str(loaded.model.dtype),
         "layers": list(layers),
         "request": request.to_dict(),
-        "checkpointing": checkpointing and request.gradient,
+        "checkpointing": task.calibration_checkpointing and request.gradient,
         "environment": environment,
         "processes": ranks.size(),
         "code": _code_sha256(),
-        "head": _head_sha256(model) if request.data else None,
-        "samples": [tensors_sha256(batch) for batch in batches] if request.data else None,
+        "head": _head_sha256(loaded.model) if request.data else None,
+        "samples": [tensors_sha256(batch) for batch in task.calibration] if request.data else None,
     }
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 

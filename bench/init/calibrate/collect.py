@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from bench.init.calibrate.result import Calibration, CalibrationRequest, Cost
+from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.init.calibrate.sketch import GradientSketch
 from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
@@ -23,9 +23,6 @@ from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_g
 from bench.process import ranks, rng
 from bench.process.phases import now
 from bench.tasks.examples import IGNORED, num_label_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,27 @@ class Collector:
             self._batch = {name: tensor.to(self._model.device) for name, tensor in piece.batch.items()}
             self._last = index == len(own) - 1 and ranks.size() == 1
             loss += piece.weight * self._visit(piece.weight, checkpointing)
-        found = self._result
-        found.loss = ranks.all_reduce_sum(loss).item()
-        if not math.isfinite(found.loss):
-            raise ValueError(f"the pretrained model's loss on the calibration samples is {found.loss}")
+        found, facts = self._result, self._result.facts
+        facts.loss = ranks.all_reduce_sum(loss).item()
+        if not math.isfinite(facts.loss):
+            raise ValueError(f"the pretrained model's loss on the calibration samples is {facts.loss}")
         if ranks.size() > 1:
             self._bring_together()
-        found.num_samples = sum(len(piece.batch["input_ids"]) for piece in pieces)
-        found.input_covariance = {name: total / found.num_samples for name, total in found.input_covariance.items()}
-        found.cost = Cost(dict(self._seconds), None, place, max(len(piece.batch["input_ids"]) for piece in pieces))
+        sizes = [len(piece.batch["input_ids"]) for piece in pieces]
+        facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
+        facts.seconds = dict(self._seconds)
+        found.input_covariance = {name: total / sum(sizes) for name, total in found.input_covariance.items()}
         return found
 
     def _visit(self, weight: float, checkpointing: bool) -> float:
-        """Passes one piece through the model; returns its loss."""
         before = sum(self._seconds.values())
+        given = self._model, self._layers, self._batch, self._consume
         if self._request.gradient:
             seen = visit_gradients(
-                self._model, self._layers, self._batch, self._consume, weight=weight, checkpointing=checkpointing,
-                finish=self._finish, enter=self._enter,
-            )  # fmt: skip
-        else:
-            seen = visit_inputs(
-                self._model, self._layers, self._batch, self._consume, finish=self._finish, enter=self._enter
+                *given, weight=weight, checkpointing=checkpointing, finish=self._finish, enter=self._enter
             )
+        else:
+            seen = visit_inputs(*given, finish=self._finish, enter=self._enter)
         consumed = sum(self._seconds.values()) - before
         self._seconds["forward"] += seen.forward_seconds - (0 if self._request.gradient else consumed)
         self._seconds["backward"] += seen.backward_seconds - (consumed if self._request.gradient else 0)

@@ -1,9 +1,9 @@
-"""What calibration is asked for, what it returns, and what that cost."""
+"""What calibration is asked for, and what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.methods.base import Layer, LearningRates, Method, Rank, Spectral, Statistic
 from bench.methods.svd import EXACT, SVD, SVDSettings
+from bench.runs.record_parts import CalibrationFacts
 
 PARTS = ("U", "S", "Vh")
 MATRICES: tuple[Statistic, ...] = ("gradient", "input_covariance", "label_covariance")
@@ -74,53 +75,26 @@ class CalibrationRequest:
 
 
 @dataclass
-class Cost:
-    """What calibration cost.
-
-    Attributes:
-        seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of
-            accumulators between batches).
-        peak_bytes: the highest memory, as bench.process.phases counts it.
-        place: where accumulators were kept between batches; None if there was one batch.
-        batch_size: samples a backward pass, after halving for want of memory.
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_bytes: int | None = None
-    place: str | None = None
-    batch_size: int | None = None
-
-    @property
-    def total_seconds(self) -> float:
-        """Seconds of all parts together."""
-        return sum(self.seconds.values())
-
-
-@dataclass
 class Calibration:
     """Statistics by target layer, as bench.methods.base.Layer describes them; on the CPU, float32.
 
     Attributes:
         svds: leading singular triplets by matrix and layer.
-        loss: the pretrained model's loss on the calibration samples, nats a token; None without data.
-        num_samples: number of calibration samples.
-        exact_layers: layers whose sketch exceeded `svd.sketch_bound`, so that their gradient was formed.
-        cost: seconds and memory.
+        facts: what the record says of calibration.
     """
 
     gradient: dict[str, Float[Tensor, "out in"]] = field(default_factory=dict)
     input_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
     label_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
     svds: dict[Spectral, dict[str, SVD]] = field(default_factory=dict)
-    loss: float | None = None
-    num_samples: int = 0
-    exact_layers: list[str] = field(default_factory=list)
-    cost: Cost = field(default_factory=Cost)
+    facts: CalibrationFacts = field(default_factory=CalibrationFacts)
 
-    @property
-    def largest_error(self) -> float | None:
-        """The largest estimated error of a decomposition; None if nothing was decomposed."""
-        return max((svd.error for by_name in self.svds.values() for svd in by_name.values()), default=None)
+    def recorded(self, read: bool) -> CalibrationFacts:
+        """The facts with what follows from all the parts; `read`: the calibration was read from the cache."""
+        errors = [svd.error for by_name in self.svds.values() for svd in by_name.values()]
+        total = sum(self.facts.seconds.values())
+        known = {"read": read, "largest_error": max(errors, default=None), "total_seconds": total}
+        return CalibrationFacts(**{name: getattr(self.facts, name) for name in CalibrationFacts.model_fields} | known)
 
     def layer(
         self, name: str, weight: Float[Tensor, "out in"], r: int, scaling: float, learning_rates: LearningRates
@@ -159,10 +133,7 @@ class Calibration:
             for name, svd in by_name.items():
                 tensors |= {f"svd/{of}/{name}/{part}": getattr(svd, part) for part in PARTS}
         facts = {
-            "loss": self.loss,
-            "num_samples": self.num_samples,
-            "exact_layers": self.exact_layers,
-            "cost": asdict(self.cost),
+            "facts": self.facts.model_dump(),
             "errors": {of: {name: svd.error for name, svd in by_name.items()} for of, by_name in self.svds.items()},
         }
         return tensors, facts
@@ -170,12 +141,7 @@ class Calibration:
     @classmethod
     def from_entry(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Calibration:
         """The calibration of which `to_entry` made this entry, equal to the bit."""
-        found = cls(
-            loss=facts["loss"],
-            num_samples=facts["num_samples"],
-            exact_layers=list(facts["exact_layers"]),
-            cost=Cost(**facts["cost"]),
-        )
+        found = cls(facts=CalibrationFacts(**facts["facts"]))
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
             if kind != "svd":

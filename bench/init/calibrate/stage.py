@@ -7,18 +7,15 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from bench.init.calibrate.collect import Collector, decompose, split
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.model.gradients import Batch
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def calibrate(
@@ -49,34 +46,22 @@ def calibrate(
         found.svds["weight"] = ranks.map_over_ranks(
             list(layers), lambda name: decompose(float_weight(layers[name]), "weight", name, request)
         )
-        found.cost.seconds["svd"] = found.cost.seconds.get("svd", 0.0) + now() - began
+        svd_seconds = found.facts.seconds.get("svd", 0.0) + now() - began
+        found.facts.seconds = found.facts.seconds | {"svd": svd_seconds}
     rough = [name for name, svd in found.svds.get("gradient", {}).items() if svd.error > request.svd.sketch_bound]
     if request.sketched and rough:
-        _replace(rough, found, model, layers, batches, request, checkpointing)
-    found.cost.peak_bytes = peak_bytes()
+        warnings.warn(
+            f"the sketch of {len(rough)} of {len(layers)} layers may be off by an angle whose sine exceeds "
+            f"svd.sketch_bound={request.svd.sketch_bound:g}; their gradients are formed instead",
+            stacklevel=2,
+        )
+        exact = replace(request, matrices=frozenset(), svds=frozenset({"gradient"}), sketched=False)
+        again = _from_data(model, {name: layers[name] for name in rough}, batches, exact, checkpointing)
+        found.svds["gradient"] |= again.svds["gradient"]
+        found.facts.exact_layers = rough
+        found.facts.seconds = dict(Counter(found.facts.seconds) + Counter(again.facts.seconds))
+    found.facts.peak_bytes = peak_bytes()
     return found
-
-
-def _replace(
-    rough: list[str],
-    found: Calibration,
-    model: PreTrainedModel,
-    layers: Mapping[str, nn.Linear],
-    batches: Sequence[Batch],
-    request: CalibrationRequest,
-    checkpointing: bool,
-) -> None:
-    """Forms the gradients of the layers whose sketch is too rough, and replaces their triplets in `found`."""
-    warnings.warn(
-        f"the sketch of {len(rough)} of {len(layers)} layers may be off by an angle whose sine exceeds "
-        f"svd.sketch_bound={request.svd.sketch_bound:g}; their gradients are formed instead",
-        stacklevel=3,
-    )
-    exact = replace(request, matrices=frozenset(), svds=frozenset({"gradient"}), sketched=False)
-    again = _from_data(model, {name: layers[name] for name in rough}, batches, exact, checkpointing)
-    found.svds["gradient"] |= again.svds["gradient"]
-    found.exact_layers = rough
-    found.cost.seconds = dict(Counter(found.cost.seconds) + Counter(again.cost.seconds))
 
 
 def _from_data(

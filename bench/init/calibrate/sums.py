@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -23,18 +23,6 @@ MOST_OF_WEIGHTS = 0.15  # of the target weights' bytes: what accumulators may ta
 MOST_OF_FREE_MEMORY = 0.5
 
 
-class Sums(Protocol):
-    """Accumulators by statistic and layer."""
-
-    def take(self, key: Key) -> Tensor | None:
-        """The accumulator, which the caller may change; None before the first batch."""
-        ...
-
-    def put(self, key: Key, total: Tensor) -> None:
-        """Stores the accumulator; the caller must drop its reference."""
-        ...
-
-
 class InMemory:
     """Accumulators stay on their device."""
 
@@ -42,11 +30,11 @@ class InMemory:
         self._totals: dict[Key, Tensor] = {}
 
     def take(self, key: Key) -> Tensor | None:
-        """The accumulator itself, which is no longer stored."""
+        """The accumulator, which the caller may change; None before the first batch."""
         return self._totals.pop(key, None)
 
     def put(self, key: Key, total: Tensor) -> None:
-        """Stores the tensor without a copy."""
+        """Stores the accumulator; the caller must drop its reference."""
         self._totals[key] = total
 
 
@@ -110,4 +98,5 @@ def choose_place(sum_bytes: int, weight_bytes: int, device: torch.device) -> Pla
     return "scratch"
 
 
+Sums = InMemory | OnHost | InScratchFiles
 PLACES: Mapping[Place, type[Sums]] = {"memory": InMemory, "host": OnHost, "scratch": InScratchFiles}

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from bench.model.embedded.sentences import draw_clause, draw_comparison, draw_transfer
-from bench.model.embedded.stories import draw_story, plural_of
+from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import CREATURES, THINGS, Creature, count
 
 LATE_SHARE = 0.25  # of stories tell all events before the first equation, as an answer to a question must
@@ -26,9 +26,7 @@ def told_story(rng: random.Random) -> str:
         told = sentences + equations
     else:
         told = [text for pair in zip(sentences, equations, strict=True) for text in pair]
-    return " ".join(
-        [story.opening, *filter(None, told), f"Now {story.person} has {story.quantity} {plural_of(story)}."]
-    )
+    return " ".join([story.opening, *filter(None, told), f"Now {story.person} has {story.quantity} {story.things}."])
 
 
 def sums(rng: random.Random) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.model.embedded.sentences import Pair, draw_clause, draw_comparison, draw_transfer
-from bench.model.embedded.stories import draw_story, plural_of
+from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
 
 ITEM_SEED = 20260102
@@ -31,13 +31,9 @@ NUM_CHOICES = 4
 def _gsm(rng: random.Random) -> Item:
     story = draw_story(rng, 2, 3)
     told = " ".join([story.opening, *(event.sentence for event in story.events if event.sentence)])
-    question = f"{told} How many {plural_of(story)} does {story.person} have now?"
+    question = f"{told} How many {story.things} does {story.person} have now?"
     steps = "\n".join(event.equation for event in story.events)
     return {"question": question, "answer": f"{steps}\n#### {story.quantity}"}
-
-
-def _labelled_pair(pair: Pair) -> Item:
-    return {"sentence1": pair.first, "sentence2": pair.second, "label": int(pair.holds)}
 
 
 def _acceptability(rng: random.Random) -> Item:
@@ -45,19 +41,15 @@ def _acceptability(rng: random.Random) -> Item:
     return {"sentence": draw_clause(rng, grammatical), "label": int(grammatical)}
 
 
-def _paraphrase(rng: random.Random) -> Item:
-    return _labelled_pair(draw_transfer(rng))
-
-
-def _entailment(rng: random.Random) -> Item:
-    return _labelled_pair(draw_comparison(rng))
+def _labelled(pair: Pair) -> Item:
+    return {"sentence1": pair.first, "sentence2": pair.second, "label": int(pair.holds)}
 
 
 _DRAWN: dict[str, Callable[[random.Random], Item]] = {
     "gsm_tiny": _gsm,
     "acceptability_tiny": _acceptability,
-    "paraphrase_tiny": _paraphrase,
-    "entailment_tiny": _entailment,
+    "paraphrase_tiny": lambda rng: _labelled(draw_transfer(rng)),
+    "entailment_tiny": lambda rng: _labelled(draw_comparison(rng)),
 }
 
 

@@ -4,7 +4,7 @@ A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) 
 trained on the generated language; `--width 32` and `--width 64` make the narrower ones that share its depth and
 tokenizer. The tokenizer covers every byte, so real text can be put through it too. Takes about 15 minutes on two CPU
 cores, less where it is narrower. BPE dropout draws from the tokenizers library's own stream, which cannot be seeded:
-the recipe makes a model of the same quality, not the same bits. The recipe, its held-out loss and the checkpoint's
+the recipe makes a model of the same quality, not the same bits. The recipe, its eval loss and the checkpoint's
 hash are written to recipe.json beside the weights.
 """
 
@@ -112,7 +112,7 @@ def token_blocks(
 
 
 @torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> float:
+def eval_loss(model: LlamaForCausalLM, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> float:
     """Mean loss, nats a token, over 32 blocks of whole words that training has not drawn."""
     blocks = itertools.islice(token_blocks(recipe, tokenizer, f"held_out/{HELD_OUT_SEED}", 0.0), 32)
     losses = [model(input_ids=block, labels=block).loss.item() for block in blocks]
@@ -120,7 +120,7 @@ def held_out_loss(model: LlamaForCausalLM, recipe: Recipe, tokenizer: PreTrained
 
 
 def pretrain(recipe: Recipe, folder: Path) -> float:
-    """Trains tokenizer and model and writes them to `folder`; returns the held-out loss in nats a token."""
+    """Trains tokenizer and model and writes them to `folder`; returns the eval loss in nats a token."""
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = LlamaForCausalLM(llama_config(recipe))
@@ -139,11 +139,11 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
         optimizer.zero_grad()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     model.eval()
-    loss = held_out_loss(model, recipe, tokenizer)
+    loss = eval_loss(model, recipe, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    written = {"recipe": asdict(recipe), "held_out_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
+    written = {"recipe": asdict(recipe), "eval_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
     (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
     return loss
 
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=Recipe.width, help="a multiple of 32")
     args = parser.parse_args()
     loss = pretrain(Recipe(seed=args.seed, width=args.width, steps=args.steps), args.folder)
-    print(f"held-out loss {loss:.4f} nats a token -> {args.folder}")
+    print(f"eval loss {loss:.4f} nats a token -> {args.folder}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ A story is told in two ways. Pretraining tells it as prose, each event followed 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.model.embedded.world import CONTAINERS, PEOPLE, THINGS, count, plural, pronoun
@@ -39,37 +38,31 @@ class Story:
         """How many things there are at the end."""
         return self.events[-1].quantity
 
-
-def _gains(rng: random.Random, who: str, now: int) -> Event | None:
-    more = rng.randint(1, 30)
-    verb = rng.choice(("buys", "finds"))
-    return Event(f"{who} {verb} {more} more.", f"{now} + {more} = {now + more}", now + more)
-
-
-def _loses(rng: random.Random, who: str, now: int) -> Event | None:
-    if now < 3:
-        return None
-    less = rng.randint(1, min(30, now - 1))
-    verb = rng.choice(("loses", "sells"))
-    return Event(f"{who} {verb} {less}.", f"{now} - {less} = {now - less}", now - less)
+    @property
+    def things(self) -> str:
+        """The thing in the plural."""
+        return plural(self.thing)
 
 
-def _multiplies(rng: random.Random, who: str, now: int) -> Event | None:
-    factor, word = rng.choice(((2, "twice"), (3, "three times")))
-    return Event(f"Then {who.lower()} has {word} as many.", f"{now} * {factor} = {now * factor}", now * factor)
-
-
-def _halves(rng: random.Random, who: str, now: int) -> Event | None:
-    if now % 2 or now < 4:
-        return None
-    return Event(f"{who} gives away half of them.", f"{now} / 2 = {now // 2}", now // 2)
-
-
-_EVENTS: tuple[Callable[[random.Random, str, int], Event | None], ...] = (_gains, _loses, _multiplies, _halves)
+def _change(rng: random.Random, who: str, now: int) -> Event | None:
+    """A gain, a loss, a multiple or a half; None if `now` does not allow the one that was drawn."""
+    kind = rng.choice(("gain", "loss", "multiple", "half"))
+    if kind == "gain":
+        more, verb = rng.randint(1, 30), rng.choice(("buys", "finds"))
+        return Event(f"{who} {verb} {more} more.", f"{now} + {more} = {now + more}", now + more)
+    if kind == "loss" and now >= 3:
+        less, verb = rng.randint(1, min(30, now - 1)), rng.choice(("loses", "sells"))
+        return Event(f"{who} {verb} {less}.", f"{now} - {less} = {now - less}", now - less)
+    if kind == "multiple":
+        factor, word = rng.choice(((2, "twice"), (3, "three times")))
+        return Event(f"Then {who.lower()} has {word} as many.", f"{now} * {factor} = {now * factor}", now * factor)
+    if kind == "half" and now >= 4 and now % 2 == 0:
+        return Event(f"{who} gives away half of them.", f"{now} / 2 = {now // 2}", now // 2)
+    return None
 
 
 def _opening(rng: random.Random, person: str, thing: str) -> tuple[str, int, Event | None]:
-    """Either a plain quantity, or boxes of things, whose total is the first equation."""
+    # A plain quantity, or boxes of things, whose total is the first equation.
     if rng.random() < 0.3:
         boxes, each = rng.randint(2, 9), rng.randint(2, 9)
         box = rng.choice(CONTAINERS)
@@ -93,13 +86,8 @@ def draw_story(rng: random.Random, min_events: int, max_events: int) -> Story:
     events = [first] if first else []
     who = pronoun(person)
     while len(events) < num_events:
-        event = rng.choice(_EVENTS)(rng, who, now)
+        event = _change(rng, who, now)
         if event and 1 <= event.quantity <= MAX_QUANTITY:
             events.append(event)
             now = event.quantity
     return Story(person, thing, opening, tuple(events))
-
-
-def plural_of(story: Story) -> str:
-    """The story's thing in the plural."""
-    return plural(story.thing)
