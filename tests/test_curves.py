@@ -19,10 +19,19 @@ def write_curve(folder, eval_losses, every=10, seconds=2.0):
     return folder
 
 
-def test_a_target_is_reached_on_the_straight_line_between_two_measurements(tmp_path):
-    # 3 at step 10, 1 at step 20: 1.5 is three quarters of the way
-    reached = reach(read_curve(write_curve(tmp_path, [3.0, 1.0])), 1.5)
-    assert (reached.step, reached.tokens, reached.seconds) == (17.5, 1750.0, 35.0)
+@pytest.mark.parametrize(
+    ("eval_losses", "target", "step"),
+    [
+        ([3.0, 1.0], 1.5, 17.5),  # 3 at step 10, 1 at step 20: three quarters of the way
+        ([3.0, 1.0, math.nan], 1.0, 20.0),
+        ([3.0, 1.0, 3.0, 0.5], 2.0, 15.0),  # the first time
+        ([0.5, 0.4], 1.0, 10.0),  # the first measurement is the earliest that can be said
+        ([math.inf, 1.0], 2.0, 20.0),  # no straight line from infinity
+    ],
+)
+def test_a_target_is_reached_on_the_straight_line_between_two_measurements(tmp_path, eval_losses, target, step):
+    reached = reach(read_curve(write_curve(tmp_path, eval_losses)), target)
+    assert (reached.step, reached.tokens, reached.seconds) == (step, 100 * step, 2 * step)
 
 
 def test_seconds_begin_before_initialisation(tmp_path):
@@ -32,21 +41,7 @@ def test_seconds_begin_before_initialisation(tmp_path):
 
 
 def test_a_target_that_is_never_reached_is_none(tmp_path):
-    curve = read_curve(write_curve(tmp_path, [3.0, 1.0, math.nan]))
-    assert reach(curve, 0.5) is None
-    assert reach(curve, 1.0).step == 20.0
-
-
-def test_the_first_measurement_is_the_earliest_that_can_be_said(tmp_path):
-    assert reach(read_curve(write_curve(tmp_path, [0.5, 0.4])), 1.0).step == 10.0
-
-
-def test_a_curve_that_comes_down_twice_counts_the_first_time(tmp_path):
-    assert reach(read_curve(write_curve(tmp_path, [3.0, 1.0, 3.0, 0.5])), 2.0).step == 15.0
-
-
-def test_a_straight_line_from_infinity_is_not_drawn(tmp_path):
-    assert reach(read_curve(write_curve(tmp_path, [math.inf, 1.0])), 2.0).step == 20.0
+    assert reach(read_curve(write_curve(tmp_path, [3.0, 1.0, math.nan])), 0.5) is None
 
 
 def test_a_run_that_diverged_ends_infinitely_high(tmp_path):

@@ -399,15 +399,12 @@ def test_methods_of_one_label_are_told_apart(tmp_path):
     assert last == {"lora_ga": "1", "lora_ga_peft": "2"}
 
 
-def test_a_method_nobody_knows_has_a_fixed_look_and_comes_last():
+def test_each_method_has_its_own_look_one_that_nobody_knows_a_fixed_one_and_comes_last():
+    assert len({one.color for one in LOOKS.values()}) == len({one.marker for one in LOOKS.values()}) == len(LOOKS)
     assert look("mine") == look("mine") != look("yours")
     others = [look(f"mine_{number}") for number in range(99)]
     assert not {(one.color, one.marker) for one in others} & {(one.color, one.marker) for one in LOOKS.values()}
     assert sorted(["mine", "lora_sb", "a_new_one", "none"], key=order) == ["none", "lora_sb", "a_new_one", "mine"]
-
-
-def test_every_known_method_has_a_colour_and_a_marker_of_its_own():
-    assert len({one.color for one in LOOKS.values()}) == len({one.marker for one in LOOKS.values()}) == len(LOOKS)
 
 
 def test_an_axis_of_ticks_reads_as_plain_numbers():

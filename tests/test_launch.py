@@ -57,17 +57,18 @@ def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, ca
 
 
 @needs_cluster
-def test_a_launcher_takes_settings_and_is_not_swept_over(capsys):
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("joblib,basic", "a sweep has one launcher"),
+        ("submitit_local", "launch=submitit_local is gone: launch=process gives each run a process"),
+    ],
+)
+def test_a_launcher_takes_settings_and_is_not_swept_over(capsys, choice, message):
     arguments.check_arguments(["-m", "launch=slurm", "hydra.launcher.partition=gpu", "seed=0,1"])
     with pytest.raises(SystemExit):
-        arguments.check_arguments(["-m", "launch=joblib,basic"])
-    assert "a sweep has one launcher" in capsys.readouterr().err
-
-
-def test_a_launcher_that_is_gone_names_another(capsys):
-    with pytest.raises(SystemExit):
-        arguments.check_arguments(["-m", "launch=submitit_local"])
-    assert "launch=submitit_local is gone: launch=process gives each run a process" in capsys.readouterr().err
+        arguments.check_arguments(["-m", f"launch={choice}"])
+    assert message in capsys.readouterr().err
 
 
 @needs_cluster

@@ -224,16 +224,9 @@ def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_t
     ]
     assert "adapter.use_dora=true needs a method that trains" in entries[2].planned.refused
     assert entries[0].run.study == "mine"
-
-
-def test_a_rank_that_no_layer_can_have_is_refused_by_the_plan(tmp_path, monkeypatch):
-    write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {rank: 'r8,r96', seed: '0,1'}}}\n")
-    monkeypatch.chdir(tmp_path)
-    found = overview(planned_cells("mine", []))
-    assert (found.total.runs, found.total.refused) == (2, 2)
-    (refusal,) = found.refusals
-    assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")
-    assert refusal.cells == ("run: rank=r96", "run: rank=r96")
+    (refusal,) = overview(planned_cells("mine", ["method=hu", "rank=r8,r96"])).refusals
+    assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")  # which only the model knows
+    assert refusal.cells == ("run: method=hu rank=r96",) * 2
 
 
 def test_stages_are_planned_in_order_and_later_ones_wait(tmp_path, monkeypatch):

@@ -201,26 +201,18 @@ def test_the_stages_published_and_tuned_are_beside_the_paper_each(experiments):
     assert [(*t.places["stage"], *t.places["ours"]) for t in tables] == [("published", 80), ("tuned", 90)]
 
 
-def test_a_method_that_the_suite_lacks_is_printed_by_its_label_without_ours(experiments):
-    experiments({}, {"method": "", "label": "AdaLoRA", "value": "93"})
+def test_a_number_is_printed_with_its_deviation_and_source_and_a_blank_one_is_named(experiments):
+    experiments(
+        {"value": "", "source": "number not found"},
+        {"method": "lora_ga", "label": "LoRA-GA", "value": "94.11", "std": "0.18"},
+        {"method": "", "label": "AdaLoRA", "value": "93"},  # which the suite lacks
+    )
     write_run(scores=[score("sst2", 0.8)])
     text = write_paper_tables(the_study(), Path("tables"))
+    assert "– / 94.11 ± 0.18 / –" in text
     assert "– / 93 / –" in next(line for line in text.splitlines() if "AdaLoRA" in line)
-
-
-def test_a_blank_number_is_a_dash_and_named_below_the_table(experiments):
-    experiments({"value": "", "source": "number not found"})
-    write_run(scores=[score("sst2", 0.8)])
-    text = write_paper_tables(the_study(), Path("tables"))
     assert "Left blank, no source found for all or some tasks: LoRA r 8." in text
     assert "number not found" not in text
-
-
-def test_a_published_deviation_and_the_source_are_printed(experiments):
-    experiments({}, {"method": "lora_ga", "label": "LoRA-GA", "value": "94.11", "std": "0.18"})
-    write_run(scores=[score("sst2", 0.8)])
-    text = write_paper_tables(the_study(), Path("tables"))
-    assert "94.11 ± 0.18" in text
     assert "Primary source: Table 1 (every row)." in text
 
 
@@ -249,26 +241,21 @@ def test_the_three_files_hold_the_table_numbers_unrounded_and_are_the_same_each_
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
-def test_every_published_number_has_a_source_and_a_place(path):
-    for number in read_published(path):
-        assert number.source
-        assert number.study.startswith(f"{path.parent.name}/")
-        assert number.value is None or 0 < number.value <= 100
-        assert number.row.method in ("", *known_methods())
-        assert "[M]" not in number.source
-        assert "memory" not in number.source
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
-def test_every_published_model_and_task_is_one_of_the_suite_or_named_as_none(path):
+def test_every_published_number_has_a_source_and_a_model_and_task_of_the_suite_or_named_as_none(path):
     models = {file.stem for file in (ROOT / "conf" / "model").glob("*.yaml")}
     datasets = {file.stem for file in (ROOT / "conf" / "dataset").glob("*.yaml")}
     for number in read_published(path):
+        assert number.source
+        assert "[M]" not in number.source
+        assert "memory" not in number.source
+        assert number.study.startswith(f"{path.parent.name}/")
+        assert number.value is None or 0 < number.value <= 100
+        assert number.row.method in ("", *known_methods())
         assert number.model in models or not number.row.method
         assert number.task in datasets | {"average", "mmlu", "mt_bench"}
 
 
 @pytest.mark.parametrize("study", ["lora_sb/arithmetic", "lora_sb/glue", "lora_ga/t5_glue", "asymmetry/mmlu"])
-def test_each_papers_study_has_a_table(study, monkeypatch, tmp_path):
+def test_the_numbers_of_each_papers_study_are_known_in_every_folder(study, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where there is no experiments/, the suite's own
     assert published(study)

@@ -15,7 +15,6 @@ from bench.runs.record import (
     SCHEMA_VERSION,
     WEIGHTS,
     CorruptRecordError,
-    check_writable,
     describe_files,
     differing_files,
     identity_digest,
@@ -171,12 +170,6 @@ def test_a_torn_curve_is_named(tmp_path):
     (tmp_path / CURVE).write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
     with pytest.raises(CorruptRecordError, match=CURVE):
         read_rows(tmp_path / CURVE)
-
-
-def test_a_results_folder_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        check_writable(tmp_path / "file" / "results")
 
 
 def test_a_file_that_cannot_be_written_whole_stays_what_it_was(tmp_path, monkeypatch):

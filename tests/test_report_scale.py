@@ -9,14 +9,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 from browser.staged import a_record, write_record
 
 from bench.report.figures import drawn_places
 from bench.report.figures.choice import MOST_CELLS, MOST_FIGURES, best_cells, choose
 from bench.report.judge.comparisons import judge, matches
-from bench.report.judge.statistics import sign_flip_p
 from bench.report.read import outcomes
 from bench.report.read.load import ReportError, load_study
 from bench.report.read.members import read_members
@@ -104,11 +102,6 @@ def test_items_are_in_the_order_of_the_data_whatever_their_texts(tmp_path):
     lines = [a_line(1, 1.0, hostile), a_line(0, 0.0, "\n")]
     (tmp_path / "outcomes.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     assert outcomes.items_of(tmp_path, "t", "acc").values.tolist() == [0.0, 1.0]
-
-
-def test_flipped_signs_are_counted_with_their_ties():
-    # of the 8 flips of (1, 2, 3), one sum is as high as 6; of (1, 2, -3), five are at least 0 and five at most 0
-    assert sign_flip_p(np.array([[0.01, 0.02, 0.03], [0.1, 0.2, -0.3], [0.0, 0.0, 0.0]])).tolist() == [0.25, 1.0, 1.0]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_report(tmp_path):

@@ -72,24 +72,22 @@ def test_an_interval_ends_where_the_metric_does(metric, low, high):
     assert frame["high"][0] == (high if high < 2 else pytest.approx(196.5, abs=0.1))
 
 
-def test_the_best_perplexity_is_the_lowest():
-    def of(*values):
-        return [[score(value, "wiki", "word_perplexity", 0.01, higher_is_better=False)] for value in values]
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("word_perplexity", {"A": (9.0, 9.1, 9.0), "B": (7.0, 7.0, 7.1), "C": (8.1, 8.0, 8.0)}, "B"),
+        ("acc", {"A": (float("nan"),) * 3, "B": (0.9, 0.91, 0.9), "C": (0.5, 0.5, 0.49)}, "B"),
+        ("acc", {"A": (0.1 + 0.2,) * 2, "B": (0.3,) * 2}, None),  # apart by rounding
+        ("acc", {"A": (0.4,), "B": (0.9,)}, None),  # one seed, however many items tell two runs apart
+    ],
+)
+def test_bold_is_the_best_that_is_defined_significantly_better_and_of_several_seeds(metric, values, best):
+    def run(value):
+        return [score(value, "t", metric, higher_is_better=metric == "acc")]
 
-    three = cell("A", *of(9.0, 9.1, 9.0)), cell("B", *of(7.0, 7.0, 7.1)), cell("C", *of(8.1, 8.0, 8.0))
-    table = summary(study(*three))
-    assert [text.startswith("**") for text in table["wiki word_perplexity"]] == [False, True, False]
-
-
-def test_an_undefined_score_is_neither_best_nor_in_the_way_of_the_best():
-    values = {"A": (float("nan"),) * 3, "B": (0.9, 0.91, 0.9), "C": (0.5, 0.5, 0.49)}
-    table = summary(study(*(cell(name, *([score(v)] for v in of)) for name, of in values.items())))
-    assert [text.startswith("**") for text in table["sst2 acc %"]] == [False, True, False]
-
-
-def test_methods_that_score_alike_but_for_rounding_have_no_best():
-    table = summary(study(cell("A", [score(0.1 + 0.2, stderr=0.0)]), cell("B", [score(0.3, stderr=0.0)])))
-    assert not any(text.startswith("**") for text in table["sst2 acc %"])
+    table = summary(study(*(cell(name, *map(run, of)) for name, of in values.items()))).set_index("method")
+    (texts,) = (table[name] for name in table if name.startswith(f"t {metric}"))
+    assert [name for name, text in texts.items() if text.startswith("**")] == ([best] if best else [])
 
 
 def test_the_note_says_which_direction_is_bold(tmp_path):
@@ -124,11 +122,6 @@ def test_the_best_may_still_be_no_better_than_the_majority_class(tmp_path):
     assert r"]} \textdagger{} &" in latex
 
 
-def test_of_one_seed_nothing_is_bold_however_many_items_tell_two_runs_apart():
-    table = summary(study(cell("A", [score(0.4)]), cell("B", [score(0.9)])))
-    assert not any(text.startswith("**") for text in table["sst2 acc %"])
-
-
 def test_a_number_without_an_interval_is_held_against_the_majority_class_itself():
     def of(value):
         return [score(value, metric="mcc", stderr=None, majority=0.0)]
@@ -137,13 +130,10 @@ def test_a_number_without_an_interval_is_held_against_the_majority_class_itself(
     assert list(table["sst2 mcc %"]) == ["0.0", "0.0 †", "20.0", "nan †"]
 
 
-def test_the_dagger_is_explained_only_where_there_is_one(tmp_path):
+def test_majority_class_and_dagger_are_named_only_where_they_are(tmp_path):
     text = markdown(tmp_path, cell("A", [score(0.9, majority=0.5)]))
     assert "| Majority class |" in text
     assert "†" not in text
-
-
-def test_without_a_majority_class_nothing_is_said_of_it(tmp_path):
     text = markdown(tmp_path, cell("A", [score(0.0)]))
     assert "†" not in text
     assert "ajority" not in text

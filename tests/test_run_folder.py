@@ -1,13 +1,13 @@
 import json
 
 import pytest
-from test_record import RUN_ID, a_record, finished
+from test_record import RUN_ID, a_record
 
 from bench.runs.attempt import held
 from bench.runs.checkpoint import ChangedDataError
 from bench.runs.folder import RunFolder
 from bench.runs.lease import LeaseLostError
-from bench.runs.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_record, read_rows
+from bench.runs.record import COMPLETED, CURVE, FAILED, INTERRUPTED, read_rows
 
 
 @pytest.fixture
@@ -23,14 +23,6 @@ def test_nothing_stands_under_the_runs_name_before_it_is_closed(folder):
         attempt.close(a_record())
         assert folder.done
     assert not folder.workspace.exists()
-
-
-def test_of_two_that_want_a_run_one_gets_it(folder):
-    with held(folder, 60, wait=False) as first, held(folder, 60, wait=False) as second:
-        assert first is not None
-        assert second is None
-    with held(folder, 60, wait=False) as third:
-        assert third is not None
 
 
 def test_checkpoints_of_a_failed_run_stay_and_go_when_it_has_completed(folder):
@@ -56,12 +48,6 @@ def test_who_has_lost_the_lease_does_not_replace_the_record(folder):
         with pytest.raises(LeaseLostError):
             attempt.close(a_record())
         assert not folder.path.exists()
-
-
-def test_an_earlier_failure_is_replaced_as_a_whole(tmp_path):
-    folder = finished(tmp_path, FAILED)
-    assert finished(tmp_path).done
-    assert read_record(folder.path).status == COMPLETED
 
 
 def test_a_run_begun_again_has_only_its_own_rows(folder):

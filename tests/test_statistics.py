@@ -7,13 +7,12 @@ from sklearn import metrics as sklearn_metrics
 from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
 from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
-from bench.report.judge.metrics import SHARE, Scale, of_items
+from bench.report.judge.metrics import CORRELATION, SHARE, Scale, of_items
 from bench.report.judge.statistics import (
     detectable_difference,
     draw_items,
     estimate,
     interquartile_estimate,
-    interquartile_mean,
     items_p,
     mcnemar_p,
     seeds_p,
@@ -24,12 +23,39 @@ from bench.report.judge.statistics import (
 ANY = Scale(low=-math.inf, high=math.inf)
 
 
-def test_the_half_widths_over_seeds_and_over_items_add_in_squares():
-    over_seeds, over_items = estimate([0.51, 0.52, 0.53], None, SHARE), estimate([0.52], 0.01, SHARE)
-    both = estimate([0.51, 0.52, 0.53], 0.01, SHARE)
-    assert (over_seeds.over, over_items.over, both.over) == ("seeds", "items", "seeds and items")
-    # 4.3027 * 0.01 / sqrt(3) = 0.024842; 1.96 * 0.01 = 0.0196
-    assert both.high - both.mean == pytest.approx(math.hypot(0.024842, 0.0196), abs=1e-6)
+@pytest.mark.parametrize(
+    ("values", "stderr", "over", "half_width"),
+    [
+        # standard deviation 0.01, n 3: t(0.975, 2) = 4.302653, half width 4.302653 / sqrt(3) / 100 = 0.024841
+        ([0.51, 0.52, 0.53], None, "seeds", 0.0248414),
+        ([0.52], 0.01, "items", 0.01959964),
+        ([0.51, 0.52, 0.53], 0.01, "seeds and items", math.hypot(0.0248414, 0.01959964)),
+        ([0.5], None, "nothing", None),
+        ([math.inf, 2.0, 3.0], None, "nothing", None),
+        ([math.nan, 0.2], None, "nothing", None),
+    ],
+)
+def test_an_interval_is_students_over_seeds_normal_over_items_and_both_add_in_squares(values, stderr, over, half_width):
+    found = estimate(values, stderr, SHARE)
+    assert (found.over, found.n) == (over, len(values))
+    if half_width is None:
+        assert (found.low, found.high) == (None, None)
+    else:
+        assert (found.low, found.high) == pytest.approx((np.mean(values) - half_width, np.mean(values) + half_width))
+
+
+def test_an_interval_stays_within_what_the_metric_can_be():
+    assert estimate([0.9, 1.0], None, SHARE).high == 1.0
+    assert estimate([-0.9, 0.9], None, CORRELATION).low == -1.0
+
+
+def test_an_interval_is_better_than_a_value_by_more_than_rounding():
+    equal = estimate([0.1 + 0.2], 0.0, SHARE)
+    assert equal.low > 0.3  # by the last bit
+    assert not equal.is_better_than(0.3, higher_is_better=True)
+    assert equal.is_better_than(0.299, higher_is_better=True)
+    assert equal.is_better_than(0.301, higher_is_better=False)
+    assert not equal.is_better_than(0.299, higher_is_better=False)
 
 
 def test_seeds_that_agree_do_not_make_a_score_of_few_items_certain():
@@ -121,7 +147,7 @@ def test_percentiles_over_three_seeds_and_students_t_alone_cover_too_little():
 
 def test_the_interquartile_mean_leaves_the_lowest_and_highest_quarter_out():
     # 1, 2, 3, 4, 5, 6, 7, 80 -> 3, 4, 5, 6
-    assert interquartile_mean(np.array([[1.0, 80], [3, 2], [4, 5], [7, 6]])) == 4.5
+    assert interquartile_estimate([np.array([1.0, 3, 4, 7]), np.array([80.0, 2, 5, 6])], None, ANY).mean == 4.5
 
 
 def test_the_interval_of_the_interquartile_mean_draws_runs_within_each_task():
@@ -146,7 +172,8 @@ def test_the_probability_of_improvement_counts_pairs_of_runs_ties_half():
 
 
 def test_flipping_the_signs_of_three_seeds_cannot_go_below_a_quarter():
-    assert list(sign_flip_p(np.array([[0.1, 0.2, 0.3], [0.1, 0.2, -0.2]]))) == [0.25, 1.0]
+    # of the 8 flips of (1, 2, 3), one sum is as high as 6; of (1, 2, -3), five are at least 0 and five at most 0
+    assert list(sign_flip_p(np.array([[0.1, 0.2, 0.3], [0.1, 0.2, -0.3], [0.0, 0.0, 0.0]]))) == [0.25, 1.0, 1.0]
     assert sign_flip_p(np.arange(1.0, 7.0)) == 2 / 2**6
 
 

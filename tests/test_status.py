@@ -135,11 +135,3 @@ def test_what_is_no_study_is_answered_in_one_line(tmp_path, capsys, name):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-
-
-def test_a_torn_plan_is_answered_in_one_line(tmp_path, capsys):
-    plan(tmp_path, RUN_ID)
-    (tmp_path / "study" / "study.json").write_text("{")
-    code, printed = main(capsys, tmp_path)
-    assert code == 2
-    assert "study.json" in printed

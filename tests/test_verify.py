@@ -50,10 +50,6 @@ def test_a_record_of_another_run_is_found(tmp_path):
     assert "by what its identity hashes to" in problems(folder.path)[0]
 
 
-def test_a_missing_folder_is_one_problem(tmp_path):
-    assert len(problems(tmp_path / "nothing")) == 1
-
-
 @pytest.fixture(scope="module")
 def run(run_cell_in_module):
     return run_cell_in_module("method=lora_ga")[1]

@@ -47,8 +47,7 @@ def num_trainable(run: Run) -> int:
 
 def paper(run: Run) -> str:
     """The paper that the method's module names in parentheses in its first line."""
-    opening = (sys.modules[type(run.method).__module__].__doc__ or "").partition("\n")[0]
-    found = re.search(r"\((.*)\)", opening)
+    found = re.search(r"^.*?\((.*)\)", sys.modules[type(run.method).__module__].__doc__ or "")
     return found.group(1) if found else "–"
 
 

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from pathlib import Path
 from stat import S_ISREG
@@ -216,17 +215,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) for row in rows):
         raise CorruptRecordError(f"{path}: a line is no row of named values")
     return [modern_row(row) for row in rows]
-
-
-def check_writable(results_dir: Path) -> None:
-    """Refuses a results folder that cannot be made or written to.
-
-    Raises:
-        ValueError: with the folder and the system's reason.
-    """
-    try:
-        results_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results_dir):
-            pass
-    except OSError as error:
-        raise ValueError(f"results_dir={results_dir} cannot be written: {error.strerror}; choose another") from None

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from bench.runs.folder import RunFolder
-from bench.runs.lease import Holder, holder, is_held
+from bench.runs.lease import Holder, holder
 from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
 DONE, RECORDED, RUNNING, STALE, NEW = "done", "recorded", "running", "stale", "new"
@@ -27,11 +27,6 @@ class State:
     name: str
     record: Record | None = None
     holder: Holder | None = None
-
-
-def may_be_running(folder: RunFolder) -> bool:
-    """True if the run is unfinished and its lease may belong to a live process."""
-    return not folder.done and is_held(folder.workspace)
 
 
 def state(folder: RunFolder) -> State:

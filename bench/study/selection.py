@@ -71,12 +71,9 @@ class Selection:
     @property
     def at_edge(self) -> Literal["lower", "upper"] | None:
         """The end of the grid at which the best rate lies, beyond which a better one may be; None if inside."""
-        best = self.best
-        if best is None:
-            return None
-        if best is self.points[0]:
+        if self.best is self.points[0]:
             return "lower"
-        return "upper" if best is self.points[-1] else None
+        return "upper" if self.best is self.points[-1] else None
 
 
 def on_grid(centre: float, steps: int, per_decade: int = 2) -> float:

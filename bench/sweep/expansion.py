@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -62,9 +63,10 @@ class Expansion:
     ) -> None:
         self.definition = definition
         self._compose = compose
-        self._base, given = _parted(arguments)
-        self._common = {key: given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
-        self._given = given
+        # The experiment, deletions and Hydra's own are in every cell unchanged.
+        self._base = tuple(text for text in arguments if text.startswith(("+", "~", "hydra")))
+        self._given = {text.partition("=")[0]: text for text in arguments if text not in self._base}
+        self._common = {key: self._given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
         self._selections: dict[tuple[str, ...], Selection | None] = {}
 
     def groups(self) -> list[tuple[str, ...]]:
@@ -161,21 +163,17 @@ class Expansion:
         if len(records) < sum(len(self.grid_cells(group, rate)) for rate in rates):
             return None
         for edge, step in ((rates[0], -1), (rates[-1], 1)):  # what was added before
-            for place in count(1):
-                found = self._records(group, on_grid(edge, step * place, per_decade))
+            places = count(step, step)
+            while found := self._records(group, on_grid(edge, next(places), per_decade)):
                 records += found
-                if not found:
-                    break
         return select(group, records)
 
     def _records(self, group: tuple[str, ...], rate: float) -> list[Record]:
         found = {}
         for cell in self.grid_cells(group, rate):
             run = self._compose(cell.all_overrides)
-            try:
+            with suppress(CorruptRecordError):
                 found[run.run_id] = read_record(run.results_dir / run.study / run.run_id)
-            except CorruptRecordError:
-                continue
         return list(found.values())
 
     def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
@@ -219,18 +217,6 @@ class Expansion:
         wanted = self.definition.only.get(_method(group), {})
         given = dict(text.split("=", 1) for text in group)
         return all(given.get(axis) in words(values) for axis, values in wanted.items() if axis in given)
-
-
-def _parted(arguments: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The overrides that every cell gets unchanged (the experiment, deletions), and the others by key."""
-    base, given = [], {}
-    for text in arguments:
-        key = text.partition("=")[0]
-        if text.startswith(("+", "~")) or key.startswith("hydra"):
-            base.append(text)
-        else:
-            given[key] = text
-    return tuple(base), given
 
 
 def _text(key: str, value: Any) -> str:

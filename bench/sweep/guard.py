@@ -88,11 +88,9 @@ def hint(runs: list[Run]) -> str | None:
         if run.method.decomposes:
             needed = run.method.num_singular(run.rank.r)
             widths.setdefault(run.method_name, set()).add(max(run.svd.rank, needed))
-    apart = sorted(name for name, found in widths.items() if len(found) > 1)
-    if not apart:
-        return None
-    widest = max(max(widths[name]) for name in apart)
-    return f"{', '.join(apart)}: some ranks need calibrations of their own; svd.rank={widest} lets all share one"
+    apart = {name: max(found) for name, found in sorted(widths.items()) if len(found) > 1}
+    said = f"some ranks need calibrations of their own; svd.rank={max(apart.values(), default=0)} lets all share one"
+    return f"{', '.join(apart)}: {said}" if apart else None
 
 
 def finish() -> int:

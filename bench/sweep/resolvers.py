@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +90,15 @@ def validated(config: DictConfig) -> Run:
 
 def check_folder(run: Run) -> None:
     """Exits with one line if the results folder cannot be written, or the study leads out of it."""
-    from bench.runs.record import check_writable
-
     try:
         study_folder(run.results_dir, run.study)
-        check_writable(run.results_dir)
+        run.results_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.results_dir):
+            pass
     except ValueError as error:
         refuse(str(error))
+    except OSError as error:
+        refuse(f"results_dir={run.results_dir} cannot be written: {error.strerror}; choose another")
 
 
 def experiment() -> str | None:

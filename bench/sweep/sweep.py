@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
-from bench.runs.state import may_be_running
+from bench.runs.lease import is_held
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition
 from bench.sweep.arguments import refuse
@@ -109,7 +110,9 @@ class Sweep:
             self.num_launched += len(left)
             if left:
                 yield left
-            if elsewhere := [cell for cell in left if may_be_running(RunFolder.of(self.compose(cell)))]:
+            folders = [RunFolder.of(self.compose(cell)) for cell in left]
+            held = [not folder.done and is_held(folder.workspace) for folder in folders]
+            if elsewhere := list(compress(left, held)):
                 print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
                 self.num_launched += len(elsewhere)
                 yield [[*cell, "run.when_running=wait"] for cell in elsewhere]

@@ -19,7 +19,7 @@ from bench.runs.record import (
     write_record,
 )
 from bench.study.plan_file import STUDY, CorruptPlanError, StudyPlan, read_plan
-from values import json_like, mutated, one_line, places, texts, values
+from values import json_like, mutated, one_line, places, values
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -74,15 +74,9 @@ def relied_upon(record):
     assert all("/" not in name for name in record.files)
 
 
-@given(content=st.binary(max_size=300))
-def test_random_bytes_are_no_record(folder, content):
+@given(content=st.one_of(st.binary(max_size=300), json_like.map(lambda value: (dumped(value) or "").encode())))
+def test_random_bytes_and_random_json_are_no_record(folder, content):
     assert read_or_one_line(folder, content) is None
-
-
-@given(content=json_like)
-def test_random_json_is_no_record(folder, content):
-    text = dumped(content)
-    assert text is None or read_or_one_line(folder, text.encode()) is None
 
 
 @given(data=st.data())
@@ -102,15 +96,10 @@ def test_a_mutated_record_is_a_record_or_one_line(folder, written, data):
 def test_a_torn_or_flipped_record_is_a_record_or_one_line(folder, written, data):
     raw = bytearray(json.dumps(data.draw(st.sampled_from(written))[0]).encode())
     place = data.draw(st.integers(0, len(raw) - 1))
-    kind = data.draw(st.sampled_from(["cut", "flip", "insert", "repeat"]))
-    if kind == "cut":
+    if data.draw(st.booleans()):
         raw = raw[:place]
-    elif kind == "flip":
+    else:
         raw[place] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "insert":
-        raw[place:place] = data.draw(st.binary(min_size=1, max_size=8))
-    else:  # a key twice
-        raw = raw[:-1] + b"," + data.draw(st.sampled_from([b'"status": 3}', b'"run_id": "../x"}', b'"scores": [[]]}']))
     record = read_or_one_line(folder, bytes(raw))
     if record is not None:
         relied_upon(record)
@@ -141,13 +130,7 @@ PLAN = {
     "experiment": "demo",
     "stages": ["select", "tuned"],
     "runs": [
-        {
-            "stage": "select",
-            "group": ["method=hu"],
-            "overrides": ["method=hu", "seed=0"],
-            "run_id": "hu-1",
-            "refused": None,
-        },
+        {"stage": "select", "group": ["method=hu"], "overrides": ["seed=0"], "run_id": "hu-1", "refused": None},
         {"stage": "tuned", "group": ["method=hu"], "overrides": ["method=hu"], "run_id": None, "refused": "too large"},
     ],
 }
@@ -169,14 +152,3 @@ def test_a_plan_is_a_plan_or_one_line(folder, data):
     for run in plan.runs:
         assert run.run_id is None or "/" not in run.run_id
         plan.command(run).encode()
-
-
-@given(run_id=texts)
-def test_no_planned_run_lies_outside_the_study(folder, run_id):
-    runs = [PLAN["runs"][0] | {"run_id": run_id}]
-    (folder / STUDY).write_text(json.dumps(PLAN | {"runs": runs}))
-    try:
-        (run,) = read_plan(folder).runs
-    except CorruptPlanError:
-        return
-    assert (folder / run.run_id).resolve().parent == folder.resolve()

@@ -53,30 +53,21 @@ def places(content, above=()):
 
 
 def mutated(draw, original, known_places):
-    """`original` with one to three changes: another value, a key gone, a key more, or two values swapped."""
+    """`original` with one to three changes: another value, a key gone, or a key more."""
     content = copy.deepcopy(original)
     for _ in range(draw(st.integers(1, 3))):
         *way, last = draw(st.sampled_from(known_places))
+        kind, value = draw(st.sampled_from(["replace", "replace", "delete", "add"])), copy.deepcopy(draw(values))
         parent = content
         try:
             for key in way:
                 parent = parent[key]
-            _change(draw, parent, last, content, known_places)
+            if kind == "delete":
+                del parent[last]
+            elif kind == "add" and isinstance(parent, dict):
+                parent[draw(st.one_of(texts, st.integers()))] = value
+            else:
+                parent[last] = value
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
     return content
-
-
-def _change(draw, parent, last, content, known_places):
-    kind = draw(st.sampled_from(["replace", "replace", "replace", "delete", "add", "swap"]))
-    if kind == "delete":
-        del parent[last]
-    elif kind == "add" and isinstance(parent, dict):
-        parent[draw(st.one_of(texts, st.integers()))] = copy.deepcopy(draw(values))
-    elif kind == "swap":
-        other = content
-        for key in draw(st.sampled_from(known_places)):
-            other = other[key]
-        parent[last] = copy.deepcopy(other)
-    else:
-        parent[last] = copy.deepcopy(draw(values))  # what is sampled from is drawn again, and must not have changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -156,7 +157,8 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     parts = {name: re.fullmatch(r"(.*?)\.?\b(\d+)\.(.*)", name) for name in names}
     stacks = {match[1] for match in parts.values() if match}
     tails = {match[3] if match else name for name, match in parts.items()}
-    short = {tail: _shortest_end(tail, tails) for tail in tails}
+    ends = Counter(end for tail in tails for end in [*_ends(tail), tail])
+    short = {tail: next((end for end in _ends(tail) if ends[end] == 1), tail) for tail in tails}
     named = {}
     for name, match in parts.items():
         stack = f"{match[1].split('.')[0]} " if match and len(stacks) > 1 else ""
@@ -164,13 +166,10 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return named if len(set(named.values())) == len(named) else {name: name for name in names}
 
 
-def _shortest_end(tail: str, tails: set[str]) -> str:
-    words = tail.split(".")
-    for length in range(1, len(words)):
-        end = words[-length:]
-        if sum(other.split(".")[-length:] == end for other in tails) == 1:
-            return ".".join(end)
-    return tail
+def _ends(name: str) -> list[str]:
+    """The ends of a dotted name, the shortest first, without the whole: c and b.c of a.b.c."""
+    words = name.split(".")
+    return [".".join(words[-length:]) for length in range(1, len(words))]
 
 
 def _blocks(names: Sequence[str]) -> list[str]:

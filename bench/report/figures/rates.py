@@ -71,15 +71,15 @@ def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.Data
     """
     if data.empty:
         return None
-    curves = [rows for _, rows in data.groupby(["method", "cell"], sort=False)]
-    names = [rows["cell"].iloc[0] for rows in curves]
-    edges = [" (best at the edge)" if rows["at_edge"].notna().any() else "" for rows in curves]
+    variants = [variant_of(selection, selections) for selection in selections]
+    names = [", ".join((one.label, *variant)) for one, variant in zip(selections, variants, strict=True)]
+    edges = [" (best at the edge)" if selection.at_edge else "" for selection in selections]
     labels = [name + edge for name, edge in zip(names, edges, strict=True)]
     figure, ((axis,),) = panels(1, 1, 3.6 + legend_height(labels))
-    variants = [variant_of(selection, selections) for selection in selections]
     drawn = looks_of([selection.method for selection in selections], variants)
     crosses = 0.015
-    for label, own, look in zip(labels, curves, drawn, strict=True):
+    for name, label, selection, look in zip(names, labels, selections, drawn, strict=True):
+        own = data[(data["method"] == selection.method) & (data["cell"] == name)]
         _curve(axis, own, look, label)
         failed = own.loc[own["failed"] > 0, "learning_rate"]
         if len(failed):

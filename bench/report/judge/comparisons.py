@@ -199,7 +199,7 @@ def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | N
     n = min(len(sample.values) for sample in samples)
     pooled = math.sqrt(np.mean([np.var(s.values, ddof=1) for s in samples])) if n > 1 else 0.0
     pairs = [(samples[0], other) for other in samples[1:]]
-    errors = [error for error in (_paired(*pair)[1] for pair in pairs) if error is not None]
+    errors = [error for error in (paired(*pair)[1] for pair in pairs) if error is not None]
     items = float(np.median(errors)) if errors else 0.0
     return (detectable_difference(pooled, items, n), n) if pooled or items else None
 
@@ -228,7 +228,7 @@ def _compared(
         one, other = (_extended(cells, column, index, against) for index, against in ((first, second), (second, first)))
         if one is None or other is None:
             continue
-        values, stderr = _paired(one, other)
+        values, stderr = paired(one, other)
         if not len(values) or not np.isfinite(values).all():
             continue
         num_items = one.num_items if one.items and one.items == other.items else None
@@ -260,7 +260,7 @@ def _extended(cells: Sequence[Cell], column: Measured, index: int, against: int)
     return replace(sample, seeds=other.seeds, values=np.repeat(sample.values, n), draws=draws)
 
 
-def _paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
+def paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
     """The differences under the seeds that both have, (num_seeds,), and the standard error of their mean over items."""
     places = [(one.seeds.index(seed), other.seeds.index(seed)) for seed in one.seeds if seed in other.seeds]
     if not places:

@@ -131,13 +131,10 @@ def spread(draws: Array) -> float:
     return float(f"{np.std(draws, ddof=1):.6g}")
 
 
-def interquartile_mean(scores: Array) -> float:
-    """Mean of (num_runs, num_tasks) scores without the lowest and highest quarter (Agarwal et al. 2021, rliable)."""
-    return float(stats.trim_mean(scores, 0.25, axis=None))
-
-
 def interquartile_estimate(tasks: Sequence[Array], draws: Sequence[Array] | None, scale: Scale) -> Estimate:
-    """Interquartile mean over tasks, with a percentile bootstrap over runs, stratified by task.
+    """Interquartile mean over tasks and runs, with a percentile bootstrap over runs, stratified by task.
+
+    The lowest and the highest quarter of the scores are left out (Agarwal et al. 2021, rliable).
 
     Args:
         tasks: the scores of each task, (num_runs,).
@@ -146,7 +143,7 @@ def interquartile_estimate(tasks: Sequence[Array], draws: Sequence[Array] | None
         scale: of the scores, whose bounds the interval does not exceed.
     """
     n = min(map(len, tasks))
-    center = interquartile_mean(np.concatenate(tasks))
+    center = float(stats.trim_mean(np.concatenate(tasks), 0.25))
     if not math.isfinite(center) or (n == 1 and draws is None):
         return Estimate(center, None, None, n, "nothing")
     generator = np.random.default_rng(0)

@@ -137,22 +137,17 @@ class Number(BaseModel):
 COLUMNS = tuple(Number.model_fields)
 
 
-def published_file(study: str) -> Path | None:
-    """The file with the numbers of a study's paper; None if it does not exist."""
-    experiments = experiments_folder()
-    paper, slash, _ = study.partition("/")
-    path = experiments / paper / PUBLISHED if experiments is not None and slash else None
-    return path if path is not None and path.is_file() else None
-
-
 def published(study: str) -> tuple[Number, ...]:
     """The published numbers of a study, in the file's order; empty if nothing is published.
 
     Raises:
         ReportError: as `read_published`.
     """
-    path = published_file(study)
-    return tuple(number for number in read_published(path) if number.study == study) if path else ()
+    experiments = experiments_folder()
+    path = experiments / study.partition("/")[0] / PUBLISHED if experiments is not None and "/" in study else None
+    if path is None or not path.is_file():
+        return ()
+    return tuple(number for number in read_published(path) if number.study == study)
 
 
 def read_published(path: Path) -> tuple[Number, ...]:

@@ -13,9 +13,10 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
+from bench.report.judge.comparisons import paired
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.scores import Column, Sample, average, collect
-from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate, spread
+from bench.report.judge.statistics import CONFIDENCE, ROUNDING, Estimate, estimate
 from bench.report.read.curves import Curve, reach, read_curves
 from bench.report.read.load import Cell, ReportError, Study
 from bench.report.tables.render import DASH
@@ -86,8 +87,11 @@ def higher_score(
     points = all(column.scale.unit == SHARE.unit for column in columns)
     factor, unit = (100.0, "points") if points else (1.0, "")
     sign = 1 if columns[0].higher_is_better else -1
-    values, stderr, means = _difference(sample_a, sample_b, seeds)
-    found = estimate([sign * factor * value for value in values], stderr and factor * stderr, UNBOUNDED)
+    values, stderr = paired(sample_a, sample_b)
+    if sample_a.draws is None or sample_a.items != sample_b.items:
+        stderr = None
+    means = [float(one.values[[one.seeds.index(seed) for seed in seeds]].mean()) for one in (sample_a, sample_b)]
+    found = estimate([sign * factor * float(value) for value in values], stderr and factor * stderr, UNBOUNDED)
     text = _side(found.low, found.high, -margin) if len(seeds) > 1 else NOT_SETTLED
     details = f"{_name(of_a)} {factor * means[0]:.4g}, {_name(of_b)} {factor * means[1]:.4g}"
     if margin:
@@ -95,7 +99,7 @@ def higher_score(
     if len(seeds) == 1:
         details += "; one seed: an interval over items alone settles nothing"
     elif text == NOT_SETTLED:
-        smallest = factor * _detectable(values, stderr)
+        smallest = factor * _detectable(values.tolist(), stderr)
         details += f"; {len(seeds)} seeds find a difference of {smallest:.3g} {unit}".rstrip()
     return Answer(text, details, found.mean, found.low, found.high, unit, found.n)
 
@@ -238,16 +242,6 @@ def _sample(cell: Cell, task: str | None) -> tuple[Sample, list[Column]]:
     if len({column.higher_is_better for column in columns}) > 1:
         raise ReportError(f"{_name(cell)}: scores of both directions have no mean; name one task")
     return sample, columns
-
-
-def _difference(a: Sample, b: Sample, seeds: Sequence[int]) -> tuple[list[float], float | None, tuple[float, float]]:
-    """a - b for each seed, its standard error over items if both answered the same ones, and the two means."""
-    in_a, in_b = [a.seeds.index(seed) for seed in seeds], [b.seeds.index(seed) for seed in seeds]
-    stderr = None
-    if a.draws is not None and b.draws is not None and a.items == b.items:
-        stderr = spread((a.draws[:, in_a] - b.draws[:, in_b]).mean(axis=1))
-    means = float(a.values[in_a].mean()), float(b.values[in_b].mean())
-    return [float(value) for value in a.values[in_a] - b.values[in_b]], stderr, means
 
 
 def _side(low: float | None, high: float | None, threshold: float) -> str:

@@ -175,26 +175,22 @@ def _frame(
     for path, record in read_members(folder)[0]:
         stages = stages_of.get(record.run_id, [None]) if plan else [RUN]
         values = list(rows(record, path))
-        about = _about(record) | {"study": study}
-        about[peak] = about.pop("learning_rate")
+        config, identity = record.config, record.identity
+        about = {
+            "study": study,
+            "run_id": record.run_id,
+            "method": config.method.name,
+            "label": record.label,
+            "rank": config.rank.r if "rank" in identity else None,
+            "task": config.task.name,
+            "model": config.model.name,
+            "seed": config.seed if "seed" in identity else None,
+            peak: config.train.learning_rate if "train" in identity else None,
+            "status": record.status,
+        }
         for stage in dict.fromkeys(stages):
             for row in values:
                 one = about | row | {"stage": stage}
                 for name, column in found.items():
                     column.append(one.get(name))
     return pd.DataFrame({name: pd.Series(found[name], dtype=kind) for name, kind in (named | columns).items()})
-
-
-def _about(record: Record) -> dict[str, Any]:
-    config, identity = record.config, record.identity
-    return {
-        "run_id": record.run_id,
-        "method": config.method.name,
-        "label": record.label,
-        "rank": config.rank.r if "rank" in identity else None,
-        "task": config.task.name,
-        "model": config.model.name,
-        "seed": config.seed if "seed" in identity else None,
-        "learning_rate": config.train.learning_rate if "train" in identity else None,
-        "status": record.status,
-    }

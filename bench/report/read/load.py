@@ -127,6 +127,9 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     Args:
         mix: put records of different software, hardware or schema version into one report.
 
+    Returns:
+        The study at its stage "tuned" if there is one, else at the last that is not the selection.
+
     Raises:
         ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
     """
@@ -140,7 +143,8 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     if not mix:
         refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
-    return study.at(_main_stage(study.stages))
+    scored = [stage for stage in study.stages if stage != SELECT]
+    return study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
 
 
 def _command(experiment: str) -> str:
@@ -177,12 +181,6 @@ def planned(folder: Path) -> StudyPlan | None:
         return read_plan(folder)
     except CorruptPlanError as error:
         raise ReportError(str(error)) from None
-
-
-def _main_stage(stages: tuple[str, ...]) -> str:
-    """The stage that the study's table shows: tuned if there is one, else the last that is not the selection."""
-    scored = [stage for stage in stages if stage != SELECT]
-    return TUNED if TUNED in scored else (scored or stages)[-1]
 
 
 def _groups(plan: StudyPlan | None, stage: str) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from bench.report.judge.scores import Column, Scores
 from bench.report.read.load import BASELINE, Cell
 from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
-from bench.runs.record_parts import Environment
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table
@@ -76,15 +75,13 @@ def failures(failed: Sequence[Record]) -> str:
 
 def stack(records: Iterable[Record]) -> str:
     """Software and hardware of the records, as one line; several stacks if they were mixed."""
-    named = sorted({_environment(record.environment) for record in records if record.environment.versions})
-    return f"Made with {'; and with '.join(named)}." if named else ""
-
-
-def _environment(environment: Environment) -> str:
-    versions, hardware = environment.versions, environment.hardware
-    software = [f"{name} {versions[name]}" for name in _SOFTWARE if versions.get(name)]
-    threads = hardware.num_threads
-    return f"{', '.join(software)} on {hardware.gpu or hardware.cpu}, {threads} thread{'s' * (threads != 1)}"
+    named = set()
+    for environment in (record.environment for record in records if record.environment.versions):
+        versions, hardware = environment.versions, environment.hardware
+        software = ", ".join(f"{name} {versions[name]}" for name in _SOFTWARE if versions.get(name))
+        threads = f"{hardware.num_threads} thread{'s' * (hardware.num_threads != 1)}"
+        named.add(f"{software} on {hardware.gpu or hardware.cpu}, {threads}")
+    return f"Made with {'; and with '.join(sorted(named))}." if named else ""
 
 
 def flagged(cell: Cell, above_majority: bool | None) -> bool:
