@@ -35,20 +35,28 @@ SHORT = (
 )
 
 
-# Slow is what runs a cell, starts a process, draws, opens a browser, or composes whole studies: not in `make check`.
+# Slow is what runs a cell, starts a process, draws, opens a browser, or composes or encodes much: not in `make check`.
 SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
 SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
 SLOW_MODULES = {
-    "test_committed", "test_embedded", "test_figures", "test_isolate", "test_launch", "test_mirror", "test_notebooks",
-    "test_parallel", "test_parallel_training", "test_parameter_counts", "test_report_scale", "test_studies",
-    "test_sweep", "test_track",
+    "contract/test_studies", "parity/test_parameter_counts", "test_committed", "test_compose", "test_embedded",
+    "test_figures", "test_isolate", "test_launch", "test_listing", "test_mirror", "test_notebooks", "test_parallel",
+    "test_parallel_training", "test_report_planted", "test_report_scale", "test_sweep", "test_tasks", "test_track",
 }  # fmt: skip
+SLOW_TESTS = {  # of modules whose other tests are fast
+    "test_every_experiment_expands_into_valid_runs_without_running_one",
+    "test_its_table_of_models_has_every_model_under_its_kind",
+    "test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do",
+    "test_no_key_no_name_and_no_home_reaches_a_record_a_log_or_wandbs_files",
+    "test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line",
+}
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent).with_suffix("").parts
-        if SLOW_FIXTURES & {*item.fixturenames} or SLOW_FOLDERS & {*place} or place[-1] in SLOW_MODULES:
+        place = item.path.relative_to(Path(__file__).parent).with_suffix("")
+        by_place = place.parts[0] in SLOW_FOLDERS or place.as_posix() in SLOW_MODULES
+        if by_place or item.originalname in SLOW_TESTS or SLOW_FIXTURES & {*item.fixturenames}:
             item.add_marker("slow")
 
 

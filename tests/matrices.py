@@ -27,6 +27,12 @@ def best_approximation(matrix, rank):
     return U[:, :rank] * S[:rank] @ Vh[:rank]
 
 
+def with_signs_of(reference, vectors):
+    """Rows of `vectors`, each with the sign that makes its product with the same row of `reference` positive."""
+    signs = (reference * vectors).sum(dim=1, keepdim=True).sign()
+    return torch.where(signs == 0, 1.0, signs) * vectors
+
+
 def moved_by_one_step(factors, gradient, scaling, trains):
     """-dW/dη of one gradient step on the trained factors, by autograd through W + s B A or W + s B R A."""
     parts = {"lora_A": factors.lora_A, "lora_B": factors.lora_B, "lora_R": factors.lora_R}

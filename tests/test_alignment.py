@@ -5,13 +5,10 @@ import torch
 
 from bench.methods.base import Factors
 from bench.train import alignment
+from matrices import random as some
 
 OUT, IN, R, S = 6, 9, 2, 0.7
 WAYS = [{"lora_A", "lora_B"}, {"lora_B"}, {"lora_A"}, {"lora_R"}]
-
-
-def some(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def some_factors(trains):
@@ -28,19 +25,6 @@ def tangent(factors, part, direction):
 
 
 @pytest.mark.parametrize("trains", WAYS, ids=sorted)
-def test_the_induced_gradient_is_minus_the_first_order_change_of_w_under_one_gradient_step(trains):
-    G, factors = some(OUT, IN), some_factors(trains)
-    parts = {"lora_A": factors.lora_A, "lora_B": factors.lora_B, "lora_R": factors.lora_R}
-    leaves = {p: t.clone().requires_grad_() for p, t in parts.items() if t is not None}
-    product = Factors(**leaves).product()
-    (G * S * product).sum().backward()
-    moved = sum(tangent(factors, part, leaves[part].grad) for part in trains)
-    torch.testing.assert_close(
-        alignment.induced_gradient(G, factors, S, frozenset(trains)), moved, rtol=1e-5, atol=1e-8
-    )
-
-
-@pytest.mark.parametrize("trains", WAYS, ids=sorted)
 def test_the_attainable_gradient_is_the_least_squares_fit_of_g_over_all_directions(trains):
     G, factors = some(OUT, IN), some_factors(trains)
     shapes = {"lora_A": (R, IN), "lora_B": (OUT, R), "lora_R": (R, R)}
@@ -51,13 +35,6 @@ def test_the_attainable_gradient_is_the_least_squares_fit_of_g_over_all_directio
     matrix = torch.stack(basis, dim=1)
     fit = matrix @ torch.linalg.lstsq(matrix, G.flatten(), driver="gelsd").solution
     torch.testing.assert_close(alignment.attainable_gradient(G, factors, frozenset(trains)).flatten(), fit)
-
-
-def test_a_zero_b_reaches_only_the_rows_of_a():
-    G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
-    factors = Factors(some(R, IN, seed=1), torch.zeros(OUT, R, dtype=torch.float64))
-    only_b = alignment.attainable_gradient(G, factors, frozenset({"lora_B"}))
-    torch.testing.assert_close(alignment.attainable_gradient(G, factors, both), only_b)
 
 
 def test_without_an_adapter_both_are_the_gradient_itself():
@@ -79,15 +56,15 @@ def test_singular_values_of_a_thin_product_need_no_large_matrix():
     torch.testing.assert_close(alignment.low_rank_norms(left, right), torch.linalg.svdvals(left @ right)[:3])
 
 
-@pytest.mark.parametrize(("zero", "moving"), [("lora_A", "lora_A"), ("lora_B", "lora_B")])
-def test_while_one_factor_is_zero_only_that_factor_moves_w(zero, moving):
+@pytest.mark.parametrize("zero", ["lora_A", "lora_B"])
+def test_while_one_factor_is_zero_only_that_factor_moves_w(zero):
     G, both = some(OUT, IN), frozenset({"lora_A", "lora_B"})
     parts = {"lora_A": some(R, IN, seed=1), "lora_B": some(OUT, R, seed=2)}
     parts[zero] = torch.zeros_like(parts[zero])
     factors = Factors(**parts)
     for whole, alone in (
-        (alignment.induced_gradient(G, factors, S, both), alignment.induced_gradient(G, factors, S, {moving})),
-        (alignment.attainable_gradient(G, factors, both), alignment.attainable_gradient(G, factors, {moving})),
+        (alignment.induced_gradient(G, factors, S, both), alignment.induced_gradient(G, factors, S, {zero})),
+        (alignment.attainable_gradient(G, factors, both), alignment.attainable_gradient(G, factors, {zero})),
     ):
         assert whole.norm() > 0
         torch.testing.assert_close(whole, alone)

@@ -64,15 +64,6 @@ def test_a_notebook_is_committed_without_output(path):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells(path, "code"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_a_notebook_opens_with_a_title_and_what_it_answers(path):
-    first = json.loads(path.read_text())["cells"][0]
-    assert first["cell_type"] == "markdown"
-    title, blank, question = "".join(first["source"]).split("\n")[:3]
-    assert title.startswith("# ")
-    assert (blank, bool(question)) == ("", True)
-
-
 def test_the_command_of_new_method_runs_a_class_from_outside_the_package(tmp_path):
     """What the notebook's last section says, short."""
     text = "".join(cells(ROOT / "notebooks" / "new_method.ipynb", "markdown")[-1]["source"])

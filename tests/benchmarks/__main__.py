@@ -13,52 +13,39 @@ import sys
 import time
 from pathlib import Path
 
-from process import ENVIRONMENT, ContenderError
+from process import ENVIRONMENT, Options, say
 
 os.environ.update(ENVIRONMENT)  # before anything imports torch
-
-from repeat import Options, say
 
 NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "scale", "gpu")
 
 
 def main() -> int:
     """Runs what is asked for; 1 if a benchmark failed. A goal that is missed is a result, not a failure."""
-    arguments = _arguments()
-    options = Options(arguments.full, arguments.repetitions, arguments.samples, arguments.out)
-    failed, began = [], time.perf_counter()
-    for name in arguments.names or NAMES:
-        try:
-            _run(name, options)
-        except (ContenderError, RuntimeError) as error:
-            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-            failed.append(name)
-    say(f"{(time.perf_counter() - began) / 60:.1f} minutes in all" + (f"; failed: {', '.join(failed)}" * bool(failed)))
-    return 1 if failed else 0
-
-
-def _run(name: str, options: Options) -> None:
-    began = time.perf_counter()
-    report = importlib.import_module(name).run(options)
-    if report is None:
-        return
-    path = report.write(options.out, time.perf_counter() - began)
-    print(f"{report.text()}\n{path}\n", flush=True)
-
-
-def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without")
-    parser.add_argument(
-        "--full", action="store_true", help="64 calibration samples; the whole grid, as the demo trains"
-    )
+    parser.add_argument("--full", action="store_true", help="64 samples; the whole grid, as the demo trains")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder of the JSON files")
     parser.add_argument("--repetitions", type=int, help="of every contender, in turns; 3 or more by default")
     parser.add_argument("--samples", type=int, help="calibration samples, in place of the benchmark's own number")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
-    return arguments
+    options = Options(arguments.full, arguments.repetitions, arguments.samples)
+    failed = []
+    for name in arguments.names or NAMES:
+        began = time.perf_counter()
+        try:
+            report = importlib.import_module(name).run(options)
+        except Exception as error:  # the other benchmarks run all the same
+            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+            continue
+        if report is not None:
+            path = report.write(name, arguments.out, options.full, time.perf_counter() - began)
+            print(f"{name}\n{report.text()}\n{path}\n", flush=True)
+    say(f"failed: {', '.join(failed)}" if failed else "done")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

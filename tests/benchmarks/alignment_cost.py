@@ -8,41 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import ours
-from process import NUM_THREADS
-from repeat import Options, interleaved
+from process import Options, interleaved
 from table import Goal, Report, Row
 
-NAME = "alignment_cost"
 METHODS = {"lora_ga": "LoRA-GA", "hu": "LoRA"}
 DEMO = ("train=demo", "model=tiny_llama", "task=gsm_tiny", "score.limit=400")
-PHASES = ("train", "measure")
 
 
-def run(options: Options, settings: tuple[str, ...] = DEMO) -> Report:
-    """Runs with and without the measures in turns.
-
-    Args:
-        options: of the command line.
-        settings: of every run; shorter ones to try the benchmark itself.
-    """
+def run(options: Options) -> Report:
+    """Runs with and without the measures in turns."""
     repetitions = options.repetitions or 3
     contenders = {
-        f"{method}, measure={measure}": functools.partial(_costs, f"method={method}", f"measure={measure}", *settings)
+        f"{method}, measure={measure}": functools.partial(_costs, f"method={method}", f"measure={measure}", *DEMO)
         for method in METHODS
         for measure in ("default", "none")
     }
     _costs("method=hu", "train.max_steps=2", "score.limit=2")  # libraries that start lazily start here
-    costs = interleaved(NAME, contenders, repetitions)
-    return Report(
-        name=NAME,
-        rows=[row for method in METHODS for row in _rows(method, costs)],
-        shapes={"run": settings},
-        samples=None,
-        num_threads=NUM_THREADS,
-        repetitions=repetitions,
-        full=options.full,
-        details={"seconds": costs},
-    )
+    costs = interleaved(contenders, repetitions)
+    rows = [row for method in METHODS for row in _rows(method, costs)]
+    return Report(rows, {"run": DEMO}, repetitions, details={"seconds": costs})
 
 
 def _costs(*overrides: str) -> dict[str, float]:
@@ -55,7 +39,7 @@ def _costs(*overrides: str) -> dict[str, float]:
 def _rows(method: str, costs: dict[str, list[dict[str, Any]]]) -> list[Row]:
     with_measures, without = costs[f"{method}, measure=default"], costs[f"{method}, measure=none"]
     training = [cost["train"] for cost in with_measures]
-    both = [sum(cost[phase] for phase in PHASES) for cost in with_measures]
+    both = [cost["train"] + cost["measure"] for cost in with_measures]
     runs = [cost["run"] for cost in with_measures], [cost["run"] for cost in without]
     goal, label = Goal(1.10), METHODS[method]
     return [

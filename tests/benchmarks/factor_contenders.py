@@ -1,4 +1,8 @@
-"""Ways from stored gradients and weights to factors; each function is called in a process of its own."""
+"""Ways from stored gradients and weights to factors; each is measured in a process of its own.
+
+Accuracy is the sine of the largest principal angle between the span of a start and the span of the exact singular
+vectors that it estimates.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,11 +19,31 @@ from transformers import PreTrainedModel
 import floors
 import ours
 import peers
-from accuracy import LEADING, LORA_GA, subspace_errors, write_reference
 from cost import measured
+from peers import Spans
 from shape import LLAMA_TINY, Shape, target_layers
 
 GRADIENTS = "gradients.safetensors"
+
+# Which singular vectors of a matrix the left and the right side of a start span, by r.
+Columns = tuple[Callable[[int], slice], Callable[[int], slice]]
+LEADING: Columns = (lambda r: slice(0, r), lambda r: slice(0, r))
+LORA_GA: Columns = (lambda r: slice(r, 2 * r), lambda r: slice(0, r))  # B = U[r:2r], A = V[:r]
+
+
+def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: layer.weight.detach() for name, layer in target_layers(model).items()}
+
+
+# Makes something of a model, the gradients and r, which is timed; then the spans of what was made, which is not.
+CONTENDERS: dict[str, tuple[Callable[..., Any], Callable[[Any], Spans]]] = {
+    "lora_ga peer": (peers.lora_ga_from_gradients, peers.lora_ga_spans),
+    "lora_ga ours": (lambda model, gradients, r: ours.adapted(model, "lora_ga", r, gradients), ours.spans),
+    "lora_sb peer": (lambda _model, gradients, r: peers.lora_sb_spans(gradients, r), dict),
+    "lora_sb ours": (lambda model, gradients, r: ours.factors("lora_sb", r, _weights(model), gradients), ours.spans),
+    "lora_xs peer": (lambda model, _gradients, r: peers.lora_xs_spans(_weights(model), r), dict),
+    "lora_xs ours": (lambda model, gradients, r: ours.factors("lora_xs", r, _weights(model), gradients), ours.spans),
+}
 
 
 @dataclass(frozen=True)
@@ -32,104 +57,59 @@ class FactorCost:
 def store(shape: Shape, num_samples: int, folder: Path, num_vectors: int) -> None:
     """Writes the gradients, and the exact singular vectors of gradients, signs and weights, for all contenders."""
     model = shape.model()
-    gradients = {name: gradient.contiguous() for name, gradient in _gradients(model, shape, num_samples).items()}
+    found = floors.mean_gradients(model, shape.batches(num_samples))
+    gradients = {name: gradient.contiguous() for name, gradient in found.items()}
     save_file(gradients, folder / GRADIENTS)
     signs = {name: gradient.sign() for name, gradient in gradients.items()}
     for method, matrices in {"lora_ga": gradients, "lora_sb": signs, "lora_xs": _weights(model)}.items():
-        write_reference(matrices, num_vectors, reference(folder, method))
+        vectors = {}
+        for name, matrix in matrices.items():
+            U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
+            vectors[f"{name}.left"] = U[:, :num_vectors].contiguous()
+            vectors[f"{name}.right"] = Vh[:num_vectors].T.contiguous()
+        save_file(vectors, reference(folder, method))
 
 
 def reference(folder: Path, method: str) -> Path:
-    """Where the exact singular vectors lie that a method's factors are made of."""
+    """The file of the exact singular vectors that a method's factors are made of."""
     return folder / f"{method}.safetensors"
 
 
-def lora_ga_peft(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """PEFT's get_peft_model, from adding the adapters to shifting the base weights."""
-
-    def prepare(model: PreTrainedModel, gradients: dict[str, Tensor]) -> PreTrainedModel:
-        peers.give_gradients(model, gradients)
-        return model
-
-    return _timed("lora_ga", shape, folder, ranks, prepare, peers.lora_ga_factors, peers.lora_ga_spans)
-
-
-def lora_ga_ours(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """The suite's, from adding the adapters to shifting the base weights."""
-    return _timed(
-        "lora_ga",
-        shape,
-        folder,
-        ranks,
-        lambda model, gradients: (model, gradients),
-        lambda given, r: ours.adapted(given[0], "lora_ga", r, given[1]),
-        ours.spans,
-    )
-
-
-def lora_sb_peer(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """The SVDs of LoRA-SB's published code."""
-    return _timed("lora_sb", shape, folder, ranks, lambda _model, gradients: gradients, peers.lora_sb_spans, _same)
-
-
-def lora_sb_ours(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """The suite's LoRA-SB."""
-    return _timed(
-        "lora_sb", shape, folder, ranks, _matrices, lambda given, r: _factors("lora_sb", r, given), ours.spans
-    )
-
-
-def lora_xs_peer(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """The SVDs of LoRA-XS's published code."""
-    return _timed(
-        "lora_xs", shape, folder, ranks, lambda model, _gradients: _weights(model), peers.lora_xs_spans, _same
-    )
-
-
-def lora_xs_ours(shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
-    """The suite's LoRA-XS."""
-    return _timed(
-        "lora_xs", shape, folder, ranks, _matrices, lambda given, r: _factors("lora_xs", r, given), ours.spans
-    )
-
-
-def _timed(
-    method: str,
-    shape: Shape,
-    folder: Path,
-    ranks: Sequence[int],
-    prepare: Callable[[PreTrainedModel, dict[str, Tensor]], Any],
-    make: Callable[[Any, int], Any],
-    spans: Callable[[Any], peers.Spans],
-) -> dict[int, FactorCost]:
-    """Times `make` at each rank, on a new model; `prepare` before and `spans` after are not timed."""
-    tiny = LLAMA_TINY.model()
-    make(prepare(tiny, _gradients(LLAMA_TINY.model(), LLAMA_TINY, 4)), 4)  # libraries that start lazily start here
-    gradients, costs = load_file(folder / GRADIENTS), {}
+def measure(contender: str, shape: Shape, folder: Path, ranks: Sequence[int]) -> dict[int, FactorCost]:
+    """Times a contender at each rank, each time on a new model, from what `store` wrote into the folder."""
+    make, spans = CONTENDERS[contender]
+    make(LLAMA_TINY.model(), floors.mean_gradients(LLAMA_TINY.model(), LLAMA_TINY.batches(4)), 4)  # lazy libraries
+    gradients, costs, method = load_file(folder / GRADIENTS), {}, contender.partition(" ")[0]
     for r in ranks:
-        given = prepare(shape.model(), gradients)
+        model = shape.model()
         with measured() as cost:
-            made = make(given, r)
+            made = make(model, gradients, r)
         columns = LORA_GA if method == "lora_ga" else LEADING
         costs[r] = FactorCost(cost.seconds, subspace_errors(spans(made), reference(folder, method), columns, r))
     return costs
 
 
-def _gradients(model: PreTrainedModel, shape: Shape, num_samples: int) -> dict[str, Tensor]:
-    return floors.mean_gradients(model, shape.batches(num_samples))
+def subspace_errors(spans: Spans, path: Path, columns: Columns, r: int) -> list[float]:
+    """Of each layer, the sine of the largest principal angle to the reference: the worse of its two sides.
+
+    Args:
+        spans: of a start.
+        path: of the exact singular vectors, by `store`.
+        columns: which singular vectors the left and the right side are to span.
+        r: rank of the start.
+    """
+    exact = load_file(path)
+    return [
+        max(
+            _largest_sine(exact[f"{name}.{side}"][:, which(r)], span)
+            for side, which, span in zip(("left", "right"), columns, pair, strict=True)
+        )
+        for name, pair in spans.items()
+    ]
 
 
-def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: layer.weight.detach() for name, layer in target_layers(model).items()}
-
-
-def _matrices(model: PreTrainedModel, gradients: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return _weights(model), gradients
-
-
-def _factors(method: str, r: int, given: tuple[dict[str, Tensor], dict[str, Tensor]]) -> dict:
-    return ours.factors(method, r, *given)
-
-
-def _same(spans: peers.Spans) -> peers.Spans:
-    return spans
+def _largest_sine(orthonormal: Tensor, span: Tensor) -> float:
+    """Sine of the largest principal angle of two spaces of equal dimension, in float64; exact also near zero."""
+    Q = orthonormal.double()
+    P = torch.linalg.qr(torch.nn.functional.normalize(span.double(), dim=0)).Q
+    return torch.linalg.matrix_norm(P - Q @ (Q.T @ P), ord=2).item()

@@ -13,28 +13,25 @@ from transformers import PreTrainedModel
 from shape import target_layers
 
 Batch = dict[str, Tensor]
-# A layer's name, its input (batch, tokens, in) and the gradient of its output (batch, tokens, out).
-Visit = Callable[[str, Tensor, Tensor], None]
+# Takes a layer's name, its input (batch, tokens, in) and the gradient of its output (batch, tokens, out).
+Visit = Callable[[str, Tensor, Tensor], object]
 
 
 def activations(model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
     """Forward and backward with every weight frozen and no gradient of a weight formed; seconds of each."""
-    return _passes(model, batches, {}, _ignore)
+    return _passes(model, batches, {}, lambda *_: None)
 
 
 def gradient(model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
     """The same; the gradient of each target weight is formed as the backward pass reaches it, and freed at once."""
-    return _passes(model, batches, target_layers(model), _form)
+    return _passes(model, batches, target_layers(model), lambda _name, inputs, output: _product(inputs, output))
 
 
 def mean_gradients(model: PreTrainedModel, batches: list[Batch]) -> dict[str, Tensor]:
     """The mean over the batches of every target weight's gradient (out, in)."""
     sums = {name: torch.zeros_like(layer.weight) for name, layer in target_layers(model).items()}
-
-    def add(name: str, inputs: Tensor, output: Tensor) -> None:
-        sums[name] += _product(inputs, output)
-
-    _passes(model, batches, target_layers(model), add)
+    visit: Visit = lambda name, inputs, output: sums[name].add_(_product(inputs, output))  # noqa: E731
+    _passes(model, batches, target_layers(model), visit)
     return {name: total / len(batches) for name, total in sums.items()}
 
 
@@ -51,7 +48,11 @@ def _passes(
     def watch(name: str) -> Callable:
         def forward_hook(_module: nn.Module, args: tuple, output: Tensor) -> None:
             inputs = args[0].detach()
-            output.register_hook(lambda output_gradient: visit(name, inputs, output_gradient))
+
+            def backward_hook(output_gradient: Tensor) -> None:
+                visit(name, inputs, output_gradient)
+
+            output.register_hook(backward_hook)
 
         return forward_hook
 
@@ -71,12 +72,3 @@ def _passes(
 
 def _product(inputs: Tensor, output_gradient: Tensor) -> Tensor:
     return output_gradient.flatten(0, -2).T @ inputs.flatten(0, -2)
-
-
-def _form(_name: str, inputs: Tensor, output_gradient: Tensor) -> None:
-    """Forms a weight's gradient and lets it go."""
-    _product(inputs, output_gradient)
-
-
-def _ignore(_name: str, _inputs: Tensor, _output_gradient: Tensor) -> None:
-    """Forms nothing."""

@@ -19,11 +19,10 @@ import floors
 import ours
 import peers
 from cost import Cost, measured
-from process import NUM_THREADS, fresh
-from repeat import Options, interleaved
+from process import Options, fresh, interleaved
+from shape import random_batches
 from table import Goal, Report, Row
 
-NAME = "gpu"
 MODELS = {"llama3_2_3b": "Llama-3.2-3B", "mistral_7b": "Mistral-7B"}
 NUM_SAMPLES, NUM_TOKENS, BATCH_SIZE, R = 50, 512, 2, 8
 GOALS = {"mistral_7b": (Goal(15, absolute=True), Goal(2, absolute=True))}  # seconds, GB
@@ -64,27 +63,17 @@ def run(options: Options) -> Report | None:
         for model in MODELS
         for name in CONTENDERS
     }
-    cards = interleaved(NAME, contenders, repetitions)
-    return Report(
-        name=NAME,
-        rows=[row for model in MODELS for row in _rows(model, cards)],
-        shapes={
-            "num_tokens": NUM_TOKENS,
-            "batch_size": BATCH_SIZE,
-            "r": R,
-            "models": {model: ours.architecture(model) for model in MODELS},
-        },
-        samples=num_samples,
-        num_threads=NUM_THREADS,
-        repetitions=repetitions,
-        full=options.full,
-        details={name: [asdict(card) for card in found] for name, found in cards.items()},
-    )
+    cards = interleaved(contenders, repetitions)
+    rows = [row for model in MODELS for row in _rows(model, cards)]
+    shapes: dict[str, Any] = {"num_tokens": NUM_TOKENS, "batch_size": BATCH_SIZE, "r": R}
+    shapes["models"] = {model: _architecture(model) for model in MODELS}
+    details = {name: [asdict(card) for card in found] for name, found in cards.items()}
+    return Report(rows, shapes, repetitions, num_samples, details)
 
 
 def on_card(model: str, contender: str, num_samples: int) -> Card:
     """One contender, after a first batch that is not timed, because it loads the card's kernels."""
-    made, batches = _model(ours.architecture(model), "cuda"), _batches(ours.architecture(model), num_samples, "cuda")
+    made, batches = _model(_architecture(model)), _batches(_architecture(model), num_samples)
     floors.activations(made, batches[:1])
     made.requires_grad_(True)
     num_parameters = sum(parameter.numel() for parameter in made.parameters())
@@ -122,18 +111,20 @@ def _over_activations(cards: list[Card], floor: list[Card]) -> list[float]:
     return [(cost.extra_bytes - low.extra_bytes) / 1e9 for cost, low in pairs if cost and low]
 
 
-def _model(architecture: dict[str, Any], device: str) -> PreTrainedModel:
-    """Random weights, made where they stay."""
+def _architecture(model: str) -> dict[str, Any]:
+    """Type and sizes of a Hub model, as its YAML states them."""
+    return ours.composed(f"model={model}").model.architecture
+
+
+def _model(architecture: dict[str, Any]) -> PreTrainedModel:
+    """Random weights, made on the card."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    with torch.device(device):
+    with torch.device("cuda"):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**architecture), dtype=torch.bfloat16)
 
 
-def _batches(architecture: dict[str, Any], num_samples: int, device: str) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(architecture["vocab_size"], (num_samples, NUM_TOKENS), generator=generator).to(device)
-    return [
-        {"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": rows} for rows in ids.split(BATCH_SIZE)
-    ]
+def _batches(architecture: dict[str, Any], num_samples: int) -> list[dict[str, Tensor]]:
+    batches = random_batches(architecture["vocab_size"], num_samples, NUM_TOKENS, BATCH_SIZE)
+    return [{name: tensor.cuda() for name, tensor in batch.items()} for batch in batches]

@@ -1,4 +1,4 @@
-"""Ways to the mean gradient of every target weight; each function is called in a process of its own."""
+"""Ways to the mean gradient of every target weight; each is measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from transformers import PreTrainedModel
+from typing import Any
 
 import floors
 import ours
 import peers
-from accuracy import LORA_GA, subspace_errors
 from cost import Cost, measured
+from factor_contenders import LORA_GA, subspace_errors
 from shape import LLAMA_TINY, Shape
 
-T = TypeVar("T")
+CONTENDERS: dict[str, Callable[..., Any]] = {
+    "floor_activations": floors.activations,
+    "floor_gradient": floors.gradient,
+    "PEFT": peers.lora_ga_gradient,
+    "ours exact": ours.exact,
+    "ours sketch": ours.sketch,
+}
 
 
 @dataclass(frozen=True)
@@ -42,62 +46,46 @@ class GradientCost:
         return self.cost.seconds - self.parts.get("svd", 0.0) - self.parts.get("cache", 0.0)
 
 
-def floor_activations(shape: Shape, num_samples: int) -> GradientCost:
-    """Forward and backward through activations only."""
-    cost, parts = _timed(floors.activations, shape, num_samples)
-    return GradientCost(cost, parts)
+def measure(contender: str, shape: Shape, num_samples: int, reference: Path, r: int) -> GradientCost:
+    """What a contender takes after a small call of it, and how far a sketch's factors are from the exact ones.
 
-
-def floor_gradient(shape: Shape, num_samples: int) -> GradientCost:
-    """The same, with every target weight's gradient formed and freed."""
-    cost, parts = _timed(floors.gradient, shape, num_samples)
-    return GradientCost(cost, parts)
-
-
-def peft(shape: Shape, num_samples: int) -> GradientCost:
-    """PEFT's preprocess_loraga."""
-    cost, _ = _timed(peers.lora_ga_gradient, shape, num_samples)
-    return GradientCost(cost)
-
-
-def ours_exact(shape: Shape, num_samples: int) -> GradientCost:
-    """The suite's exact gradient."""
-    cost, found = _timed(ours.exact, shape, num_samples)
-    return GradientCost(cost, found.parts)
-
-
-def ours_sketch(shape: Shape, num_samples: int, reference: Path, r: int) -> GradientCost:
-    """The suite's sketch of the gradient, and how far LoRA-GA's factors from it are from the exact ones."""
-    cost, found = _timed(ours.sketch, shape, num_samples)
+    Args:
+        contender: a name in CONTENDERS.
+        shape: of the model.
+        num_samples: of calibration.
+        reference: file of the exact singular vectors.
+        r: of the LoRA-GA whose factors a sketch is judged by.
+    """
+    run = CONTENDERS[contender]
+    _warm_up(run)
+    cost, found = _timed(run, shape, num_samples)
+    if not isinstance(found, ours.Calibrated):
+        return GradientCost(cost, found or {})
+    if contender != "ours sketch":
+        return GradientCost(cost, found.parts)
     spans = ours.spans(ours.calibrated_factors(found, shape.model(), r))
     errors = subspace_errors(spans, reference, LORA_GA, r)
     return GradientCost(cost, found.parts, errors, len(found.calibration.facts.exact_layers))
 
 
-def ours_cached(shape: Shape, num_samples: int) -> dict[str, GradientCost]:
+def measure_cached(shape: Shape, num_samples: int) -> dict[str, GradientCost]:
     """The call that fills an empty cache, and the same call on a new model, served from it."""
+    costs = {}
     with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as folder:
         _warm_up(functools.partial(ours.cached, folder=Path(small)))
-        costs = {}
         for call in ("filling", "served"):
-            cost, found = _once(functools.partial(ours.cached, folder=Path(folder)), shape, num_samples)
+            cost, found = _timed(functools.partial(ours.cached, folder=Path(folder)), shape, num_samples)
             costs[call] = GradientCost(cost, found.parts)
     return costs
 
 
-def _timed(run: Callable[[PreTrainedModel, Any], T], shape: Shape, num_samples: int) -> tuple[Cost, T]:
-    """Cost and outcome of `run(model, batches)`, after a small call of it."""
-    _warm_up(run)
-    return _once(run, shape, num_samples)
-
-
-def _once(run: Callable[[PreTrainedModel, Any], T], shape: Shape, num_samples: int) -> tuple[Cost, T]:
+def _timed(run: Callable[..., Any], shape: Shape, num_samples: int) -> tuple[Cost, Any]:
     model, batches = shape.model(), shape.batches(num_samples)
     with measured() as cost:
         outcome = run(model, batches)
     return cost, outcome
 
 
-def _warm_up(run: Callable[[PreTrainedModel, Any], Any]) -> None:
+def _warm_up(run: Callable[..., Any]) -> None:
     """The first call of a process pays for libraries that start lazily."""
     run(LLAMA_TINY.model(), LLAMA_TINY.batches(8))

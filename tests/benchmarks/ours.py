@@ -1,6 +1,4 @@
-"""Every call of the benchmarks into the suite, but for the search of target layers in shape.py.
-
-Whoever changes the suite's insides has this file to adapt.
+"""The benchmarks' calls into the suite.
 
 A gradient contender returns Calibrated. What of its wall time went into factorisations and into the cache is told
 apart, so that the gradient itself can be held against a plain one.
@@ -29,7 +27,6 @@ from bench.init.store import Cache
 from bench.methods.base import Factors, Layer, LearningRates, Rank
 from bench.model import adapter
 from bench.model.load import LoadedModel
-from bench.process import provenance
 from bench.runs import record
 from shape import target_layers
 
@@ -135,52 +132,28 @@ def _seen(method: str, r: int, name: str, weight: Tensor, gradients: dict[str, T
 
 def wanted(method: str, r: int, *overrides: str) -> CalibrationRequest:
     """What a method asks of calibration, with the solver as conf/config.yaml has it."""
-    cell = _cell(f"method={method}", *overrides)
+    cell = composed(f"method={method}", *overrides)
     return CalibrationRequest.of(cell.method, Rank(f"r{r}", r, 2.0 * r), cell.svd)
 
 
 def method_named(name: str) -> Any:
     """A method with its defaults."""
-    return _cell(f"method={name}").method
+    return composed(f"method={name}").method
 
 
 @functools.cache
-def _cell(*overrides: str) -> Any:
-    """As `composed`, once a process: a contender's warm-up reads the files, and its timed call does not."""
-    return composed(*overrides)
-
-
 def composed(*overrides: str) -> Any:
-    """The validated Run that a command line stands for."""
+    """The validated Run of a command line, composed once a process: in a contender's warm-up, not in its timed call."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    import bench.sweep.guard  # noqa: F401  its resolvers and plugins
     from bench.config import Run
     from bench.study.folders import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
     return Run.from_config(values | {"study": values["study"] or "benchmark"})
-
-
-def environment() -> dict[str, Any]:
-    """Code, versions and hardware of this process, as every record states them."""
-    return provenance.environment()
-
-
-def architecture(model: str) -> dict[str, Any]:
-    """Type and sizes of a Hub model, as its YAML states them."""
-    return composed(f"model={model}").model.architecture
-
-
-def no_cache() -> tuple[str, ...]:
-    """The words of a command line that switch the cache of calibrations off."""
-    return ("cache.enabled=false",)
-
-
-def cache_in(folder: Path) -> tuple[str, ...]:
-    """Those that put it into a folder."""
-    return (f"cache.dir={folder}",)
 
 
 @dataclass(frozen=True)
@@ -201,7 +174,7 @@ def run_cell(results_dir: Path, *overrides: str) -> Cell:
     from bench.run import run
     from bench.runs.job import execute
 
-    cfg = replace(composed(*overrides, "track=none", *no_cache()), results_dir=results_dir)
+    cfg = replace(composed(*overrides, "track=none", "cache.enabled=false"), results_dir=results_dir)
     began = time.perf_counter()
     with silence():
         execute(cfg, run, "[1/1]")

@@ -43,10 +43,11 @@ def lora_ga_factors(model: PreTrainedModel, r: int) -> PeftModel:
     return get_peft_model(model, lora_ga_config(r))
 
 
-def give_gradients(model: PreTrainedModel, gradients: dict[str, Tensor]) -> None:
-    """Puts gradients where preprocess_loraga would have left them."""
+def lora_ga_from_gradients(model: PreTrainedModel, gradients: dict[str, Tensor], r: int) -> PeftModel:
+    """As `lora_ga_factors`, of these gradients: they are put where preprocess_loraga leaves its own."""
     for name, layer in target_layers(model).items():
         layer._peft_loraga_grad = gradients[name]
+    return lora_ga_factors(model, r)
 
 
 def lora_ga_spans(wrapped: PeftModel) -> Spans:

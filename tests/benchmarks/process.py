@@ -1,16 +1,14 @@
-"""Calls one function in a process of its own, so that its peak memory and its libraries' state are its own.
-
-`fresh` is the caller's side; run as a program, this file is the other: python process.py CALL ANSWER, both pickles.
-"""
+"""Contenders in turns, each in a process of its own, so that its peak memory and its libraries' state are its own."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,52 +23,47 @@ ENVIRONMENT = {
     "WANDB_MODE": "disabled",
     "PYTHONWARNINGS": "ignore",
 }
+_began = time.perf_counter()
 
 
-class ContenderError(RuntimeError):
-    """A process that ended without an answer; the message ends with the last lines of what it wrote."""
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; None leaves the number to the benchmark."""
 
-    def __init__(self, what: str, status: int, output: str) -> None:
-        super().__init__(f"{what} ended with status {status}:\n" + "\n".join(output.splitlines()[-15:]))
+    full: bool = False
+    repetitions: int | None = None
+    samples: int | None = None
 
 
 def fresh(function: Callable[..., T], **arguments: object) -> T:
-    """What `function(**arguments)` returns in a new process; function, arguments and answer are pickled.
+    """What `function(**arguments)` returns in a new process; function, arguments and answer are pickled."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, **arguments).result()
+
+
+def command(*words: str) -> None:
+    """Runs a Python command in the checkout and discards what it prints.
 
     Raises:
-        ContenderError: the process failed.
+        RuntimeError: it ended with another status than 0; the message ends with the last lines that it printed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        call, answer = Path(folder) / "call", Path(folder) / "answer"
-        call.write_bytes(pickle.dumps((function, arguments)))
-        command(f"{function.__module__}.{function.__qualname__}", sys.executable, __file__, str(call), str(answer))
-        return pickle.loads(answer.read_bytes())
-
-
-def command(what: str, *words: str) -> None:
-    """Runs a command in the checkout, on the threads of all contenders, and discards what it prints.
-
-    Raises:
-        ContenderError: it ended with another status than 0.
-    """
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ContenderError(what, done.returncode, done.stdout)
+        last = "\n".join(f"{done.stdout}{done.stderr}".splitlines()[-15:])
+        raise RuntimeError(f"{' '.join(words)[:200]} ended with status {done.returncode}:\n{last}")
 
 
-def answer_call(call: Path, answer: Path) -> None:
-    """The other side of `fresh`."""
-    function, arguments = pickle.loads(call.read_bytes())
-    answer.write_bytes(pickle.dumps(function(**arguments)))
+def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> dict[str, list[T]]:
+    """What each contender returned, by repetition; in turns, so that a slow minute of the machine meets all alike."""
+    values: dict[str, list[T]] = {contender: [] for contender in contenders}
+    for repetition in range(repetitions):
+        for contender, run in contenders.items():
+            say(f"{contender}, {repetition + 1} of {repetitions}")
+            values[contender].append(run())
+    return values
 
 
-if __name__ == "__main__":
-    answer_call(Path(sys.argv[1]), Path(sys.argv[2]))
+def say(line: str) -> None:
+    """Prints a line of progress on stderr, after the minutes since the start."""
+    seconds = int(time.perf_counter() - _began)
+    print(f"[{seconds // 60:3d}:{seconds % 60:02d}] {line}", file=sys.stderr, flush=True)

@@ -6,87 +6,50 @@ trained and scored as the demo is. Without, the 12 of seed 0, which share as muc
 
 from __future__ import annotations
 
+import functools
 import itertools
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import ours
-from process import NUM_THREADS, command
-from repeat import Options, interleaved, say
+from process import Options, command, interleaved
 from table import Goal, Report, Row
 
-NAME = "sweep_cost"
 GRID = {"method": ("hu", "lora_ga", "lora_sb", "lora_xs"), "rank": ("r4", "r8", "r16"), "seed": ("0", "1")}
 CELL = ("model=tiny_llama", "task=gsm_tiny", "track=none")
 REDUCED = ("train=demo", "train.max_steps=20", "score.limit=32")
 FULL = ("train=demo", "score.limit=400")
+PEER = "a process a cell"
 
-Grid = dict[str, tuple[str, ...]]
 
-
-def run(options: Options, grid: Grid | None = None) -> Report:
-    """Both sides in turns, each repetition in empty folders of results and cache.
-
-    Args:
-        options: of the command line.
-        grid: in place of the benchmark's own; a smaller one to try the benchmark itself.
-    """
+def run(options: Options) -> Report:
+    """Both sides in turns, each repetition in empty folders of results and cache."""
     settings, repetitions = (*CELL, *(FULL if options.full else REDUCED)), options.repetitions or 3
-    grid = grid or (GRID if options.full else GRID | {"seed": ("0",)})
-    contenders: dict[str, Callable[[], float]] = {
-        "one process": lambda: _seconds(_one_process, grid, settings),
-        "a process a cell": lambda: _seconds(_a_process_a_cell, grid, settings),
+    grid = GRID if options.full else GRID | {"seed": ("0",)}
+    swept = ("-m", *(f"{group}={','.join(choices)}" for group, choices in grid.items()))
+    cells = [*itertools.product(*([f"{group}={choice}" for choice in choices] for group, choices in grid.items()))]
+    contenders = {
+        "one process": functools.partial(_seconds, [swept], settings, len(cells)),
+        PEER: functools.partial(_seconds, [(*cell, "cache.enabled=false") for cell in cells], settings, len(cells)),
     }
-    seconds = interleaved(NAME, contenders, repetitions)
-    cells, peer = len(_cells(grid)), "a process a cell"
-    return Report(
-        name=NAME,
-        rows=[Row(f"{cells} cells", "s", seconds["one process"], seconds[peer], peer, Goal(0.5))],
-        shapes={"grid": grid, "cell": settings},
-        samples=None,
-        num_threads=NUM_THREADS,
-        repetitions=repetitions,
-        full=options.full,
-    )
+    seconds = interleaved(contenders, repetitions)
+    rows = [Row(f"{len(cells)} cells", "s", seconds["one process"], seconds[PEER], PEER, Goal(0.5))]
+    return Report(rows, {"grid": grid, "cell": settings}, repetitions)
 
 
-def _one_process(grid: Grid, settings: tuple[str, ...], folder: Path) -> None:
-    words = [f"{group}={','.join(choices)}" for group, choices in grid.items()]
-    command(NAME, *_bench_run(folder, "-m"), *words, *settings, *ours.cache_in(folder / "cache"))
-
-
-def _a_process_a_cell(grid: Grid, settings: tuple[str, ...], folder: Path) -> None:
-    cells = _cells(grid)
-    for number, cell in enumerate(cells, start=1):
-        if number % 8 == 0:
-            say(f"{NAME}: cell {number} of {len(cells)}")
-        command(NAME, *_bench_run(folder), *cell, *settings, *ours.no_cache())
-
-
-def _bench_run(folder: Path, *flags: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "bench.run", *flags, "study=grid", f"results_dir={folder / 'results'}")
-
-
-def _cells(grid: Grid) -> list[tuple[str, ...]]:
-    groups = [[f"{group}={choice}" for choice in choices] for group, choices in grid.items()]
-    return list(itertools.product(*groups))
-
-
-def _seconds(side: Callable[[Grid, tuple[str, ...], Path], None], grid: Grid, settings: tuple[str, ...]) -> float:
-    """Wall time of one side.
+def _seconds(commands: list[tuple[str, ...]], settings: tuple[str, ...], num_cells: int) -> float:
+    """Wall time of the commands one after another.
 
     Raises:
-        RuntimeError: it left another number of finished runs than the grid has cells.
+        RuntimeError: they left another number of finished runs than the grid has cells.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        places = ("study=grid", f"results_dir={folder}/results", f"cache.dir={folder}/cache")
         began = time.perf_counter()
-        side(grid, settings, folder)
+        for words in commands:
+            command("-m", "bench.run", *words, *settings, *places)
         seconds = time.perf_counter() - began
-        finished = len(list(folder.glob("results/grid/*/record.json")))
-    if finished != len(_cells(grid)):
-        raise RuntimeError(f"{finished} runs of {len(_cells(grid))} cells")
+        finished = len(list(Path(folder).glob("results/grid/*/record.json")))
+    if finished != num_cells:
+        raise RuntimeError(f"{finished} runs of {num_cells} cells")
     return seconds

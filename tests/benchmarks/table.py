@@ -12,6 +12,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from process import NUM_THREADS
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -31,7 +33,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; the values of all repetitions, whose medians are compared. No values: none could be had."""
+    """One comparison: the values of all repetitions, whose medians are compared; none where none could be had."""
 
     what: str
     unit: str
@@ -48,19 +50,13 @@ class Row:
 
     @property
     def judged(self) -> float | None:
-        """What the goal bounds."""
-        return median(self.ours) if self.goal and self.goal.absolute else self.ratio
-
-    @property
-    def verdict(self) -> str:
-        """Met, missed by how much, or nothing where there is no goal or no value."""
-        if self.goal is None or self.judged is None:
-            return ""
-        return "met" if self.goal.met(self.judged) else f"missed by {abs(self.judged - self.goal.limit):.3g}"
+        """The number that the goal bounds; None without a goal."""
+        if self.goal is None:
+            return None
+        return median(self.ours) if self.goal.absolute else self.ratio
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain values."""
-        decided = self.goal is not None and self.judged is not None
         return {
             "what": self.what,
             "unit": self.unit,
@@ -68,14 +64,30 @@ class Row:
             "peer": median(self.peer),
             "peer_name": self.peer_name or None,
             "ratio": self.ratio,
-            "goal": str(self.goal) if self.goal else None,
-            "goal_bounds": None if self.goal is None else "ours" if self.goal.absolute else "ratio",
-            "met": self.goal.met(self.judged) if decided else None,
+            "goal": self.goal and str(self.goal),
+            "goal_bounds": self.goal and ("ours" if self.goal.absolute else "ratio"),
+            "met": None if self.judged is None else self.goal.met(self.judged),
             "ours_spread": spread(self.ours),
             "peer_spread": spread(self.peer),
             "ours_values": list(self.ours),
             "peer_values": list(self.peer),
         }
+
+    def cells(self) -> list[str]:
+        """The row of the printed table; its last cell says by how much a goal is missed."""
+        verdict = ""
+        if self.judged is not None:
+            verdict = "met" if self.goal.met(self.judged) else f"missed by {abs(self.judged - self.goal.limit):.3g}"
+        peer = f"{number(median(self.peer))} {self.peer_name}".strip()
+        return [
+            self.what,
+            number(median(self.ours)),
+            peer,
+            self.unit,
+            number(self.ratio),
+            str(self.goal or ""),
+            verdict,
+        ]
 
 
 @dataclass(frozen=True)
@@ -85,32 +97,28 @@ class Report:
     Attributes:
         rows: the comparisons.
         shapes: of models and data.
-        samples: of calibration; None where a run takes its own number.
-        num_threads: of every contender.
         repetitions: of every contender, interleaved.
+        samples: of calibration; None where a run takes its own number.
         details: whatever else was measured, such as every contender's own values.
     """
 
-    name: str
     rows: Sequence[Row]
     shapes: dict[str, Any]
-    samples: int | None
-    num_threads: int
     repetitions: int
-    full: bool
+    samples: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path, seconds: float) -> Path:
+    def write(self, name: str, folder: Path, full: bool, seconds: float) -> Path:
         """Writes NAME.json, with hardware and versions; returns its path."""
-        from ours import environment
+        from bench.process.provenance import environment
 
         around = environment()
         content = {
-            "benchmark": self.name,
-            "full": self.full,
+            "benchmark": name,
+            "full": full,
             "repetitions": self.repetitions,
             "samples": self.samples,
-            "num_threads": self.num_threads,
+            "num_threads": NUM_THREADS,
             "shapes": self.shapes,
             "hardware": {key: value for key, value in around["hardware"].items() if key != "num_threads"},
             "versions": around["versions"]
@@ -121,26 +129,14 @@ class Report:
             "details": self.details,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}.json"
+        path = folder / f"{name}.json"
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
     def text(self) -> str:
         """The table."""
         header = ["", "ours", "peer", "unit", "ratio", "goal", ""]
-        lines = [
-            [
-                row.what,
-                number(median(row.ours)),
-                number(median(row.peer)) + (f" {row.peer_name}" if row.peer_name else ""),
-                row.unit,
-                number(row.ratio),
-                str(row.goal or ""),
-                row.verdict,
-            ]
-            for row in self.rows
-        ]
-        return f"{self.name}\n" + tabulate(lines, header, tablefmt="github", disable_numparse=True)
+        return tabulate([row.cells() for row in self.rows], header, tablefmt="github", disable_numparse=True)
 
 
 def median(values: Sequence[float]) -> float | None:
@@ -149,7 +145,7 @@ def median(values: Sequence[float]) -> float | None:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Largest minus smallest, over the median: how far single repetitions lie apart."""
+    """Largest minus smallest value over the median; None without values or with a median of 0."""
     middle = median(values)
     return (max(values) - min(values)) / abs(middle) if middle else None
 

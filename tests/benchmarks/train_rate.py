@@ -15,48 +15,34 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ours
-from process import NUM_THREADS
-from repeat import Options, interleaved
-from shape import LLAMA_21M, TARGET_MODULES, Shape
+from process import Options, interleaved
+from shape import LLAMA_21M, TARGET_MODULES
 from table import Goal, Report, Row
 
-NAME = "train_rate"
 CELL = ("method=hu", "rank=r8", "task=gsm_tiny", "measure=none", "train.eval_steps=0", "score.limit=2")
 STEPS = {"tiny_llama": 90, "llama_21m": 10}
 GOAL = Goal(1.0, at_least=True)
 
 
-def run(options: Options, steps: dict[str, int] = STEPS, shape: Shape = LLAMA_21M) -> Report:
-    """Both sides in turns, on the embedded model and on a larger one of random weights.
-
-    Args:
-        options: of the command line.
-        steps: of each model.
-        shape: of the larger model.
-    """
+def run(options: Options) -> Report:
+    """Both sides in turns, on the embedded model and on a larger one of random weights."""
     repetitions = options.repetitions or 5  # the two sides lie closer together than single runs of one side
     with tempfile.TemporaryDirectory() as folder:
-        models = {"tiny_llama": ("model=tiny_llama",), "llama_21m": _save(shape, Path(folder))}
+        models = {"tiny_llama": ("model=tiny_llama",), "llama_21m": _save_larger(Path(folder))}
         contenders: dict[str, Callable[[], float]] = {}
         for name, words in models.items():
-            overrides = (*CELL, *words, f"train.max_steps={steps[name]}")
+            overrides = (*CELL, *words, f"train.max_steps={STEPS[name]}")
             contenders[f"{name}, ours"] = functools.partial(_ours, *overrides)
             contenders[f"{name}, plain"] = functools.partial(_plain, *overrides)
         for side in (_ours, _plain):
             side(*CELL, "model=tiny_llama", "train.max_steps=2")  # libraries that start lazily start here
-        rates = interleaved(NAME, contenders, repetitions)
-    return Report(
-        name=NAME,
-        rows=[
-            Row(name, "tokens/s", rates[f"{name}, ours"], rates[f"{name}, plain"], "PEFT + Trainer", GOAL)
-            for name in models
-        ],
-        shapes={"run": CELL, "steps": steps, "llama_21m": asdict(shape) | {"num_parameters": shape.num_parameters()}},
-        samples=None,
-        num_threads=NUM_THREADS,
-        repetitions=repetitions,
-        full=options.full,
-    )
+        rates = interleaved(contenders, repetitions)
+    rows = [
+        Row(name, "tokens/s", rates[f"{name}, ours"], rates[f"{name}, plain"], "PEFT + Trainer", GOAL)
+        for name in models
+    ]
+    larger = asdict(LLAMA_21M) | {"num_parameters": LLAMA_21M.num_parameters()}
+    return Report(rows, {"run": CELL, "steps": STEPS, "llama_21m": larger}, repetitions)
 
 
 def _ours(*overrides: str) -> float:
@@ -90,13 +76,13 @@ def _plain(*overrides: str) -> float:
     return sum(len(example.input_ids) for example in data.examples[first:]) / (ended[-1] - ended[0])
 
 
-def _save(shape: Shape, folder: Path) -> tuple[str, ...]:
-    """Writes a model of this shape with the embedded model's tokenizer; returns the words that choose it."""
+def _save_larger(folder: Path) -> tuple[str, ...]:
+    """Writes the larger model with the embedded model's tokenizer; returns the words that choose it."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     tokenizer = ours.composed("model=tiny_llama").model.load().tokenizer
-    model = shape.model()
+    model = LLAMA_21M.model()
     model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     model.config.bos_token_id = None
     model.save_pretrained(folder)

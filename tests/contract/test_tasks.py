@@ -363,18 +363,8 @@ def test_sts_b_is_scored_by_both_correlations_which_are_zero_where_undefined():
 # The protocol of LLM-Adapters
 
 LLM_ADAPTERS = {
-    "boolq": (
-        "Please answer the following question with true or false, question: is salt soluble in water?\n\n"
-        "Answer format: true/false",
-        "true",
-        "false",
-    ),
-    "piqa": (
-        "Please choose the correct solution to the question: dry a wet shoe\n\nSolution1: fill it with paper\n\n"
-        "Solution2: fill it with milk\n\nAnswer format: solution1/solution2",
-        "solution1",
-        "solution2",
-    ),
+    "boolq": (ROWS["commonsense_170k"][0]["instruction"], "true", "false"),
+    "piqa": (ROWS["commonsense_170k"][1]["instruction"], "solution1", "solution2"),
     "social_iqa": (
         "Please choose the correct answer to the question: Robin lent Kim an umbrella. How would Kim feel as a "
         "result?\n\nAnswer1: angry Answer2: grateful Answer3: hungry\n\nAnswer format: answer1/answer2/answer3",
@@ -430,18 +420,12 @@ def test_answers_are_numbered_by_position_whatever_their_letters_and_however_man
 
 
 @pytest.mark.parametrize("name", LLM_ADAPTERS)
-def test_what_is_learnt_in_the_protocol_of_llm_adapters_scores_in_full(name):
+def test_what_is_learnt_scores_in_full_and_the_first_answer_word_counts_in_the_protocol_of_llm_adapters(name):
     task = load(name, "llm_adapters")
     for doc in task.eval_docs:
         _, target = prompt_and_target(task, doc)
         assert scores(task, doc, target) == {"first-answer": {"exact_match": 1}}
-
-
-@pytest.mark.parametrize("name", LLM_ADAPTERS)
-def test_the_first_answer_word_counts_in_the_protocol_of_llm_adapters(name):
-    _, right, wrong = LLM_ADAPTERS[name]
-    task = load(name, "llm_adapters")
-    doc = task.eval_docs[0]
+    (_, right, wrong), doc = LLM_ADAPTERS[name], task.eval_docs[0]
     for answer, value in (
         (f"the correct answer is {right}", 1),
         (f"\n {right}. Or {wrong}?", 1),

@@ -39,6 +39,12 @@ def ended(cfg, fault=None, *arguments):
     return process.exitcode
 
 
+def finished(cfg):
+    """The folder of a run that nothing disturbs."""
+    assert ended(cfg) == 0
+    return folder_of(cfg).path
+
+
 def killed(cfg, fault, *arguments):
     """Does the run until the fault kills it."""
     assert ended(cfg, fault, *arguments) == -signal.SIGKILL

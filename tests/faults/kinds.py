@@ -2,7 +2,12 @@
 
 import os
 import signal
+import sys
 import time
+
+from bench.runs import attempt, checkpoint
+from bench.runs.attempt import Attempt
+from bench.runs.checkpoint import Checkpoints
 
 
 def die():
@@ -22,22 +27,20 @@ def _before(owner, name, when, what=die):
     setattr(owner, name, faulty)
 
 
-def kill_entering(phase):
-    from bench.runs.attempt import Attempt
+def _after_step(number, what):
+    _before(Attempt, "step", lambda _self, step, *_: step == number, what)
 
+
+def kill_entering(phase):
     _before(Attempt, "enter", lambda _self, name: name == phase)
 
 
 def kill_after_step(number):
-    from bench.runs.attempt import Attempt
-
-    _before(Attempt, "step", lambda _self, step, *_: step == number)
+    _after_step(number, die)
 
 
 def kill_before_seal(step):
     """The Trainer has written its files, and nothing says that they are whole."""
-    from bench.runs.checkpoint import Checkpoints
-
     _before(Checkpoints, "seal", lambda _self, number, _journal: number == step)
 
 
@@ -49,30 +52,22 @@ def kill_while_saving(step):
 
 
 def kill_while_sealing(step):
-    from bench.runs import checkpoint
-
     _before(
         checkpoint, "write_whole", lambda path, _text: path.parent.name == f"checkpoint-{step}" and "seal" in path.name
     )
 
 
 def kill_before_record():
-    from bench.runs import attempt
-
     _before(attempt, "write_record", lambda *_: True)
 
 
 def kill_after_record():
     """The record is written, and the folder not yet under its own name."""
-    from bench.runs.attempt import Attempt
-
     _before(Attempt, "_publish", lambda *_: True)
 
 
 def kill_after_rename():
     """The folder is under its own name, and the workspace is still there."""
-    from bench.runs.attempt import Attempt
-
     _before(Attempt, "_clear", lambda *_: True)
 
 
@@ -82,23 +77,15 @@ def kill_after(seconds):
 
 
 def signal_after_step(number, what):
-    from bench.runs.attempt import Attempt
-
-    _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: os.kill(os.getpid(), what))
+    _after_step(number, lambda: os.kill(os.getpid(), what))
 
 
 def signal_entering(phase, what):
-    from bench.runs.attempt import Attempt
-
     _before(Attempt, "enter", lambda _self, name: name == phase, lambda: os.kill(os.getpid(), what))
 
 
 def listened_and_signalled(number, what):
     """Somebody listens to the signal: writes what checkpoints there are, and leaves."""
-    import sys
-
-    from bench.runs.attempt import Attempt
-
     attempts = []
 
     def hear(_number, _frame):
@@ -113,8 +100,6 @@ def listened_and_signalled(number, what):
 
 def fail_writing(name, number, error):
     """From the step on, a folder's files cannot be written: a full disk, in one of its words."""
-    from bench.runs import checkpoint
-
     _before(checkpoint, "write_whole", lambda path, _text: name in path.name, lambda: _raise(error))
 
 
@@ -137,6 +122,4 @@ def diverge_at(number):
 
 
 def sleep_after_step(number, seconds):
-    from bench.runs.attempt import Attempt
-
-    _before(Attempt, "step", lambda _self, step, *_: step == number, lambda: time.sleep(seconds))
+    _after_step(number, lambda: time.sleep(seconds))

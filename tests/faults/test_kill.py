@@ -3,7 +3,7 @@
 import pytest
 from conftest import SHORT, composed_run
 from faults import kinds
-from faults.harness import assert_same, ended, folder_of, killed, leftovers
+from faults.harness import assert_same, ended, finished, folder_of, killed, leftovers
 
 from models import tiny_bert, word_tokenizer
 
@@ -17,9 +17,7 @@ def cell(root, *overrides):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A run of LoRA-SB, which calibrates and trains R, to the end."""
-    cfg = cell(tmp_path_factory.mktemp("undisturbed"), "method=lora_sb")
-    assert ended(cfg) == 0
-    return folder_of(cfg).path
+    return finished(cell(tmp_path_factory.mktemp("undisturbed"), "method=lora_sb"))
 
 
 FAULTS = {

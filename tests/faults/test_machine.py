@@ -9,24 +9,23 @@ import sys
 import pytest
 from conftest import SHORT, composed_run
 from faults import kinds
-from faults.harness import assert_same, ended, folder_of, killed
+from faults.harness import assert_same, ended, finished, folder_of, killed
 
+from bench.runs.folder import RunFolder
+from bench.runs.lease import holder
 from bench.runs.record import COMPLETED, FAILED, read_record
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def cell(root, *overrides):
-    return composed_run(
-        *SHORT, "train.max_steps=8", "checkpoint.steps=3", "method=hu", f"results_dir={root}", *overrides
-    )
+    steps = ("train.max_steps=8", "checkpoint.steps=3")
+    return composed_run(*SHORT, *steps, "method=hu", f"results_dir={root}", *overrides)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    cfg = cell(tmp_path_factory.mktemp("undisturbed"))
-    assert ended(cfg) == 0
-    return folder_of(cfg).path
+    return finished(cell(tmp_path_factory.mktemp("undisturbed")))
 
 
 @pytest.fixture
@@ -110,12 +109,8 @@ def test_a_run_that_is_killed_does_not_end_its_sweep(tmp_path):
     )
     line = next(line for line in sweep.stdout if line.startswith("[2/3]"))
     run_id = line.split()[1]
-    from bench.runs.folder import RunFolder
-    from bench.runs.lease import holder
-
-    os.kill(
-        holder(RunFolder(tmp_path, "mine", run_id).workspace).pid, signal.SIGKILL
-    )  # as a kernel short of memory does
+    busy = holder(RunFolder(tmp_path, "mine", run_id).workspace).pid
+    os.kill(busy, signal.SIGKILL)  # as a kernel short of memory does
     printed, complained = sweep.communicate(timeout=300)
     assert sweep.returncode == 1
     records = {folder.name: read_record(folder) for folder in tmp_path.glob("mine/hu-*")}

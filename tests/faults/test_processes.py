@@ -19,14 +19,9 @@ from bench.runs.record import COMPLETED, CURVE, read_record, read_rows
 
 pytestmark = pytest.mark.faults
 
-STEPS = (
-    "train.max_steps=12",
-    "checkpoint.steps=2",
-    "checkpoint.keep=9",
-    "method=hu",
-    "study=two",
-    "task.eval_samples=9",
-)
+STEPS = ("train.max_steps=12", "checkpoint.steps=2", "checkpoint.keep=9", "method=hu", "study=two")
+STEPS += ("task.eval_samples=9",)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 PATIENCE = 60  # seconds: torchrun gives a process 30 of them to end by itself
 
 
@@ -37,15 +32,23 @@ def command(root, num_processes, *overrides):
 
 
 def ended(root, num_processes, *overrides):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(root, num_processes, *overrides), capture_output=True, text=True, check=False, env=environment
+        command(root, num_processes, *overrides), capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
 
 
-def folder_of(root, *overrides):
-    cfg = composed_run(*SHORT, *STEPS, *overrides, f"results_dir={root}")
-    return RunFolder.of(cfg)
+def one_killed(root, *overrides):
+    """Starts two processes, kills the second once there is a checkpoint, and returns torchrun's exit status."""
+    run = subprocess.Popen(command(root, 2, *overrides), stdout=subprocess.DEVNULL, stderr=None, env=ENVIRONMENT)
+    while not list(folder_of(root).workspace.glob("checkpoints/*/sealed.json")):
+        assert run.poll() is None
+        time.sleep(0.02)
+    second_of(run).kill()
+    return run.wait(PATIENCE)
+
+
+def folder_of(root):
+    return RunFolder.of(composed_run(*SHORT, *STEPS, f"results_dir={root}"))
 
 
 def losses(folder):
@@ -72,18 +75,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_a_killed_process_ends_the_run_and_the_next_start_resumes_it(tmp_path, alone, how):
     folder = folder_of(tmp_path)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(
-        command(tmp_path, 2, f"train.parallel={how}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
-    while not list(folder.workspace.glob("checkpoints/*/sealed.json")):
-        assert run.poll() is None, run.stdout.read()
-        time.sleep(0.02)
-    second_of(run).kill()
-    killed = time.monotonic()
-    run.communicate()
-    assert time.monotonic() - killed < PATIENCE
-    assert run.returncode != 0
+    assert one_killed(tmp_path, f"train.parallel={how}") != 0
     assert not folder.done
     assert not folder.path.exists()
 
@@ -97,12 +89,7 @@ def test_a_killed_process_ends_the_run_and_the_next_start_resumes_it(tmp_path, a
 
 def test_a_checkpoint_of_two_processes_is_not_gone_on_from_by_one(tmp_path, alone):
     folder = folder_of(tmp_path)
-    run = subprocess.Popen(command(tmp_path, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(folder.workspace.glob("checkpoints/*/sealed.json")):
-        assert run.poll() is None
-        time.sleep(0.02)
-    second_of(run).kill()
-    run.wait()
+    one_killed(tmp_path)
     done = ended(tmp_path, 1)
     assert done.returncode == 0, done.stderr
     assert "made with another num_processes" in done.stderr

@@ -5,7 +5,7 @@ import signal
 import pytest
 from conftest import SHORT, composed_run
 from faults import kinds
-from faults.harness import assert_same, ended, folder_of
+from faults.harness import assert_same, ended, finished, folder_of
 
 from bench.runs.record import CURVE, INTERRUPTED, read_record, read_rows
 
@@ -17,9 +17,7 @@ def cell(root, *overrides):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    cfg = cell(tmp_path_factory.mktemp("undisturbed"))
-    assert ended(cfg) == 0
-    return folder_of(cfg).path
+    return finished(cell(tmp_path_factory.mktemp("undisturbed")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -11,9 +11,9 @@ from matrices import best_approximation, both_orientations, random
 R, S = 4, 0.7
 
 
-def start(gradient, r=R, gamma=16.0, generator=None):
+def start(gradient, r=R, gamma=16.0):
     layer = Layer("layers.3.q_proj", torch.zeros_like(gradient), r, S, gradient)
-    return built("lora_ga", gamma=gamma).factors(layer, generator or torch.Generator())
+    return built("lora_ga", gamma=gamma).factors(layer, torch.Generator())
 
 
 @both_orientations
@@ -45,11 +45,8 @@ def test_a_holds_right_vectors_1_to_r_and_b_left_vectors_r_plus_1_to_2r(out, int
 
 
 @both_orientations
-def test_factors_have_pefts_shapes_and_orthogonal_vectors_of_equal_length(out, into):
+def test_factors_have_orthogonal_vectors_of_equal_length(out, into):
     factors = start(random(out, into), gamma=64.0)
-    assert factors.lora_A.shape == (R, into)
-    assert factors.lora_B.shape == (out, R)
-    assert factors.lora_R is None
     expected = math.sqrt(out) / 64 * torch.eye(R, dtype=torch.float64)
     torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, expected)
     torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, expected)
@@ -66,15 +63,6 @@ def test_a_rank_of_half_the_smaller_side_is_the_largest_accepted(out, into):
     built("lora_ga").check(Layer("layers.3.q_proj", random(out, into), 12, S))
     with pytest.raises(ValueError, match=r"2r = 26 .*layers\.3\.q_proj has a side of 24; take r of at most 12"):
         built("lora_ga").check(Layer("layers.3.q_proj", random(out, into), 13, S))
-
-
-def test_the_generator_is_not_consumed():
-    generator = torch.Generator().manual_seed(5)
-    before = generator.get_state()
-    one, two = start(random(24, 40), generator=generator), start(random(24, 40))
-    assert torch.equal(generator.get_state(), before)
-    assert torch.equal(one.lora_A, two.lora_A)
-    assert torch.equal(one.lora_B, two.lora_B)
 
 
 def blocks(factors, G):

@@ -14,6 +14,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 
 from bench.methods.base import PLAIN, Layer, Rank
 from built_methods import built
+from matrices import with_signs_of
 from starts import start
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -39,12 +40,6 @@ def peft_layers(wrapped):
 def parts(module):
     A, B = module.lora_A["default"].weight.detach(), module.lora_B["default"].weight.detach()
     return A, B, module.get_base_layer().weight.detach()
-
-
-def with_signs_of(reference, vectors):
-    """Rows of `vectors`, each with the sign that makes its product with the same row of `reference` positive."""
-    signs = (reference * vectors).sum(dim=1, keepdim=True).sign()
-    return torch.where(signs == 0, 1.0, signs) * vectors
 
 
 def logits(model, given):

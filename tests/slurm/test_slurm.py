@@ -73,11 +73,6 @@ class Sweep:
     def output(self):
         return (self.folder / "log").read_text()
 
-    @property
-    def array(self):
-        """The number of the newest array."""
-        return re.findall(r"Slurm job (\d+):", self.output)[-1]
-
     def records(self):
         return {path.parent.name: read_record(path.parent) for path in self.results.glob("[!.]*/record.json")}
 
@@ -92,12 +87,6 @@ class Sweep:
                     return job, begun[-1]
             time.sleep(0.05)
         raise TimeoutError(self.output)
-
-    def wait_for(self, what):
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not what():
-            assert time.monotonic() < until, self.output
-            time.sleep(0.05)
 
     def times_finished(self):
         """Of each cell, how often a job has reported that it is done."""
