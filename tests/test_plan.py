@@ -6,7 +6,7 @@ from records import make_record
 
 from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
-from bench.plan.estimate import Estimate
+from bench.plan.estimate import CostEstimate
 from bench.plan.overview import overview as overview_of
 from bench.plan.overview import planned_cells
 from bench.runs.attempt import held
@@ -58,7 +58,7 @@ def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
 
 
 def an_hour(run):
-    return Estimate(HOUR, run.train.batch_size * 2**30, "from 1 record")
+    return CostEstimate(HOUR, run.train.batch_size * 2**30, "from 1 record")
 
 
 def overview(entries, estimator=an_hour):
@@ -140,7 +140,7 @@ def test_a_model_of_unknown_size_makes_the_hours_a_lower_bound(make):
     entries = [make(RUN, "method=hu", f"seed={seed}") for seed in (0, 1)]
 
     def unknown(run):
-        return Estimate(None, None, "size unknown: no architecture in conf/model") if run.seed else an_hour(run)
+        return CostEstimate(None, None, "size unknown: no architecture in conf/model") if run.seed else an_hour(run)
 
     found = overview(entries, unknown)
     assert (found.total.seconds, found.total.unknown) == (HOUR, 1)

@@ -38,7 +38,7 @@ PROCESS_BYTES = 560 * 2**20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What one run will take.
 
     Attributes:
@@ -65,7 +65,7 @@ class Estimator:
     def __init__(self, records: Iterable[Record], speed: Callable[[str], float], gpu: str | None, stack: str) -> None:
         self._records, self._speed, self._gpu, self._stack = records, speed, gpu, stack
 
-    def __call__(self, run: Run) -> Estimate:
+    def __call__(self, run: Run) -> CostEstimate:
         """Seconds and memory from records where there are comparable ones, else from the model's size."""
         model = json.dumps(run.model.identity(), sort_keys=True)
         found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains), [])
@@ -79,9 +79,9 @@ class Estimator:
         alike = [record for record in same if _needs_as_much(run, record)]
         peaks = [phase.peak_bytes for record in alike for phase in record.phases.values() if phase.peak_bytes]
         if peaks:
-            return Estimate(seconds, max(peaks), source)
+            return CostEstimate(seconds, max(peaks), source)
         sized = self._from_size(run)
-        return Estimate(seconds, sized.peak_bytes, f"{source}, memory {sized.source}")
+        return CostEstimate(seconds, sized.peak_bytes, f"{source}, memory {sized.source}")
 
     @functools.cached_property
     def _by_kind(self) -> Mapping[tuple[Any, ...], list[Record]]:
@@ -94,13 +94,13 @@ class Estimator:
                 found[model, task.name, task.max_length, "train" in record.phases].append(record)
         return found
 
-    def _from_size(self, run: Run) -> Estimate:
+    def _from_size(self, run: Run) -> CostEstimate:
         if size.is_unknown(run):
-            return Estimate(None, None, "size unknown: no architecture in conf/model")
+            return CostEstimate(None, None, "size unknown: no architecture in conf/model")
         device = "GPU" if self._gpu else "CPU"
         seconds = size.seconds(run, UTILISATION[device] * self._speed(size.compute_dtype(run)))
         peak = size.peak_bytes(run) + (0 if self._gpu else PROCESS_BYTES)
-        return Estimate(seconds, peak, f"from the model's size on this machine's {device}")
+        return CostEstimate(seconds, peak, f"from the model's size on this machine's {device}")
 
 
 def estimator(results_dir: Path) -> Estimator:

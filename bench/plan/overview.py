@@ -17,11 +17,11 @@ from bench.study.plan_file import SELECT
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.plan.estimate import Estimate
+    from bench.plan.estimate import CostEstimate
     from bench.sweep.expansion import PlannedCell
 
 Planner = Callable[[str, Sequence[str]], list["PlannedCell"]]
-Estimator = Callable[["Run"], "Estimate"]
+Estimator = Callable[["Run"], "CostEstimate"]
 Key = tuple[str, ...]
 
 TOTAL = "total"
@@ -141,7 +141,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         estimator: called once for each run that is to be done.
     """
     states: dict[Key, str] = {}
-    estimates: dict[Key, Estimate | None] = {}  # of what is to be done; None: nothing is known
+    estimates: dict[Key, CostEstimate | None] = {}  # of what is to be done; None: nothing is known
     stages: dict[str, list[Key]] = defaultdict(list)
     refused: dict[str, list[str]] = defaultdict(list)
     for cell in cells:
@@ -173,7 +173,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
 
 
 def _stage(
-    name: str, keys: Sequence[Key], states: Mapping[Key, str], estimates: Mapping[Key, Estimate | None]
+    name: str, keys: Sequence[Key], states: Mapping[Key, str], estimates: Mapping[Key, CostEstimate | None]
 ) -> Stage:
     """Counts one stage from the keys of its cells, of which equal ones are the same run."""
     distinct = [key for key in dict.fromkeys(keys) if states[key] != REFUSED]

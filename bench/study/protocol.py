@@ -79,7 +79,7 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Cell:
+class StageCell:
     """One run of a stage before it is composed.
 
     Attributes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.runs.record import CorruptRecordError, Record, read_record
 from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED, PlannedRun
-from bench.study.protocol import GRID, RATE, Cell, Definition, words
+from bench.study.protocol import GRID, RATE, Definition, StageCell, words
 from bench.study.selection import Selection, grid, on_grid, select
 from bench.sweep.compose import product
 
@@ -73,7 +73,7 @@ class Expansion:
         """The rows of the table: the product of the common axes, without what `only` leaves out."""
         return [group for group in product(list(self._common.values())) if self._takes_part(group)]
 
-    def cells(self, stage: str) -> Iterator[Cell]:
+    def cells(self, stage: str) -> Iterator[StageCell]:
         """The cells of one stage; a grid's with the points added to it before."""
         rule = self.definition.stages[stage][RATE]
         for group in self.groups():
@@ -81,7 +81,7 @@ class Expansion:
             waits = rule in (TUNED, SHARED) and list(rates) == [None] and _method(group) != "none"
             for overrides in self._overrides(stage, group):
                 for rate in rates:
-                    yield Cell(stage, group, overrides, rate, waits)
+                    yield StageCell(stage, group, overrides, rate, waits)
 
     def planned(self, stage: str) -> Iterator[PlannedCell]:
         """The cells of a stage, validated, those with equal runs once."""
@@ -144,10 +144,10 @@ class Expansion:
         place, step = (-1, 1) if found.at_edge == "upper" else (0, -1)
         return on_grid(found.points[place].learning_rate, step, rates.per_decade)
 
-    def grid_cells(self, group: tuple[str, ...], rate: float) -> list[Cell]:
+    def grid_cells(self, group: tuple[str, ...], rate: float) -> list[StageCell]:
         """The cells of the grid's stage at one more rate."""
         stage = next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
-        return [Cell(stage, group, overrides, rate) for overrides in self._overrides(stage, group)]
+        return [StageCell(stage, group, overrides, rate) for overrides in self._overrides(stage, group)]
 
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
         """All but the learning rate of a group's cells in a stage; the command line's come last."""
