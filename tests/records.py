@@ -6,6 +6,12 @@ from typing import Any
 
 from bench.runs.record import Record
 
+ENVIRONMENT = {
+    "fingerprint": "f1",
+    "versions": {"torch": "2", "transformers": "5"},
+    "hardware": {"gpu": None, "cpu": "c", "num_threads": 1},
+}
+
 
 def make_record(
     run_id: str = "hu-1",

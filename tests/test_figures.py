@@ -2,7 +2,7 @@ import csv
 import itertools
 
 import pytest
-from records import a_config, a_score, make_record, write_rows
+from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
 from bench.report.figures import cost, draw, gradient, loss, rates, write_figures
 from bench.report.palette import LOOKS, look, order
@@ -11,11 +11,6 @@ from bench.report.read.load import load_study
 from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
-ENVIRONMENT = {
-    "fingerprint": "f1",
-    "versions": {"torch": "2", "transformers": "5"},
-    "hardware": {"gpu": None, "cpu": "c", "num_threads": 1},
-}
 LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp.up")
 
 

@@ -6,18 +6,12 @@ import zlib
 
 import pandas as pd
 import pytest
-from records import a_config, a_score, make_record, write_rows
+from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.tables import numbers, summary, write_tables
 from bench.runs.record import write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
-
-ENVIRONMENT = {
-    "fingerprint": "f1",
-    "versions": {"torch": "2", "transformers": "5"},
-    "hardware": {"gpu": None, "cpu": "c", "num_threads": 1},
-}
 
 
 def write_run(

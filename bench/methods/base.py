@@ -146,12 +146,12 @@ class Method:
     """A way to start fine-tuning, and everything that the suite asks of one.
 
     A subclass is a frozen pydantic dataclass, `@dataclass(frozen=True, config=STRICT)`. Its fields are its settings,
-    and conf/method/NAME.yaml states their values. It states label, trains and keeps_function, and overrides the hooks
-    below of which the default does not suit it.
+    and conf/method/NAME.yaml states their values. It states label and keeps_function, and overrides what is below
+    if the default does not suit it.
 
     Attributes:
         label: what the paper prints.
-        trains: the tensors that the optimiser moves: of an adapter, or the whole model's weights.
+        trains: the tensors that the optimiser moves: of an adapter, by default A and B, or the whole model's weights.
         keeps_function: whether the adapted model must equal the pretrained one at step 0. True: the base weight
             becomes W - s B A, and the logits are checked. False: W is left as it is.
         requires: the statistics of each layer that calibration computes from data.
@@ -162,7 +162,7 @@ class Method:
     """
 
     label: ClassVar[str]
-    trains: ClassVar[frozenset[Trainable]]
+    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool]
     requires: ClassVar[frozenset[Statistic]] = frozenset()
     scaling: ScalingRule

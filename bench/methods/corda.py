@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, Trainable, exact_svd, required
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, exact_svd, required
 
 SMALLEST_DAMPING = 0.01
 LARGEST_ERROR = 0.05  # Frobenius norm of C C⁻¹ - 1
@@ -38,7 +38,6 @@ class CorDA(Method):
 
     label: ClassVar[str] = "CorDA"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"input_covariance"})
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

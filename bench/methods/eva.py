@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, Trainable, required
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Statistic, required
 
 
 def _principal(layer: Layer) -> tuple[Float[Tensor, "in"], Float[Tensor, "in in"]]:
@@ -34,7 +34,6 @@ class EVA(Method):
 
     label: ClassVar[str] = "EVA"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"label_covariance"})
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

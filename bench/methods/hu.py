@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,7 +20,6 @@ class Hu(Method):
     """A random, B zero: the adapted model starts as the pretrained one; at step 0 only B has a gradient."""
 
     label: ClassVar[str] = "LoRA"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

@@ -23,7 +23,6 @@ from bench.methods.base import (
     ScalingRule,
     Spectral,
     Statistic,
-    Trainable,
     check_two_blocks,
 )
 
@@ -38,7 +37,6 @@ class LoRAGA(Method):
 
     label: ClassVar[str] = "LoRA-GA"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

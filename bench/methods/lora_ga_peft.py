@@ -13,17 +13,7 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import (
-    STRICT,
-    Factors,
-    Layer,
-    Method,
-    ScalingRule,
-    Spectral,
-    Statistic,
-    Trainable,
-    check_two_blocks,
-)
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral, Statistic, check_two_blocks
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,7 +22,6 @@ class LoRAGAPEFT(Method):
 
     label: ClassVar[str] = "LoRA-GA (PEFT)"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

@@ -14,7 +14,7 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, GradientMode, Layer, Method, ScalingRule, Spectral, Statistic, Trainable
+from bench.methods.base import STRICT, Factors, GradientMode, Layer, Method, ScalingRule, Spectral, Statistic
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -23,7 +23,6 @@ class LoRAOne(Method):
 
     label: ClassVar[str] = "LoRA-One"
     requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = False
 
     scaling: ScalingRule

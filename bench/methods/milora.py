@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable, exact_svd
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, exact_svd
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,7 +18,6 @@ class MiLoRA(Method):
     """A and B share the part of W with the r smallest singular values, both are trained; the base keeps the rest."""
 
     label: ClassVar[str] = "MiLoRA"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

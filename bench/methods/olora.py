@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,7 +18,6 @@ class OLoRA(Method):
     """B and A are the first r columns and rows of W = Q R, both are trained; the base gives way to s B A."""
 
     label: ClassVar[str] = "OLoRA"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

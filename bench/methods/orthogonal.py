@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,7 +18,6 @@ class Orthogonal(Method):
     """A and B random and not zero, and yet B A = 0: their r/2-dimensional inner spaces are orthogonal."""
 
     label: ClassVar[str] = "Orthogonal"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Spectral
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,7 +18,6 @@ class PiSSA(Method):
     """A and B share the best rank-r approximation of W, both are trained; the base keeps the rest."""
 
     label: ClassVar[str] = "PiSSA"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"weight"})

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule, Trainable
+from bench.methods.base import STRICT, Factors, Layer, Method, ScalingRule
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -16,7 +16,6 @@ class Reversed(Method):
     """B random, A zero: the adapted model starts as the pretrained one; at step 0 only A has a gradient."""
 
     label: ClassVar[str] = "LoRA Init[B]"
-    trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool] = True
 
     scaling: ScalingRule

@@ -232,11 +232,8 @@ def kind_of(config: Mapping[str, Any], path: str) -> Kind:
 def _auto_class(kind: Kind) -> Any:
     import transformers
 
-    return {
-        "causal": transformers.AutoModelForCausalLM,
-        "seq2seq": transformers.AutoModelForSeq2SeqLM,
-        "encoder": transformers.AutoModelForSequenceClassification,
-    }[kind]
+    ends = {"causal": "CausalLM", "seq2seq": "Seq2SeqLM", "encoder": "SequenceClassification"}
+    return getattr(transformers, f"AutoModelFor{ends[kind]}")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:

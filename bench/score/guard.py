@@ -17,7 +17,12 @@ DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's, of a definition that says nothing
 
 
 def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> None:
-    """Refuses lm-eval tasks, given by name, that the model cannot be scored on; called before training.
+    """Refuses tasks that the model cannot be scored on; called before training.
+
+    Args:
+        loaded: the model, whose configuration limits the number of tokens.
+        evaluations: lm-eval tasks by name.
+        settings: backend, and leave to run a model's code.
 
     Raises:
         ValueError: vLLM with another than a causal model, or not installed; a task that runs a model's code without

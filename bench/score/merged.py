@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.model.load import LoadedModel
-    from bench.score.settings import Outcome, Scored, Scoring
+    from bench.score.settings import Scored, Scoring
     from bench.tasks.definition import InMemoryTask
 
 # Likelihoods and regressions are never equal to the last digit. Merging rounds a weight once, by 2^-9 in bfloat16.
@@ -57,7 +57,9 @@ def check_merged(
     for outcome in outcomes(results):
         generates = loaded.kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
         items.add((outcome.task, outcome.doc_id))
-        if not _agree(unmerged[outcome.task, outcome.filter, outcome.doc_id], outcome, generates):
+        before = unmerged[outcome.task, outcome.filter, outcome.doc_id]
+        same = before.choice == outcome.choice and _equal(before.metrics, outcome.metrics)
+        if not same or (generates and before.response != outcome.response):
             differing.add((outcome.task, outcome.doc_id))
     if differing:
         warnings.warn(
@@ -66,12 +68,6 @@ def check_merged(
             stacklevel=2,
         )
     return {"num_items": len(items), "num_differing": len(differing)}
-
-
-def _agree(unmerged: Outcome, merged: Outcome, generates: bool) -> bool:
-    if generates and unmerged.response != merged.response:
-        return False
-    return unmerged.choice == merged.choice and _equal(unmerged.metrics, merged.metrics)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -92,10 +92,14 @@ def evaluate(
                 rng.preserved(),
                 evaluating(loaded.model),
                 _greedy(loaded.model),
-                _quiet(),
+                quiet("lm_eval", "transformers"),  # long prompts are counted here
+                warnings.catch_warnings(),
                 patch_environment(**switches),
                 language_model(loaded, evaluations, settings.backend, batch_size) as lm,
             ):
+                # scikit-learn warns of every bootstrap draw that holds one class only.
+                warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
+                warnings.filterwarnings("ignore", message="F-score is ill-defined")
                 results = lm_eval.evaluate(
                     lm=lm,
                     task_dict=tasks,
@@ -130,12 +134,3 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for holder, config in holders.items():
             cast(Any, holder).generation_config = config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Long prompts are counted here; scikit-learn warns of every bootstrap draw that holds one class only.
-    with quiet("lm_eval", "transformers"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
-        warnings.filterwarnings("ignore", message="F-score is ill-defined")
-        yield

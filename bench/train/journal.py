@@ -65,7 +65,14 @@ class Journal(TrainerCallback):
     def begin(self, model: PreTrainedModel, checkpoint: Checkpoint | None) -> None:
         """Measures the model before the first step and starts the clock, or resumes both from a checkpoint."""
         if checkpoint is not None:
-            self._restore(checkpoint)
+            kept = checkpoint.journal
+            self.curve = kept["curve"]
+            self._written = len(self.curve)
+            self._probe.restore(kept["alignment"], kept["probe_seconds"])
+            self._carried = kept["seconds"] + kept["probe_seconds"]
+            self._start = time.perf_counter() - self._carried
+            self._logbook.restart(self.curve, self._probe.rows)
+            self._bar.update(checkpoint.step)
         else:
             if self._probe.due(0):
                 self._logbook.log({}, self._probe.measure(model, 0))
@@ -78,16 +85,6 @@ class Journal(TrainerCallback):
         rows = [asdict(row) for row in self._probe.rows]
         spent = {"seconds": self.seconds, "probe_seconds": self._probe.seconds}
         return spent | {"curve": self.curve, "alignment": rows}
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        kept = checkpoint.journal
-        self.curve = kept["curve"]
-        self._written = len(self.curve)
-        self._probe.restore(kept["alignment"], kept["probe_seconds"])
-        self._carried = kept["seconds"] + kept["probe_seconds"]
-        self._start = time.perf_counter() - self._carried
-        self._logbook.restart(self.curve, self._probe.rows)
-        self._bar.update(checkpoint.step)
 
     def finish(self) -> Training:
         """Logs the last row and closes the bar."""

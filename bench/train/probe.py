@@ -109,11 +109,13 @@ class AlignmentProbe:
             other = weight_gradient(inputs[half:], output_gradient[half:]) / other_share
             factors = layer.factors()
             induced = _induced(layer, factors, G)
+            dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
+            attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
             products = {
                 "induced.G": (induced * G).sum().item(),
                 "induced²": induced.square().sum().item(),
                 "G²": G.square().sum().item(),
-                "attainable²": _attainable(layer, factors, G),
+                "attainable²": math.nan if attainable is None else attainable.square().sum().item(),
                 "G.other": (G * other).sum().item(),
                 "other²": other.square().sum().item(),
             }
@@ -186,13 +188,6 @@ def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
     return alignment.induced_dora_gradient(
         G, factors, layer.scaling, layer.trains, layer.lr_ratio, layer.direction(), magnitude
     )
-
-
-def _attainable(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> float:
-    """‖g̃*‖²; NaN, which becomes None, for DoRA, whose projection has no closed form."""
-    if layer.magnitude() is not None:
-        return math.nan
-    return alignment.attainable_gradient(G, factors, layer.trains).square().sum().item()
 
 
 def _finite(value: float | None) -> float | None:

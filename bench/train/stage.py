@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.runs.attempt import Attempt
-    from bench.runs.checkpoint import Checkpoints
     from bench.tasks import PreparedTask
     from bench.train.probe import AlignmentProbe
 
@@ -66,7 +64,8 @@ def train(
     checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
     journal = Journal(tokens_a_step, probe, logbook, laid.whole)
-    with _folder(checkpoints) as folder, signals.deferred():
+    scratch = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints.folder))
+    with scratch as folder, signals.deferred():
         given = arguments(settings, seed, folder, **laid.settings)
         trainer = BenchTrainer(laid.trained, given, drawn, task, journal, loraplus_lr_ratio)
         trainer.add_callback(laid)
@@ -85,12 +84,3 @@ def train(
             raise
         finally:
             journal.close()
-
-
-@contextmanager
-def _folder(checkpoints: Checkpoints | None) -> Iterator[str]:
-    if checkpoints is not None:
-        yield str(checkpoints.folder)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield scratch

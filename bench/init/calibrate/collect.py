@@ -273,16 +273,7 @@ def _reads_source(name: str) -> bool:
 
 
 def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor:
-    """What one batch adds to the accumulator of a covariance.
-
-    Args:
-        kind: which covariance.
-        tokens: mask (batch, tokens) of the input vectors that count.
-        inputs: the layer's inputs (batch, tokens, in).
-
-    Returns:
-        (in, in); for the label covariance (in + 1, in + 1), moments with sums and count.
-    """
+    """What one batch adds to a covariance: (in, in), or for labels (in + 1, in + 1), moments with sums and count."""
     if kind == "input_covariance":
         sequences = [sequence[counted].float() for sequence, counted in zip(inputs, tokens, strict=True)]
         scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences])

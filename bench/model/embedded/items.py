@@ -90,13 +90,13 @@ def _commonsense_splits() -> dict[str, list[Item]]:
 
 @functools.cache
 def splits(name: str) -> dict[str, list[Item]]:
-    """All items of an embedded task.
+    """All items of an embedded task, by split: train, validation and test.
 
     Args:
         name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny or entailment_tiny.
 
-    Returns:
-        split name (train, validation, test) -> items.
+    Raises:
+        ValueError: there is no such task.
     """
     if name == "commonsense_tiny":
         return _commonsense_splits()

@@ -73,7 +73,7 @@ def _opening(rng: random.Random, person: str, thing: str) -> tuple[str, int, Eve
 
 
 def draw_story(rng: random.Random, min_events: int, max_events: int) -> Story:
-    """A story with `min_events` to `max_events` equations.
+    """A story.
 
     Args:
         rng: the only source of randomness.

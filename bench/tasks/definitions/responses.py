@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import datasets
@@ -15,30 +16,22 @@ import datasets
 Likelihood = tuple[float, bool]  # nats of a whole response, and whether greedy decoding would write it
 
 
-def with_output(rows: datasets.Dataset) -> datasets.Dataset:
-    """Alpaca's rows but the few whose output is empty."""
-    return rows.filter(lambda row: row["output"].strip() != "")
+def filled(field: str, rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows but those whose field is empty."""
+    return rows.filter(lambda row: row[field].strip() != "")
 
 
-def with_answer(rows: datasets.Dataset) -> datasets.Dataset:
-    """CodeFeedback's rows but those whose answer is empty."""
-    return rows.filter(lambda row: row["answer"].strip() != "")
-
-
-def of_output(doc: dict[str, Any], results: Sequence[Likelihood]) -> dict[str, tuple[float, int]]:
-    """An Alpaca row's metrics."""
-    return _perplexities(doc["output"], results[0][0])
-
-
-def of_answer(doc: dict[str, Any], results: Sequence[Likelihood]) -> dict[str, tuple[float, int]]:
-    """A CodeFeedback row's metrics."""
-    return _perplexities(doc["answer"], results[0][0])
-
-
-def _perplexities(text: str, likelihood: float) -> dict[str, tuple[float, int]]:
+def perplexities(field: str, doc: dict[str, Any], results: Sequence[Likelihood]) -> dict[str, tuple[float, int]]:
+    """A row's metrics: the likelihood of the field's text, and its number of words or bytes."""
+    text, likelihood = doc[field], results[0][0]
     num_words, num_bytes = len(re.split(r"\s+", text.strip())), len(text.encode())
     return {
         "word_perplexity": (likelihood, num_words),
         "byte_perplexity": (likelihood, num_bytes),
         "bits_per_byte": (likelihood, num_bytes),
     }
+
+
+# What the definitions name: of Alpaca's rows the output, of CodeFeedback's the answer.
+with_output, of_output = partial(filled, "output"), partial(perplexities, "output")
+with_answer, of_answer = partial(filled, "answer"), partial(perplexities, "answer")
