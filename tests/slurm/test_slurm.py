@@ -15,23 +15,10 @@ from conftest import SHORT
 from bench.runs.record import COMPLETED, INTERRUPTED, WEIGHTS, read_record, read_rows, without_timing
 
 # Six cells, each with some seconds of training and a checkpoint every twentieth step: time to come between.
-CELLS = (
-    *SHORT,
-    "method=hu,lora_ga",
-    "seed=0,1,2",
-    "train.max_steps=300",
-    "train.eval_steps=60",
-    "measure.alignment_steps=30",
-    "checkpoint.steps=20",
-)
-SLURM = (
-    "launch=slurm",
-    "hydra.launcher.partition=main",
-    "hydra.launcher.array_parallelism=2",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.mem_gb=2",
-    "hydra.launcher.timeout_min=30",
-)
+CELLS = (*SHORT, "method=hu,lora_ga", "seed=0,1,2", "train.max_steps=300", "train.eval_steps=60")
+CELLS += ("measure.alignment_steps=30", "checkpoint.steps=20")
+SLURM = ("launch=slurm", "hydra.launcher.partition=main", "hydra.launcher.array_parallelism=2")
+SLURM += ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=30")
 PATIENCE_SECONDS = 600
 
 
