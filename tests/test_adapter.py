@@ -38,6 +38,10 @@ def logits(model, batch):
         return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
 
+def load(path, model, method, rank=RANK, options=PLAIN):
+    return weights.load(weights.Saved.read(path), model, method, rank, target_layers(model, PROJECTIONS), options)
+
+
 def train_steps(model, batch, steps=3):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(steps):
@@ -57,9 +61,7 @@ def test_a_target_is_matched_by_its_whole_last_name(tiny_model):
 
 def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit_and_one_of_its_size_is_not(tiny_model):
     layers = target_layers(tiny_model(), PROJECTIONS)
-    with pytest.raises(
-        ValueError, match=r"rank.r=17 is larger than the smaller side 16 of model.layers.0.self_attn.k_proj"
-    ):
+    with pytest.raises(ValueError, match=r"rank.r=17 is larger than the smaller side 16 of .*0.self_attn.k_proj"):
         check_rank(layers, Rank("r17", 17, 34))
     check_rank(layers, Rank("r16", 16, 32))
 
@@ -81,12 +83,6 @@ def test_a_method_that_keeps_the_function_leaves_the_logits(tiny_model, batch, m
         torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-5)
     else:
         assert not torch.equal(logits(wrapped, batch(2, 6)), before)
-
-
-def test_lora_sb_changes_the_function_on_purpose(tiny_model, batch):
-    before = tiny_model().eval()(**batch(4, 6)).loss
-    wrapped, *_ = started(tiny_model(), batch, built("lora_sb"))
-    assert wrapped.eval()(**batch(4, 6)).loss < before
 
 
 def test_exactly_the_promised_tensors_train_and_the_rest_stays_bit_identical(tiny_model, batch, method):
@@ -111,12 +107,17 @@ def test_merging_changes_no_logit(tiny_model, batch, method):
     torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=1e-5, atol=1e-5)
 
 
-def test_full_fine_tuning_saves_every_weight_and_the_pretrained_model_none(tiny_model, tmp_path):
+def test_full_fine_tuning_saves_and_loads_every_weight_and_the_pretrained_model_none(tiny_model, batch, tmp_path):
+    path = tmp_path / "x.safetensors"
     for method, count in ((built("full_ft"), len(list(tiny_model().parameters()))), (built("none"), 0)):
         model = tiny_model()
         wrapped, adapted = adapter.add(model, method, RANK, target_layers(model, PROJECTIONS))
-        weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
-        assert len(load_file(tmp_path / "x.safetensors")) == count
+        if count:
+            train_steps(wrapped, batch(3, 6))
+        weights.save(wrapped, adapted, {}, path)
+        assert len(load_file(path)) == count
+        again, *_ = load(path, tiny_model(), method)
+        assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
 
 
 def test_adding_an_adapter_draws_nothing_from_the_global_stream(tiny_model, batch, method):
@@ -144,13 +145,9 @@ def test_in_a_bfloat16_base_the_residual_is_taken_from_the_stored_factors_and_ad
 
 def test_target_layers_come_in_the_models_order_whatever_the_order_asked_for(tiny_model):
     model = tiny_model()
-    expected = [
-        f"model.layers.{index}.{part}"
-        for index in range(2)
-        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
-    ]
+    parts = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
     layers = target_layers(model, ("down_proj", "v_proj", "q_proj"))
-    assert list(layers) == expected
+    assert list(layers) == [f"model.layers.{index}.{part}" for index in range(2) for part in parts]
     assert all(layer is model.get_submodule(name) for name, layer in layers.items())
 
 
@@ -184,7 +181,8 @@ def test_lora_xs_moves_logits_by_no_more_than_the_noise_of_r(tiny_model, batch):
 
 
 @pytest.mark.parametrize("method", WITH_R, ids=lambda m: m.label)
-def test_the_layer_with_r_computes_base_plus_s_b_r_a(tiny_model, batch, method):
+def test_the_layer_with_r_computes_base_plus_s_b_r_a_and_disabled_its_base(tiny_model, batch, method):
+    before = logits(tiny_model(), batch(2, 6))
     wrapped, adapted, *_ = started(tiny_model(), batch, method)
     train_steps(wrapped, batch(3, 6))
     wrapped.eval()
@@ -192,13 +190,6 @@ def test_the_layer_with_r_computes_base_plus_s_b_r_a(tiny_model, batch, method):
         x = torch.randn(2, 5, layer.weight.shape[1], generator=torch.Generator().manual_seed(1))
         dense = layer.weight + layer.scaling * layer.factors().product()
         torch.testing.assert_close(layer.module(x), x @ dense.T, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("method", WITH_R, ids=lambda m: m.label)
-def test_a_disabled_layer_with_r_computes_its_base(tiny_model, batch, method):
-    before = logits(tiny_model(), batch(2, 6))
-    wrapped, *_ = started(tiny_model(), batch, method)
-    train_steps(wrapped, batch(3, 6))
     assert (logits(wrapped, batch(2, 6)) - before).abs().max() > 1e-3
     with wrapped.disable_adapter():
         torch.testing.assert_close(logits(wrapped, batch(2, 6)), before, rtol=0, atol=1e-6)
@@ -238,11 +229,7 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
     wrapped, adapted, factors, _ = started(tiny_model(), batch, method, options)
     train_steps(wrapped, batch(3, 6))
     weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
-    fresh = tiny_model()
-    layers = target_layers(fresh, PROJECTIONS)
-    again, _, initial = weights.load(
-        weights.Saved.read(tmp_path / "x.safetensors"), fresh, method, RANK, layers, options
-    )
+    again, _, initial = load(tmp_path / "x.safetensors", tiny_model(), method, options=options)
     assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
     train_steps(again, batch(3, 6))  # training goes on from there as it would have
     train_steps(wrapped, batch(3, 6))
@@ -251,30 +238,13 @@ def test_what_is_saved_loads_without_loss(tiny_model, batch, method, options, tm
     assert all(torch.equal(initial[name].lora_A, factors[name].lora_A) for name in factors)
 
 
-def test_full_fine_tuning_loads_without_loss(tiny_model, batch, tmp_path):
-    model = tiny_model()
-    wrapped, adapted = adapter.add(model, built("full_ft"), RANK, target_layers(model, PROJECTIONS))
-    train_steps(wrapped, batch(3, 6))
-    weights.save(wrapped, adapted, {}, tmp_path / "x.safetensors")
-    fresh = tiny_model()
-    layers = target_layers(fresh, PROJECTIONS)
-    again, *_ = weights.load(weights.Saved.read(tmp_path / "x.safetensors"), fresh, built("full_ft"), RANK, layers)
-    assert torch.equal(logits(again, batch(2, 6)), logits(wrapped, batch(2, 6)))
-
-
 def test_weights_of_another_method_or_scaling_are_not_loaded(tiny_model, batch, tmp_path):
     wrapped, adapted, factors, _ = started(tiny_model(), batch, built("lora_sb"))
-    weights.save(wrapped, adapted, factors, tmp_path / "x.safetensors")
-
-    def load(method, rank=RANK):
-        fresh = tiny_model()
-        saved, layers = weights.Saved.read(tmp_path / "x.safetensors"), target_layers(fresh, PROJECTIONS)
-        return weights.load(saved, fresh, method, rank, layers)
-
+    weights.save(wrapped, adapted, factors, path := tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"trained at scaling 1\.0, not 2\.0: method or rank differs"):
-        load(built("hu"))
+        load(path, tiny_model(), built("hu"))
     with pytest.raises(ValueError, match=r"these weights are not what LoRA trains in this model: .*lora_R"):
-        load(built("hu", scaling="one"))
+        load(path, tiny_model(), built("hu", scaling="one"))
 
 
 def test_ranks_may_differ_and_a_layer_of_rank_0_is_left_alone(tiny_model):

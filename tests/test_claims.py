@@ -245,18 +245,10 @@ ONE = """
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "kind: higher_score",
-            "kind: better",
-            "claim one: kind='better': unknown kind; known: higher_score",
-        ),
+        ("kind: higher_score", "kind: better", "claim one: kind='better': unknown kind; known: higher_score"),
         ("source: abstract, ", "", "claim one: source is missing"),
         ("a: {method: hu}, ", "", "claim one: a is missing"),
-        (
-            "a: {method: hu}",
-            "a: {method: hu}, width: 3",
-            "'width'; higher_score takes a, b, stage, task, margin",
-        ),
+        ("a: {method: hu}", "a: {method: hu}, width: 3", "'width'; higher_score takes a, b, stage, task, margin"),
         ("a: {method: hu}", "a: hu", "claim one: a='hu': input should be a valid dictionary"),
         ("- {", "{", "not a list of claims"),
         ("- {", "- {{", "claims.yaml: "),
@@ -317,13 +309,6 @@ def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_
         assert claim.study.endswith("_tiny")
 
 
-def test_the_widths_of_the_claims_are_those_of_the_embedded_models():
-    for claim in read_claims(CLAIMS):
-        for model, width in claim.arguments.get("widths", {}).items():
-            config = json.loads((ROOT / "bench" / "model" / "embedded" / model / "config.json").read_text())
-            assert config["hidden_size"] == width
-
-
 def test_the_command_prints_and_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--results-dir", "results"]) == 0
@@ -340,14 +325,18 @@ def test_the_command_names_a_bad_file_in_one_line(tmp_path, monkeypatch, capsys)
     assert re.match(r"error: .*claims.yaml: not a list of claims.*\n$", capsys.readouterr().err)
 
 
-def test_every_claim_asks_for_rows_that_its_study_sweeps():
+def test_every_claim_asks_for_rows_that_its_study_sweeps_and_knows_the_widths_of_its_models():
     for claim in read_claims(CLAIMS):
         content = yaml.safe_load((ROOT / "experiments" / f"{claim.study}.yaml").read_text())
         params = content["hydra"]["sweeper"]["params"]
         for group in (claim.arguments["a"], claim.arguments["b"]):
             for key, value in group.items():
                 assert key not in params or value in params[key].split(","), claim.id
-        assert set(claim.arguments.get("widths", {})) <= set(params.get("model", "").split(","))
+        widths = claim.arguments.get("widths", {})
+        assert widths.keys() <= set(params.get("model", "").split(","))
+        for model, width in widths.items():
+            config = json.loads((ROOT / "bench" / "model" / "embedded" / model / "config.json").read_text())
+            assert config["hidden_size"] == width
 
 
 def test_a_run_whose_eval_loss_was_never_measured_is_not_asked(made):

@@ -129,11 +129,8 @@ def test_each_task_and_model_has_figures_of_its_own(tmp_path):
     write_run(tmp_path, "hu", task="a", model="org/m", scores=[])
     write_run(tmp_path, "hu", task="b", model="m")
     names, _ = drawn(tmp_path)
-    assert {name for name in names if name.startswith(("convergence", "score"))} == {
-        "convergence-a-org-m",
-        "convergence-b-m",
-        "score-b-m",
-    }
+    assert names >= {"convergence-a-org-m", "convergence-b-m", "score-b-m"}
+    assert not names & {"convergence", "score", "score-a-org-m"}
 
 
 def test_figures_and_their_data_are_equal_byte_for_byte_whatever_the_order_of_files(tmp_path):
@@ -239,10 +236,8 @@ def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
     assert [list(line.get_xdata()) for line in crosses] == [[0.1], [0.1]]
     assert len({line.get_ydata()[0] for line in crosses}) == 2  # one over the other, none hidden
     rings = [line for line in axis.lines if line.get_markersize() == 10]
-    assert [(list(line.get_xdata()), line.get_color()) for line in rings] == [
-        ([0.01], LOOKS["hu"].color),
-        ([0.01], LOOKS["lora_ga"].color),
-    ]
+    assert [list(line.get_xdata()) for line in rings] == [[0.01], [0.01]]
+    assert [line.get_color() for line in rings] == [LOOKS["hu"].color, LOOKS["lora_ga"].color]
     assert axis.get_xscale() == "log"
 
 
@@ -255,12 +250,7 @@ def test_a_best_rate_at_the_edge_is_said_in_the_legend(tmp_path):
 def test_groups_of_one_method_share_its_colour_and_differ_by_the_line(tmp_path):
     plan(tmp_path, [run for r in (4, 8) for run in write_staged(tmp_path, r=r)])
     lines = [line for line in rates_of(tmp_path).axes[0].lines if not line.get_label().startswith("_")]
-    assert [line.get_label() for line in lines] == [
-        "HU, rank r4",
-        "HU, rank r8",
-        "LORA_GA, rank r4",
-        "LORA_GA, rank r8",
-    ]
+    assert [line.get_label() for line in lines] == [f"{name}, rank r{r}" for name in ("HU", "LORA_GA") for r in (4, 8)]
     assert lines[0].get_color() == lines[1].get_color() == LOOKS["hu"].color
     assert lines[0].get_linestyle() == lines[2].get_linestyle() != lines[1].get_linestyle()
 
@@ -278,11 +268,9 @@ def test_layers_stand_in_the_networks_order_under_short_names(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "hu", 1)
     rows = read_csv(drawn(tmp_path)[1] / "layers.csv")
-    assert [(row["layer"], row["step"], row["mean"], row["n"]) for row in rows[:3]] == [
-        (LAYERS[0], "0", "0.25", "2"),
-        (LAYERS[0], "3", "0.28", "2"),
-        (LAYERS[1], "0", "0.25", "2"),
-    ]
+    assert [row["layer"] for row in rows[:3]] == [LAYERS[0], LAYERS[0], LAYERS[1]]
+    assert [(row["step"], row["mean"]) for row in rows[:3]] == [("0", "0.25"), ("3", "0.28"), ("0", "0.25")]
+    assert {row["n"] for row in rows} == {"2"}
     figure = layers_of(tmp_path)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0 up", "1 up", "10 up"]
     assert figure.axes[0].get_ylim() == (3, 0)  # the first layer on top

@@ -1,10 +1,10 @@
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from records import a_config, a_score, make_record
 
-from bench.report.judge.metrics import scale_of
 from bench.report.read.load import Cell, Study
 from bench.report.tables.tables import numbers, summary, write_tables
 
@@ -60,7 +60,7 @@ def test_a_metric_is_printed_in_its_own_unit(metric, value, heading, text):
     ("metric", "low", "high"),
     [
         ("acc", 0.0, 1.0),
-        ("mcc", -1.0, 1.0),
+        ("mcc,some-filter", -1.0, 1.0),
         ("spearman", -1.0, 1.0),
         ("perplexity,none", 0.0, float("inf")),
         ("bits_per_byte", 0.0, float("inf")),
@@ -198,23 +198,14 @@ def test_a_wide_table_shows_the_first_metric_of_each_task_and_the_csv_all(tmp_pa
 
 
 def test_headings_tell_metrics_and_filters_apart():
-    metrics = ("acc", "acc_norm", "exact_match,strict-match", "exact_match,flexible-extract", "f1,only")
-    table = summary(study(cell("A", [score(0.5, "t", metric) for metric in metrics])))
-    assert [name for name in table if name.startswith("t ")] == [
-        "t acc %",
-        "t acc_norm %",
-        "t exact_match (strict-match) %",
-        "t exact_match (flexible-extract) %",
-        "t f1 %",
-    ]
-    table = summary(study(cell("A", [score(0.5, "t", metric) for metric in ("em", "em,last-number")])))
-    assert [name for name in table if name.startswith("t ")] == ["t em %", "t em (last-number) %"]
+    def headings(*metrics, tasks=("t",)):
+        table = summary(study(cell("A", [score(0.5, task, metric) for task in tasks for metric in metrics])))
+        return [name[2:] for name in table if name.startswith("t ")]
 
-
-def test_a_shown_filter_keeps_its_name_where_the_other_is_not_shown():
-    names = ("exact_match,strict-match", "exact_match,flexible-extract")
-    scores = [score(0.5, f"t{number}", name) for number in range(5) for name in names]
-    assert "t0 exact_match (strict-match) %" in summary(study(cell("A", scores)))
+    assert headings("acc", "acc_norm", "f1,only") == ["acc %", "acc_norm %", "f1 %"]
+    assert headings("em,strict-match", "em,flexible-extract") == ["em (strict-match) %", "em (flexible-extract) %"]
+    assert headings("em", "em,last-number") == ["em %", "em (last-number) %"]
+    assert headings("em,strict-match", "em,flexible-extract", tasks="tabcd") == ["em (strict-match) %"]  # one is shown
 
 
 def test_each_task_and_model_has_a_table_of_its_own(tmp_path):
@@ -223,11 +214,7 @@ def test_each_task_and_model_has_a_table_of_its_own(tmp_path):
         for task, model, rank in (("sst2", "m2", 4), ("mrpc", "m1", None), ("sst2", "m1", 4), ("sst2", "m1", 16))
     ]
     text = markdown(tmp_path, *cells)
-    assert [line for line in text.splitlines() if line.startswith("##")] == [
-        "## mrpc, m1",
-        "## sst2, m1",
-        "## sst2, m2",
-    ]
+    assert re.findall("^##.*", text, re.MULTILINE) == ["## mrpc, m1", "## sst2, m1", "## sst2, m2"]
     mrpc, sst2, _ = text.split("## ")[1:]
     assert "mrpc acc %" in mrpc
     assert "rank.r" not in mrpc  # nothing there has a rank
@@ -235,12 +222,8 @@ def test_each_task_and_model_has_a_table_of_its_own(tmp_path):
     assert sst2.count("| A ") == 2
     assert text.count("Mean [95 % interval]") == 1
     frame = numbers(study(*cells))
-    assert list(zip(frame["task"], frame["model"], frame["dataset"], strict=True)) == [
-        ("mrpc", "m1", "mrpc"),
-        ("sst2", "m1", "sst2"),
-        ("sst2", "m1", "sst2"),
-        ("sst2", "m2", "sst2"),
-    ]
+    assert list(frame["task"] + " " + frame["model"]) == ["mrpc m1", "sst2 m1", "sst2 m1", "sst2 m2"]
+    assert list(frame["dataset"]) == list(frame["task"])
     latex = (tmp_path / "results.tex").read_text()
     assert latex.count(r"\begin{tabular}") == 3
     assert "% sst2, m2\n" in latex
@@ -312,10 +295,6 @@ def test_a_run_scored_and_one_that_is_not_do_not_mix_scores_and_losses():
     table = summary(study(cell("A", [score(0.5)]), cell("B", [])))
     assert table["sst2 acc %"][1] == "–"
     assert "eval loss" not in table
-
-
-def test_the_scale_of_a_metric_does_not_depend_on_its_filter():
-    assert scale_of("mcc,some-filter") == scale_of("mcc") != scale_of("acc")
 
 
 def test_latex_escapes_what_it_would_read_as_a_command(tmp_path):

@@ -14,6 +14,7 @@ from bench.model.layers import target_layers
 from bench.model.limits import NO_LIMIT, max_tokens
 from bench.score import check, check_merged, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
+from bench.tasks.examples import Classification
 from built_methods import built
 from models import PLAIN_WORDS, scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole, word_tokenizer
 
@@ -90,12 +91,7 @@ def test_every_task_gives_its_metrics_with_a_standard_error_and_every_item(loade
     assert found.facts.truncated == dict.fromkeys(names, 0)
 
 
-def test_accuracy_is_the_mean_of_the_outcomes(loaded):
-    found = scored(loaded, "commonsense_tiny", limit=40)
-    assert found.scores[0].value == pytest.approx(np.mean([outcome.metrics["acc"] for outcome in found.outcomes]))
-
-
-def test_the_best_choice_is_the_one_of_highest_likelihood(loaded):
+def test_the_best_choice_is_the_one_of_highest_likelihood_and_accuracy_the_mean_over_items(loaded):
     model, tokenizer = loaded.model, loaded.tokenizer
     found = scored(loaded, "commonsense_tiny", limit=5)
     docs = embedded("commonsense_tiny").eval_docs
@@ -111,6 +107,7 @@ def test_the_best_choice_is_the_one_of_highest_likelihood(loaded):
             likelihoods.append(steps.gather(1, answer[0, :, None]).sum().item())
         assert outcome.choice == np.argmax(likelihoods)
         assert outcome.metrics["acc"] == float(outcome.choice == doc["label"])
+    assert found.scores[0].value == pytest.approx(np.mean([outcome.metrics["acc"] for outcome in found.outcomes]))
 
 
 def test_a_lower_perplexity_is_better():
@@ -337,9 +334,7 @@ def test_code_of_a_model_runs_only_with_leave(monkeypatch):
         tasks = generation(unsafe_code=True, process_results=process)
         return score(whole(tiny_llama()), tasks, scoring(**changed))
 
-    with pytest.raises(
-        ValueError, match=r"write runs code that a model wrote: say score\.confirm_run_unsafe_code=true"
-    ):
+    with pytest.raises(ValueError, match=r"write runs code .*: say score\.confirm_run_unsafe_code=true"):
         run()
     assert not allowed
     run(confirm_run_unsafe_code=True)
@@ -385,8 +380,6 @@ def test_sound_merges_answer_as_the_adapters_did(name):
 
 @pytest.mark.parametrize(("build", "kind"), [(tiny_t5, "seq2seq"), (tiny_bart, "seq2seq"), (tiny_bert, "encoder")])
 def test_other_kinds_of_models_merge_soundly(build, kind):
-    from bench.tasks.examples import Classification
-
     tasks = cola(classification=Classification(("sentence",), 2))
     model, _ = with_adapters(build(), built("hu"))
     found = score(whole(model, kind), tasks, scoring())
@@ -429,12 +422,9 @@ def test_nothing_is_merged_where_there_is_no_adapter_or_no_wish():
 # vLLM.
 
 
-def test_vllm_that_is_not_installed_is_asked_for():
+def test_vllm_that_is_not_installed_is_asked_for_and_serves_causal_models_only():
     with pytest.raises(ValueError, match=r"score\.backend=vllm needs vllm \(pip install vllm\) and a GPU"):
         check(whole(tiny_llama()), cola(), scoring(backend="vllm"))
-
-
-def test_vllm_serves_causal_models_only():
     with pytest.raises(ValueError, match="serves causal models only, and this one is seq2seq"):
         check(whole(tiny_t5(), "seq2seq"), cola(), scoring(backend="vllm"))
 
@@ -447,19 +437,12 @@ def vllm(monkeypatch):
     given = {}
 
     class StandIn(HFLM):
-        def __init__(self, pretrained, dtype, max_model_len, seed, gpu_memory_utilization, batch_size, add_bos_token):
+        def __init__(self, pretrained, max_model_len, seed, gpu_memory_utilization, **settings):
             folder = Path(pretrained)
-            given.update(dtype=dtype, max_model_len=max_model_len, batch_size=batch_size, folder=folder)
+            given.update(settings, max_model_len=max_model_len, folder=folder)
             given["files"] = sorted(path.name for path in folder.iterdir())
             given["generation_config"] = json.loads((folder / "generation_config.json").read_text())
-            super().__init__(
-                pretrained=pretrained,
-                dtype=dtype,
-                max_length=max_model_len,
-                device="cpu",
-                batch_size=batch_size,
-                add_bos_token=add_bos_token,
-            )
+            super().__init__(pretrained=pretrained, max_length=max_model_len, device="cpu", **settings)
 
     monkeypatch.setattr("bench.score.backends.vllm_class", lambda: StandIn)
     monkeypatch.setattr("bench.score.guard.vllm_class", lambda: StandIn)
@@ -477,11 +460,11 @@ def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert [o.choice for o in found.outcomes] == [o.choice for o in expected.outcomes]
-    assert [o.metrics for o in found.outcomes] == [o.metrics for o in expected.outcomes]
-    assert [o.response for o in found.outcomes if o.task == "write"] == [
-        o.response for o in expected.outcomes if o.task == "write"
-    ]
+
+    def answers(outcomes):
+        return [(o.choice, o.metrics, o.response if o.task == "write" else None) for o in outcomes]
+
+    assert answers(found.outcomes) == answers(expected.outcomes)
     likelihoods = [np.array(eval(o.response)) for f in (found, expected) for o in f.outcomes if o.task == "cola"]
     assert np.allclose(likelihoods[:8], likelihoods[8:], atol=1e-4)
     assert (vllm["dtype"], vllm["max_model_len"], vllm["batch_size"]) == ("float32", 64, 8)
@@ -489,29 +472,3 @@ def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name
     assert "do_sample" not in vllm["generation_config"]
     assert not vllm["folder"].exists()
     assert check_merged(whole(model), tasks, scoring(backend="vllm"), found) is None
-
-
-# Definitions.
-
-
-@pytest.mark.parametrize(
-    ("answer", "generated", "strict", "flexible"),
-    [
-        ("#### 1,234", " so\n#### 1234", 1.0, 1.0),
-        ("#### -5", " down\n#### -5", 1.0, 1.0),
-        ("#### 1,234", " so\n#### 1", 0.0, 0.0),
-        ("#### 18", " it is 18 dollars", 0.0, 1.0),
-        ("#### 0", " no number", 0.0, 0.0),
-    ],
-)
-def test_gsm8k_reads_commas_and_minus_signs_of_gold_answers(answer, generated, strict, flexible):
-    rows = {"train": [{"question": "q", "answer": "#### 1"}], "test": [{"question": "q", "answer": answer}]}
-    task = load_definition("gsm8k", "gsm8k/gsm8k.yaml", rows, "test")
-    values = {}
-    for filtered in task._filters:
-        (instance,) = [task.construct_requests(rows["test"][0], "q", metadata=("gsm8k", 0, 1))]
-        instance.resps = [generated]
-        filtered.apply([instance])
-        found = instance.filtered_resps[filtered.name]
-        values[filtered.name] = task.process_results(rows["test"][0], [found])["exact_match"]
-    assert values == {"strict-match": strict, "flexible-extract": flexible}

@@ -1,6 +1,7 @@
 import json
-from collections import namedtuple
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,9 +23,6 @@ from bench.tasks.examples import (
 from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 
 EMBEDDED = ("gsm_tiny", "commonsense_tiny", "glue_tiny")
-
-
-Encoded = namedtuple("Encoded", "input_ids")
 TINY_LLAMA = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 
 
@@ -92,23 +90,13 @@ def test_seeds_draw_other_calibration_and_probe_samples_and_methods_do_not(compo
     assert not torch.equal(drawn["hu", 0].probe["input_ids"], drawn["hu", 1].probe["input_ids"])
 
 
-def test_gsm8k_is_lm_evals_own_task_over_local_files(compose_run, loaded, gsm8k_folder):
-    prepared = compose_run("task=gsm8k", f"data.root={gsm8k_folder}").task.prepare(loaded, 0, "test")
-    (task,) = prepared.evaluations.values()
-    assert [filtered.name for filtered in task._filters] == ["strict-match", "flexible-extract"]
-    assert task.doc_to_text(task.eval_docs[0]) == "Question: test 0?\nAnswer:"
-    assert len(task.eval_docs) == 3
-    assert len(prepared.train) == 100
-
-
 def test_scoring_the_validation_split_does_not_touch_test(compose_run, loaded):
     task = compose_run().task
-    found = {
-        split: task.prepare(loaded, 0, split).evaluations["gsm_tiny"].eval_docs for split in ("validation", "test")
-    }
-    asked = {split: set(docs["question"]) for split, docs in found.items()}
-    assert len(asked["validation"]) == 200
-    assert not asked["validation"] & asked["test"]
+    splits = ("validation", "test")
+    found = (task.prepare(loaded, 0, split).evaluations["gsm_tiny"].eval_docs for split in splits)
+    validation, test = (set(docs["question"]) for docs in found)
+    assert len(validation) == 200
+    assert not validation & test
 
 
 def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, loaded):
@@ -122,20 +110,15 @@ def test_no_example_short_enough_is_an_error(compose_run, loaded):
         compose_run("task.max_length=3").task.prepare(loaded, 0, "test")
 
 
-def test_a_hub_dataset_without_network_says_how_to_go_local(compose_run, loaded):
+def test_a_hub_dataset_or_model_without_network_says_how_to_go_local(compose_run, loaded):
     with pytest.raises(ValueError, match=r"data\.root=FOLDER"):
         compose_run("task=gsm8k").task.prepare(loaded, 0, "test")
-
-
-def test_a_hub_model_without_network_says_how_to_go_local():
     model = model_at("nobody/nothing", source="hub", kind="causal", revision="main")
     with pytest.raises(ValueError, match=r"model=local model\.path=FOLDER"):
         model.load()
 
 
 def test_a_models_identity_is_what_the_folder_holds_not_its_name(tmp_path):
-    import shutil
-
     for name in ("a", "b"):
         shutil.copytree(TINY_LLAMA, tmp_path / name)
     models = {name: model_at(tmp_path / name) for name in ("a", "b")}
@@ -339,11 +322,8 @@ def test_the_pretrained_models_scores_do_not_depend_on_training_settings(compose
 
 def test_an_encoders_head_makes_the_seed_count_also_without_training(compose_run, tmp_path):
     save(tmp_path, tiny_bert().bert, word_tokenizer())
-    cells = [
-        compose_run(*ACCEPTABILITY, "method=none", "model=local", f"model.path={tmp_path}", f"seed={seed}").run_id
-        for seed in (0, 1)
-    ]
-    assert cells[0] != cells[1]
+    settings = (*ACCEPTABILITY, "method=none", "model=local", f"model.path={tmp_path}")
+    assert compose_run(*settings, "seed=0").run_id != compose_run(*settings, "seed=1").run_id
 
 
 def test_a_task_that_trains_nothing_reads_no_training_rows(compose_run, loaded, gsm8k_folder):
@@ -378,8 +358,6 @@ def test_the_models_own_limit_cuts_what_the_task_would_allow(tmp_path, compose_r
 
 
 def test_a_tasks_identity_is_what_is_used_and_not_where_it_lies(compose_run, gsm8k_folder, tmp_path_factory):
-    import shutil
-
     moved = tmp_path_factory.mktemp("elsewhere") / "data"
     shutil.copytree(gsm8k_folder, moved)
 
@@ -432,9 +410,8 @@ def test_a_record_tells_what_happened_to_the_data(run_cell):
 
 def test_spaces_between_prompt_and_target_belong_to_the_target(monkeypatch):
     tokenizer, asked = word_tokenizer("seq2seq"), []
-    monkeypatch.setattr(
-        type(tokenizer), "__call__", lambda _self, text, **_: asked.append(text) or Encoded(input_ids=[5])
-    )
+    encoded = SimpleNamespace(input_ids=[5])
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda _self, text, **_: asked.append(text) or encoded)
     encode_seq2seq(tokenizer, "the cat \n", "eats", 64)
     assert asked == ["the cat", " \neats"]
 
