@@ -109,9 +109,9 @@ def test_a_process_that_is_not_the_first_works_and_leaves_nothing(compose_run, m
     assert capsys.readouterr().err == "process 1: ValueError: as in the first process\n"
 
 
-def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(monkeypatch):
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(monkeypatch, tmp_path, compose_run):
     from bench.train import loop
 
     monkeypatch.setattr(ranks, "size", lambda: 3)
     with pytest.raises(ValueError, match=r"train\.batch_size=16 cannot be shared out evenly over 3 processes"):
-        loop._share(16)
+        loop.arguments(compose_run("train.batch_size=16").train, 0, str(tmp_path))

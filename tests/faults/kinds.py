@@ -8,6 +8,8 @@ import time
 from bench.runs import attempt, checkpoint
 from bench.runs.attempt import Attempt
 from bench.runs.checkpoint import Checkpoints
+from bench.runs.lease import Lease
+from bench.runs.record import RECORD
 
 
 def die():
@@ -63,12 +65,19 @@ def kill_before_record():
 
 def kill_after_record():
     """The record is written, and the folder not yet under its own name."""
-    _before(Attempt, "_publish", lambda *_: True)
+    _before(Lease, "confirm", lambda lease: (lease._workspace / "final" / RECORD).is_file())
 
 
 def kill_after_rename():
     """The folder is under its own name, and the workspace is still there."""
-    _before(Attempt, "_clear", lambda *_: True)
+    from shutil import rmtree
+
+    def removed(path, **settings):
+        if path.name == "replaced" and (path.parents[1] / path.parent.name[1:] / RECORD).is_file():
+            die()
+        return rmtree(path, **settings)
+
+    attempt.shutil.rmtree = removed
 
 
 def kill_after(seconds):
