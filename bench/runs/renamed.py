@@ -19,12 +19,8 @@ KEYS = {
 VALUES = {"score.split": {"selection": "validation"}}
 _TRAINING = {"held_out_loss": "eval_loss"}  # of a record's training, and of a row of curve.jsonl
 
-_HASHED_KEYS = {new.rpartition(".")[2]: old.rpartition(".")[2] for old, new in KEYS.items()} | {
-    "validation": "selection"
-}
-
-
-HASHED_SPLITS = {"test": "test", "validation": "selection"}  # values of score.split
+_HASHED_SPLITS = {new: old for old, new in VALUES["score.split"].items()}
+_HASHED_KEYS = {new.rpartition(".")[2]: old.rpartition(".")[2] for old, new in KEYS.items()} | _HASHED_SPLITS
 
 
 def modern(config: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], list[str]]:
@@ -72,6 +68,11 @@ def modern_row(row: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(row, dict) or _TRAINING.keys().isdisjoint(row):
         return row
     return {_TRAINING.get(key, key): value for key, value in row.items()}
+
+
+def hashed_split(split: str) -> str:
+    """A value of score.split under the name from which run ids are hashed."""
+    return _HASHED_SPLITS.get(split, split)
 
 
 def as_hashed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bench.runs.record_parts import Score, ScoringFacts
-from bench.runs.renamed import HASHED_SPLITS
+from bench.runs.renamed import hashed_split
 from bench.tasks import ScoreSplit
 
 
@@ -35,7 +35,7 @@ class Scoring:
     def identity(self) -> dict[str, Any]:
         """The settings that can change a score."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
-        return {"split": HASHED_SPLITS[self.split]} | named
+        return {"split": hashed_split(self.split)} | named
 
 
 @plain_dataclass(frozen=True)
