@@ -1,3 +1,12 @@
 """lora-init-bench: a reproducible comparison of initialisation schemes for low-rank fine-tuning."""
 
+import os
+
 __version__ = "0.1.0"
+
+# A thread that waits for others at the end of a parallel region spins before it sleeps. Where other programs need the
+# cores, long spinning keeps the very thread from its core that is waited for: a step takes up to forty times as long.
+# OpenMP runtimes read this once, when torch is imported: GNU's (turns), LLVM's and Intel's (milliseconds).
+BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", *BOUNDED_SPINNING}):
+    os.environ.update(BOUNDED_SPINNING)

@@ -1,9 +1,11 @@
 import os
 import runpy
+import subprocess
 import sys
 
 import pytest
 
+import bench
 from bench.process import command
 from bench.process.validation import one_line
 
@@ -35,6 +37,18 @@ def test_the_exit_status_is_what_the_call_returns_and_libraries_are_quiet(monkey
     assert command.main(parser(), lambda options: None, []) == 0
     assert command.main(parser(), lambda options: 1, []) == 1
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.mark.parametrize(
+    "set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "9"}]
+)
+def test_waiting_threads_spin_for_a_bounded_time_unless_the_user_has_said_for_how_long(set_by_user):
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    environment = {name: value for name, value in os.environ.items() if name not in names} | set_by_user
+    code = f"import bench, os, sys; print({{n: os.environ[n] for n in {names} & os.environ.keys()}}, 'torch' in sys.modules)"
+    words = [sys.executable, "-c", code]
+    printed = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == f"{set_by_user or bench.BOUNDED_SPINNING} False"
 
 
 def test_one_line_of_an_error_is_its_first_or_its_name():

@@ -17,7 +17,7 @@ from process import ENVIRONMENT, Options, say
 
 os.environ.update(ENVIRONMENT)  # before anything imports torch
 
-NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "scale", "gpu")
+NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", "scale", "busy", "gpu")
 
 
 def main() -> int:

@@ -1,0 +1,294 @@
+"""Every architecture with every kind of start, from the checkpoint to stock PEFT, each stage against its definition."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import peft
+import pytest
+import torch
+import transformers
+
+from architectures import PAD, ZOO
+from bench.init.calibrate import CalibrationRequest, calibrate
+from bench.init.stage import initialize
+from bench.model import weights
+from bench.model.export import restored, save_adapter
+from bench.model.layers import heads, target_layers
+from bench.process import rng
+from bench.process.phases import Phases
+from bench.runs.attempt import Attempt
+from bench.runs.folder import RunFolder
+from bench.score import check, score
+from bench.tasks.examples import IGNORED
+from bench.train import train
+from bench.train.probe import AlignmentProbe
+from conftest import composed_run
+
+METHODS = ("hu", "lora_ga", "lora_sb", "pissa", "eva", "corda", "full_ft")
+SHORT = (
+    "rank.r=3 rank.lora_alpha=6 train.max_steps=2 train.batch_size=4 train.warmup_steps=0 train.learning_rate=1e-2 "
+    "train.eval_steps=0 measure.alignment_steps=1 task.eval_samples=8 task.calibration_samples=4 "
+    "task.calibration_batch_size=4 task.probe_samples=4 task.validation_samples=16 score.limit=4 score.batch_size=3 "
+    "score.split=validation svd.solver=exact track=none"
+).split()
+TASKS = {
+    "causal": ["task=gsm_tiny"],
+    "seq2seq": ["task=commonsense_tiny"],
+    "encoder": ["task=glue_tiny", "task.train=[entailment_tiny]", "task.score=[entailment_tiny]"],
+}
+
+# What is refused, before any data is read, and with which words.
+REFUSED: dict[tuple[str, str], str] = {}
+
+CASES = [
+    pytest.param(name, method, marks=[] if (i + j) % 2 == 0 else pytest.mark.faults)
+    for (i, name), (j, method) in itertools.product(enumerate(ZOO), enumerate(METHODS))
+    if (name, method) not in REFUSED
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """An architecture's name -> the folder of its checkpoint, written once."""
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = ZOO[name].save(tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture
+def cell(checkpoint):
+    """An architecture and a method -> the validated run."""
+
+    def composed(name, method, *more):
+        model = ["model=local", f"model.path={checkpoint(name)}", *ZOO[name].overrides]
+        return composed_run(f"method={method}", *TASKS[ZOO[name].kind], *SHORT, *model, *more)
+
+    return composed
+
+
+@dataclass
+class Begun:
+    """A run up to its first step."""
+
+    loaded: object
+    task: object
+    start: object
+    pretrained: dict  # weights before the start
+    logits: torch.Tensor
+
+
+def begin(cfg):
+    loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+    task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+    check(loaded, task.evaluations, cfg.score)
+    pretrained = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    logits = logits_of(loaded.model, task.probe)
+    return Begun(loaded, task, initialize(cfg, loaded, task, Phases()), pretrained, logits)
+
+
+@torch.no_grad()
+def logits_of(model, batch):
+    """The logits that count: of each row of an encoder, else of each token that is attended or predicted."""
+    model.eval()
+    logits = model(**batch).logits
+    if logits.dim() == 2:
+        return logits
+    return logits[batch["labels"] != IGNORED if model.config.is_encoder_decoder else batch["attention_mask"].bool()]
+
+
+def half_of(batch):
+    return {name: tensor[: len(tensor) // 2] for name, tensor in batch.items()}
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_a_run_keeps_each_of_its_promises(cell, tmp_path, name, method):
+    cfg = cell(name, method)
+    run = begin(cfg)
+    model = run.start.model
+    scale = run.logits.abs().max()
+    if cfg.method.keeps_function or method == "full_ft":
+        torch.testing.assert_close(logits_of(model, run.task.probe), run.logits, rtol=0, atol=1e-4 * scale.item())
+    promised = promised_parameters(cfg, run.start, run.loaded.model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == promised
+    probe = AlignmentProbe(cfg.measure, run.start.layers, run.start.factors, run.start.weight_norms, run.task.probe)
+    assert_alignment_is_its_definition(model, run.start.layers, probe)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    train(model, run.task, cfg.train, None, cfg.seed, probe, Attempt(RunFolder.of(cfg), scratch=tmp_path))
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= promised
+    assert {n for n in promised if "lora_" in n} <= moved
+    assert_the_export_is_the_trained_model(cfg, run, tmp_path)
+
+
+def promised_parameters(cfg, start, model):
+    """Names of the parameters that the method says it trains: its parts of every adapter, all weights, and the head."""
+    names = dict(start.model.named_parameters())
+    if "weight" in cfg.method.trains:
+        return set(names)
+    new = {n for n in names if "lora_" not in n and any(f".{head}." in f".{n}" for head in heads(model))}
+    parts = [f".{part}." for part in cfg.method.trains]
+    return new | {n for n in names if any(part in n for part in parts)}
+
+
+def assert_alignment_is_its_definition(model, layers, probe):
+    """Each layer's cosine of the direction in which its tensors' own gradients move W, by autograd, with W's gradient."""
+    rows = {(row.layer, row.measure): row.value for row in probe.measure(model, 0)}
+    assert len(rows) == len(probe.rows), "more than one row of a layer and a measure"
+    model.eval()
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    model(**half_of(probe.batch)).loss.backward()
+    together = dict.fromkeys(("product", "induced", "full"), 0.0)
+    for layer in layers:
+        G = layer.weight.grad
+        parts = layer.parameters()
+        induced = torch.zeros_like(G)
+        if "weight" in layer.trains:
+            induced = G
+        elif "lora_R" in layer.trains:
+            induced = layer.scaling * parts["lora_B"] @ parts["lora_R"].grad @ parts["lora_A"]
+        elif layer.trains:
+            induced = layer.scaling * (parts["lora_B"] @ parts["lora_A"].grad + parts["lora_B"].grad @ parts["lora_A"])
+        product, size, full = (induced * G).sum(), induced.norm(), G.norm()
+        expected = (product / (size * full)).item() if size * full > 0 else None
+        assert rows[layer.name, "cosine"] == (None if expected is None else pytest.approx(expected, abs=1e-3)), (
+            layer.name
+        )
+        assert rows[layer.name, "gradient_norm"] == pytest.approx(full.item(), rel=1e-3), layer.name
+        for key, value in (("product", product), ("induced", size.square()), ("full", full.square())):
+            together[key] += value.item()
+    expected = together["product"] / (together["induced"] * together["full"]) ** 0.5
+    assert rows["all", "cosine"] == pytest.approx(expected, abs=1e-3)
+    model.zero_grad()
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+def assert_the_export_is_the_trained_model(cfg, run, folder):
+    """Stock PEFT over the checkpoint, or the whole weights, give the trained model's logits."""
+    trained = logits_of(run.start.model, run.task.probe)
+    path = folder / "weights.safetensors"
+    weights.save(run.start.model, run.start.layers, run.start.factors, path)
+    labels = {} if cfg.task.num_labels is None or run.loaded.kind != "encoder" else {"num_labels": cfg.task.num_labels}
+    auto = {"causal": "CausalLM", "seq2seq": "Seq2SeqLM", "encoder": "SequenceClassification"}[run.loaded.kind]
+    auto = getattr(transformers, f"AutoModelFor{auto}")
+    to = folder / "export"
+    if cfg.method.has_adapter:
+        num_labels = labels.get("num_labels")
+        save_adapter(path, cfg.model, num_labels, cfg.method.keeps_function, cfg.adapter.use_dora, to)
+        base = auto.from_pretrained(cfg.model.path, attn_implementation=cfg.model.attention, **labels)
+        base.config.pad_token_id = PAD
+        exported = peft.PeftModel.from_pretrained(base, str(to))
+    else:
+        fresh = cfg.model.load(cfg.task.num_labels, cfg.seed)
+        found = restored(path, fresh, cfg.model.target_modules, cfg.method, cfg.rank, cfg.adapter)
+        found.save_merged(to)
+        exported = auto.from_pretrained(to, attn_implementation=cfg.model.attention)
+    found = logits_of(exported, run.task.probe)
+    torch.testing.assert_close(found, trained, rtol=0, atol=1e-3 * trained.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_gradients_and_covariances_are_those_of_autograd(cell, name):
+    cfg = cell(name, "hu")
+    loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+    task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+    model, (batch,) = loaded.model, task.calibration
+    layers = target_layers(model, None)
+    request = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    found = calibrate(model, layers, [batch], request)
+    seen = {key: [] for key in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, key=key: seen[key].append(args[0].detach()))
+        for key, layer in layers.items()
+    ]
+    model.eval().zero_grad()
+    model.requires_grad_(True)
+    model(**batch).loss.backward()
+    for hook in hooks:
+        hook.remove()
+    for key, layer in layers.items():
+        size = layer.weight.grad.abs().max().item()
+        torch.testing.assert_close(found.gradient[key], layer.weight.grad, rtol=1e-3, atol=1e-4 * size)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_what_is_scored_is_what_is_trained(cell, name):
+    """The tokens that the model is given, whatever the batch, and the answers, whichever its size."""
+    cfg = cell(name, "none")
+    loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+    kind, model = loaded.kind, loaded.model
+    # Nothing trains, so the examples are made by the task of a run that does.
+    task = cell(name, "hu").task.prepare(loaded, cfg.seed, cfg.score.split, True)
+    given = set()
+
+    def note(_module, args, kwargs):
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        mask = kwargs.get("attention_mask")
+        for index, row in enumerate(() if ids is None else ids):
+            padded = mask is not None and mask.shape == ids.shape
+            given.add(tuple((row[mask[index].bool()] if padded else row).tolist()))
+
+    reader = model.get_encoder() if kind == "seq2seq" else model
+    hook = reader.register_forward_pre_hook(note, with_kwargs=True)
+    answers = [
+        [(outcome.response, outcome.choice) for outcome in score(loaded, task.evaluations, settings).outcomes]
+        for settings in (cfg.score, replace(cfg.score, batch_size=1))
+    ]
+    hook.remove()
+    for example in task.eval_examples[: cfg.score.limit]:
+        ids = example.input_ids
+        if kind == "causal":
+            ids = [token for token, label in zip(ids, example.labels, strict=True) if label == IGNORED]
+        assert tuple(ids) in given
+    if kind == "causal":
+        assert answers[0] == answers[1]
+    else:
+        assert [choice for _, choice in answers[0]] == [choice for _, choice in answers[1]]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_batch_gives_each_row_what_it_gets_alone(cell, name):
+    cfg = cell(name, "hu")
+    loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+    task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+    batch = task.probe
+    whole = logits_of(loaded.model, batch)
+    alone = []
+    for index in range(len(batch["input_ids"])):
+        one = {key: tensor[index : index + 1] for key, tensor in batch.items()}
+        length = one["attention_mask"].sum()
+        cut = {key: one[key][:, :length] for key in one if key in ("input_ids", "attention_mask", "token_type_ids")}
+        labels = one["labels"]
+        if kind_has_target(loaded.kind):
+            labels = labels[:, : (labels != IGNORED).sum()]
+        elif loaded.kind == "causal":
+            labels = labels[:, :length]
+        alone.append(logits_of(loaded.model, cut | {"labels": labels}))
+    torch.testing.assert_close(torch.cat(alone), whole, rtol=0, atol=1e-4 * whole.abs().max().item())
+
+
+def kind_has_target(kind):
+    return kind == "seq2seq"
+
+
+@pytest.mark.parametrize(("name", "method"), REFUSED)
+def test_what_cannot_be_done_is_refused_before_data_is_read(cell, monkeypatch, name, method):
+    from bench.run import run
+    from bench.tasks.task import Task
+
+    def read(*_, **__):
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(Task, "prepare", read)
+    cfg = cell(name, method)
+    with pytest.raises(ValueError, match=REFUSED[name, method]) as caught:
+        run(cfg, Attempt(RunFolder.of(cfg)))
+    assert "\n" not in str(caught.value)
