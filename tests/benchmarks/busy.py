@@ -7,6 +7,7 @@ Ours is what the package sets: threads that wait for one another spin for a boun
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def _median_step() -> float:
     with tempfile.TemporaryDirectory() as folder:
         curve = ours.run_cell(Path(folder), *CELL, f"train.max_steps={NUM_STEPS}").curve
     ends = [row["seconds"] for row in curve]
-    return statistics.median(end - begin for begin, end in zip(ends[4:], ends[5:], strict=False))
+    return statistics.median(end - begin for begin, end in itertools.pairwise(ends[4:]))
 
 
 @contextmanager

@@ -117,7 +117,12 @@ ZOO = {
     ),
     "mixtral": causal("MixtralConfig", LLAMA_LIKE | {"num_local_experts": 4, "num_experts_per_tok": 2}, "<s> $A"),
     "qwen3_moe": causal("Qwen3MoeConfig", LLAMA_LIKE | EXPERTS),
-    "mamba": causal("MambaConfig", {"hidden_size": 24, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 8} | SPREAD, "$A", EAGER),
+    "mamba": causal(
+        "MambaConfig",
+        {"hidden_size": 24, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 8} | SPREAD,
+        "$A",
+        EAGER,
+    ),
     "modernbert": encoder("ModernBertConfig", ENCODER | {"sep_token_id": EOS, "cls_token_id": BOS}),
     "bert": encoder("BertConfig", ENCODER),
     "roberta": encoder("RobertaConfig", ENCODER),

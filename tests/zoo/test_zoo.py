@@ -7,14 +7,14 @@ import peft
 import pytest
 import torch
 import transformers
-
 from architectures import PAD, ZOO
+from conftest import composed_run
+
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.init.stage import initialize
 from bench.model import weights
 from bench.model.export import restored, save_adapter
 from bench.model.layers import heads, target_layers
-from bench.process import rng
 from bench.process.phases import Phases
 from bench.runs.attempt import Attempt
 from bench.runs.folder import RunFolder
@@ -22,7 +22,6 @@ from bench.score import check, score
 from bench.tasks.examples import IGNORED
 from bench.train import train
 from bench.train.probe import AlignmentProbe
-from conftest import composed_run
 
 METHODS = ("hu", "lora_ga", "lora_sb", "pissa", "eva", "corda", "full_ft")
 SHORT = (
@@ -136,7 +135,7 @@ def promised_parameters(cfg, start, model):
 
 
 def assert_alignment_is_its_definition(model, layers, probe):
-    """Each layer's cosine of the direction in which its tensors' own gradients move W, by autograd, with W's gradient."""
+    """Each layer's cosine of the direction in which its tensors' own gradients move W, by autograd, with its gradient."""
     rows = {(row.layer, row.measure): row.value for row in probe.measure(model, 0)}
     assert len(rows) == len(probe.rows), "more than one row of a layer and a measure"
     model.eval()
