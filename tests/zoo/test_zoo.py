@@ -22,6 +22,7 @@ from bench.score import check, score
 from bench.tasks.examples import IGNORED
 from bench.train import train
 from bench.train.probe import AlignmentProbe
+from models import gradients_by_autograd
 
 METHODS = ("hu", "lora_ga", "lora_sb", "pissa", "eva", "corda", "full_ft")
 SHORT = (
@@ -135,7 +136,7 @@ def promised_parameters(cfg, start, model):
 
 
 def assert_alignment_is_its_definition(model, layers, probe):
-    """Each layer's cosine of the direction in which its tensors' own gradients move W, by autograd, with its gradient."""
+    """Each layer's cosine of W's gradient with the direction in which its tensors' gradients move W, by autograd."""
     rows = {(row.layer, row.measure): row.value for row in probe.measure(model, 0)}
     assert len(rows) == len(probe.rows), "more than one row of a layer and a measure"
     model.eval()
@@ -200,22 +201,55 @@ def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
     task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
     model, (batch,) = loaded.model, task.calibration
-    layers = target_layers(model, None)
+    layers = target_layers(model, cfg.model.target_modules)
     request = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
     found = calibrate(model, layers, [batch], request)
+    gradients = gradients_by_autograd(model.requires_grad_(True), layers, batch)
+    inputs, labelled = covariances_sample_by_sample(model, layers, batch, loaded.kind)
+    for key, gradient in gradients.items():
+        size = gradient.abs().max().item()
+        torch.testing.assert_close(found.gradient[key], gradient, rtol=1e-3, atol=1e-4 * size)
+        torch.testing.assert_close(found.input_covariance[key], inputs[key], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.label_covariance[key], labelled[key], rtol=1e-3, atol=1e-4)
+
+
+def covariances_sample_by_sample(model, layers, batch, kind):
+    """CorDA's and EVA's covariances of each layer, from what one sample without padding gives it in all its calls."""
+    scaled = {key: torch.zeros(layer.in_features, layer.in_features) for key, layer in layers.items()}
+    learned = {key: [] for key in layers}
+    samples = [single(batch, index, kind) for index in range(len(batch["labels"]))]
+    for sample in samples:
+        labels = sample["labels"] != IGNORED
+        for key, calls in calls_of(model, layers, sample).items():
+            for rows in calls:
+                scaled[key] += rows.T @ rows / rows.max().square()
+                learned[key].append(rows[labels[0]] if kind == "causal" and len(rows) == labels.numel() else rows)
+    covariances = {key: torch.cat(rows).T.cov(correction=0) for key, rows in learned.items()}
+    return {key: total / len(samples) for key, total in scaled.items()}, covariances
+
+
+def calls_of(model, layers, batch):
+    """The rows (tokens, in) that each layer is given, call by call."""
     seen = {key: [] for key in layers}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, args, key=key: seen[key].append(args[0].detach()))
+        layer.register_forward_pre_hook(lambda _, args, key=key: seen[key].append(args[0].detach().flatten(0, -2)))
         for key, layer in layers.items()
     ]
-    model.eval().zero_grad()
-    model.requires_grad_(True)
-    model(**batch).loss.backward()
+    with torch.no_grad():
+        model.eval()(**batch)
     for hook in hooks:
         hook.remove()
-    for key, layer in layers.items():
-        size = layer.weight.grad.abs().max().item()
-        torch.testing.assert_close(found.gradient[key], layer.weight.grad, rtol=1e-3, atol=1e-4 * size)
+    return seen
+
+
+def single(batch, index, kind):
+    """One sample of a batch, without padding."""
+    one = {key: tensor[index : index + 1] for key, tensor in batch.items()}
+    attended = one["attention_mask"].bool()[0]
+    labels = one["labels"]
+    if kind != "encoder":
+        labels = labels[:, attended if kind == "causal" else labels[0] != IGNORED]
+    return {key: tensor[:, attended] for key, tensor in one.items() if key != "labels"} | {"labels": labels}
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -257,25 +291,10 @@ def test_what_is_scored_is_what_is_trained(cell, name):
 def test_a_batch_gives_each_row_what_it_gets_alone(cell, name):
     cfg = cell(name, "hu")
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
-    task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
-    batch = task.probe
+    batch = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains).probe
     whole = logits_of(loaded.model, batch)
-    alone = []
-    for index in range(len(batch["input_ids"])):
-        one = {key: tensor[index : index + 1] for key, tensor in batch.items()}
-        length = one["attention_mask"].sum()
-        cut = {key: one[key][:, :length] for key in one if key in ("input_ids", "attention_mask", "token_type_ids")}
-        labels = one["labels"]
-        if kind_has_target(loaded.kind):
-            labels = labels[:, : (labels != IGNORED).sum()]
-        elif loaded.kind == "causal":
-            labels = labels[:, :length]
-        alone.append(logits_of(loaded.model, cut | {"labels": labels}))
+    alone = [logits_of(loaded.model, single(batch, index, loaded.kind)) for index in range(len(batch["labels"]))]
     torch.testing.assert_close(torch.cat(alone), whole, rtol=0, atol=1e-4 * whole.abs().max().item())
-
-
-def kind_has_target(kind):
-    return kind == "seq2seq"
 
 
 @pytest.mark.parametrize(("name", "method"), REFUSED)
