@@ -106,11 +106,10 @@ class Dataset:
         if self.classification is None:
             return
         labels = self.classification.num_labels
-        declared = "number" if labels == 1 else tuple(range(labels))
-        if self.fields.get("label") != declared:
+        declared, needed = self.fields.get("label"), "number" if labels == 1 else tuple(range(labels))
+        if declared != needed:
             raise ValueError(
-                f"{self.folder} has classification.num_labels={labels}, so fields.label must be "
-                f"{declared if labels == 1 else list(range(labels))}, not {self.fields.get('label')}"
+                f"{self.folder} has classification.num_labels={labels}, so fields.label must be {needed}, not {declared}"
             )
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
@@ -236,7 +235,7 @@ def _placed(path: Path) -> Iterator[tuple[str, Row]]:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """The objects of a JSON-lines file, each with the number of its line.
 
-    Blank lines are passed over, as JSON readers do: they hold no row, and editors leave one at the end.
+    Blank lines are passed over, as pandas and datasets do: they hold no row, and editors leave one at the end.
 
     Raises:
         ValueError: a line is not UTF-8, not a JSON object, or gives a key twice.
