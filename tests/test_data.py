@@ -213,7 +213,7 @@ def test_a_classifications_labels_are_declared_as_its_head_numbers_them():
     assert declared((0, 1), 2).fields["label"] == (0, 1)
     assert declared("number", 1).classification.label({"label": 4}) == 4.0
     for label, num_labels in (((0, 1), 3), (("0", "1"), 2), ("text", 2), ((0,), 1)):
-        with pytest.raises(ValidationError, match=rf"num_labels={num_labels}, so fields\.label must be"):
+        with pytest.raises(ValidationError, match=rf"num_labels={num_labels}: fields\.label must be"):
             declared(label, num_labels)
 
 

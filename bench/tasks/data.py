@@ -109,7 +109,7 @@ class Dataset:
         declared, needed = self.fields.get("label"), "number" if labels == 1 else tuple(range(labels))
         if declared != needed:
             raise ValueError(
-                f"{self.folder} has classification.num_labels={labels}, so fields.label must be {needed}, not {declared}"
+                f"{self.folder} has classification.num_labels={labels}: fields.label must be {needed}, not {declared}"
             )
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
