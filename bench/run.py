@@ -26,7 +26,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         cfg: the cell.
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
-    from bench.init.stage import initialize
+    from bench.init import stage
     from bench.model import weights
     from bench.process import rng
     from bench.process.phases import Phases
@@ -39,10 +39,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+        stage.check(cfg, loaded)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
-    start = initialize(cfg, loaded, task, phases)
+    start = stage.initialize(cfg, loaded, task, phases)
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
