@@ -36,7 +36,7 @@ from bench.model.layers import heads, left_out, target_layers
 from bench.model.load import Model
 from bench.tasks.examples import Example, collate
 from built_methods import built
-from models import PAD, tiny_bert, tiny_llama, tiny_roberta, tiny_t5, word_tokenizer
+from models import PAD, SEP, tiny_bert, tiny_llama, tiny_roberta, tiny_t5, word_tokenizer
 from starts import start
 
 RANK = Rank("r3", 3, 6)
@@ -66,7 +66,9 @@ def tiny_qwen3_moe():
 
 
 def tiny_gpt2():
-    return random(GPT2LMHeadModel, GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=4, n_positions=64))
+    return random(
+        GPT2LMHeadModel, GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=SEP)
+    )
 
 
 def tiny_mamba():
@@ -141,6 +143,10 @@ def test_weights_that_are_missing_beyond_or_of_another_shape_are_refused(saved):
     }
     for message, change in changes.items():
         assert message in error_of(saved(tiny_llama(), change))
+    expert = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
+    for change in (lambda t: t.pop(expert), lambda t: t.update({expert: t[expert][:, :5].clone()})):
+        lacking = saved(tiny_mixtral(), lambda t, change=change: (change(t), t)[1])
+        assert "because some are missing or of another shape" in error_of(lacking)
     encoder = saved(tiny_bert().bert, lambda t: t | {"encoder.layer.2.output.dense.bias": torch.ones(2)})
     assert "not of this model (encoder.layer.2.output.dense.bias)" in error_of(encoder, num_labels=2)
     assert "not of this model (lm_head.bias)" in error_of(
@@ -382,3 +388,31 @@ def test_experts_that_adapters_leave_out_are_warned_of_with_their_share_and_reco
         assert start(tiny_mixtral(), built("full_ft"), RANK, None, []).facts.num_left_out == 0
         assert start(tiny_llama(), built("hu"), RANK, None, []).facts.num_left_out == 0
     assert left_out(tiny_bert()) == (0, "")
+
+
+def test_a_run_is_refused_before_its_data_is_read_and_before_anything_trains(saved, run_cell, monkeypatch):
+    from bench.tasks import Task
+
+    monkeypatch.setattr(Task, "prepare", lambda *_: pytest.fail("read"))
+    for model, targets, r, message in (
+        (tied_llama(), "[q_proj,lm_head]", 4, "lm_head shares its weight"),
+        (tiny_gpt2(), "null", 4, "no linear layer that can be adapted"),
+        (tiny_llama(), "[q_proj,xyz]", 4, "['xyz'] matches no linear layer"),
+        (tiny_qwen3_moe(), "null", 4, "PEFT takes the names of 3 linear layers"),
+        (tiny_llama(), "[k_proj]", 17, "rank.r=17 is larger than the smaller side 16"),
+    ):
+        given = ["model=local", f"model.path={saved(model).path}", f"model.target_modules={targets}", f"rank.r={r}"]
+        record, _ = run_cell(*given)
+        assert record.status == "failed"
+        assert message in record.error.message
+
+
+def test_a_run_records_what_was_drawn(saved, run_cell):
+    source = saved(MASKED["bert"](), tokenizer=word_tokenizer())
+    task = ["task=glue_tiny", "task.train=[acceptability_tiny]", "task.score=[acceptability_tiny]"]
+    record, _ = run_cell("model=local", f"model.path={source.path}", *task, "model.kind=encoder")
+    assert record.model.drawn == [
+        "bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias", "classifier.weight"
+    ]  # fmt: skip
+    assert record.initialization.num_head == 24 * 24 + 24 + 2 * 24 + 2
+    assert record.scoring.merged["num_differing"] == 0

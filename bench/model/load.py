@@ -203,6 +203,12 @@ class Model:
                 f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
                 "local folder: model=local model.path=FOLDER"
             ) from error
+        except RuntimeError as error:  # transformers', where one of several experts is lacking or of another shape
+            raise ValueError(
+                f"model.path={self.path}: its weights cannot be put together to the model of its config.json, because "
+                f"some are missing or of another shape ({one_line(error)}); save the plain model again with "
+                "save_pretrained"
+            ) from error
         except (ValueError, ImportError) as error:
             if self.attention == "eager" or self._builds(self.attention) or not self._builds("eager"):
                 raise
