@@ -217,13 +217,17 @@ def logits(model):
         return model.eval()(**BATCH).logits
 
 
-@pytest.fixture(params=["lora_ga", "lora_xs", "hu"])
+TARGETS = ("query", "key")
+
+
+@pytest.fixture(params=["bert lora_ga", "bert lora_xs", "albert hu"])
 def trained(request, saved, tmp_path):
-    """A BERT without a pooler after some steps: its Model, what runs on, what was saved, and the method."""
-    source, method = saved(MASKED["bert"](), tokenizer=word_tokenizer()), built(request.param)
+    """An encoder without a pooler after some steps: its Model, what runs on, what was saved, and the method."""
+    name, method = request.param.split()
+    source, method = saved(MASKED[name](), tokenizer=word_tokenizer()), built(method)
     loaded = source.load(num_labels=2, seed=3)
     labelled = BATCH | {"labels": torch.tensor([0, 1])}
-    begun = start(loaded.model, method, RANK, ("query", "output.dense"), [labelled])
+    begun = start(loaded.model, method, RANK, TARGETS, [labelled])
     assert begun.facts.num_head == 24 * 24 + 24 + 2 * 24 + 2
     before = [p.detach().clone() for module in heads(begun.model).values() for p in module.parameters()]
     optimizer = torch.optim.AdamW([p for p in begun.model.parameters() if p.requires_grad], lr=0.05)
@@ -245,7 +249,7 @@ def test_a_drawn_pooler_is_exported_to_stock_peft_and_merged(trained, tmp_path):
         logits(PeftModel.from_pretrained(base, tmp_path / "out")), expected, rtol=1e-5, atol=1e-5
     )
     loaded = trained.source.load(num_labels=2, seed=3)
-    restored = export.restored(trained.path, loaded, ("query", "output.dense"), trained.method, RANK, PLAIN)
+    restored = export.restored(trained.path, loaded, TARGETS, trained.method, RANK, PLAIN)
     torch.testing.assert_close(logits(restored.model), expected, rtol=0, atol=0)
     restored.save_merged(tmp_path / "merged")
     merged = saved_model(tmp_path / "merged").load(num_labels=2, seed=9)
@@ -363,11 +367,12 @@ def test_layers_that_peft_would_leave_alone_are_refused_in_one_line_and_the_mode
     assert named == ["k_proj", "o_proj", "q_proj", "v_proj"]
     adapter.check_layers(model, target_layers(model, tuple(named)))
     with pytest.raises(
-        ValueError, match=r"PEFT does not adapt these layers: Cannot convert .*choose model.target_modules"
+        ValueError,
+        match=r"PEFT does not adapt all of these layers: Cannot convert .* Name the others in model.target_modules",
     ):
         adapter.check_layers(model, target_layers(model, ("up_proj",)))
     mamba = tiny_mamba()
-    with pytest.raises(ValueError, match=r"PEFT does not adapt these layers: .*out_proj"):
+    with pytest.raises(ValueError, match=r"PEFT does not adapt all of these layers: .*out_proj"):
         adapter.check_layers(mamba, target_layers(mamba, None))
     assert dict(model.named_modules()) == before
     assert torch.equal(torch.get_rng_state(), state)

@@ -116,7 +116,9 @@ def check_layers(model: PreTrainedModel, layers: Collection[str]) -> None:
         with warnings.catch_warnings(action="ignore"):
             wrapped = get_peft_model(bare, LoraConfig(r=1, target_modules=list(layers)), low_cpu_mem_usage=True)
     except ValueError as error:
-        raise ValueError(f"PEFT does not adapt these layers: {one_line(error)}; choose model.target_modules") from error
+        raise ValueError(
+            f"PEFT does not adapt all of these layers: {one_line(error)} Name the others in model.target_modules"
+        ) from error
     adapted = _with_adapter(wrapped)
     if left := [name for name in layers if name not in adapted]:
         others = sorted({name.rpartition(".")[2] for name in layers} - {name.rpartition(".")[2] for name in left})
