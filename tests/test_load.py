@@ -34,6 +34,7 @@ from bench.methods.base import PLAIN, Rank
 from bench.model import adapter, export, weights
 from bench.model.layers import heads, left_out, target_layers
 from bench.model.load import Model
+from bench.tasks import Task
 from bench.tasks.examples import Example, collate
 from built_methods import built
 from models import PAD, SEP, tiny_bert, tiny_llama, tiny_roberta, tiny_t5, word_tokenizer
@@ -357,24 +358,24 @@ def test_tied_output_embeddings_are_refused_as_a_target_and_untied_ones_are_not(
     assert "lm_head" in target_layers(tiny_llama(), ("lm_head",))
 
 
-def test_layers_that_peft_would_leave_alone_are_refused_in_one_line_and_the_model_is_left_as_it_is():
-    model = tiny_qwen3_moe()
-    before = dict(model.named_modules())
-    state = torch.get_rng_state()
+def checked(made, targets):
+    with torch.device("meta"):
+        skeleton = type(made)(made.config)
+    adapter.check_layers(skeleton, target_layers(skeleton, targets))
+
+
+def test_layers_that_peft_would_leave_alone_are_refused_in_one_line():
+    model, state = tiny_qwen3_moe(), torch.get_rng_state()
     with pytest.raises(ValueError, match=r"PEFT takes the names of 3 .*\(model.layers.0.mlp.gate_proj, ") as all_of_it:
-        adapter.check_layers(model, target_layers(model, None))
+        checked(model, None)
     named = str(all_of_it.value).partition("model.target_modules=[")[2].rstrip("]").split(",")
     assert named == ["k_proj", "o_proj", "q_proj", "v_proj"]
-    adapter.check_layers(model, target_layers(model, tuple(named)))
-    with pytest.raises(
-        ValueError,
-        match=r"PEFT does not adapt all of these layers: Cannot convert .* Name the others in model.target_modules",
-    ):
-        adapter.check_layers(model, target_layers(model, ("up_proj",)))
-    mamba = tiny_mamba()
+    checked(model, tuple(named))
+    partly = r"PEFT does not adapt all of these layers: Cannot convert .* Name the others in model.target_modules"
+    with pytest.raises(ValueError, match=partly):
+        checked(model, ("up_proj",))
     with pytest.raises(ValueError, match=r"PEFT does not adapt all of these layers: .*out_proj"):
-        adapter.check_layers(mamba, target_layers(mamba, None))
-    assert dict(model.named_modules()) == before
+        checked(tiny_mamba(), None)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -396,9 +397,8 @@ def test_experts_that_adapters_leave_out_are_warned_of_with_their_share_and_reco
 
 
 def test_a_run_is_refused_before_its_data_is_read_and_before_anything_trains(saved, run_cell, monkeypatch):
-    from bench.tasks import Task
-
-    monkeypatch.setattr(Task, "prepare", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(Task, "read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
     for model, targets, r, message in (
         (tied_llama(), "[q_proj,lm_head]", 4, "lm_head shares its weight"),
         (tiny_gpt2(), "null", 4, "no linear layer that can be adapted"),

@@ -59,16 +59,17 @@ LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 CHECKED_SAMPLES = 2  # number of calibration samples whose logits are compared
 
 
-def check(cfg: Run, loaded: LoadedModel) -> None:
-    """Refuses, before data is read, a model whose layers the run's method or PEFT cannot adapt.
+def check(cfg: Run) -> None:
+    """Refuses a model whose layers the run's method or PEFT cannot adapt; reads neither weights nor data.
 
     Raises:
         ValueError: the rank does not fit a layer, the method refuses one, or not every target is a layer of its own.
     """
-    linear = target_layers(loaded.model, cfg.model.target_modules)
+    skeleton = cfg.model.skeleton(cfg.task.num_labels)
+    linear = target_layers(skeleton, cfg.model.target_modules)
     check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     if cfg.method.has_adapter:
-        adapter.check_layers(loaded.model, linear)
+        adapter.check_layers(skeleton, linear)
 
 
 def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases) -> Initialization:

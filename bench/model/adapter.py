@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
 from bench.model.lora_r import LoraRLinear
-from bench.process import rng
 from bench.process.validation import one_line
 
 ADAPTER = "default"  # PEFT's name for the first adapter
@@ -98,23 +97,19 @@ def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int,
     return count(model) - head, head
 
 
-def check_layers(model: PreTrainedModel, layers: Collection[str]) -> None:
+def check_layers(skeleton: PreTrainedModel, layers: Collection[str]) -> None:
     """Refuses layers to which PEFT would add no adapter: it keeps some names for a mixture's experts.
 
-    Tried on a copy without weights; the model is left as it is.
-
     Args:
-        model: the pretrained model.
+        skeleton: the model on the meta device; PEFT changes it.
         layers: names of the target layers.
 
     Raises:
         ValueError: PEFT refuses a layer, or would leave one without an adapter.
     """
-    with torch.device("meta"), rng.preserved():
-        bare = type(model)(model.config)
     try:
         with warnings.catch_warnings(action="ignore"):
-            wrapped = get_peft_model(bare, LoraConfig(r=1, target_modules=list(layers)), low_cpu_mem_usage=True)
+            wrapped = get_peft_model(skeleton, LoraConfig(r=1, target_modules=list(layers)), low_cpu_mem_usage=True)
     except ValueError as error:
         raise ValueError(
             f"PEFT does not adapt all of these layers: {one_line(error)} Name the others in model.target_modules"
