@@ -17,7 +17,7 @@ from bench.methods.base import Factors, Method, scaling_value
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
-from bench.model.layers import check_start, left_out, target_layers
+from bench.model.layers import calls_noted, check_called, check_start, left_out, target_layers
 from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks, rng
 from bench.process.phases import Phases
@@ -82,14 +82,17 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         phases: the phases calibrate and initialise are added to it.
 
     Raises:
-        ValueError: the method broke its promise.
+        ValueError: the model does not call a target layer, or the method broke its promise.
     """
     model = loaded.model
     linear = target_layers(model, cfg.model.target_modules)
     num_parameters, num_head = adapter.count_parameters(model)
     num_left_out = _left_out(model, cfg.method, num_parameters)
     sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
-    before = _logits(model, sample)
+    with calls_noted(linear) as called:
+        before = _logits(model, sample)
+    if cfg.method.has_adapter and sample:
+        check_called(linear, called)
     request = CalibrationRequest.of(cfg.method, cfg.rank, cfg.svd)
     with phases.measure("calibrate"):
         calibration, read = calibrate.shared(loaded, linear, task, request, cfg.cache)

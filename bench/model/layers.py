@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,6 +126,37 @@ def _check_ties(model: nn.Module, layers: Mapping[str, nn.Linear]) -> None:
                 f"{name} shares its weight with {shared[0]} (tied embeddings), so that an adapter of the one would "
                 f"change or miss the other; leave {name.rpartition('.')[2]} out of model.target_modules"
             )
+
+
+@contextmanager
+def calls_noted(layers: Mapping[str, nn.Linear]) -> Iterator[set[str]]:
+    """Context manager: the names of the layers that are called inside."""
+    called: set[str] = set()
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            handle = layer.register_forward_pre_hook(lambda _layer, _args, name=name: called.add(name))
+            stack.callback(handle.remove)
+        yield called
+
+
+def check_called(layers: Mapping[str, nn.Linear], called: set[str]) -> None:
+    """Refuses layers that take no part in a pass under this name, in which an adapter would train nothing.
+
+    An expert that no token was sent to is no such layer, as others of its name are called.
+
+    Args:
+        layers: the target layers by name.
+        called: names of those that a pass of the model has called.
+
+    Raises:
+        ValueError: the model does not use a layer, or multiplies with its weight without calling it.
+    """
+    names, reached = (sorted({name.rpartition(".")[2] for name in found}) for found in (layers, called))
+    if silent := [name for name in names if name not in reached]:
+        raise ValueError(
+            f"the model does not call {', '.join(silent)}, whose adapter would train nothing; "
+            f"set model.target_modules={reached}".replace("'", "")
+        )
 
 
 def check_rank(layers: Mapping[str, nn.Linear], rank: Rank) -> None:

@@ -122,9 +122,10 @@ ZOO = {
         {"hidden_size": 24, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 8} | SPREAD,
         "$A",
         EAGER,
+        "model.target_modules=[in_proj,x_proj]",
     ),
     "modernbert": encoder("ModernBertConfig", ENCODER | {"sep_token_id": EOS, "cls_token_id": BOS}),
-    "bert": encoder("BertConfig", ENCODER),
+    "bert": encoder("BertConfig", ENCODER, model="BertForMaskedLM"),  # so without a pooler
     "roberta": encoder("RobertaConfig", ENCODER),
     "albert": encoder("AlbertConfig", ENCODER | {"embedding_size": 16, "num_hidden_layers": 3, "num_hidden_groups": 1}),
     "distilbert": encoder(
