@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -26,6 +27,7 @@ from bench.train import train
 from bench.train.probe import AlignmentProbe
 from models import gradients_by_autograd
 
+ROOT = Path(__file__).parents[2]
 METHODS = ("hu", "lora_ga", "lora_sb", "pissa", "eva", "corda", "full_ft")
 SHORT = (
     "rank.r=3 rank.lora_alpha=6 train.max_steps=2 train.batch_size=4 train.warmup_steps=0 train.learning_rate=1e-2 "
@@ -318,3 +320,14 @@ def test_a_layer_that_the_model_does_not_call_is_refused(cell):
     cfg = cell("mamba", "hu", "model.target_modules=[in_proj,x_proj,dt_proj]")
     with pytest.raises(ValueError, match=r"not call dt_proj, .* set model.target_modules=\[in_proj, x_proj\]$"):
         begin(cfg)
+
+
+def test_the_models_page_lists_every_architecture_with_what_it_needs_and_what_is_refused():
+    page = (ROOT / "conf" / "README.md").read_text().split("<!-- architectures -->\n")[1].split("<!-- end")[0]
+    refused = {name for name, *_, words in REFUSED if words == CONV1D}
+    rows = [
+        f"| `{name}` | {found.kind} | {' '.join(f'`{words}`' for words in found.overrides)} "
+        f"| {'refused, before data is read: no `nn.Linear`' if name in refused else '✓'} |"
+        for name, found in ZOO.items()
+    ]
+    assert page.splitlines()[2:] == [row.replace("  ", " ") for row in rows]
