@@ -80,7 +80,11 @@ def _from_data(
     while True:
         collector = Collector(model, layers, request)
         try:
-            return collector.run(split(batches, size), checkpointing)
+            found = collector.run(split(batches, size), checkpointing)
+            if found is not None:
+                return found
+            size = 1
+            continue
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or ranks.size() > 1:
                 raise
