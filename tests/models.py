@@ -103,13 +103,13 @@ def tiny_opt():
 
 
 def tiny_switch():
-    """A random Switch Transformer: each token of every second layer goes to one of three experts."""
+    """A random Switch Transformer: each token of every second layer goes to one of six experts."""
     sizes = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
     sizes |= {
         "num_decoder_layers": 2,
         "num_sparse_encoder_layers": 1,
         "num_sparse_decoder_layers": 1,
-        "num_experts": 3,
+        "num_experts": 6,
         "expert_capacity": 5,
     }
     special = {"pad_token_id": PAD, "eos_token_id": SEP, "decoder_start_token_id": PAD}

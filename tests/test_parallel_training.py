@@ -4,11 +4,11 @@ import socket
 
 import pytest
 import torch
-from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
 from bench.process import ranks, rng
 from bench.train import Train, losses, sharding
 from models import tiny_llama
+from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
 LAID = [("ddp", name) for name in REPLICATED] + [("fsdp", name) for name in SHARDED]
 

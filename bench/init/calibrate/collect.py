@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,8 @@ class Collector:
     A layer that the model calls several times in a pass counts with all its calls: its gradient is the sum over them,
     as autograd's, and its covariances are of the inputs of every call. Of a layer whose rows are not the tokens of the
     batch (relative positions, an expert's tokens) a covariance counts every row that one sample without padding gives
-    it, so that such a model passes sample by sample. A layer that no token reaches has statistics of zeros.
+    it, so that such a model passes sample by sample. A layer that no sample reaches has statistics of zeros, and is
+    warned about.
 
     Attributes:
         at: the layer that the model is computing, for the message of an out-of-memory error.
@@ -68,6 +70,7 @@ class Collector:
         self._seconds: dict[str, float] = defaultdict(float)
         self._open: dict[str, dict[str, Tensor]] = defaultdict(dict)  # accumulators of layers whose calls go on
         self._complete: set[str] = set()
+        self._unreached = dict.fromkeys(layers, True)
         self._apart: set[str] = set()  # layers whose rows are not the tokens of a batch of several samples
         self._sketches: dict[str, GradientSketch] = {}
         self._batch: Batch = {}
@@ -101,6 +104,7 @@ class Collector:
         if ranks.all_reduce_sum(torch.tensor(len(self._apart))):
             return None
         self._bring_together()
+        self._warn_of_unreached()
         sizes = [len(piece.batch["input_ids"]) for piece in pieces]
         facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
         facts.seconds = dict(self._seconds)
@@ -136,6 +140,7 @@ class Collector:
         return self._request.gradient and not self._request.sketched
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
+        self._unreached[name] = False
         opened = self._open[name]
         for kind in sorted(self._request.matrices - {"gradient"}):
             tokens = self._tokens(kind, name, inputs.shape[:-1])
@@ -266,6 +271,17 @@ class Collector:
                 ranks.all_reduce_sum(self._sketches[name].Z)
         if self._request.svds - {"weight"}:
             self._deliver_svds(ranks.map_over_ranks(left, self._decomposed_total))
+
+    def _warn_of_unreached(self) -> None:
+        reached_by = ranks.all_reduce_sum(torch.tensor([not unreached for unreached in self._unreached.values()]).int())
+        names = [name for name, count in zip(self._layers, reached_by, strict=True) if not count]
+        if names:
+            warnings.warn(
+                f"no calibration sample reaches {len(names)} of {len(self._layers)} layers ({names[0]}, ...): their "
+                "start knows no data; raise task.calibration_samples, or take what is not used out of "
+                "model.target_modules",
+                stacklevel=2,
+            )
 
     def _stored(self, kind: str, name: str) -> Tensor:
         """The accumulator of a statistic after the last pass; zeros if no pass of this rank has reached the layer."""
