@@ -14,6 +14,8 @@ from transformers import (
     DebertaV2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LongformerConfig,
+    LongformerForSequenceClassification,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
@@ -92,6 +94,13 @@ def tiny_deberta(num_labels=2, share_att_key=True):
     model = _random(DebertaV2ForSequenceClassification, DebertaV2Config(**_encoder(num_labels) | own))
     model.set_attn_implementation("eager")
     return model
+
+
+def tiny_longformer(num_labels=2):
+    """A random Longformer: attention sees (tokens, batch), padded to its window, and divides queries in place."""
+    own = {"attention_window": [4, 4], "max_position_embeddings": 80, "pad_token_id": PAD}
+    own |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return _random(LongformerForSequenceClassification, LongformerConfig(**_encoder(num_labels) | own))
 
 
 def tiny_opt():

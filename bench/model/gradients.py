@@ -83,11 +83,14 @@ class _Graph:
         self._recomputing = False
 
     def root(self, _module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
-        """A forward hook: makes the output a root of the graph if nothing before it is one, as weights are frozen."""
-        if not output.is_leaf or not torch.is_grad_enabled():
-            return output
-        self._roots.append(output.requires_grad_())
-        return output.clone()  # a model may write to its activations in place, but not to a root
+        """A forward hook: makes the output a root of the graph if nothing before it is one, as weights are frozen.
+
+        The model goes on with a copy: it may write to an activation in place (Longformer's queries), which a root does
+        not allow, and which would take the hook off a view.
+        """
+        if output.is_leaf and torch.is_grad_enabled():
+            self._roots.append(output.requires_grad_())
+        return output.clone()
 
     def watch(self, name: str, module: nn.Module, stack: ExitStack) -> None:
         """Hooks a layer until the stack is closed."""

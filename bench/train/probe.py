@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bench.model.gradients import Batch
 
 _FeatureNorms = Mapping[str, list[Tensor]]  # of each measure, one number a token, of every call of a layer
-_Finish = Callable[["AdaptedLayer", Tensor, Tensor, _FeatureNorms], None]
+_Finish = Callable[["AdaptedLayer", Tensor | None, Tensor | None, _FeatureNorms], None]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -101,25 +101,18 @@ class AlignmentProbe:
         sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
         norms = defaultdict[str, list[float]](list)
 
-        def finish(layer: AdaptedLayer, G: Tensor, other: Tensor, features: _FeatureNorms) -> None:
+        def finish(layer: AdaptedLayer, G: Tensor | None, other: Tensor | None, features: _FeatureNorms) -> None:
             factors = layer.factors()
-            induced = _induced(layer, factors, G)
-            dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
-            attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
-            products = {
-                "induced.G": (induced * G).sum().item(),
-                "induced²": induced.square().sum().item(),
-                "G²": G.square().sum().item(),
-                "attainable²": math.nan if attainable is None else attainable.square().sum().item(),
-                "G.other": (G * other).sum().item(),
-                "other²": other.square().sum().item(),
-            }
-            for key, value in products.items():
-                sums[key] += value
+            measured: dict[str, float | None] = dict.fromkeys(_gradient_measures(sums))
+            if G is not None and other is not None:
+                products = _products(layer, factors, G, other)
+                for key, value in products.items():
+                    sums[key] += value
+                measured = _gradient_measures(products)
             means = {measure: torch.cat(of_calls).mean().item() for measure, of_calls in features.items()}
             for measure, mean in means.items():
                 norms[measure].append(mean)
-            measured = _gradient_measures(products) | self._weight_measures(layer, factors) | means
+            measured |= self._weight_measures(layer, factors) | means
             rows.extend(Row(step, layer.name, measure, _finite(value)) for measure, value in measured.items())
 
         batch = {name: tensor.to(model.device) for name, tensor in self.batch.items()}
@@ -165,8 +158,8 @@ class _Halves:
     """The gradients of a batch's two halves, each of the mean loss of its own tokens, layer by layer.
 
     One pass of the whole batch gives both of a layer whose rows are the tokens of the batch. The others (relative
-    positions, an expert's tokens) are visited again with each half alone; they have no feature norms. The gradient of a
-    layer that no token reaches is zero.
+    positions, an expert's tokens) are visited again with each half alone; they have no feature norms. A layer that the
+    model does not call has no gradients, one that a half does not call a gradient of zeros from it.
     """
 
     def __init__(self, layers: list[AdaptedLayer], batch: Batch, encoder_decoder: bool, finish: _Finish) -> None:
@@ -196,9 +189,12 @@ class _Halves:
         apart = {name: modules[name] for name in self._layers if name in self._apart}
         halves = [self._of_half(model, apart, part) for part in self._parts] if apart else [{}, {}]
         for name, layer in self._layers.items():
-            linear = cast(nn.Linear, layer.module)  # the weight itself may be packed
-            zeros = torch.zeros(linear.out_features, linear.in_features, device=layer.weight.device)
-            self._finish(layer, halves[0].pop(name, zeros), halves[1].pop(name, zeros), {})
+            G, other = (half.pop(name, None) for half in halves)
+            if G is None and other is not None:
+                G = torch.zeros_like(other)
+            elif G is not None and other is None:
+                other = torch.zeros_like(G)
+            self._finish(layer, G, other, {})
         return True
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
@@ -247,6 +243,21 @@ def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str
     Z_A = x @ factors.right().T
     Z_B = layer.scaling * Z_A @ factors.lora_B.T
     return {f"{name}_norm": Z.norm(dim=-1) for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
+
+
+def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor) -> dict[str, float]:
+    """The inner products of which the gradient measures are made."""
+    induced = _induced(layer, factors, G)
+    dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
+    attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
+    return {
+        "induced.G": (induced * G).sum().item(),
+        "induced²": induced.square().sum().item(),
+        "G²": G.square().sum().item(),
+        "attainable²": math.nan if attainable is None else attainable.square().sum().item(),
+        "G.other": (G * other).sum().item(),
+        "other²": other.square().sum().item(),
+    }
 
 
 def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:

@@ -211,16 +211,18 @@ class Collector:
 
     def _finish(self, name: str) -> None:
         """Called after a layer's gradients in this pass, or after one call: delivers or stores its accumulators."""
-        for kind, total in self._open.pop(name, {}).items():
+        opened = self._open.pop(name, {})
+        for kind, total in opened.items():
             if self._last:
                 self._deliver(kind, name, total)
             else:
                 with self._clock("storage"):
                     self._sums.put((kind, name), total)
-        if self._last:
+        if self._last and name in self._sketches:
+            self._deliver_svds({name: {"gradient": self._sketched(name)}})
             self._complete.add(name)
-            if name in self._sketches:
-                self._deliver_svds({name: {"gradient": self._sketched(name)}})
+        elif self._last and opened:
+            self._complete.add(name)
 
     def _deliver(self, kind: str, name: str, total: Tensor) -> None:
         if kind == "input_covariance":
