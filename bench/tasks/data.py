@@ -8,15 +8,16 @@ import random
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
+from bench.process import hub
+from bench.process.environment import quiet
 from bench.process.hashes import file_sha256, values_sha256
-from bench.process.hub import ask
 from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
 
@@ -145,6 +146,13 @@ class Dataset:
             incomplete += remark
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
 
+    def pinned(self) -> Dataset:
+        """The dataset at a commit: of one whose revision is a branch or a tag, the commit that it is now."""
+        if self.hub is None:
+            return self
+        revision = hub.commit("dataset", self.hub.path, self.hub.revision)
+        return replace(self, hub=replace(self.hub, revision=revision))
+
     def _source(self, use: str) -> str:
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
         if name is None:
@@ -189,18 +197,25 @@ class Dataset:
     def _from_hub(self, split: str) -> Rows:
         import datasets
 
-        hub = self.hub
-        assert hub is not None
-        ask()
-        subsets = hub.subset if isinstance(hub.subset, tuple) else (hub.subset,)
+        published = self.hub
+        assert published is not None
+        hub.ask()
+        path, revision = published.path, hub.commit("dataset", published.path, published.revision)
+        subsets = published.subset if isinstance(published.subset, tuple) else (published.subset,)
+        # Without the Hub, load_dataset takes whichever revision its cache was given last: each has a cache of its own.
+        read = functools.partial(
+            datasets.load_dataset, path, revision=revision, split=split,
+            cache_dir=f"{datasets.config.HF_DATASETS_CACHE}/{revision}",
+        )  # fmt: skip
         try:
-            loaded = [datasets.load_dataset(hub.path, name, revision=hub.revision, split=split) for name in subsets]
-        except (ConnectionError, OSError) as error:
+            with quiet("datasets"):  # which calls this commit the latest that it has
+                return [row for subset in subsets for row in read(name=subset)]
+        except (*hub.errors(), datasets.exceptions.DatasetsError, ValueError) as error:
+            why = hub.reason(error, "dataset", path, revision)
             raise ValueError(
-                f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
-                "give a local folder with data.root=FOLDER, holding FOLDER/SPLIT.jsonl"
+                f"dataset {path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, "
+                "holding FOLDER/SPLIT.jsonl"
             ) from error
-        return [row for part in loaded for row in part]
 
 
 def read_jsonl(path: Path) -> Rows:
