@@ -1,7 +1,7 @@
 """What a user does with a Hub: a run and its export, then loading what cannot be loaded; or the same run without it.
 
-`python hub_user.py online|offline FOLDER OVERRIDE...`; writes FOLDER/results, adapter, merged and said.json, what loading
- each repository said: the revision of a model, the number of rows of a dataset, or the error.
+`python hub_user.py online|offline FOLDER OVERRIDE...`; writes FOLDER/results, adapter, merged and said.json, which
+holds what loading each repository said: the revision of a model, the number of rows of a dataset, or the error.
 """
 
 import json

@@ -88,16 +88,16 @@ def done(repositories, tmp_path_factory):
     served.breaks = {"model-00001-of-00002.safetensors": (BROKEN, False), "model.safetensors": (BROKEN, True)}
     kept = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
 
-    def user(what, **more):
-        words = [sys.executable, hub_user.__file__, what, target / what, *SETTINGS, *model, *data]
+    def user(what, track, **more):
+        words = [sys.executable, hub_user.__file__, what, target / what, f"track={track}", *SETTINGS, *model, *data]
         environment = kept | cache | {"HF_ENDPOINT": served.endpoint} | more
         ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout + ended.stderr
 
     with served.serving("/behind/a/path"):
-        online = user("online", HF_TOKEN=MEMBER)
-    return online, user("offline", HF_HUB_OFFLINE="1"), served, target
+        online = user("online", "offline", HF_TOKEN=MEMBER)
+    return online, user("offline", "none", HF_HUB_OFFLINE="1"), served, target
 
 
 def record_of(folder):
