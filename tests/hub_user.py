@@ -26,7 +26,7 @@ def model(path, revision="main", kind="causal", token=MEMBER):
 
 
 def dataset(path, revision="main", subset="main", split="train", token=MEMBER):
-    made = Dataset("x", ("question",), {}, HubDataset(path, subset, revision), Splits(split, None), {}, None)
+    made = Dataset("x", {"question": "text"}, {}, HubDataset(path, subset, revision), Splits(split, None), {}, None)
     return said(lambda: len(made.load(None, {"train"}, Carving(1)).by_split["train"]), token)
 
 
