@@ -68,8 +68,8 @@ def job(config: DictConfig) -> str:
     cfg = resolvers.validated(config)
     resolvers.check_folder(cfg)
     if cfg.run.isolate:
-        return process.supervise(cfg, guard.overrides(), guard.position())
-    return execute(cfg, run, guard.position(), guard.command())
+        return process.supervise(cfg, guard.overrides(config, cfg), guard.position())
+    return execute(cfg, run, guard.position(), guard.command(config, cfg))
 
 
 def main() -> None:

@@ -8,16 +8,16 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from bench.process import rng
+from bench.process import hub, rng
 from bench.process.environment import quiet
 from bench.process.hashes import file_sha256
-from bench.process.hub import ask
 from bench.process.validation import one_line
 
 if TYPE_CHECKING:
@@ -131,15 +131,22 @@ class Model:
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
+            why = one_line(error) if self.source != "hub" else hub.reason(error, "model", self.path, self.revision)
             raise ValueError(
-                f"model {self.path} has no model.architecture, and its configuration cannot be had: {one_line(error)}"
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: {why}"
             ) from error
 
     def _where(self) -> str:
         if self.source != "hub":
             return str(self.folder)
-        ask()
+        hub.ask()
         return self.path
+
+    def pinned(self) -> Model:
+        """The model at a commit: of a Hub model whose revision is a branch or a tag, the commit that it is now."""
+        if self.source != "hub":
+            return self
+        return replace(self, revision=hub.commit("model", self.path, self.revision))
 
     def skeleton(self, num_labels: int | None = None) -> PreTrainedModel:
         """The model on the meta device: its layers and their shapes, without weights.
@@ -178,16 +185,16 @@ class Model:
         from bench.model.pretrained import drawn_tensors
 
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
-        where, kind = self._where(), self.found_kind
+        where, kind, revision = self._where(), self.found_kind, self.pinned().revision
         side = {"padding_side": "left"} if kind == "causal" else {}
         head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, trust_remote_code=False, **side)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False, **side)
             with rng.preserved(), quiet("transformers"):  # whose report is judged here
                 torch.manual_seed(rng.derive(seed, "head"))
                 model, report = _auto_class(kind).from_pretrained(
                     where,
-                    revision=self.revision,
+                    revision=revision,
                     dtype=self.dtype,
                     attn_implementation=self.attention,
                     use_safetensors=True,
@@ -196,12 +203,13 @@ class Model:
                     output_loading_info=True,
                     **head,
                 )
-        except OSError as error:
+        except hub.errors() as error:
             if self.source != "hub":
                 raise ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}") from error
+            why = hub.reason(error, "model", self.path, revision)
             raise ValueError(
-                f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
-                "local folder: model=local model.path=FOLDER"
+                f"model {self.path} cannot be loaded from the Hub: {why}; or give a local folder: model=local "
+                "model.path=FOLDER"
             ) from error
         except RuntimeError as error:  # transformers', where one of several experts is lacking or of another shape
             raise ValueError(
@@ -221,8 +229,10 @@ class Model:
         share_padding(model, tokenizer, kind, self.path)
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")
-        revision = getattr(model.config, "_commit_hash", None) or UNKNOWN
-        found = revision if self.source == "hub" else folder_sha256(self.folder)
+        if self.source != "hub":
+            found = folder_sha256(self.folder)
+        else:
+            found = revision if revision and hub.COMMIT.fullmatch(revision) else UNKNOWN
         return LoadedModel(model, tokenizer, found, kind, tuple(drawn))
 
     def _builds(self, attention: str) -> bool:
