@@ -37,7 +37,7 @@ SHORT = (
 
 # Slow is what runs a cell, starts a process, draws, opens a browser, or composes or encodes much: not in `make check`.
 SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
-SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz"}
+SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz", "zoo"}
 SLOW_MODULES = {
     "contract/test_studies", "parity/test_parameter_counts", "test_committed", "test_compose", "test_embedded",
     "test_figures", "test_isolate", "test_launch", "test_listing", "test_mirror", "test_notebooks", "test_parallel",
