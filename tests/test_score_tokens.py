@@ -31,12 +31,11 @@ def source(monkeypatch, tmp_path):
     """Makes a dataset of rows under a definition that is written for it."""
     monkeypatch.setattr("bench.tasks.definition.OWN", tmp_path)
 
-    def make(output_type, prompts=PROMPTS, text="{{text}}", classification=None, **changed):
+    def make(output_type, prompts=PROMPTS, classification=None, **changed):
         rows = [{"text": text, "pair": "a bird", "label": label} for text in prompts for label in range(len(CHOICES))]
-        config = {"task": "mine", "output_type": output_type, "doc_to_text": text}
-        config["doc_to_target"] = {"multiple_choice": "label", "loglikelihood_rolling": text}.get(
-            output_type, "eats {{label}}"
-        )
+        targets = {"multiple_choice": "label", "loglikelihood_rolling": "{{text}}"}
+        config = {"task": "mine", "output_type": output_type, "doc_to_text": "{{text}}"}
+        config["doc_to_target"] = targets.get(output_type, "ny eats {{label}}")  # " ma" and "ny" might be one token
         config |= {"doc_to_choice": CHOICES} if output_type == "multiple_choice" else {}
         config |= {"metric_list": [{"metric": METRICS.get(output_type, "word_perplexity")}]}
         if output_type == "generate_until":

@@ -416,6 +416,21 @@ def test_spaces_between_prompt_and_target_belong_to_the_target_where_a_likelihoo
     assert [prompt_and_target(task, row) for task in made] == [("the cat", " \n eats"), ("the cat \n ", "eats")]
 
 
+def test_what_a_definition_lets_an_answer_begin_with_is_in_the_trained_prompt_too():
+    row = {"text": "the cat?", "label": "eats"}
+    config = {
+        "task": "mine",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "gen_prefix": "It",
+        "doc_to_target": "label",
+    }
+    task = InMemoryTask(config | {"output_type": "generate_until"}, {"test": [row]}, None)
+    task.build_all_requests()
+    (request,) = task.instances
+    assert prompt_and_target(task, row) == (request.args[0], " eats") == ("the cat? It", " eats")
+
+
 def test_examples_of_one_limit_or_kind_are_not_served_to_another(compose_run):
     tokenizer = word_tokenizer("seq2seq")
     encoder = LoadedModel(tiny_bert(), word_tokenizer(), "x", "encoder")

@@ -60,7 +60,8 @@ def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings:
     limit = max_tokens(loaded.model.config, loaded.tokenizer)
     most = min(limit, room(limit, settings.backend) - 1)  # a token of the prompt is before them
     for number, doc in enumerate(islice(task.eval_docs, settings.limit)):
-        for prompt, answer in scored_pairs(task, doc, most):
+        # No token has less than a byte; a delimiter, and spaces from the prompt, come to the answer.
+        for prompt, answer in scored_pairs(task, doc, most // 2):
             _, tokens = encode_pair(loaded.tokenizer, *move_spaces(prompt, answer), loaded.kind)
             if not 0 < len(tokens) <= most:
                 raise ValueError(

@@ -140,7 +140,8 @@ def load_definition(
         raise ValueError(
             f"{name}: the label is out of range of the choices: {str(rows[score_split][0])[:120]}"
         ) from error
-    if num_fewshot > (there := len(task.sampler.df) if num_fewshot else 0):
+    there = len(task.sampler.df) if num_fewshot else 0
+    if num_fewshot > there:
         raise ValueError(
             f"task.num_fewshot={num_fewshot}, but {name} has {there} training rows to draw solved examples from; ask "
             "for fewer, or for more rows by task.train_samples"
@@ -169,17 +170,15 @@ def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str,
             target = _chosen(choices, target, task, doc)
         elif target not in choices:
             raise ValueError(f"{task.config.task}: the answer {target!r} is none of the choices {choices}")
-    if task.OUTPUT_TYPE == "generate_until":
-        return prompt, f"{task.config.target_delimiter}{target}"
-    return move_spaces(
-        prompt, target if task.OUTPUT_TYPE == "loglikelihood" else f"{task.config.target_delimiter}{target}"
-    )
+    if task.OUTPUT_TYPE != "loglikelihood":
+        target = f"{task.config.target_delimiter}{target}"
+    return (prompt, target) if task.OUTPUT_TYPE == "generate_until" else move_spaces(prompt, target)
 
 
 def scored_pairs(task: ConfigurableTask, doc: dict[str, Any], fewest_bytes: int) -> list[tuple[str, str]]:
-    """Each prompt and answer whose likelihood is scored, with 0 shots.
+    """Each prompt and answer whose likelihood is scored, with 0 shots, if an answer has `fewest_bytes` or is empty.
 
-    Empty where no answer is empty or has `fewest_bytes`, of which no token has less than one: a prompt takes time.
+    Else none, because prompts take time to render.
     """
     if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
         return []
