@@ -41,7 +41,8 @@ def source(monkeypatch, tmp_path):
         if output_type == "generate_until":
             config["generation_kwargs"] = {"until": ["§"], "do_sample": False, "max_gen_toks": 3}
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config | changed))
-        dataset = Dataset("mine", (), {"default": "mine.yaml"}, None, Splits("train", "test"), {}, classification)
+        fields = {"text": "text", "pair": "text", "label": list(range(len(CHOICES)))}
+        dataset = Dataset("mine", fields, {"default": "mine.yaml"}, None, Splits("train", "test"), {}, classification)
         return Source("mine", dataset, "mine.yaml", {"train": rows, "validation": rows[:1], "test": rows}, [], "")
 
     return make
