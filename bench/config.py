@@ -6,7 +6,7 @@ import functools
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,6 +112,7 @@ class Run:
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
             run = TypeAdapter(cls).validate_python(values)
+            run = replace(run, model=run.model.pinned(), task=run.task.pinned())
             run.check()
         except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
