@@ -39,11 +39,11 @@ WORDS = [
 ]
 
 
-def tiny_llama():
+def tiny_llama(**settings):
     """A random Llama of two layers with grouped-query attention; no projection is square; always the same."""
     attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
     sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
-    return _random(LlamaForCausalLM, LlamaConfig(**sizes, **attention, initializer_range=0.3))
+    return _random(LlamaForCausalLM, LlamaConfig(**sizes | attention | {"initializer_range": 0.3} | settings))
 
 
 def tiny_bert(num_labels=2, **settings):
