@@ -19,7 +19,7 @@ from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Model
-from bench.process.redact import localised, without_secrets
+from bench.process.redact import localised, portable, without_secrets
 from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
@@ -224,6 +224,13 @@ class Run:
         if method.decomposes:
             values["svd"] = self.svd.identity(method.sketches)
         return without_secrets(_plain(values))
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the run's data and its model are; cells that differ in one of them are different cells."""
+        root = "" if self.data.root is None else str(self.data.root.expanduser().absolute())
+        model = self.model.path if self.model.source == "hub" else str(self.model.folder.absolute())
+        return {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision or ""}
 
     @functools.cached_property
     def run_id(self) -> str:

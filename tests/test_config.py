@@ -68,6 +68,12 @@ def test_changed_data_changes_the_id(compose_run, tmp_path):
         (["method._target_=bench.methods.hu.Nobody"], "names no class"),
         (["seed=abc"], "seed='abc': input should be a valid integer"),
         (
+            ["study=2024"],
+            'study=2024: YAML reads a number here, and a text is wanted: quote it, study: "TEXT" in a file',
+        ),
+        (["results_dir=true"], "results_dir=True: YAML reads true or false here, and a text is wanted: quote it"),
+        (["model.revision=1e5"], "'model.revision=\"TEXT\"' on a command line"),
+        (
             ["method=lora_xs", "adapter.use_dora=true"],
             "needs a method that trains lora_A or lora_B, and lora_xs trains lora_R",
         ),

@@ -24,6 +24,9 @@ def command(*arguments, cwd=None):
         ("+experiments=dem", "experiments=dem does not exist"),
         ("experiments=demo", "an experiment is added, not replaced: +experiments=demo"),
         ("nosuch.key=1", "nothing reads nosuch.key"),
+        ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
+        ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
+        ("launch=glob([basic,process])", "a sweep has one launcher; choose one"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, capsys):
@@ -46,6 +49,16 @@ def test_former_names_are_understood_with_a_warning(tmp_path):
         "run": {"heartbeat_timeout_seconds": 9},
         "hydra": {"sweeper": {"params": {"score.split": "validation"}}},
     }
+
+
+def test_a_name_is_taken_as_it_is_written_though_yaml_reads_a_number():
+    names = ["study=2024_05", "results_dir=1e3", "model.path=007", "model.revision=12345e6", "+task.template=true"]
+    quoted = [text.replace("=", '="') + '"' for text in names if text != "model.path=007"]  # which Hydra reads as text
+    given = arguments.check_arguments([*names, "seed=1", "study=2024-01-01", "study=null", "study=on"])
+    assert [text for text in given if '"' in text] == quoted
+    assert [text for text in given if '"' not in text] == [
+        "model.path=007", "seed=1", "study=2024-01-01", "study=null", "study=on",
+    ]  # fmt: skip
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):

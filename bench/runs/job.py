@@ -104,7 +104,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
     """Does a run whose lease this process holds, and records how it ends."""
     began = time.perf_counter()
     try:
-        attempt.begin(cfg.identity)
+        attempt.begin(cfg.identity, cfg.places)
         with Tracker(cfg, attempt.wandb_id) as tracker:
             attempt.mirror = tracker.log
             try:
