@@ -6,7 +6,7 @@ import functools
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from bench.init.store import Cache
 from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
-from bench.model.load import Model
+from bench.model.load import Kind, Model
 from bench.process.redact import localised, portable, without_secrets
 from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
@@ -52,6 +52,14 @@ class Data:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PublishedRate:
+    """An entry of method.published_rates: a learning rate, and where it was published and for which model."""
+
+    rate: PositiveFloat
+    source: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Execution:
     """The `run` key: how a command treats a run. It changes no number and is not recorded.
 
@@ -71,7 +79,11 @@ class Execution:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Run:
-    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on."""
+    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on.
+
+    The fields are the keys of conf/config.yaml; learning_rate_source says who published train.learning_rate, where
+    nobody gave it and the model is not embedded.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: str
@@ -91,6 +103,7 @@ class Run:
     cache: Cache
     run: Execution
     checkpoint: Checkpointing
+    learning_rate_source: str | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -109,9 +122,9 @@ class Run:
             for note in renamed:
                 warnings.warn(note, stacklevel=2)
             chosen = dict(values.pop("method", {}))
-            values["method_name"] = chosen.pop("name", None)
+            values["method_name"], published = chosen.pop("name", None), chosen.pop("published_rates", None)
             values["method"] = _build_method(chosen)
-            run = TypeAdapter(cls).validate_python(values)
+            run = TypeAdapter(cls).validate_python(values).with_a_rate(published or {})
             run.check()
         except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
@@ -127,6 +140,28 @@ class Run:
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
         config, _ = modern(localised(record.config.model_dump()))
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
+
+    def with_a_rate(self, published: Mapping[str, Any]) -> Run:
+        """The run itself or, if it has no learning rate and its model is not embedded, with the published one.
+
+        Args:
+            published: `rate` and `source` by kind of model: method.published_rates of conf/method.
+
+        Raises:
+            ValueError: nothing is published for a model of this kind, or not in this form.
+        """
+        if not self.trains or self.train.learning_rate is not None or self.model.source == "embedded":
+            return self
+        kind = self.model.found_kind
+        found = TypeAdapter(dict[Kind, PublishedRate]).validate_python(published).get(kind)
+        if found is None:
+            raise ValueError(
+                f"method={self.method_name} needs a learning rate for model={self.model.name}: none is known to be "
+                f"published for a model of kind {kind}; say train.learning_rate=RATE, or choose one by a sweep with "
+                "score.split=validation and train.learning_rate=1e-5,1e-4,1e-3"
+            )
+        train = replace(self.train, learning_rate=found.rate)
+        return replace(self, train=train, learning_rate_source=f"{found.source} ({kind})")
 
     def check(self) -> None:
         """Refuses names that cannot be folders, and values that are valid alone but not together.
