@@ -53,7 +53,7 @@ class Data:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PublishedRate:
-    """An entry of method.published_rates: a learning rate, and where it was published and for which model."""
+    """An entry of `published_rates` in conf/method: a learning rate, and where it was published, for which model."""
 
     rate: PositiveFloat
     source: str
@@ -122,9 +122,10 @@ class Run:
             for note in renamed:
                 warnings.warn(note, stacklevel=2)
             chosen = dict(values.pop("method", {}))
-            values["method_name"], published = chosen.pop("name", None), chosen.pop("published_rates", None)
+            values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
-            run = TypeAdapter(cls).validate_python(values).with_a_rate(published or {})
+            published = values.pop("published_rates", {})
+            run = TypeAdapter(cls).validate_python(values).with_a_rate(published)
             run.check()
         except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
@@ -145,7 +146,7 @@ class Run:
         """The run itself or, if it has no learning rate and its model is not embedded, with the published one.
 
         Args:
-            published: `rate` and `source` by kind of model: method.published_rates of conf/method.
+            published: `rate` and `source` by kind of model, as conf/method states them.
 
         Raises:
             ValueError: nothing is published for a model of this kind, or not in this form.

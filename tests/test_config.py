@@ -74,7 +74,7 @@ def test_changed_data_changes_the_id(compose_run, tmp_path):
             "kind causal; say train.learning_rate=RATE",
         ),
         (["method=pissa", "model=roberta_base", "task=glue/sst2"], "for a model of kind encoder"),
-        (["model=smollm2_135m", "+method.published_rates.decoder={rate: 1, source: me}"], "should be 'causal', 's"),
+        (["model=smollm2_135m", "+published_rates.decoder={rate: 1, source: me}"], "should be 'causal', 's"),
         (["method=lora_ga", "method.gamma=-1"], "method.gamma=-1: input should be greater than 0"),
         (["method._target_=bench.methods.hu.Nobody"], "names no class"),
         (["seed=abc"], "seed='abc': input should be a valid integer"),
