@@ -38,6 +38,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     rng.seed_global(cfg.seed)
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
+        cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded, task.evaluations, cfg.score)

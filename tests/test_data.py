@@ -2,16 +2,18 @@ import json
 import warnings
 
 import pytest
+from pydantic import ValidationError
 
 from bench.tasks.contamination import contaminated
 from bench.tasks.data import Carving, Dataset, HubDataset, Splits, carve, read_jsonl
 from bench.tasks.examples import Classification
+from bench.tasks.fields import problem, row_validator
 
 HUB = HubDataset("nobody/words", None, "main")
 
 
 def dataset(train="train", test="validation", rows=None, hub=HUB, classification=None):
-    fields, definitions = ("sentence", "label"), {"default": "glue/sst2/default.yaml"}
+    fields, definitions = {"sentence": "text", "label": (0, 1)}, {"default": "glue/sst2/default.yaml"}
     return Dataset("words", fields, definitions, hub, Splits(train, test), rows or {}, classification)
 
 
@@ -70,7 +72,7 @@ def test_an_incomplete_split_is_named_and_used(root):
 def test_a_wrong_field_name_is_named_with_what_was_expected(root):
     rows = [*rows_of(2), {"text": "x", "label": 0}]
     write(root, "validation", rows)
-    with pytest.raises(ValueError, match=r"row 3 has no sentence, but label, text; expected are sentence, label"):
+    with pytest.raises(ValueError, match=r"jsonl:3 has no sentence, but label, text; expected are sentence, label"):
         dataset().load(root, {"test"}, Carving(validation=4))
 
 
@@ -80,21 +82,139 @@ def test_an_empty_split_is_refused(root):
         dataset().load(root, {"test"}, Carving(validation=4))
 
 
-@pytest.mark.parametrize(("line", "message"), [('{"a": \n', "is not JSON"), ("[1]\n", "is not a JSON object")])
-def test_a_torn_line_is_named(tmp_path, line, message):
-    (tmp_path / "x.jsonl").write_text('{"a": 1}\n' + line)
-    with pytest.raises(ValueError, match=rf"x\.jsonl:2 {message}"):
-        read_jsonl(tmp_path / "x.jsonl")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": ', "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        ('{"a": "caf\u00e9"}'.encode("latin1"), r"is not UTF-8, byte 0xe9; .* iconv -f latin1 -t utf-8 x\.jsonl"),
+        ('{"a": "b"}'.encode("utf-16"), "is not UTF-8, byte 0xff"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "is not JSON: the key 'c' is given twice"),
+        (rb'{"a": "\ud83d"}', "is not JSON: .*surrogates not allowed"),
+    ],
+)
+def test_a_line_that_is_no_row_is_refused_by_its_number_in_one_line(tmp_path, line, message):
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=rf"x\.jsonl:2 {message}") as refused:
+        list(read_jsonl(tmp_path / "x.jsonl"))
+    assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("label", [-1, 2, 7])
-def test_a_label_out_of_range_is_refused(label):
-    with pytest.raises(ValueError, match=rf"label {label} is out of range: there are 2 classes"):
-        Classification(("sentence",), 2).label({"label": label})
+@pytest.mark.parametrize(
+    "written",
+    [
+        b'\xef\xbb\xbf{"a": "1"}\n{"a": "\xc3\xa9"}',
+        b'{"a": "1"}\r\n{"a": "\\u00e9"}\r\n',
+        b'{"a": "1"}\n{"a": "\xc3\xa9"}\n \n\n',
+    ],
+    ids=["byte-order mark and no last line feed", "CRLF", "blank last lines"],
+)
+def test_what_editors_add_to_a_file_changes_no_row(tmp_path, written):
+    (tmp_path / "x.jsonl").write_bytes(written)
+    assert list(read_jsonl(tmp_path / "x.jsonl")) == [(1, {"a": "1"}), (2, {"a": "\u00e9"})]
 
 
-def test_one_label_is_regression():
-    assert Classification(("sentence",), 1).label({"label": 3.8}) == 3.8
+def test_a_row_after_a_blank_line_keeps_the_number_of_its_line(root):
+    (root / "words" / "validation.jsonl").write_text('{"sentence": "a", "label": 0}\n\n{"sentence": "b"}\n')
+    with pytest.raises(ValueError, match=r"validation\.jsonl:3 has no label"):
+        dataset().load(root, {"test"}, Carving(validation=4))
+
+
+@pytest.mark.parametrize(
+    ("holds", "values"),
+    [
+        ("text", ["a", " b\n", "0", "1", "2"]),
+        ("text_or_empty", ["a", "", " ", " b\n", "0", "1", "2"]),
+        ("texts", [[], ["a", ""], ["a"], ["a", "b", "c", ""]]),
+        ("four_texts", [["a", "b", "c", ""]]),
+        ("number", [0, 1, -1, 4, 3.8, 0.0, 0.7, -1.0]),
+        ((0, 1), [0, 1]),
+        (("1", "2"), ["1", "2"]),
+        (("0", 0), ["0", 0]),
+    ],
+)
+def test_a_field_holds_what_is_declared_and_nothing_that_could_be_converted_to_it(holds, values):
+    texts = ["a", "", " ", " b\n", "0", "1", "2"]
+    numbers = [0, 1, -1, 4, 3.8, 0.0, 0.7, -1.0, float("nan"), float("inf"), True, False]
+    others = [None, [], ["a", None], ["a", ""], ["a"], ["a", "b", "c", ""], ["a", "b", "c", 4], {"a": "b"}]
+    validator = row_validator({"it": holds})
+
+    def takes(value):
+        return validator.isinstance_python({"it": value, "other": None})
+
+    assert list(map(repr, filter(takes, [*texts, *numbers, *others]))) == list(map(repr, values))
+
+
+SCIENCE = {"choices": {"text": ["iron", "water"], "label": ["A", "B"]}, "answerKey": "B"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"answerKey": "C"}, "answerKey='C' is none of the choices A, B"),
+        (
+            {"choices": {"text": ["iron"], "label": ["A", "B"]}},
+            "choices={'text': ['iron'], 'label': ['A', 'B']}: must have as many labels as texts",
+        ),
+        (
+            {"choices": {"text": ["iron", None], "label": ["A", "B"]}},
+            "choices.text.1=None: must be a text that is not ",
+        ),
+        ({"choices": None}, "choices=None: Input should be a valid dictionary"),
+        ({"choices": {"text": ["iron"]}}, "choices.label={'text': ['iron']}: Field required"),
+    ],
+)
+def test_an_answer_is_one_of_its_rows_choices(change, message):
+    validator = row_validator({"choices": "choices", "answerKey": "choice"})
+    if message is None:
+        assert validator.validate_python(SCIENCE) == SCIENCE
+        return
+    with pytest.raises(ValidationError) as refused:
+        validator.validate_python(SCIENCE | change)
+    assert problem(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"label": "0"}, "label='0': must be 0 or 1"),
+        ({"label": 0.0}, r"label=0\.0: must be 0 or 1"),
+        ({"label": 0.7}, r"label=0\.7: must be 0 or 1"),
+        ({"label": False}, "label=False: must be 0 or 1"),
+        ({"label": -1}, "label=-1: must be 0 or 1"),
+        ({"label": None}, "label=None: must be 0 or 1"),
+        ({"sentence": None}, "sentence=None: must be a text that is not empty"),
+        ({"sentence": " "}, "sentence=' ': must be a text that is not empty"),
+        ({"sentence": 3}, "sentence=3: must be a text that is not empty"),
+    ],
+)
+@pytest.mark.parametrize("use", ["train", "validation", "test"])
+def test_an_odd_value_is_refused_in_every_split_from_a_file_and_from_the_hub_alike(root, monkeypatch, use, wrong, said):
+    import datasets
+
+    split = "validation" if use == "test" else "train"
+    rows = [*rows_of(6), {"sentence": "good", "label": 1} | wrong]
+    write(root, split, rows)
+    with pytest.raises(ValueError, match=rf"words/{split}\.jsonl:7: {said}; correct the row or leave it out"):
+        dataset().load(root, {use}, Carving(validation=2))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    hub = HubDataset("nobody/words", ("a", "b"), "main")
+    with pytest.raises(ValueError, match=rf"nobody/words a {split}, row 7: {said}; correct the row or leave it out"):
+        dataset(hub=hub).load(None, {use}, Carving(validation=2))
+
+
+def test_a_classifications_labels_are_declared_as_its_head_numbers_them():
+    def declared(label, num_labels):
+        fields = {"sentence": "text", "label": label}
+        classification = Classification(("sentence",), num_labels)
+        return Dataset("words", fields, {}, HUB, Splits("train", None), {}, classification)
+
+    assert declared((0, 1), 2).fields["label"] == (0, 1)
+    assert declared("number", 1).classification.label({"label": 4}) == 4.0
+    for label, num_labels in (((0, 1), 3), (("0", "1"), 2), ("text", 2), ((0,), 1)):
+        with pytest.raises(ValidationError, match=rf"num_labels={num_labels}: fields\.label must be"):
+            declared(label, num_labels)
 
 
 def test_a_carved_split_is_fixed_disjoint_and_complete():

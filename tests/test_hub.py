@@ -25,7 +25,7 @@ def silent_hub(monkeypatch, tmp_path):
 def test_a_hub_that_never_answers_costs_one_bounded_wait_and_is_said_once(silent_hub):
     model = Model("x", "causal", "hub", "nobody/nothing", "main", None, "float32", "sdpa")
     hub_data = HubDataset("nobody/nothing", None, "main")
-    data = Dataset("x", ("a",), {}, hub_data, Splits("train", "test"), {}, None)
+    data = Dataset("x", {"a": "text"}, {}, hub_data, Splits("train", "test"), {}, None)
     began = time.monotonic()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 
 from bench.model.load import LoadedModel, Model, check_tokenizer, kind_of
 from bench.tasks import source
+from bench.tasks.data import HubDataset
 from bench.tasks.definition import prompt_and_target
 from bench.tasks.examples import (
     IGNORED,
@@ -100,8 +102,8 @@ def test_scoring_the_validation_split_does_not_touch_test(compose_run, loaded):
 
 
 def test_training_examples_over_the_limit_are_left_out_and_counted(compose_run, loaded):
-    prepared = compose_run("task.max_length=50").task.prepare(loaded, 0, "test")
-    assert max(len(example.input_ids) for example in prepared.train) <= 50
+    prepared = compose_run("task.max_length=60").task.prepare(loaded, 0, "test")
+    assert max(len(example.input_ids) for example in prepared.train) <= 60
     assert prepared.facts.num_dropped == 4000 - len(prepared.train) > 0
 
 
@@ -445,5 +447,71 @@ def test_unlabelled_rows_are_not_scored(compose_run, loaded, tmp_path):
         (tmp_path / folder / "validation.jsonl").write_text("".join(written))
     for name in ("commonsense/piqa", "glue/sst2"):
         task = compose_run(f"task={name}", "method=none", f"data.root={tmp_path}").task
-        with pytest.raises(ValueError, match="label -1 is out of range"), pytest.warns(UserWarning, match="incomplete"):
+        with pytest.raises(ValueError, match=r"validation\.jsonl:3: label=-1: must be 0 or 1"):
             task.prepare(loaded, 0, "test", trains=False)
+
+
+@pytest.mark.parametrize(
+    ("split", "number", "change"),
+    [("train", 7, {"answer": None}), ("train", 300, {"question": ""}), ("test", 2, {"answer": 7})],
+)
+def test_a_row_that_cannot_be_used_is_refused_before_the_model_is_loaded(
+    run_cell, gsm8k_folder, monkeypatch, split, number, change
+):
+    monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("the model was loaded first"))
+    path = gsm8k_folder / "gsm8k" / f"{split}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[number - 1] |= change
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record, _ = run_cell("method=hu", "task=gsm8k", f"data.root={gsm8k_folder}")
+    ((field, value),) = change.items()
+    assert record.status == "failed"
+    assert f"gsm8k/{split}.jsonl:{number}: {field}={value!r}: must be a text that is not empty" in record.error.message
+
+
+@pytest.fixture
+def mixed(compose_run, tmp_path):
+    """A task of two datasets of 130 rows, 30 of them for validation: of the second, one row in 15 is short."""
+
+    def made(**settings):
+        task, datasets = compose_run("task=glue_tiny").task, {}
+        for name, long in (("short", ""), ("long", " cat" * 60)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            rows = [{"sentence": f"{name} {i}{long if i % 15 else ''}", "label": i % 2} for i in range(130)]
+            for split in ("train", "test"):
+                (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            hub = HubDataset("nobody/words", None, "main")
+            datasets[name] = replace(task.datasets["acceptability_tiny"], folder=name, hub=hub)
+        few = {"validation_samples": 30, "calibration_samples": 4, "calibration_batch_size": 2, "probe_samples": 8}
+        given = {"datasets": datasets, "train": ("short", "long"), "score": ("short",), "data_root": tmp_path}
+        return replace(task, **few | given | {"eval_samples": 64} | settings)
+
+    return made
+
+
+def test_datasets_take_turns_in_validation_while_any_has_rows_left_and_what_is_left_out_is_counted(mixed, loaded):
+    task = mixed(max_length=40)
+    with pytest.warns(UserWarning, match="of 60 validation examples of glue_tiny have more than 40 tokens") as warned:
+        prepared = task.prepare(loaded, 0, "test")
+    num_long = sum("cat" not in row["sentence"] for row in task.read("test", trains=True)["long"].rows["validation"])
+    texts = [loaded.tokenizer.decode(example.input_ids) for example in prepared.eval_examples]
+    assert 0 < num_long < 30
+    assert ["long" in text for text in texts] == [False, True] * num_long + [False] * (30 - num_long)
+    assert prepared.facts.num_validation == 30 + num_long == 60 - prepared.facts.num_validation_dropped
+    assert len(prepared.probe["input_ids"]) == 16
+    messages = [str(one.message) for one in warned]
+    assert any(message.startswith(f"{30 - num_long} of 60 validation examples") for message in messages)
+    assert f"glue_tiny has {30 + num_long} validation examples for task.eval_samples=64, and takes these" in messages
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_too_few_validation_examples_for_the_probe_are_an_error_with_a_remedy(mixed, loaded):
+    words = "task.probe_samples=31 takes twice as many validation examples, but glue_tiny has 60 .*; ask for fewer, or"
+    with pytest.raises(ValueError, match=words):
+        mixed(max_length=400, probe_samples=31).prepare(loaded, 0, "test")
+    assert len(mixed(max_length=400, probe_samples=30).prepare(loaded, 0, "test").probe["input_ids"]) == 60
+
+
+def test_fewer_rows_than_were_asked_for_are_named(mixed, loaded):
+    with pytest.warns(UserWarning, match="has 44 rows of short for task.train_samples=80, and takes these"):
+        mixed(max_length=400, train_samples=80, validation_samples=60).prepare(loaded, 0, "test")

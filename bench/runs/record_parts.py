@@ -140,6 +140,8 @@ class DataFacts(Part):
 
     Attributes:
         num_dropped, num_truncated: training examples left out as too long, and cut to the limit.
+        num_validation, num_validation_dropped: validation examples, and those left out as too long; None in a record
+            from before they were counted.
         contaminated: scored items that occur in the training set, by dataset.
         incomplete: splits that are shorter than the official ones, in words.
     """
@@ -149,6 +151,8 @@ class DataFacts(Part):
     num_train: Count = 0
     num_dropped: Count = 0
     num_truncated: Count = 0
+    num_validation: Count | None = None
+    num_validation_dropped: Count | None = None
     contaminated: dict[str, Count] = {}
     incomplete: list[str] = []
 

@@ -6,19 +6,20 @@ import functools
 import json
 import random
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.process.hashes import file_sha256, values_sha256
 from bench.process.hub import ask
 from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
+from bench.tasks.fields import Fields, problem, row_validator
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -39,6 +40,11 @@ class HubDataset:
     def url(self) -> str:
         """Its page on the Hub."""
         return f"https://huggingface.co/datasets/{self.path}"
+
+    @property
+    def subsets(self) -> tuple[str | None, ...]:
+        """Its configurations, in the order in which their rows follow one another."""
+        return self.subset if isinstance(self.subset, tuple) else (self.subset,)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,7 +85,7 @@ class Dataset:
 
     Attributes:
         folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the generator's name.
-        fields: the fields that every row must have.
+        fields: the fields that every row must have, and what each must hold (bench/tasks/fields.py).
         definitions: template -> lm-eval task definition.
         hub: the published dataset; None for the embedded tier.
         rows: official number of rows of each split.
@@ -88,13 +94,23 @@ class Dataset:
     """
 
     folder: str
-    fields: tuple[str, ...]
+    fields: Fields
     definitions: dict[str, str]
     hub: HubDataset | None
     splits: Splits
     rows: dict[str, NonNegativeInt]
     classification: Classification | None
     runs_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.classification is None:
+            return
+        labels = self.classification.num_labels
+        declared, needed = self.fields.get("label"), "number" if labels == 1 else tuple(range(labels))
+        if declared != needed:
+            raise ValueError(
+                f"{self.folder} has classification.num_labels={labels}: fields.label must be {needed}, not {declared}"
+            )
 
     def content(self, data_root: Path | None, uses: Collection[str]) -> dict[str, str]:
         """The identity of each split used: a hash of its rows or file, or the Hub's repository and revision.
@@ -125,7 +141,8 @@ class Dataset:
             carving: how train is divided.
 
         Raises:
-            ValueError: a split is missing, empty or broken, a row lacks a field, or the Hub cannot be reached.
+            ValueError: a split is missing, empty or broken, the Hub cannot be reached, or a row lacks a field or holds
+                in it what the field must not; the message has file or split, row and value.
         """
         if self.hub is None:
             from bench.model.embedded.items import splits
@@ -166,19 +183,10 @@ class Dataset:
 
     def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
         split = self._source(use)
-        if data_root is None:
-            where, rows = f"{self.folder} {split}", self._from_hub(split)
-        else:
-            path = self._file(data_root, split)
-            where, rows = str(path), read_jsonl(path)
+        where = f"{self.folder} {split}" if data_root is None else str(self._file(data_root, split))
+        rows = list(self._checked(self._from_hub(split) if data_root is None else _placed(Path(where))))
         if not rows:
             raise ValueError(f"{where} is empty; {self._whence}")
-        for number, row in enumerate(rows, 1):
-            if missing := [name for name in self.fields if name not in row]:
-                raise ValueError(
-                    f"{where}: row {number} has no {' and no '.join(missing)}, but {', '.join(sorted(row))}; expected "
-                    f"are {', '.join(self.fields)}, as {self._whence}"
-                )
         official = self.rows.get(split, 0)
         if len(rows) >= official:
             return rows, []
@@ -186,40 +194,78 @@ class Dataset:
         warnings.warn(f"incomplete: {remark}; {self._whence}", stacklevel=4)
         return rows, [remark]
 
-    def _from_hub(self, split: str) -> Rows:
+    def _checked(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Row]:
+        validator = row_validator(self.fields)
+        for place, row in rows:
+            try:
+                validator.validate_python(row)
+            except ValidationError as error:
+                if missing := [name for name in self.fields if name not in row]:
+                    raise ValueError(
+                        f"{place} has no {' and no '.join(missing)}, but {', '.join(sorted(row))}; expected are "
+                        f"{', '.join(self.fields)}, as {self._whence}"
+                    ) from None
+                raise ValueError(
+                    f"{place}: {problem(error)}; correct the row or leave it out (data.root=FOLDER takes local files)"
+                ) from None
+            yield row
+
+    def _from_hub(self, split: str) -> Iterator[tuple[str, Row]]:
         import datasets
 
         hub = self.hub
         assert hub is not None
         ask()
-        subsets = hub.subset if isinstance(hub.subset, tuple) else (hub.subset,)
-        try:
-            loaded = [datasets.load_dataset(hub.path, name, revision=hub.revision, split=split) for name in subsets]
-        except (ConnectionError, OSError) as error:
-            raise ValueError(
-                f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
-                "give a local folder with data.root=FOLDER, holding FOLDER/SPLIT.jsonl"
-            ) from error
-        return [row for part in loaded for row in part]
+        for subset in hub.subsets:
+            try:
+                loaded = datasets.load_dataset(hub.path, subset, revision=hub.revision, split=split)
+            except (ConnectionError, OSError) as error:
+                raise ValueError(
+                    f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
+                    "give a local folder with data.root=FOLDER, holding FOLDER/SPLIT.jsonl"
+                ) from error
+            name = " ".join(filter(None, (hub.path, subset, split)))
+            yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
 
 
-def read_jsonl(path: Path) -> Rows:
-    """The objects of a JSON-lines file.
+def _placed(path: Path) -> Iterator[tuple[str, Row]]:
+    return ((f"{path}:{number}", row) for number, row in read_jsonl(path))
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """The objects of a JSON-lines file, each with the number of its line.
+
+    Blank lines are passed over, as pandas and datasets do: they hold no row, and editors leave one at the end.
 
     Raises:
-        ValueError: a line is not a JSON object.
+        ValueError: a line is not UTF-8, not a JSON object, or gives a key twice.
     """
-    rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
+                if b"\\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no character
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}:{number} is not UTF-8, byte {line[error.start]:#x}; convert the file, from Latin-1 with "
+                    f"iconv -f latin1 -t utf-8 {path.name} > converted.jsonl"
+                ) from None
+            except ValueError as error:
                 raise ValueError(f"{path}:{number} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number} is not a JSON object, but {str(row)[:40]}")
-            rows.append(row)
-    return rows
+            yield number, row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in row if keys.count(key) > 1)!r} is given twice")
+    return row
 
 
 def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str, Rows]:

@@ -54,20 +54,8 @@ class Classification:
     num_labels: PositiveInt
 
     def label(self, row: dict[str, Any]) -> int | float:
-        """The class of a row, or the number to predict.
-
-        Raises:
-            ValueError: the label is none of the classes.
-        """
-        if self.num_labels == 1:
-            return float(row["label"])
-        label = int(row["label"])
-        if not 0 <= label < self.num_labels:
-            raise ValueError(
-                f"label {row['label']} is out of range: there are {self.num_labels} classes, from 0 (unlabelled rows, "
-                "often -1, cannot be used)"
-            )
-        return label
+        """The class of a row, or the number to predict; which rows have one was checked when they were read."""
+        return float(row["label"]) if self.num_labels == 1 else row["label"]
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -133,9 +121,6 @@ def classify(
         row: a row of the dataset.
         classification: its text fields and labels.
         max_length: tokens to which a longer row is cut.
-
-    Raises:
-        ValueError: the label is none of the classes.
     """
     texts = [row[field] for field in classification.texts]
     whole = tokenizer(*texts)

@@ -55,17 +55,16 @@ class Source:
         rows = {split: self.rows[split] for split in (score_split, "train") if split == score_split or num_fewshot}
         return load_definition(self.name, self.definition, rows, score_split, num_fewshot, self.dataset.classification)
 
-    def check_labels(self, split: str) -> None:
-        """Refuses scored rows whose answer is none of the choices, which lm-eval would count as wrong.
+    def check_answers(self) -> None:
+        """Refuses rows whose answer is none of the choices: lm-eval would count them as wrong, and none can be learnt.
+
+        The classes of a classification are among its fields' values, which were checked when the rows were read.
 
         Raises:
-            ValueError: a label is out of range; the message has label, range and row.
+            ValueError: a label is none of the choices; the message has label, choices and row.
         """
-        if self.dataset.classification is None:
+        for split in self.rows if self.dataset.classification is None else ():
             self._pairs(split)
-            return
-        for row in self.rows[split]:
-            self.dataset.classification.label(row)
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
         """The examples of train and validation, in order; memoised by tokenizer, kind and limit."""

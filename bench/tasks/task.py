@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields
@@ -162,8 +163,27 @@ class Task:
             content[name] = definition | {"content": as_hashed(dataset.content(self.data_root, uses))}
         return as_hashed(settings) | ({"train": self.train} if trains else {}) | {"datasets": content}
 
+    def read(self, score_split: ScoreSplit, trains: bool) -> dict[str, Source]:
+        """The rows of the datasets used, by dataset; kept, so that a run reads them before it loads a model.
+
+        Args:
+            score_split: the split to score.
+            trains: whether anything is trained; if not, the training split is not read.
+
+        Raises:
+            ValueError: data cannot be had, or a row cannot be used.
+        """
+        carving = Carving(self.validation_samples, self.train_samples, self.train_sampling)
+        sources = {
+            name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
+            for name, uses in self._uses(trains, score_split).items()
+        }
+        for source in sources.values():
+            source.check_answers()
+        return sources
+
     def prepare(self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True) -> PreparedTask:
-        """Loads the rows, encodes the examples, and draws the calibration and probe batches.
+        """Reads the rows, encodes the examples, and draws the calibration and probe batches.
 
         Args:
             loaded: the model and tokenizer for which examples are encoded.
@@ -175,18 +195,14 @@ class Task:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
         """
         self.check(loaded.kind)
-        carving = Carving(self.validation_samples, self.train_samples, self.train_sampling)
-        sources = {
-            name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
-            for name, uses in self._uses(trains, score_split).items()
-        }
-        for name in self.score:
-            sources[name].check_labels(score_split)
+        sources = self.read(score_split, trains)
         evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot) for name in self.score}
-        train, validation, num_dropped = self._encode(loaded, sources) if trains else ([], [], 0)
+        train, validation, num_dropped = self._encode(loaded, sources) if trains else ([], [], {})
         if trains and not train:
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
+        if trains:
+            self._warn_of_fewer(sources, len(validation))
         pad = loaded.tokenizer.pad_token_id
         return PreparedTask(
             train=train,
@@ -204,36 +220,38 @@ class Task:
                 name=self.name,
                 sha256=values_sha256({name: source.sha256 for name, source in sources.items()}),
                 num_train=len(train),
-                num_dropped=num_dropped,
+                num_dropped=num_dropped.get("train", 0),
                 num_truncated=sum(example.truncated for example in train),
+                num_validation=len(validation),
+                num_validation_dropped=num_dropped.get("validation", 0),
                 contaminated=self._contaminated(sources, score_split) if trains else {},
                 incomplete=[remark for source in sources.values() for remark in source.incomplete],
             ),
         )
 
-    def _encode(self, loaded: LoadedModel, sources: dict[str, Source]) -> tuple[list[Example], list[Example], int]:
-        """Training and validation examples, and the number of training examples left out."""
+    def _encode(
+        self, loaded: LoadedModel, sources: dict[str, Source]
+    ) -> tuple[list[Example], list[Example], dict[str, int]]:
+        """Training and validation examples, and how many of each split are left out as too long."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
-        train: list[Example] = []
-        by_dataset: list[list[Example]] = []
-        num_dropped = 0
-        for name in self.train:
-            encoded = sources[name].encoded(loaded.tokenizer, loaded.kind, limit)
-            kept = {split: [e for e in found if len(e.input_ids) <= limit] for split, found in encoded.items()}
-            num_dropped += len(encoded["train"]) - len(kept["train"])
-            train += kept["train"]
-            by_dataset.append(kept["validation"])
-        for number, what in ((num_dropped, "left out"), (sum(example.truncated for example in train), "cut")):
-            if number:
-                total = len(train) + num_dropped
-                warnings.warn(
-                    f"{number} of {total} training examples of {self.name} have more than {limit} tokens and are "
-                    f"{what} (task.max_length={self.max_length})",
-                    stacklevel=3,
-                )
-        # Datasets take turns, so that a short validation split holds all of them.
-        validation = [example for turn in zip(*by_dataset, strict=False) for example in turn]
-        return train, validation, num_dropped
+        encoded = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit) for name in self.train]
+        kept, num_dropped = {}, {}
+        for split in ("train", "validation"):
+            short = [[example for example in of[split] if len(example.input_ids) <= limit] for of in encoded]
+            # Datasets take turns in validation, so that its first examples hold all of them.
+            turns = short if split == "train" else itertools.zip_longest(*short)
+            kept[split] = [example for turn in turns for example in turn if example is not None]
+            total = sum(len(of[split]) for of in encoded)
+            num_dropped[split] = total - len(kept[split])
+            num_cut = sum(example.truncated for example in kept[split])
+            for number, what in ((num_dropped[split], "left out"), (num_cut, "cut")):
+                if number:
+                    warnings.warn(
+                        f"{number} of {total} {'training' if split == 'train' else split} examples of {self.name} have "
+                        f"more than {limit} tokens and are {what} (task.max_length={self.max_length})",
+                        stacklevel=3,
+                    )
+        return kept["train"], kept["validation"], num_dropped
 
     def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
         """Indices of the calibration examples (train) and of the probe examples (validation)."""
@@ -242,9 +260,24 @@ class Task:
                 f"task.calibration_samples={self.calibration_samples}, but {self.name} has {num_train} "
                 f"training examples of at most task.max_length={self.max_length} tokens; ask for fewer"
             )
+        if num_validation < 2 * self.probe_samples:
+            raise ValueError(
+                f"task.probe_samples={self.probe_samples} takes twice as many validation examples, but {self.name} has "
+                f"{num_validation} of at most task.max_length={self.max_length} tokens; ask for fewer, or raise "
+                "task.validation_samples or task.max_length"
+            )
         drawn_by = seed if self.calibration_seed is None else self.calibration_seed
         calibration = _drawn(num_train, self.calibration_samples, rng.stream(drawn_by, "calibration"))
         return calibration, _drawn(num_validation, 2 * self.probe_samples, rng.stream(seed, "probe"))
+
+    def _warn_of_fewer(self, sources: dict[str, Source], num_validation: int) -> None:
+        found = {"validation examples for task.eval_samples": (num_validation, self.eval_samples)}
+        for name in self.train:
+            there = len(sources[name].rows["train"])
+            found[f"rows of {name} for task.train_samples"] = (there, self.train_samples or there)
+        for what, (there, asked) in found.items():
+            if there < asked:
+                warnings.warn(f"{self.name} has {there} {what}={asked}, and takes these", stacklevel=3)
 
     def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
         found = {}

@@ -12,10 +12,13 @@ from datasets import DatasetDict
 from jinja2 import UndefinedError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
+from pydantic import ValidationError
 
+from bench.model.embedded.items import splits
 from bench.sweep import arguments
 from bench.tasks.data import Dataset
 from bench.tasks.definition import BUILT_IN, OWN, load_definition, prompt_and_target
+from bench.tasks.fields import row_validator
 from rows import ROWS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -76,6 +79,21 @@ def scores(task, doc, answer):
 
 
 # Every dataset
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_the_published_and_the_generated_rows_hold_is_what_is_declared(name):
+    dataset = DATASETS[name]
+    generated = splits(dataset.folder) if dataset.hub is None else {}
+    for row in (*ROWS[name], *(row for rows in generated.values() for row in rows)):
+        assert row_validator(dataset.fields).validate_python(row).items() <= row.items()
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name, d in DATASETS.items() for field in d.fields])
+@pytest.mark.parametrize("value", [None, ["a", None], {}, True, float("nan")], ids=repr)
+def test_no_field_of_any_dataset_may_be_null_or_hold_what_only_looks_like_it(name, field, value):
+    with pytest.raises(ValidationError, match=field):
+        row_validator(DATASETS[name].fields).validate_python(ROWS[name][0] | {field: value})
 
 
 def test_there_are_rows_for_every_dataset_and_no_others():

@@ -165,6 +165,7 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
         "Contaminated, scored items that occur in the training set": by_dataset(lambda run: run.data.contaminated),
         "Truncated, scored items longer than the model takes": by_dataset(lambda run: run.scoring.truncated),
         "Training examples left out as too long": _by_method(trained, lambda run: run.data.num_dropped),
+        "Validation examples left out as too long": _by_method(trained, lambda run: run.data.num_validation_dropped),
         "Training examples cut to the limit": _by_method(trained, lambda run: run.data.num_truncated),
         "Runs whose training loss ended above where it began": ", ".join(rose),
         "Scored items that change with the adapter merged into the weights": ", ".join(merged),
