@@ -1,9 +1,13 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from bench.runs import job
+from bench.study.plan_file import RUN, PlannedRun
 from bench.sweep import arguments, guard
+from bench.sweep.expansion import PlannedCell, shown
 from bench.sweep.search_path import ExperimentsSource
 
 
@@ -144,6 +148,21 @@ def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_d
     assert hint(["r8", "r64"]) == apart
     assert hint(["r8", "r64"], "svd.rank=128") is None
     assert hint(["r4", "r8", "r16"]) is None
+
+
+def test_the_command_printed_for_a_failed_run_repeats_it_where_it_was(compose_run, tmp_path, monkeypatch, capsys):
+    def fail(cfg, attempt):
+        raise ValueError("enough")
+
+    overrides = ("method=hu", f"results_dir={tmp_path}", f"data.root={tmp_path}", "track=none", "launch=process")
+    run = compose_run(*overrides)
+    monkeypatch.setattr(job, "failures", [])
+    job.execute(run, fail, "[1/1]")
+    cell = PlannedCell(PlannedRun(RUN, (), shown(overrides), run.run_id), overrides, run)
+    monkeypatch.setattr(guard.Sweep, "current", SimpleNamespace(planned=[cell]))
+    assert guard.finish() == 1
+    again = f"python -m bench.run {' '.join(overrides[:-1])} run.retry_failed=true"
+    assert capsys.readouterr().err.splitlines()[-2:] == [f"{run.run_id}: ValueError: enough", f"    {again}"]
 
 
 def test_values_of_an_experiment_are_those_of_its_file(expand):
