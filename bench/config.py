@@ -125,7 +125,8 @@ class Run:
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
             published = values.pop("published_rates", {})
-            run = TypeAdapter(cls).validate_python(values).with_a_rate(published)
+            run = TypeAdapter(cls).validate_python(values)
+            run = replace(run, model=run.model.pinned(), task=run.task.pinned()).with_a_rate(published)
             run.check()
         except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
@@ -262,11 +263,13 @@ class Run:
         return without_secrets(_plain(values))
 
     @property
-    def places(self) -> dict[str, str]:
-        """Where the run's data and its model are; cells that differ in one of them are different cells."""
+    def places(self) -> dict[str, str | None]:
+        """Where the run's data and its model are, by key; cells that differ in one of them are different cells."""
         root = "" if self.data.root is None else str(self.data.root.expanduser().absolute())
         model = self.model.path if self.model.source == "hub" else str(self.model.folder.absolute())
-        return {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision or ""}
+        places = {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision}
+        hubs = {f"task.datasets.{name}.hub": one.hub for name, one in self.task.datasets.items()}
+        return places | {key: f"{hub.path}@{hub.revision}" for key, hub in hubs.items() if hub is not None}
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -26,7 +26,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         cfg: the cell.
         attempt: takes the rows and the weights, and knows the checkpoint from which training goes on.
     """
-    from bench.init.stage import initialize
+    from bench.init import stage
     from bench.model import weights
     from bench.process import rng
     from bench.process.phases import Phases
@@ -38,12 +38,13 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     rng.seed_global(cfg.seed)
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
+        stage.check(cfg)
         cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
-    start = initialize(cfg, loaded, task, phases)
+    start = stage.initialize(cfg, loaded, task, phases)
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
@@ -67,8 +68,8 @@ def job(config: DictConfig) -> str:
     cfg = resolvers.validated(config)
     resolvers.check_folder(cfg)
     if cfg.run.isolate:
-        return process.supervise(cfg, guard.overrides(), guard.position())
-    return execute(cfg, run, guard.position(), guard.command())
+        return process.supervise(cfg, guard.overrides(config, cfg), guard.position())
+    return execute(cfg, run, guard.position(), guard.command(config, cfg))
 
 
 def main() -> None:

@@ -56,7 +56,9 @@ def test_target_modules_that_match_nothing_are_answered_with_the_choices(tiny_mo
 
 
 def test_a_target_is_matched_by_its_whole_last_name(tiny_model):
-    assert all(name.endswith(".q_proj") for name in target_layers(tiny_model(), ("q_proj", "proj")))
+    assert all(name.endswith(".q_proj") for name in target_layers(tiny_model(), ("q_proj",)))
+    with pytest.raises(ValueError, match=r"\['proj'\] matches no linear layer"):
+        target_layers(tiny_model(), ("q_proj", "proj"))
 
 
 def test_a_rank_beyond_the_smaller_side_is_refused_with_layer_and_limit_and_one_of_its_size_is_not(tiny_model):

@@ -78,9 +78,10 @@ def test_what_a_command_line_interpolates_stays_as_written_until_a_cell_is_compo
         assert [(run.rank.lora_alpha, run.study) for run in sweep.runs] == [(4, "s_r4"), (16, "s_r16")]
         ((first, _),) = sweep.batches()  # what a launcher gets
         assert first == [given[0].removesuffix(",r16"), *given[1:]]
-        HydraConfig.instance().set_config(loader.load_configuration("config", first, RunMode.RUN))
-        assert guard.overrides() == first  # what a process of its own gets
-        assert shlex.split(guard.command())[3:] == [*first[:-1], "results_dir=FOLDER"]
+        config, run = loader.load_configuration("config", first, RunMode.RUN), sweep.compose(first)
+        HydraConfig.instance().set_config(config)
+        assert guard.overrides(config, run) == first  # what a process of its own gets
+        assert shlex.split(guard.command(config, run))[3:] == [*first[:-1], "results_dir=FOLDER"]
     HydraConfig.instance().cfg = None
 
 

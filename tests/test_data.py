@@ -277,9 +277,10 @@ def test_several_subsets_of_the_hub_follow_one_another(monkeypatch):
 
     asked = []
 
-    def load_dataset(path, subset, revision, split):
-        asked.append((path, subset, revision, split))
-        return datasets.Dataset.from_list([{"sentence": subset, "label": 1}] * 2)
+    def load_dataset(path, name, revision, split, cache_dir):
+        asked.append((path, name, revision, split))
+        assert cache_dir.endswith("/abc")
+        return datasets.Dataset.from_list([{"sentence": name, "label": 1}] * 2)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     hub = HubDataset("nobody/words", ("a", "b"), "abc")

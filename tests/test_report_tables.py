@@ -274,6 +274,15 @@ def test_what_was_not_trained_has_no_say_in_how_many_training_examples_were_left
     assert "Training examples left out as too long: 7 (every method).\n" in text
 
 
+def test_the_share_that_adapters_leave_out_is_under_the_table_with_the_methods_that_do(tmp_path):
+    told = "Left out by adapters, weights that are in no linear layer, in % of the parameters: "
+    one, two, small, full = (cell(name, [score(0.5)]) for name in ("A", "B", "C", "Full FT"))
+    for given, count in ((one, 618), (two, 622), (small, 4), (full, 0)):
+        given.runs[0].model.num_parameters, given.runs[0].initialization.num_left_out = 1000, count
+    assert f"{told}62 (A; B).\n" in markdown(tmp_path, one, two, full)
+    assert told not in markdown(tmp_path, small, full)
+
+
 def test_incomplete_data_is_named_once(tmp_path):
     data = {"incomplete": ["glue_sst2 train: 100 of 67349 rows"]}
     text = markdown(tmp_path, cell("A", [score(0.5)], data=data), cell("B", [score(0.5)], data=data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from bench.methods.base import Factors, Method, scaling_value
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
-from bench.model.layers import check_start, target_layers
+from bench.model.layers import check_start, left_out, target_layers
 from bench.model.load import LoadedModel, evaluating
 from bench.process import ranks, rng
 from bench.process.phases import Phases
@@ -58,6 +59,19 @@ LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 CHECKED_SAMPLES = 2  # number of calibration samples whose logits are compared
 
 
+def check(cfg: Run) -> None:
+    """Refuses a model whose layers the run's method or PEFT cannot adapt; reads neither weights nor data.
+
+    Raises:
+        ValueError: the rank does not fit a layer, the method refuses one, or not every target is a layer of its own.
+    """
+    skeleton = cfg.model.skeleton(cfg.task.num_labels)
+    linear = target_layers(skeleton, cfg.model.target_modules)
+    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
+    if cfg.method.has_adapter:
+        adapter.check_layers(skeleton, linear)
+
+
 def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases) -> Initialization:
     """Turns the pretrained model, in place, into the one that the run's method starts to train.
 
@@ -68,12 +82,12 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         phases: the phases calibrate and initialise are added to it.
 
     Raises:
-        ValueError: the rank does not fit a layer, no layer matches, or the method broke its promise.
+        ValueError: the method broke its promise.
     """
     model = loaded.model
     linear = target_layers(model, cfg.model.target_modules)
-    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     num_parameters, num_head = adapter.count_parameters(model)
+    num_left_out = _left_out(model, cfg.method, num_parameters)
     sample = {k: tensor[:CHECKED_SAMPLES] for batch in task.calibration[:1] for k, tensor in batch.items()}
     before = _logits(model, sample)
     request = CalibrationRequest.of(cfg.method, cfg.rank, cfg.svd)
@@ -92,12 +106,27 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         facts=InitializationFacts(
             num_trainable=adapter.count_parameters(trained, trainable=True)[0],
             num_head=num_head,
+            num_left_out=num_left_out,
             logit_change=_check_function(trained, sample, before, cfg.method),
             calibration=calibration.recorded(read) if request != CalibrationRequest() else None,
             calibration_ids=task.calibration_ids if request.data else [],
             layers=reports,
         ),
     )
+
+
+def _left_out(model: nn.Module, method: Method, num_parameters: int) -> int:
+    """Parameters that an adapter cannot reach though full fine-tuning trains them; warns from half a percent on."""
+    if not method.has_adapter:
+        return 0
+    found, what = left_out(model)
+    if share := round(100 * found / num_parameters):
+        warnings.warn(
+            f"{method.label} leaves out {share} % of the parameters, which are in no linear layer ({what}); full "
+            "fine-tuning trains them",
+            stacklevel=3,
+        )
+    return found
 
 
 def _layer_ranks(cfg: Run, linear: dict[str, nn.Linear], calibration: Calibration) -> dict[str, int]:

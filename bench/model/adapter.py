@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
 from bench.model.lora_r import LoraRLinear
+from bench.process.validation import one_line
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
@@ -94,6 +97,37 @@ def count_parameters(model: nn.Module, *, trainable: bool = False) -> tuple[int,
     return count(model) - head, head
 
 
+def check_layers(skeleton: PreTrainedModel, layers: Collection[str]) -> None:
+    """Refuses layers to which PEFT would add no adapter: it keeps some names for a mixture's experts.
+
+    Args:
+        skeleton: the model on the meta device; PEFT changes it.
+        layers: names of the target layers.
+
+    Raises:
+        ValueError: PEFT refuses a layer, or would leave one without an adapter.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            wrapped = get_peft_model(skeleton, LoraConfig(r=1, target_modules=list(layers)), low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise ValueError(
+            f"PEFT does not adapt all of these layers: {one_line(error)} Name the others in model.target_modules"
+        ) from error
+    adapted = _with_adapter(wrapped)
+    if left := [name for name in layers if name not in adapted]:
+        others = sorted({name.rpartition(".")[2] for name in layers} - {name.rpartition(".")[2] for name in left})
+        raise ValueError(
+            f"PEFT takes the names of {len(left)} linear layers ({left[0]}, ...) for those of a mixture's experts and "
+            f"leaves them without adapters; set model.target_modules=[{','.join(others)}]"
+        )
+
+
+def _with_adapter(wrapped: nn.Module) -> set[str]:
+    plain = cast(nn.Module, wrapped.base_model.model)  # type: ignore[union-attr]
+    return {name for name, module in plain.named_modules() if isinstance(module, LoraLayer)}
+
+
 def add(
     model: PreTrainedModel,
     method: Method,
@@ -124,6 +158,7 @@ def add(
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
         wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))
+    assert _with_adapter(wrapped) == {name for name, own in ranks.items() if own}, "PEFT adapts other layers"
     modules = dict(cast(nn.Module, wrapped.base_model.model).named_modules())
     trains = method.trains | ({MAGNITUDE} if options.use_dora else set())
     adapted = [

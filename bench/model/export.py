@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bench.methods.base import AdapterOptions, Factors, Method, Rank
 from bench.model import adapter, weights
 from bench.model.adapter import AdaptedLayer
-from bench.model.layers import heads, target_layers
+from bench.model.layers import heads, mark_drawn, target_layers
 from bench.model.load import Kind, LoadedModel, Model
 from bench.model.weights import Saved
 
@@ -85,6 +85,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
     skeleton = source.skeleton(num_labels)
+    mark_drawn(skeleton, saved.head)
     beside = heads(skeleton)
     config = LoraConfig(
         r=r,
@@ -105,7 +106,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         for part, tensor in tensors.items():
             getattr(module, part)[adapter.ADAPTER].weight = nn.Parameter(tensor, requires_grad=False)
     for name in beside:
-        trained = {key.removeprefix(f"{name}."): t for key, t in saved.trained.items() if key.startswith(f"{name}.")}
+        trained = {key.removeprefix(f"{name}."): t for key, t in saved.head.items() if key.startswith(f"{name}.")}
         plain.get_submodule(name).modules_to_save[adapter.ADAPTER].load_state_dict(trained, assign=True)
     model.save_pretrained(str(to), save_embedding_layers=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +14,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def heads(model: Any) -> dict[str, nn.Module]:
-    """The classification head of an encoder, which trains in every method: its modules by name.
+POOLER = "pooler"  # transformers' name for the module between an encoder and its classifier
+_DRAWN = "drawn_tensors"  # attribute of a model: names of the tensors that its checkpoint lacks
 
-    They are those beside the pretrained model; a language model has none.
+
+def is_classifier(model: Any) -> bool:
+    """Whether the model ends in a classification head."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def mark_drawn(model: Any, tensors: Iterable[str]) -> None:
+    """Says which tensors of a model its checkpoint lacks: a pooler among them is part of the head."""
+    setattr(model, _DRAWN, tuple(tensors))
+
+
+def heads(model: Any) -> dict[str, nn.Module]:
+    """The classification head, which trains in every method: its modules by name.
+
+    They are those beside the pretrained model, and a pooler that the checkpoint lacks; a language model has none.
     """
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
-    if not type(plain).__name__.endswith("ForSequenceClassification"):
+    if not is_classifier(plain):
         return {}
     beside = ((name, child) for name, child in plain.named_children() if name != plain.base_model_prefix)
-    return {name: child for name, child in beside if next(child.parameters(), None) is not None}
+    found = {name: child for name, child in beside if next(child.parameters(), None) is not None}
+    drawn = (name.split(".") for name in getattr(plain, _DRAWN, ()))
+    poolers = {".".join(path[: path.index(POOLER) + 1]) for path in drawn if POOLER in path}
+    return found | {name: plain.get_submodule(name) for name in sorted(poolers)}
 
 
 def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
@@ -32,24 +49,82 @@ def target_layers(model: PreTrainedModel, target_modules: tuple[str, ...] | None
     With None: every linear layer except output embeddings, head and the pooler before it.
 
     Raises:
-        ValueError: nothing matches.
+        ValueError: a name matches no linear layer, none is left, or a layer shares its weight with another module.
     """
-    head = tuple(heads(model))
+    head = tuple(f"{name}." for name in heads(model))
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.partition(".")[0] not in head
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(head)
     }
     if target_modules is None:
         output = model.get_output_embeddings()
-        return {name: m for name, m in linear.items() if m is not output and "pooler" not in name.split(".")}
-    found = {name: m for name, m in linear.items() if any(f".{name}".endswith(f".{end}") for end in target_modules)}
-    if not found:
-        choices = sorted({name.rpartition(".")[2] for name in linear})
-        raise ValueError(
-            f"model.target_modules={list(target_modules)} matches no linear layer; this model has {choices}"
-        )
+        found = {name: m for name, m in linear.items() if m is not output and POOLER not in name.split(".")}
+        if not found:
+            raise ValueError(
+                f"{type(model).__name__} has no linear layer that can be adapted: {_described(model, _others(model))}; "
+                "choose a model whose projections are nn.Linear"
+            )
+    else:
+        unmatched = [end for end in target_modules if not any(_ends_in(name, end) for name in linear)]
+        if unmatched:
+            like = [name for name in _others(model) if any(end in name.split(".") for end in unmatched)]
+            what = f" ({_described(model, like)})" if like else ""
+            choices = sorted({name.rpartition(".")[2] for name in linear})
+            raise ValueError(
+                f"model.target_modules={unmatched} matches no linear layer{what}; this model has {choices}"
+            )
+        found = {name: m for name, m in linear.items() if any(_ends_in(name, end) for end in target_modules)}
+    _check_ties(model, found)
     return found
+
+
+def _ends_in(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
+
+
+def _others(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The matrices of a model, without its head, that are no weights of linear layers or embeddings, by name."""
+    head = tuple(f"{name}." for name in heads(model))
+    return {
+        name: parameter
+        for path, module in model.named_modules()
+        if not isinstance(module, nn.Linear | nn.Embedding)
+        for name, parameter in module.named_parameters(path, recurse=False)
+        if parameter.ndim > 1 and not name.startswith(head)
+    }
+
+
+def _described(model: nn.Module, tensors: Iterable[str]) -> str:
+    """The first tensor and the class that holds it."""
+    first = next(iter(tensors), None)
+    if first is None:
+        return "all of its linear layers are heads"
+    return f"{first} is of a {type(model.get_submodule(first.rpartition('.')[0])).__name__}"
+
+
+def left_out(model: nn.Module) -> tuple[int, str]:
+    """Parameters of the matrices that no adapter can reach, because they are of no linear layer; and the largest one.
+
+    Such are the experts of a mixture, which are stacked in one tensor, and convolutions.
+    """
+    found = _others(model)
+    largest = sorted(found, key=lambda name: -found[name].numel())
+    return sum(parameter.numel() for parameter in found.values()), _described(model, largest) if found else ""
+
+
+def _check_ties(model: nn.Module, layers: Mapping[str, nn.Linear]) -> None:
+    names: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            names.setdefault(id(parameter), []).append(name)
+    for name, layer in layers.items():
+        shared = [other for other in names[id(layer.weight)] if other != f"{name}.weight"]
+        if shared:
+            raise ValueError(
+                f"{name} shares its weight with {shared[0]} (tied embeddings), so that an adapter of the one would "
+                f"change or miss the other; leave {name.rpartition('.')[2]} out of model.target_modules"
+            )
 
 
 def check_rank(layers: Mapping[str, nn.Linear], rank: Rank) -> None:

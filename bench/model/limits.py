@@ -1,11 +1,12 @@
-"""The largest number of tokens that a model accepts."""
+"""What a model takes from its tokenizer: how many tokens, and which padding."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 NO_LIMIT = 2**31 - 1  # of relative positions, where the tokenizer names none either
 
@@ -29,3 +30,31 @@ def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if config.model_type in AFTER_PADDING:
         return int(positions) - int(config.pad_token_id) - 1
     return int(positions)
+
+
+def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, path: str) -> None:
+    """Gives a classifier the tokenizer's padding token, whatever its configuration says.
+
+    A decoder with a classification head reads its answer from the last token that is no padding.
+
+    Args:
+        model: the loaded model; its configuration is changed in place.
+        tokenizer: has a padding token.
+        kind: causal, seq2seq or encoder.
+        path: for the message.
+
+    Raises:
+        ValueError: the model has no embedding of the tokenizer's padding or EOS token.
+    """
+    rows = len(cast("Tensor", model.get_input_embeddings().weight))
+    for name in ("pad_token", "eos_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if number is not None and number >= rows:
+            raise ValueError(
+                f"the {name} {getattr(tokenizer, name)!r} of the tokenizer of {path} has id {number}, and the model "
+                f"embeds ids below {rows}; set {name} to a token that the model has, or save the model with more "
+                "embeddings (resize_token_embeddings)"
+            )
+    config = model.config.get_text_config()
+    if kind == "encoder" and config.model_type not in AFTER_PADDING:  # whose positions count from the model's own
+        config.pad_token_id = tokenizer.pad_token_id

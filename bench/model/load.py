@@ -8,16 +8,16 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from bench.process import rng
+from bench.process import hub, rng
 from bench.process.environment import quiet
 from bench.process.hashes import file_sha256
-from bench.process.hub import ask
 from bench.process.validation import one_line
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ class LoadedModel:
     Attributes:
         revision: identifies the weights: a hash of the files, or a Hub commit; UNKNOWN if there is neither.
         kind: causal, seq2seq or encoder.
+        drawn: names of the tensors that no checkpoint holds, drawn by the seed: those of a head.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     revision: str
     kind: Kind = "causal"
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -129,15 +131,22 @@ class Model:
         try:
             return AutoConfig.from_pretrained(where, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # the Hub's, the file's, transformers' own of what the file says
+            why = one_line(error) if self.source != "hub" else hub.reason(error, "model", self.path, self.revision)
             raise ValueError(
-                f"model {self.path} has no model.architecture, and its configuration cannot be had: {one_line(error)}"
+                f"model {self.path} has no model.architecture, and its configuration cannot be had: {why}"
             ) from error
 
     def _where(self) -> str:
         if self.source != "hub":
             return str(self.folder)
-        ask()
+        hub.ask()
         return self.path
+
+    def pinned(self) -> Model:
+        """The model at a commit: of a Hub model whose revision is a branch or a tag, the commit that it is now."""
+        if self.source != "hub":
+            return self
+        return replace(self, revision=hub.commit("model", self.path, self.revision))
 
     def skeleton(self, num_labels: int | None = None) -> PreTrainedModel:
         """The model on the meta device: its layers and their shapes, without weights.
@@ -164,42 +173,77 @@ class Model:
             seed: draws the head, which no checkpoint holds: the same for every method.
 
         Raises:
-            ValueError: the folder does not exist, the Hub cannot be reached, or the tokenizer cannot be used.
+            ValueError: the folder does not exist, the Hub cannot be reached, the checkpoint is not of this model, the
+                model does not have this attention, or the tokenizer cannot be used.
         """
         import torch
         from transformers import AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
+        from bench.model.layers import mark_drawn
+        from bench.model.limits import share_padding
+        from bench.model.pretrained import drawn_tensors
+
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
-        where, kind = self._where(), self.found_kind
+        where, kind, revision = self._where(), self.found_kind, self.pinned().revision
         side = {"padding_side": "left"} if kind == "causal" else {}
         head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=self.revision, trust_remote_code=False, **side)
-            with rng.preserved(), quiet("transformers"):  # which reports the new head
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False, **side)
+            with rng.preserved(), quiet("transformers"):  # whose report is judged here
                 torch.manual_seed(rng.derive(seed, "head"))
-                model = _auto_class(kind).from_pretrained(
+                model, report = _auto_class(kind).from_pretrained(
                     where,
-                    revision=self.revision,
+                    revision=revision,
                     dtype=self.dtype,
                     attn_implementation=self.attention,
                     use_safetensors=True,
                     trust_remote_code=False,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
                     **head,
                 )
-        except OSError as error:
+        except hub.errors() as error:
             if self.source != "hub":
                 raise ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}") from error
+            why = hub.reason(error, "model", self.path, revision)
             raise ValueError(
-                f"model {self.path} cannot be loaded from the Hub and is not in its cache; without a network give a "
-                "local folder: model=local model.path=FOLDER"
+                f"model {self.path} cannot be loaded from the Hub: {why}; or give a local folder: model=local "
+                "model.path=FOLDER"
             ) from error
+        except RuntimeError as error:  # transformers', where one of several experts is lacking or of another shape
+            raise ValueError(
+                f"model.path={self.path}: its weights cannot be put together to the model of its config.json, because "
+                f"some are missing or of another shape ({one_line(error)}); save the plain model again with "
+                "save_pretrained"
+            ) from error
+        except (ValueError, ImportError) as error:
+            if self.attention == "eager" or self._builds(self.attention) or not self._builds("eager"):
+                raise
+            raise ValueError(
+                f"model.attention={self.attention} cannot be had for {self.path}: {one_line(error):.120}; "
+                "set model.attention=eager"
+            ) from error
+        mark_drawn(model, drawn := drawn_tensors(model, report, self.path))
+        check_tokenizer(tokenizer, kind, self.path)
+        share_padding(model, tokenizer, kind, self.path)
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")
-        check_tokenizer(tokenizer, kind, self.path)
-        revision = getattr(model.config, "_commit_hash", None) or UNKNOWN
-        found = revision if self.source == "hub" else folder_sha256(self.folder)
-        return LoadedModel(model, tokenizer, found, kind)
+        if self.source != "hub":
+            found = folder_sha256(self.folder)
+        else:
+            found = revision if revision and hub.COMMIT.fullmatch(revision) else UNKNOWN
+        return LoadedModel(model, tokenizer, found, kind, tuple(drawn))
+
+    def _builds(self, attention: str) -> bool:
+        import torch
+
+        try:
+            with torch.device("meta"):
+                _auto_class(self.found_kind).from_config(self._config(), attn_implementation=attention)
+        except (ValueError, ImportError):
+            return False
+        return True
 
 
 def kind_of(config: Mapping[str, Any], path: str) -> Kind:
@@ -236,20 +280,6 @@ def _auto_class(kind: Kind) -> Any:
     return getattr(transformers, f"AutoModelFor{ends[kind]}")
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
-    """Gives a tokenizer without a padding token its EOS token as one.
-
-    Raises:
-        ValueError: it has no EOS token, which ends answers and can pad.
-    """
-    if kind != "encoder" and tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"the tokenizer of {path} has no padding token and no EOS; set pad_token in it")
-        tokenizer.pad_token = tokenizer.eos_token
-
-
 def _package_folder(path: str) -> Path:
     """A folder inside an installed package, given as `package/folder`; the package is not imported."""
     package, _, inner = path.partition("/")
@@ -262,6 +292,20 @@ def _package_folder(path: str) -> Path:
             f"{package.replace('_', '-')}, or this project with its extra `offline`"
         )
     return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
+    """Gives a tokenizer without a padding token its EOS token as one.
+
+    Raises:
+        ValueError: it has no EOS token, which ends answers and can pad.
+    """
+    if kind != "encoder" and tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {path} has no padding token and no EOS; set pad_token in it")
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 @contextmanager

@@ -74,6 +74,12 @@ class Saved:
         """Every tensor except starting factors."""
         return {key: tensor for key, tensor in self.tensors.items() if ".initial." not in key}
 
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """The tensors of a trained head, beside those of the adapters."""
+        ends = tuple(f".{part}" for part in (*FACTORS, MAGNITUDE))
+        return {key: tensor for key, tensor in self.trained.items() if not key.endswith(ends)}
+
     def parts(self, name: str) -> dict[str, Tensor]:
         """A layer's trained factors and magnitudes."""
         parts = {part: self.tensors.get(f"{name}.{part}") for part in (*FACTORS, MAGNITUDE)}

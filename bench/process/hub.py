@@ -1,19 +1,27 @@
-"""Asks the Hugging Face Hub once whether it answers, so that a network that drops packets does not hold a run up.
+"""The Hugging Face Hub: whether it answers, which commit a name stands for, and why a repository cannot be had.
 
 The libraries ask for each file of a repository several times and wait ten seconds or more each time: for twenty files
-that is an hour. If the Hub does not answer, the process reads only its cache from then on.
+that is an hour where a network drops packets. If the Hub does not answer, the process reads only its cache from then
+on.
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
+import os
+import re
 import sys
 import urllib.error
 import urllib.request
 import warnings
+from typing import Literal
+
+from bench.process.validation import one_line
 
 TIMEOUT = 10.0  # seconds
+COMMIT = re.compile("[0-9a-f]{40}")
+RepoType = Literal["model", "dataset"]  # as huggingface_hub says
 
 
 @functools.cache
@@ -36,3 +44,107 @@ def ask() -> bool:
         warnings.warn(f"the Hub does not answer ({reason}); what is in its cache is used", stacklevel=2)
         return False
     return True
+
+
+@functools.cache
+def commit(repo_type: RepoType, path: str, revision: str | None) -> str:
+    """The commit of a branch or a tag: where the Hub has it now or, without the Hub, where its cache last saw it.
+
+    Asked once a process, so that all of its runs start from the same. A commit is returned as it is; so is a name that
+    neither knows, and loading then says why.
+
+    Args:
+        repo_type: model or dataset.
+        path: OWNER/NAME.
+        revision: a commit, a branch or a tag; None for the branch main.
+    """
+    revision = revision or "main"
+    if COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    online = ask()
+    try:
+        found = HfApi().resolve_revision(path, repo_type=repo_type, revision=revision, local_files_only=not online)
+    except errors():
+        return revision
+    if not COMMIT.fullmatch(found.resolved):  # of a file beside the cache's, which a revision such as ../x names
+        return revision
+    warnings.warn(
+        f"{repo_type} {path}: {revision} is no commit and can move; this run starts from {found.resolved}, and records "
+        "it",
+        stacklevel=2,
+    )
+    return found.resolved
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What reading from the Hub raises: a refused request is an OSError, a connection that breaks off is none."""
+    from huggingface_hub.errors import HFValidationError, RevisionResolutionError
+    from huggingface_hub.utils import httpx
+
+    return (OSError, httpx.HTTPError, HFValidationError, RevisionResolutionError)
+
+
+def reason(error: Exception, repo_type: RepoType, path: str, revision: str | None) -> str:
+    """Why a repository could not be loaded and what to do, in a line.
+
+    The libraries answer a refusal with what their caches lack, or with another error; so the Hub is asked once more,
+    for the headers of a file.
+
+    Args:
+        error: what the library raised.
+        repo_type, path, revision: as `commit` takes them.
+    """
+    from huggingface_hub.utils import httpx
+
+    if not ask():
+        because = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the Hub does not answer"
+        return f"it is not in the cache, and {because}"
+    if (refused := _refusal(repo_type, path, revision or "main")) is not None:
+        return refused
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for broken in causes:
+        if isinstance(broken, httpx.TransportError):
+            said = f"{type(broken).__name__}: {one_line(broken)}"
+            return f"the connection broke off ({said}); the same command fetches the files that are not there yet"
+    return one_line(error).rstrip(".")
+
+
+def _refusal(repo_type: RepoType, path: str, revision: str) -> str | None:
+    """Why the Hub does not give this repository's files at this revision; None if it does."""
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import httpx
+
+    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{path}"
+    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    try:
+        url = hf_hub_url(path, "config.json", repo_type=repo_type, revision=revision)
+        get_hf_file_metadata(url, timeout=TIMEOUT)
+    except errors.EntryNotFoundError:
+        return None
+    except errors.HFValidationError:
+        return f"this is no name of a {repo_type} on the Hub, which is OWNER/NAME"
+    except errors.HfHubHTTPError as refused:
+        status = refused.response.status_code
+        said = {
+            (errors.GatedRepoError, 401): f"it is gated; accept its licence at {page}, then {log_in}",
+            (
+                errors.GatedRepoError,
+                403,
+            ): "it is gated, and the user of this token has no access; accept its licence at "
+            f"{page}, and wait if asked",
+            (errors.RepositoryNotFoundError, status): f"there is no {repo_type} of this name, or it is private; check "
+            f"the name, or {log_in}",
+            (
+                errors.RevisionNotFoundError,
+                404,
+            ): f"it has no revision {revision}; {page}/commits/main lists its commits",
+            (errors.HfHubHTTPError, 401): "the Hub refuses the token, that of HF_TOKEN or of `hf auth login`; renew it",
+        }
+        return said.get((type(refused), status), f"the Hub answers {status}; try again later")
+    except httpx.TransportError as silent:
+        return f"the Hub stopped answering ({type(silent).__name__}: {one_line(silent)}); try again later"
+    return None

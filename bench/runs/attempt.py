@@ -94,14 +94,14 @@ class Attempt:
         self.history: list[dict[str, Any]] = []
         self.wandb_id = uuid.uuid4().hex[:12]
         self._identity: dict[str, Any] = {}
-        self._places: dict[str, str] = {}
+        self._places: dict[str, str | None] = {}
 
     @property
     def weights_path(self) -> Path:
         """Where the weights are to be saved."""
         return (self._scratch or self.path) / WEIGHTS
 
-    def begin(self, identity: dict[str, Any], places: Mapping[str, str]) -> None:
+    def begin(self, identity: dict[str, Any], places: Mapping[str, str | None]) -> None:
         """Notes the attempt, and deletes what earlier ones have left beside their checkpoints.
 
         Args:

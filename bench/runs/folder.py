@@ -103,7 +103,7 @@ class RunFolder:
                 return other.path
         return None
 
-    def refuse_changed_data(self, identity: dict[str, Any], places: Mapping[str, str]) -> None:
+    def refuse_changed_data(self, identity: dict[str, Any], places: Mapping[str, str | None]) -> None:
         """Refuses a run if the same cell was interrupted, and the data or the model in the same place changed since.
 
         A failed run guards nothing, nor does one that another process has; a cell with another data.root or model.path

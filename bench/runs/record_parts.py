@@ -126,13 +126,19 @@ class Environment(Part):
 
 
 class ModelFacts(Part):
-    """The pretrained model: `revision` is a commit of the Hub or a hash of the files."""
+    """The pretrained model.
+
+    Attributes:
+        revision: a commit of the Hub or a hash of the files.
+        drawn: names of the tensors that the checkpoint lacks, drawn by the seed: those of a head.
+    """
 
     name: str = ""
     kind: str | None = None
     revision: str | None = None
     tokenizer_sha256: str | None = None
     num_parameters: Count = 0
+    drawn: list[str] = []
 
 
 class DataFacts(Part):
@@ -214,6 +220,8 @@ class InitializationFacts(Part):
 
     Attributes:
         num_trainable: parameters that train, without those of a classification head, which are `num_head`.
+        num_left_out: parameters that no adapter reaches, because they are in no linear layer, such as the experts of a
+            mixture; 0 for a method without adapters.
         logit_change: largest absolute change of a logit, pretrained to adapted, on the first calibration samples; 0
             without samples.
         calibration: None for a method that needs none.
@@ -222,6 +230,7 @@ class InitializationFacts(Part):
 
     num_trainable: Count = 0
     num_head: Count = 0
+    num_left_out: Count = 0
     logit_change: Number = None
     calibration: CalibrationFacts | None = None
     calibration_ids: list[Count] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,23 @@ def position() -> str:
     return f"[{number}/{max(total, number)}]" if total else f"[{number}]"  # a worker of joblib knows no total
 
 
-def overrides() -> list[str]:
-    """The overrides of the run that Hydra is starting, with the experiment."""
-    return as_given(HydraConfig.get())
+def overrides(config: DictConfig, run: Run) -> list[str]:
+    """The overrides of the run that Hydra is starting, with the experiment, and the commits that the run has found."""
+    return [*as_given(HydraConfig.get()), *_commits(config, run)]
 
 
-def command() -> str:
+def _commits(config: DictConfig, run: Run) -> Iterator[str]:
+    """What pins a Hub revision that was given as a branch or a tag."""
+    if run.model.revision != config.model.revision:
+        yield f"model.revision={run.model.revision}"
+    for name, dataset in run.task.datasets.items():
+        if dataset.hub is not None and dataset.hub.revision != config.task.datasets[name].hub.revision:
+            yield f"task.datasets.{name}.hub.revision={dataset.hub.revision}"
+
+
+def command(config: DictConfig, run: Run) -> str:
     """The command line that makes exactly this run, without folders of this machine."""
-    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), portable(overrides()), None))
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), portable(overrides(config, run)), None))
 
 
 def hint(runs: list[Run]) -> str | None:

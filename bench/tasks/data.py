@@ -8,15 +8,16 @@ import random
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass
 
+from bench.process import hub
+from bench.process.environment import quiet
 from bench.process.hashes import file_sha256, values_sha256
-from bench.process.hub import ask
 from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
 from bench.tasks.fields import Fields, problem, row_validator
@@ -162,6 +163,13 @@ class Dataset:
             incomplete += remark
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
 
+    def pinned(self) -> Dataset:
+        """The dataset at a commit: of one whose revision is a branch or a tag, the commit that it is now."""
+        if self.hub is None:
+            return self
+        revision = hub.commit("dataset", self.hub.path, self.hub.revision)
+        return replace(self, hub=replace(self.hub, revision=revision))
+
     def _source(self, use: str) -> str:
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
         if name is None:
@@ -213,18 +221,23 @@ class Dataset:
     def _from_hub(self, split: str) -> Iterator[tuple[str, Row]]:
         import datasets
 
-        hub = self.hub
-        assert hub is not None
-        ask()
-        for subset in hub.subsets:
+        published = self.hub
+        assert published is not None
+        hub.ask()
+        path, revision = published.path, hub.commit("dataset", published.path, published.revision)
+        # Without the Hub, load_dataset takes whichever revision its cache was given last: each has a cache of its own.
+        cache = f"{datasets.config.HF_DATASETS_CACHE}/{revision}"
+        for subset in published.subsets:
             try:
-                loaded = datasets.load_dataset(hub.path, subset, revision=hub.revision, split=split)
-            except (ConnectionError, OSError) as error:
+                with quiet("datasets"):  # which calls this commit the latest that it has
+                    loaded = datasets.load_dataset(path, subset, revision=revision, split=split, cache_dir=cache)
+            except (*hub.errors(), datasets.exceptions.DatasetsError, ValueError) as error:
+                why = hub.reason(error, "dataset", path, revision)
                 raise ValueError(
-                    f"cannot load {hub.path} from the Hub ({type(error).__name__}); "
-                    "give a local folder with data.root=FOLDER, holding FOLDER/SPLIT.jsonl"
+                    f"dataset {path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, "
+                    "holding FOLDER/SPLIT.jsonl"
                 ) from error
-            name = " ".join(filter(None, (hub.path, subset, split)))
+            name = " ".join(filter(None, (path, subset, split)))
             yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
 
 

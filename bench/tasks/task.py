@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,6 +102,13 @@ class Task:
                 )
         if not self.train:
             raise ValueError(f"task.train is empty; choose from {', '.join(self.datasets)}")
+
+    def pinned(self) -> Task:
+        """The task with each dataset that it reads from the Hub at a commit."""
+        if self.data_root is not None:
+            return self
+        used = {name: self.datasets[name].pinned() for name in (*self.train, *self.score)}
+        return replace(self, datasets=self.datasets | used)
 
     def check(self, kind: Kind) -> None:
         """Refuses a kind of model that this task has no form for.

@@ -161,6 +161,9 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
         if differing := sum(one["num_differing"] for one in items):
             merged.append(f"{cell.title} {differing:,} of {sum(one['num_items'] for one in items):,}")
     told = {
+        "Left out by adapters, weights that are in no linear layer, in % of the parameters": _by_method(
+            cells, _left_out
+        ),
         "Incomplete data": ", ".join(incomplete),
         "Contaminated, scored items that occur in the training set": by_dataset(lambda run: run.data.contaminated),
         "Truncated, scored items longer than the model takes": by_dataset(lambda run: run.scoring.truncated),
@@ -171,6 +174,12 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
         "Scored items that change with the adapter merged into the weights": ", ".join(merged),
     }
     return [f"{what}: {text}." for what, text in told.items() if text]
+
+
+def _left_out(run: Record) -> int | None:
+    """The share of the parameters, in percent, that the run's adapters cannot reach."""
+    whole = run.model.num_parameters
+    return round(100 * run.initialization.num_left_out / whole) if whole else None
 
 
 def _by_method(cells: Sequence[Cell], count: Callable[[Record], int | None]) -> str:
