@@ -4,15 +4,25 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -29,11 +39,11 @@ WORDS = [
 ]
 
 
-def tiny_llama():
+def tiny_llama(**settings):
     """A random Llama of two layers with grouped-query attention; no projection is square; always the same."""
     attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
     sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
-    return _random(LlamaForCausalLM, LlamaConfig(**sizes, **attention, initializer_range=0.3))
+    return _random(LlamaForCausalLM, LlamaConfig(**sizes | attention | {"initializer_range": 0.3} | settings))
 
 
 def tiny_bert(num_labels=2, **settings):
@@ -67,6 +77,53 @@ def tiny_bart(**settings):
     special = {"pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP, "decoder_start_token_id": SEP}
     own = {"dropout": 0.1, "init_std": 0.3, "forced_eos_token_id": None}
     return _random(BartForConditionalGeneration, BartConfig(**sizes | special | own | settings))
+
+
+def tiny_albert(num_labels=2):
+    """A random ALBERT whose one layer is called three times, and whose embeddings are narrower than the model."""
+    own = {"embedding_size": 16, "num_hidden_layers": 3, "num_hidden_groups": 1, "inner_group_num": 1}
+    own |= {"max_position_embeddings": 64, "pad_token_id": PAD, "classifier_dropout_prob": 0.0}
+    return _random(AlbertForSequenceClassification, AlbertConfig(**_encoder(num_labels) | own))
+
+
+def tiny_deberta(num_labels=2, share_att_key=True):
+    """A random DeBERTa-v2 with relative positions, which its layers or layers of their own project."""
+    own = {"relative_attention": True, "pos_att_type": "c2p|p2c", "share_att_key": share_att_key}
+    own |= {"max_position_embeddings": 64, "position_buckets": 5, "norm_rel_ebd": "layer_norm", "pad_token_id": PAD}
+    own |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = _random(DebertaV2ForSequenceClassification, DebertaV2Config(**_encoder(num_labels) | own))
+    model.set_attn_implementation("eager")
+    return model
+
+
+def tiny_longformer(num_labels=2):
+    """A random Longformer: attention sees (tokens, batch), padded to its window, and divides queries in place."""
+    own = {"attention_window": [4, 4], "max_position_embeddings": 80, "pad_token_id": PAD}
+    own |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return _random(LongformerForSequenceClassification, LongformerConfig(**_encoder(num_labels) | own))
+
+
+def tiny_opt():
+    """A random OPT of two layers, whose feed-forward layers see (batch * tokens, features)."""
+    sizes = {"vocab_size": 50, "hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP}
+    own = {"max_position_embeddings": 64, "word_embed_proj_dim": 16, "dropout": 0.0, "init_std": 0.3}
+    return _random(OPTForCausalLM, OPTConfig(**sizes | special | own))
+
+
+def tiny_switch():
+    """A random Switch Transformer: each token of every second layer goes to one of six experts."""
+    sizes = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    sizes |= {
+        "num_decoder_layers": 2,
+        "num_sparse_encoder_layers": 1,
+        "num_sparse_decoder_layers": 1,
+        "num_experts": 6,
+        "expert_capacity": 5,
+    }
+    special = {"pad_token_id": PAD, "eos_token_id": SEP, "decoder_start_token_id": PAD}
+    own = {"dropout_rate": 0.0, "initializer_factor": 1.0, "router_jitter_noise": 0.0}
+    return _random(SwitchTransformersForConditionalGeneration, SwitchTransformersConfig(**sizes | special | own))
 
 
 def word_tokenizer(kind="encoder", model_max_length=64):
@@ -120,7 +177,8 @@ def gradients_by_autograd(model, layers, batch):
     model.zero_grad()
     model.eval()
     model(**batch).loss.backward()
-    return {name: layer.weight.grad.clone() for name, layer in layers.items()}
+    grads = {name: layer.weight.grad for name, layer in layers.items()}  # None of an expert that no token is sent to
+    return {name: torch.zeros_like(layers[name].weight) if g is None else g.clone() for name, g in grads.items()}
 
 
 def inputs_of(model, layers, batch):

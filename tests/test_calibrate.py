@@ -381,6 +381,13 @@ def test_a_sketch_forms_no_gradient_and_finds_its_leading_directions(tiny_model,
         assert (one.Vh - one.Vh @ other.Vh.T @ other.Vh).norm() < 0.05
 
 
+def test_experts_are_not_sketched_by_several_processes(tiny_model, monkeypatch):
+    monkeypatch.setattr("bench.process.ranks.size", lambda: 2)
+    layers = {"layers.0.experts.3.up_proj": torch.nn.Linear(3, 4)}
+    with pytest.raises(ValueError, match=r"by 2 processes for experts \(layers\.0\.experts\.3\.up_proj"):
+        calibrate(tiny_model(), layers, [], sketch_wanted())
+
+
 def test_a_layer_whose_sketch_is_too_rough_is_computed_exactly_and_named(tiny_model, batch):
     model, batches = tiny_model(), [batch(6, 12, seed=1), batch(6, 12, seed=2)]
     layers = target_layers(model, PROJECTIONS)

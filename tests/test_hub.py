@@ -45,3 +45,12 @@ def test_a_hub_that_is_said_to_be_offline_is_not_asked(monkeypatch):
     hub.ask.cache_clear()
     assert hub.ask() is False
     hub.ask.cache_clear()
+
+
+@pytest.mark.parametrize("outside", ["../../token", "/etc/hostname"])
+def test_a_revision_that_leads_out_of_the_cache_is_refused_unread(compose_run, monkeypatch, tmp_path, outside):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--me--tiny" / "refs").mkdir(parents=True)
+    (tmp_path / "token").write_text("secret")
+    with pytest.raises(ValueError, match=f"model me/tiny: {outside} is no name of a revision; give a commit"):
+        compose_run("model=smollm2_135m", "model.path=me/tiny", f"model.revision={outside}")

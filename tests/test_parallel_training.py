@@ -4,11 +4,11 @@ import socket
 
 import pytest
 import torch
-from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
 from bench.process import ranks, rng
 from bench.train import Train, losses, sharding
 from models import tiny_llama
+from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
 LAID = [("ddp", name) for name in REPLICATED] + [("fsdp", name) for name in SHARDED]
 
@@ -122,7 +122,8 @@ def test_how_a_model_is_laid_over_processes_is_no_part_of_a_run(compose_run):
     assert "parallel" not in runs[0].identity["train"]
 
 
-def test_the_eval_loss_is_the_mean_over_examples_of_their_batch(monkeypatch):
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_eval_loss_is_the_mean_over_label_tokens_at_any_batch_size(size):
     from bench.tasks.examples import Example
 
     examples = [Example([1] * length, [-100] + [1] * (length - 1)) for length in (3, 5, 2)]
@@ -131,5 +132,5 @@ def test_the_eval_loss_is_the_mean_over_examples_of_their_batch(monkeypatch):
         counted = sum(len(example.labels) - 1 for example in examples)
         return torch.tensor(float(sum((len(e.labels) - 1) ** 2 for e in examples)) / counted), torch.tensor(counted)
 
-    # Two batches: lengths 2 and 4, (4 + 16) / 6; then 1 alone. Weighed by two examples and one.
-    assert losses.eval_loss(examples, 2, loss) == pytest.approx((2 * 20 / 6 + 1) / 3)
+    # 2, 4 and 1 label tokens, each of a loss that equals their number.
+    assert losses.eval_loss(examples, size, loss) == pytest.approx((4 + 16 + 1) / 7)

@@ -2,7 +2,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ import torch
 from bench.model.load import LoadedModel, Model, check_tokenizer, kind_of
 from bench.tasks import source
 from bench.tasks.data import HubDataset
-from bench.tasks.definition import prompt_and_target
+from bench.tasks.definition import InMemoryTask, prompt_and_target
 from bench.tasks.examples import (
     IGNORED,
     Classification,
@@ -410,12 +409,28 @@ def test_a_record_tells_what_happened_to_the_data(run_cell):
     }
 
 
-def test_spaces_between_prompt_and_target_belong_to_the_target(monkeypatch):
-    tokenizer, asked = word_tokenizer("seq2seq"), []
-    encoded = SimpleNamespace(input_ids=[5])
-    monkeypatch.setattr(type(tokenizer), "__call__", lambda _self, text, **_: asked.append(text) or encoded)
-    encode_seq2seq(tokenizer, "the cat \n", "eats", 64)
-    assert asked == ["the cat", " \neats"]
+def test_spaces_between_prompt_and_target_belong_to_the_target_where_a_likelihood_is_scored():
+    row = {"text": "the cat \n", "label": 0}
+    config = {"task": "mine", "test_split": "test", "doc_to_text": "{{text}} ", "target_delimiter": ""}
+    choice = {"output_type": "multiple_choice", "doc_to_choice": ["eats", "is"], "doc_to_target": "label"}
+    text = {"output_type": "generate_until", "doc_to_target": "eats"}
+    made = [InMemoryTask(config | own, {"test": [row]}, None) for own in (choice, text)]
+    assert [prompt_and_target(task, row) for task in made] == [("the cat", " \n eats"), ("the cat \n ", "eats")]
+
+
+def test_what_a_definition_lets_an_answer_begin_with_is_in_the_trained_prompt_too():
+    row = {"text": "the cat?", "label": "eats"}
+    config = {
+        "task": "mine",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "gen_prefix": "It",
+        "doc_to_target": "label",
+    }
+    task = InMemoryTask(config | {"output_type": "generate_until"}, {"test": [row]}, None)
+    task.build_all_requests()
+    (request,) = task.instances
+    assert prompt_and_target(task, row) == (request.args[0], " eats") == ("the cat? It", " eats")
 
 
 def test_examples_of_one_limit_or_kind_are_not_served_to_another(compose_run):

@@ -4,8 +4,12 @@ from collections import Counter
 import pytest
 import torch
 
+from bench.tasks.examples import Example, collate
 from bench.train import order
 from bench.train.journal import ends
+from built_methods import built
+from models import PAD, tiny_bert, tiny_llama, tiny_t5
+from two_trainings import Case, bert, examples, trained
 
 
 def test_every_method_gets_the_same_order_and_every_seed_another():
@@ -58,6 +62,44 @@ def test_accumulating_two_half_batches_gives_the_loss_of_the_whole(run_cell):
         _, folder = run_cell("method=hu", "train.max_steps=3", *overrides)
         losses.append([row["loss"] for row in folder.rows("curve.jsonl")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def tiny_regression():
+    return tiny_bert(num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+EVALUATED = {
+    "causal": (tiny_llama, "causal"),
+    "classification": (bert, "encoder"),
+    "regression": (tiny_regression, "regression"),
+    "seq2seq": (lambda: tiny_t5(dropout_rate=0.0), "seq2seq"),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_the_eval_loss_of_equal_weights_is_that_of_single_examples_at_any_batch_size(name, monkeypatch):
+    build, kind = EVALUATED[name]
+    if kind == "regression":
+        made = [Example(e.input_ids, 0.5 + e.labels) for e in examples("encoder")]
+        monkeypatch.setattr("two_trainings.examples", lambda _kind: made)
+    found = []
+    once = {"max_steps": 1, "eval_steps": 1, "warmup_steps": 1}  # a warm-up starts at zero: nothing moves
+    for size, accumulation in ((1, 4), (4, 1), (4, 2)):
+        settings = once | {"batch_size": size, "gradient_accumulation_steps": accumulation}
+        found += trained(Case(build, built("hu"), kind, settings=settings), "ddp")["eval_loss"]
+    total, counted, model = 0.0, 0, build().eval()
+    for example in (made if kind == "regression" else examples(kind))[30:37]:
+        batch = collate([example], PAD)
+        tokens = 1 if batch["labels"].dim() == 1 else int((batch["labels"] != -100).sum())
+        total += model(**batch).loss.item() * tokens
+        counted += tokens
+    assert found == pytest.approx([total / counted] * 3, rel=1e-5)
+
+
+def test_how_often_the_eval_loss_is_taken_changes_nothing_of_training_with_dropout():
+    curves = [trained(Case(tiny_bert, built("hu"), "encoder", settings={"eval_steps": n}), "ddp") for n in (1, 4)]
+    assert curves[0]["loss"] == curves[1]["loss"]
+    assert curves[0]["eval_loss"][-1] == curves[1]["eval_loss"][-1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded_with_its_step(run_cell):

@@ -12,7 +12,7 @@ from bench.methods.svd import EXACT
 from bench.model.layers import target_layers
 from bench.process import ranks
 from built_methods import built
-from models import random_batch, tiny_llama
+from models import random_batch, tiny_albert, tiny_deberta, tiny_llama, tiny_switch
 from starts import start
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,7 +50,19 @@ def found(batches):
     statistics = calibrate(model, target_layers(model, PROJECTIONS), batches, everything)
     for kind in everything.matrices:
         results |= {f"{kind}/{layer}": matrix for layer, matrix in getattr(statistics, kind).items()}
+    # A layer called three times; relative positions, which need one sample a pass; experts that one process reaches.
+    for model in (tiny_albert(), tiny_deberta(), tiny_switch()):
+        given = [classified(batch) for batch in batches] if not model.config.is_encoder_decoder else batches
+        statistics = calibrate(model, target_layers(model, None), given, everything)
+        for kind in everything.matrices:
+            named = {f"{type(model).__name__} {kind}/{layer}": m for layer, m in getattr(statistics, kind).items()}
+            results |= named
     return results
+
+
+def classified(batch):
+    """The same samples with a class each."""
+    return batch | {"labels": torch.arange(len(batch["input_ids"])) % 2}
 
 
 def process(rank, folder):

@@ -230,13 +230,12 @@ def required(layer: Layer, statistic: Statistic) -> Tensor:
     """A statistic of the layer that the method's `requires` names.
 
     Raises:
-        ValueError: calibration has not computed it for this layer.
+        ValueError: it does not, so that calibration has not computed it.
     """
     value = getattr(layer, statistic)
     if value is None:
         raise ValueError(
-            f"{layer.name} has no {statistic}: calibration did not reach it; leave layers that take no part in the "
-            "loss out of model.target_modules"
+            f"{layer.name} has no {statistic}: name it in the method's `requires`, so that calibration computes it"
         )
     return value
 

@@ -24,8 +24,10 @@ def _damped(covariance: Float[Tensor, "in in"]) -> tuple[Float[Tensor, "in in"],
     """The covariance with as much added to its diagonal as a usable inverse needs; and that inverse."""
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     damping = SMALLEST_DAMPING
+    mean = covariance.diagonal().mean()
+    scale = mean if mean > 0 else torch.ones_like(mean)  # of a layer without inputs: the start is then PiSSA's
     while True:
-        C = covariance + damping * covariance.diagonal().mean() * identity
+        C = covariance + damping * scale * identity
         inverse = torch.linalg.inv(C)
         if (C @ inverse - identity).norm() < LARGEST_ERROR:
             return C, inverse

@@ -25,7 +25,8 @@ def _principal(layer: Layer) -> tuple[Float[Tensor, "in"], Float[Tensor, "in in"
     variances, vectors = torch.linalg.eigh(required(layer, "label_covariance").double())
     components = vectors.flip(1).T
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return variances.flip(0).clamp(min=0) / variances.sum(), components * largest.sign()
+    total = variances.sum().clamp(min=torch.finfo(variances.dtype).tiny)  # no input varies: no share of it either
+    return variances.flip(0).clamp(min=0) / total, components * largest.sign()
 
 
 @dataclass(frozen=True, config=STRICT)

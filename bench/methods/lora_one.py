@@ -39,5 +39,6 @@ class LoRAOne(Method):
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/(γ σ₁)) V_rᵀ, lora_B = U_r √(Σ_r/(γ σ₁)), of -G."""
         svd = layer.leading("gradient", layer.r)
-        root = (svd.S / (self.gamma * svd.S[0])).sqrt()
+        largest = svd.S[0].clamp(min=torch.finfo(svd.S.dtype).tiny)  # of a gradient of zeros
+        root = (svd.S / (self.gamma * largest)).sqrt()
         return Factors(-root[:, None] * svd.Vh, svd.U * root)

@@ -1,5 +1,9 @@
 """Passes through the model that give each layer's input and output gradient to a callback, layer by layer.
 
+Models shape activations as they like: (batch, tokens, in), (batch * tokens, in) as OPT's feed-forward layers, the
+target's tokens in a decoder, relative positions in DeBERTa, the tokens that a router has chosen in an expert. A sum
+over rows needs not know; what tells samples or padding apart asks `token_mask`.
+
 Only activations are differentiated. The callback forms the gradient of a target weight from the two, in the layer's
 backward hook; the gradient of another weight is never formed, and an input is freed once it is consumed.
 """
@@ -9,10 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,8 +25,9 @@ from bench.model.load import evaluating
 from bench.process.phases import now
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
-Inputs = Float[Tensor, "batch tokens in"]
-OutputGradient = Float[Tensor, "batch tokens out"]
+Inputs = Float[Tensor, "*rows in"]
+OutputGradient = Float[Tensor, "*rows out"]
+Mask = Bool[Tensor, "batch tokens"]
 Consumer = Callable[[str, Inputs, OutputGradient], None]
 
 
@@ -33,10 +39,14 @@ class Pass(NamedTuple):
     backward_seconds: float
 
 
+CROSS_ATTENTION = {"EncDecAttention", "encoder_attn", "cross_attn", "cross_attention", "crossattention"}
+OF_ENCODER = {"k", "v", "k_proj", "v_proj", "key", "value"}  # in cross-attention
+
+
 def weight_gradient(
     inputs: Inputs, output_gradient: OutputGradient, total: Float[Tensor, "out in"] | None = None
 ) -> Float[Tensor, "out in"]:
-    """dL/dW of `y = W x`, float32: the sum over tokens of (dL/dy) xᵀ; added to `total` in place where it is given."""
+    """dL/dW of `y = W x`, float32: the sum over rows of (dL/dy) xᵀ; added to `total` in place where it is given."""
     left, right = output_gradient.flatten(0, -2).float().T, inputs.flatten(0, -2).float()
     return left @ right if total is None else total.addmm_(left, right)
 
@@ -45,39 +55,76 @@ def ignore(_name: str) -> None:
     """A callback that does nothing."""
 
 
-class _Pairs:
-    """Pairs each layer's input with its output gradient, in whichever order they come.
+class _Kept(torch.autograd.Function):
+    """Saves a layer's input in the graph as autograd saves what it needs: with checkpointing it is computed again.
 
-    Without checkpointing the input of the forward pass waits for the gradient. With it that input is not kept: the
-    gradient may come before the block is computed again, and waits for the input.
+    Its node is not on the way from the loss; `saved_tensors` of the node is what the output's hook reads. So each call
+    of a module has its own input, in whatever order gradients come.
     """
 
-    def __init__(self, consume: Consumer, finish: Callable[[str], None], checkpointing: bool) -> None:
-        self._consume, self._finish = consume, finish
-        self._keeps_inputs = not checkpointing
-        self._inputs: dict[str, list[Tensor]] = defaultdict(list)  # a module used twice comes back in reverse order
-        self._gradients: dict[str, list[Tensor]] = defaultdict(list)
+    @staticmethod
+    def forward(ctx: Any, handle: Tensor, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        return handle.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Any) -> tuple[None, None]:
+        return None, None
+
+
+class _Graph:
+    """The graph of one pass: its roots, and the calls of each layer whose gradient is still to come."""
+
+    def __init__(self, consume: Consumer, finish: Callable[[str], None], enter: Callable[[str], None]) -> None:
+        self._consume, self._finish, self._enter = consume, finish, enter
+        self._handle = torch.empty(0, requires_grad=True)
         self._calls: dict[str, int] = defaultdict(int)
-        self.backward = False
+        self._roots: list[Tensor] = []
+        self._recomputing = False
 
-    def input(self, name: str, inputs: Tensor) -> None:
-        self._calls[name] += not self.backward
-        if self._gradients[name]:
-            self._pair(name, inputs, self._gradients[name].pop())
-        elif self._keeps_inputs or self.backward:
-            self._inputs[name].append(inputs)
+    def root(self, _module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        """A forward hook: makes the output a root of the graph if nothing before it is one, as weights are frozen.
 
-    def gradient(self, name: str, gradient: Tensor) -> None:
-        if self._inputs[name]:
-            self._pair(name, self._inputs[name].pop(), gradient)
-        else:
-            self._gradients[name].append(gradient)
+        The model goes on with a copy: it may write to an activation in place (Longformer's queries), which a root does
+        not allow, and which would take the hook off a view.
+        """
+        if output.is_leaf and torch.is_grad_enabled():
+            self._roots.append(output.requires_grad_())
+        return output.clone()
 
-    def _pair(self, name: str, inputs: Tensor, gradient: Tensor) -> None:
-        self._consume(name, inputs, gradient)
+    def watch(self, name: str, module: nn.Module, stack: ExitStack) -> None:
+        """Hooks a layer until the stack is closed."""
+
+        def before(_module: nn.Module, _args: tuple) -> None:
+            self._enter(name)
+
+        def after(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():  # the model's own no_grad: autograd, too, has no gradient of this call
+                return output
+            output = self.root(module, args, output)
+            kept = [_Kept.apply(self._handle, args[0].detach()).grad_fn]
+            if not self._recomputing:
+                self._calls[name] += 1
+                output.register_hook(partial(self._back, name, kept))
+            return output
+
+        stack.callback(module.register_forward_pre_hook(before).remove)
+        stack.callback(module.register_forward_hook(after).remove)
+
+    def _back(self, name: str, kept: list[Any], output_gradient: Tensor) -> None:
+        self._enter(name)
+        (inputs,) = kept.pop().saved_tensors
+        self._consume(name, inputs, output_gradient)
         self._calls[name] -= 1
         if not self._calls[name]:
             self._finish(name)
+
+    def differentiate(self, loss: Tensor) -> None:
+        """The backward pass, in which the layers' gradients are consumed."""
+        self._recomputing = True
+        torch.autograd.grad(loss, self._roots, allow_unused=True)
+        for name in [name for name, missing in self._calls.items() if missing]:
+            self._finish(name)  # the loss does not depend on some of its outputs
 
 
 def visit_gradients(
@@ -93,6 +140,8 @@ def visit_gradients(
 ) -> Pass:
     """One forward and backward pass; `consume(name, input, output gradient)` is called layer by layer, last first.
 
+    A layer that the model calls several times (shared layers, relative positions) is consumed call by call, and calls
+    of other layers may lie between; one that is not called (an expert that no token is sent to) is not consumed at all.
     No parameter's gradient is formed or changed. Every module is left in the mode it was in. A loss that is not finite
     is not differentiated.
 
@@ -100,10 +149,11 @@ def visit_gradients(
         model: any parameter may be frozen.
         modules: the layers to visit, by name.
         batch: one batch, on the model's device; its loss is the model's own mean over label tokens.
-        consume: called with name, input (batch, tokens, in) and output gradient (batch, tokens, out).
+        consume: called with name, input (..., in) and output gradient (..., out), shaped as the model shapes them:
+            `token_mask` knows which tokens the rows are.
         weight: factor by which the loss is multiplied before it is differentiated.
         checkpointing: keeps each block's input only, and computes the block again in the backward pass.
-        finish: called with a layer's name when all its calls have been consumed.
+        finish: called once with the name of each layer that was called, when all its calls have been consumed.
         enter: called with a layer's name before it computes, and before its gradient is consumed.
 
     Returns:
@@ -112,41 +162,18 @@ def visit_gradients(
     Raises:
         ValueError: checkpointing, of a model without blocks to checkpoint or with dropout.
     """
-    embedded: list[Tensor] = []
-    pairs = _Pairs(consume, finish, checkpointing)
-
-    def start_here(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
-        """Makes an embedding's output a root of the graph, also where every weight is frozen."""
-        embedded.append(output if output.requires_grad else output.requires_grad_())
-        return embedded[-1]
-
-    def watch(name: str, stack: ExitStack, module: nn.Module) -> None:
-        def before(_module: nn.Module, args: tuple) -> None:
-            enter(name)
-            pairs.input(name, args[0].detach())
-
-        def after(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            if not pairs.backward:
-                output.register_hook(back)
-
-        def back(gradient: Tensor) -> None:
-            enter(name)
-            pairs.gradient(name, gradient)
-
-        stack.callback(module.register_forward_pre_hook(before).remove)
-        stack.callback(module.register_forward_hook(after).remove)
-
+    graph = _Graph(consume, finish, enter)
     checkpointed = _checkpointed(model) if checkpointing else nullcontext()
     with evaluating(model), _frozen(model), checkpointed, ExitStack() as stack:
         for embedding in _token_embeddings(model):
-            stack.callback(embedding.register_forward_hook(start_here).remove)
+            stack.callback(embedding.register_forward_hook(graph.root).remove)
         for name, module in modules.items():
-            watch(name, stack, module)
+            graph.watch(name, module, stack)
         began = now()
         loss = model(**batch).loss
-        turned, pairs.backward = now(), True
+        turned = now()
         if loss.isfinite():
-            torch.autograd.grad(loss if weight == 1.0 else loss * weight, embedded)
+            graph.differentiate(loss if weight == 1.0 else loss * weight)
         return Pass(loss.item(), turned - began, now() - turned)
 
 
@@ -204,14 +231,14 @@ def visit_inputs(
     finish: Callable[[str], None] = ignore,
     enter: Callable[[str], None] = ignore,
 ) -> Pass:
-    """One forward pass; `consume(name, input)` is called layer by layer, first layer first.
+    """One forward pass; `consume(name, input)` is called layer by layer, first layer first, at each call of a layer.
 
     Args:
         model: left in the mode it was in.
         modules: the layers to visit, by name.
         batch: one batch, on the model's device.
-        consume: called with name and input (batch, tokens, in).
-        finish: called with the layer's name after `consume`.
+        consume: called with name and input (..., in).
+        finish: called with the layer's name after `consume`; whether the layer is called again is not known.
         enter: called with the layer's name before it.
     """
 
@@ -229,3 +256,31 @@ def visit_inputs(
         began = now()
         loss = model(**batch).loss.item()
         return Pass(loss, now() - began, 0.0)
+
+
+def token_mask(name: str, rows: torch.Size, source: Mask, target: Mask | None = None) -> Mask | None:
+    """The mask of the tokens that the rows are, in its order; None if they are not the tokens of the batch.
+
+    Args:
+        name: the layer's path in the model.
+        rows: shape of the layer's input without its last dimension: that of the mask, or flattened.
+        source: tokens of input_ids that are no padding.
+        target: of an encoder-decoder: tokens of the labels that are no padding.
+    """
+    if is_routed(name):
+        return None
+    masks = [mask for mask in (source, target) if mask is not None and rows in (mask.shape, (mask.numel(),))]
+    if len(masks) == 2:
+        return source if _reads_source(name) else target
+    return masks[0] if masks else None
+
+
+def is_routed(name: str) -> bool:
+    """Whether a layer belongs to an expert, which sees some tokens only, in the router's order."""
+    return "experts" in name.split(".")
+
+
+def _reads_source(name: str) -> bool:
+    """Whether an encoder-decoder's layer takes source tokens: in the encoder, and k and v of cross-attention."""
+    parts = name.split(".")
+    return "decoder" not in parts or (bool(CROSS_ATTENTION & set(parts)) and parts[-1] in OF_ENCODER)

@@ -57,18 +57,21 @@ def commit(repo_type: RepoType, path: str, revision: str | None) -> str:
         repo_type: model or dataset.
         path: OWNER/NAME.
         revision: a commit, a branch or a tag; None for the branch main.
+
+    Raises:
+        ValueError: the revision is a path out of the cache, which git allows for no name.
     """
     revision = revision or "main"
     if COMMIT.fullmatch(revision):
         return revision
+    if ".." in revision or revision.startswith("/"):  # the library would read any file that it leads to
+        raise ValueError(f"{repo_type} {path}: {revision} is no name of a revision; give a commit, a branch or a tag")
     from huggingface_hub import HfApi
 
     online = ask()
     try:
         found = HfApi().resolve_revision(path, repo_type=repo_type, revision=revision, local_files_only=not online)
     except errors():
-        return revision
-    if not COMMIT.fullmatch(found.resolved):  # of a file beside the cache's, which a revision such as ../x names
         return revision
     warnings.warn(
         f"{repo_type} {path}: {revision} is no commit and can move; this run starts from {found.resolved}, and records "

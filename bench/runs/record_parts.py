@@ -180,8 +180,8 @@ class CalibrationFacts(Part):
         seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of
             accumulators between batches).
         peak_bytes: the highest memory, as bench.process.phases counts it.
-        place: where accumulators were kept between batches; None if there was one batch.
-        batch_size: samples a backward pass, after halving for want of memory.
+        place: where accumulators were kept between passes; None if one backward pass completed them.
+        batch_size: samples a pass, after halving for want of memory; 1 where a covariance needs single samples.
     """
 
     read: bool = False

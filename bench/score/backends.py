@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bench.model.limits import max_tokens
-from bench.tasks.examples import adds_bos
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -54,13 +53,13 @@ def language_model(
         forms = {name: task.classification for name, task in evaluations.items() if task.classification is not None}
         yield EncoderLM(model, tokenizer, forms, batch_size, limit)
     elif loaded.kind == "seq2seq":
-        from bench.score.seq2seq import Seq2SeqLM
+        from bench.score.language import Seq2SeqLM
 
         yield Seq2SeqLM(pretrained=model, backend="seq2seq", **given)
     else:
-        from lm_eval.models.huggingface import HFLM
+        from bench.score.language import CausalLM
 
-        yield HFLM(pretrained=model, backend="causal", add_bos_token=adds_bos(tokenizer), **given)
+        yield CausalLM(pretrained=model, backend="causal", **given)
 
 
 def vllm_class() -> type[Any]:
@@ -81,6 +80,8 @@ def _vllm(loaded: LoadedModel, batch_size: int, limit: int) -> Iterator[LM]:
     """Context manager: vLLM with the merged weights; the model itself is moved to the CPU meanwhile."""
     from accelerate.utils.memory import clear_device_cache
 
+    from bench.score.language import for_vllm
+
     model = loaded.model
     module, device = cast("nn.Module", model), model.device
     module.to("cpu")
@@ -88,14 +89,13 @@ def _vllm(loaded: LoadedModel, batch_size: int, limit: int) -> Iterator[LM]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             _save_merged(loaded, Path(folder))
-            lm = vllm_class()(
+            lm = for_vllm(vllm_class())(
                 pretrained=folder,
                 dtype=str(model.dtype).removeprefix("torch."),
                 max_model_len=limit,
                 seed=0,  # of sampling, which greedy decoding does not do
                 gpu_memory_utilization=VLLM_MEMORY_SHARE,
                 batch_size=batch_size,
-                add_bos_token=adds_bos(loaded.tokenizer),
             )
             yield lm
             vars(lm).clear()  # the caller holds on to it, and its engine to the GPU's memory

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bench.model.limits import max_tokens
 from bench.score.backends import vllm_class
+from bench.tasks.examples import encode_pair, move_spaces
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -26,7 +28,8 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
 
     Raises:
         ValueError: vLLM with another than a causal model, or not installed; a task that runs a model's code without
-            leave, has no form for an encoder, or generates more than the model can hold.
+            leave, has no form for an encoder, generates more than the model can hold, or has an answer without tokens
+            or with more than that.
     """
     if settings.backend == "vllm":
         if loaded.kind != "causal":
@@ -40,12 +43,30 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
             )
         if loaded.kind == "encoder":
             _check_classification(name, task)
-        elif loaded.kind == "causal" and task.OUTPUT_TYPE == "generate_until":
+            continue
+        _check_answers(name, task, loaded, settings)
+        if loaded.kind == "causal" and task.OUTPUT_TYPE == "generate_until":
             asked = max_gen_toks(task.config.generation_kwargs)
             if asked >= limit:
                 raise ValueError(
                     f"{name} generates up to {asked} tokens, which leaves no room for a prompt in the {limit} that the "
                     "model takes; score another model on it"
+                )
+
+
+def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings: Scoring) -> None:
+    from bench.tasks.definition import scored_pairs
+
+    limit = max_tokens(loaded.model.config, loaded.tokenizer)
+    most = min(limit, room(limit, settings.backend) - 1)  # a token of the prompt is before them
+    for number, doc in enumerate(islice(task.eval_docs, settings.limit)):
+        # No token has less than a byte; a delimiter, and spaces from the prompt, come to the answer.
+        for prompt, answer in scored_pairs(task, doc, most // 2):
+            _, tokens = encode_pair(loaded.tokenizer, *move_spaces(prompt, answer), loaded.kind)
+            if not 0 < len(tokens) <= most:
+                raise ValueError(
+                    f"{name}: an answer of item {number} has {len(tokens)} tokens, and 1 to {most} can be scored: "
+                    f"{answer[:60]!r}; leave the row out, or score another model"
                 )
 
 
@@ -74,8 +95,16 @@ def max_gen_toks(generation_kwargs: Mapping[str, Any] | None) -> int:
     return int(normalize_gen_kwargs(dict(generation_kwargs or {}), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"])
 
 
+def room(max_length: int, backend: str) -> int:
+    """The largest number of tokens of a prompt and a choice together that are not cut.
+
+    The last token of a choice is predicted and not read; vLLM reads it, and writes one more.
+    """
+    return max_length - 1 if backend == "vllm" else max_length + 1
+
+
 def count_truncated(samples: Mapping[str, list[dict[str, Any]]], lm: Any, kind: Kind, backend: str) -> dict[str, int]:
-    """Number of items of each task that exceed the model's limit, so that lm-eval cuts the start of the prompt.
+    """Number of items of each task that exceed the model's limit, so that the start of the prompt is cut.
 
     Args:
         samples: lm-eval's samples by task, with the arguments of all requests.
@@ -96,9 +125,10 @@ def _is_cut(arguments: tuple[Any, ...], lm: Any, kind: Kind, backend: str) -> bo
     if len(arguments) == 1:  # a text to be read in windows
         return False
     prompt, wanted = arguments
+    if not isinstance(wanted, str):  # how to generate
+        reserved = 0 if kind == "seq2seq" else max_gen_toks(wanted)
+        return len(lm.tok_encode(prompt)) > lm.max_length - reserved
+    prompt_ids, answer_ids = lm.encode_pair(prompt, wanted)
     if kind == "seq2seq":
-        return len(lm.tok_encode(prompt)) > lm.max_length
-    if isinstance(wanted, str):  # a choice, whose last token is predicted but not read; vLLM reads it, and writes one
-        room = lm.max_length + (-1 if backend == "vllm" else 1)
-        return len(lm.tok_encode(prompt + wanted)) > room
-    return len(lm.tok_encode(prompt)) > lm.max_length - max_gen_toks(wanted)
+        return len(prompt_ids) > lm.max_length
+    return len(prompt_ids) + len(answer_ids) > room(lm.max_length, backend)

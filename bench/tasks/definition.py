@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval.tasks
 import pyarrow
+from lm_eval.api.metrics import perplexity, weighted_perplexity
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm-eval's include: and !function
 
 from bench.process.environment import quiet
 from bench.tasks.data import Rows
-from bench.tasks.examples import Classification
+from bench.tasks.examples import Classification, move_spaces
 
+FEWSHOT_SEED = 1234  # lm-eval's default
 OWN = Path(__file__).parent / "definitions"
 BUILT_IN = Path(lm_eval.tasks.__file__).parent
 
@@ -35,6 +38,43 @@ class InMemoryTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by lm-eval's __init__; takes the given rows instead."""
         self.dataset = datasets.DatasetDict({split: _table(rows, split) for split, rows in self._rows.items()})
+
+    def build_all_requests(self, **settings: Any) -> None:
+        """Called by lm-eval when an evaluation begins; draws the same solved examples in each."""
+        self.set_fewshot_seed(FEWSHOT_SEED)
+        super().build_all_requests(**settings)
+
+    def aggregation(self) -> dict[str, Any]:
+        """lm-eval's function of each metric; a perplexity beyond the largest float is infinite."""
+        found = super().aggregation()
+        return {name: Perplexity(made) if made in PERPLEXITIES else made for name, made in found.items()}
+
+
+PERPLEXITIES = (perplexity, weighted_perplexity)
+
+
+class Perplexity:
+    """A perplexity of lm-eval's, infinite where the exponential overflows.
+
+    It equals lm-eval's own, by which lm-eval finds the standard error of a metric.
+    """
+
+    def __init__(self, function: Callable[[Any], float]) -> None:
+        self.function = function
+        self.__name__ = function.__name__
+
+    def __call__(self, items: Any) -> float:
+        """The perplexity of log-likelihoods, or of pairs of one and its weight."""
+        try:
+            return float(self.function(items))
+        except OverflowError:
+            return math.inf
+
+    def __eq__(self, other: object) -> bool:
+        return other == self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
 
 
 def _table(rows: Rows, split: str) -> datasets.Dataset:
@@ -84,7 +124,7 @@ def load_definition(
         classification: text fields and labels for an encoder.
 
     Raises:
-        ValueError: there is no such file, or a label is none of the choices.
+        ValueError: there is no such file, a label is none of the choices, or train has fewer rows than num_fewshot.
     """
     config = read_definition(path)
     config |= {"task": name, "test_split": score_split, "num_fewshot": num_fewshot}
@@ -100,19 +140,28 @@ def load_definition(
         raise ValueError(
             f"{name}: the label is out of range of the choices: {str(rows[score_split][0])[:120]}"
         ) from error
-    task.set_fewshot_seed(1234)  # lm-eval's default; simple_evaluate sets it, evaluate does not
+    there = len(task.sampler.df) if num_fewshot else 0
+    if num_fewshot > there:
+        raise ValueError(
+            f"task.num_fewshot={num_fewshot}, but {name} has {there} training rows to draw solved examples from; ask "
+            "for fewer, or for more rows by task.train_samples"
+        )
     return task
 
 
 def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str, str]:
     """The prompt and the text to continue it with, exactly as lm-eval scores them with 0 shots.
 
+    White space at the prompt's end is the target's where the target's likelihood is scored, and the prompt's where a
+    model generates.
+
     Raises:
         ValueError: the label is none of the choices.
     """
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return "", task.doc_to_target(doc)
-    prompt, target = task.fewshot_context(doc, num_fewshot=0), task.doc_to_target(doc)
+    prompt = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
+    target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(doc)
         if task.multiple_input:  # the choices are prompts, and the text is the index of the right one
@@ -121,7 +170,25 @@ def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str,
             target = _chosen(choices, target, task, doc)
         elif target not in choices:
             raise ValueError(f"{task.config.task}: the answer {target!r} is none of the choices {choices}")
-    return prompt, target if task.OUTPUT_TYPE == "loglikelihood" else f"{task.config.target_delimiter}{target}"
+    if task.OUTPUT_TYPE != "loglikelihood":
+        target = f"{task.config.target_delimiter}{target}"
+    return (prompt, target) if task.OUTPUT_TYPE == "generate_until" else move_spaces(prompt, target)
+
+
+def scored_pairs(task: ConfigurableTask, doc: dict[str, Any], fewest_bytes: int) -> list[tuple[str, str]]:
+    """Each prompt and answer whose likelihood is scored, with 0 shots, if an answer has `fewest_bytes` or is empty.
+
+    Else none, because prompts take time to render.
+    """
+    if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
+        return []
+    chosen = task.OUTPUT_TYPE == "multiple_choice" and not task.multiple_input
+    answers = task.doc_to_choice(doc) if chosen else [task.doc_to_target(doc)]
+    if all(0 < len(str(answer).encode()) < fewest_bytes for answer in answers):
+        return []
+    prompt = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
+    requests = task.construct_requests(doc, prompt, metadata=(task.config.task, 0, 1))
+    return [request.args for request in (requests if isinstance(requests, list) else [requests])]
 
 
 def _chosen(choices: Any, index: int, task: ConfigurableTask, doc: dict[str, Any]) -> str:

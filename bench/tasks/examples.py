@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from bench.model.load import Kind
+
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -58,25 +60,82 @@ class Classification:
         return float(row["label"]) if self.num_labels == 1 else row["label"]
 
 
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer starts a text with a BOS token; scoring then does so, too."""
-    ids = tokenizer("a").input_ids
-    return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens, such as BOS, with which the tokenizer's template starts a text.
+
+    Those that it appends, such as EOS, are none of a prompt's: an answer is to follow.
+    """
+    text = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(text)] == text), [])
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, kind: Kind) -> list[int]:
+    """A causal model's tokens of a prompt, after the template's opening; or an encoder's, with the whole template."""
+    if kind == "causal":
+        return _opened(tokenizer, _plain(tokenizer, prompt))
+    return list(tokenizer(prompt).input_ids)
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, kind: Kind
+) -> tuple[list[int], list[int]]:
+    """Tokens of a prompt, and those of the text that continues it (causal) or that the decoder writes (seq2seq).
+
+    A causal model's two are encoded as one text, unless that would join them in a token: a generating model is given
+    the prompt's tokens alone.
+    """
+    if kind == "seq2seq":
+        return encode_prompt(tokenizer, prompt, kind), _plain(tokenizer, target)
+    ids, whole = _plain(tokenizer, prompt), _plain(tokenizer, prompt + target)
+    behind = whole[len(ids) :] if whole[: len(ids)] == ids else []
+    return _opened(tokenizer, ids), behind or _continuation(tokenizer, target)
+
+
+def move_spaces(prompt: str, target: str) -> tuple[str, str]:
+    """White space at the end of the prompt moved to the target, as lm-eval does to score an answer's likelihood."""
+    kept = prompt.rstrip()
+    return kept, prompt[len(kept) :] + target
+
+
+def windows(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[tuple[list[int], list[int]]]:
+    """lm-eval's rolling windows over a text, each of at most `max_length` tokens: those only read, those predicted.
+
+    Every token of the text is predicted once. The first window starts from the last token of the template's opening,
+    else from BOS, or EOS where there is none; each other one from the token before.
+    """
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    ids, first = _plain(tokenizer, text), _opened(tokenizer, [])[-1]
+    return [make_disjoint_window(pair) for pair in get_rolling_token_windows(ids, first, max_length - 1, context_len=1)]
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _opened(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    start = opening(tokenizer)
+    if ids[: len(start)] != start:  # a prompt may spell its BOS out
+        ids = start + ids
+    return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+
+
+def _continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # After a line break, as SentencePiece puts a space before the first word of a text.
+    line_break, ids = _plain(tokenizer, "\n"), _plain(tokenizer, f"\n{text}")
+    return ids[len(line_break) :] if ids[: len(line_break)] == line_break else _plain(tokenizer, text)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Example:
     """For a causal model: tokens of the prompt, then of the target, then EOS; target and EOS are label tokens.
 
-    Prompt and target are encoded as one text, as lm-eval does to score an answer, unless that would join the two in a
-    token: a generating model is given the prompt's tokens alone.
+    The tokens are those that lm-eval is given to score the pair. EOS is not scored: a generated answer ends with it,
+    and a choice is compared without it.
     """
-    start = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
-    prompt_ids = start + tokenizer(prompt, add_special_tokens=False).input_ids
-    ids = start + tokenizer(prompt + target, add_special_tokens=False).input_ids
-    if ids[: len(prompt_ids)] != prompt_ids:
-        ids = prompt_ids + tokenizer(target, add_special_tokens=False).input_ids
-    ids.append(tokenizer.eos_token_id)
-    return Example(ids, [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :])
+    prompt_ids, target_ids = encode_pair(tokenizer, prompt, target, "causal")
+    labels = [*target_ids, tokenizer.eos_token_id]
+    return Example(prompt_ids + labels, [IGNORED] * len(prompt_ids) + labels)
 
 
 def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, max_length: int) -> Example:
@@ -84,31 +143,20 @@ def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str,
 
     Args:
         tokenizer: the model's.
-        prompt: spaces at its end are moved to the target, as lm-eval does.
-        target: the text to generate.
+        prompt: its start is cut, as lm-eval does.
+        target: the text to generate; its end is cut.
         max_length: tokens of the prompt, and tokens of the target.
     """
-    target = prompt[len(prompt.rstrip()) :] + target
-    prompt = prompt.rstrip()
-    prompt_ids = tokenizer(prompt).input_ids
-    target_ids = [*tokenizer(target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    cut = len(prompt_ids) > max_length or len(target_ids) > max_length
-    if len(prompt_ids) > max_length:
-        prompt_ids = tokenizer(prompt, truncation=True, max_length=max_length).input_ids
-    return Example(prompt_ids, target_ids[:max_length], truncated=cut)
+    prompt_ids, target_ids = encode_pair(tokenizer, prompt, target, "seq2seq")
+    labels = [*target_ids, tokenizer.eos_token_id]
+    cut = len(prompt_ids) > max_length or len(labels) > max_length
+    return Example(prompt_ids[-max_length:], labels[:max_length], truncated=cut)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Example]:
-    """For language modelling: lm-eval's rolling windows of at most `max_length` tokens, all of them label tokens.
-
-    The first window starts from the tokenizer's BOS, or EOS where it has none; each other one from the token before.
-    """
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    tokens = tokenizer(text, add_special_tokens=False).input_ids
-    windows = get_rolling_token_windows(tokens, prefix, max_length - 1, context_len=1)  # a window and what it predicts
-    return [Example(seen + asked, [IGNORED] * len(seen) + asked) for seen, asked in map(make_disjoint_window, windows)]
+    """For language modelling: an example for each of the `windows` in which perplexity is measured."""
+    found = windows(tokenizer, text, max_length)
+    return [Example(seen + asked, [IGNORED] * len(seen) + asked) for seen, asked in found]
 
 
 def classify(

@@ -82,7 +82,7 @@ class Source:
             assert classification is not None, "checked by Task.check"
             return [classify(tokenizer, row, classification, limit) for row in self.rows[split]]
         pairs = self._pairs(split)
-        if not all(prompt for prompt, _ in pairs):
+        if not any(prompt for prompt, _ in pairs):
             if kind != "causal":
                 raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
             return [example for _, text in pairs for example in encode_text(tokenizer, text, limit)]

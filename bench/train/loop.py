@@ -139,9 +139,7 @@ class BenchTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As transformers on one rank; on several, each evaluates its shard without transformers' repeated examples."""
-        if ranks.size() == 1:
-            return super().evaluation_loop(*args, **kwargs)
+        """The mean over label tokens; transformers averages means of batches, and repeats examples to fill a rank's."""
         model, examples = cast(nn.Module, self.model), cast(list[Example], self.eval_dataset)
         model.eval()
 

@@ -40,21 +40,19 @@ def share_of_mean(mean: Tensor, labels: Tensor, num_items: Tensor | int | None) 
 def eval_loss(
     examples: Sequence[Example], batch_size: int, loss: Callable[[Sequence[Example]], tuple[Tensor, Tensor]]
 ) -> float:
-    """The mean over examples of their batch's loss, as on one rank; each batch is divided among the ranks.
+    """The mean over the label tokens (of an encoder: rows) of all examples, however they are batched or sharded.
 
     Args:
         examples: the validation examples.
         batch_size: examples a batch, over all ranks.
         loss: mean loss of some examples, and the number of label tokens or rows; called equally often on every rank.
     """
-    starts = range(0, len(examples), batch_size)
-    sums = torch.zeros(len(starts), 2, dtype=torch.float64)
-    for index, start in enumerate(starts):
+    total = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
         mine = ranks.shard(batch)
         mean, counted = loss(mine or batch[:1])  # where there are fewer examples than processes, one is not counted
         if mine and counted:
-            sums[index] = torch.tensor([mean.item() * counted.item(), counted.item()])
-    means = ranks.all_reduce_sum(sums).unbind(dim=1)
-    sizes = torch.tensor([len(examples[start : start + batch_size]) for start in starts])
-    return ((means[0] / means[1] * sizes).sum() / len(examples)).item()
+            total += torch.tensor([mean.item() * counted.item(), counted.item()], dtype=torch.float64)
+    summed, counted = ranks.all_reduce_sum(total)
+    return (summed / counted).item()

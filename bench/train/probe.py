@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from statistics import fmean
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.methods.base import Factors
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
-from bench.tasks.examples import num_label_tokens
+from bench.tasks.examples import IGNORED, num_label_tokens
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from bench.model.adapter import AdaptedLayer
     from bench.model.gradients import Batch
+
+_FeatureNorms = Mapping[str, list[Tensor]]  # of each measure, one number a token, of every call of a layer
+_Finish = Callable[["AdaptedLayer", Tensor | None, Tensor | None, _FeatureNorms], None]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -90,47 +94,32 @@ class AlignmentProbe:
 
     def measure(self, model: PreTrainedModel, step: int) -> list[Row]:
         """Measures the model after `step` optimiser steps; returns the new rows, none if the run has diverged."""
-        from bench.model.gradients import visit_gradients, weight_gradient
-
         start = time.perf_counter()
-        by_name = {layer.name: layer for layer in self.layers}
-        rows: list[Row] = []
-        sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
-        half = len(self.batch["input_ids"]) // 2
         if not all(p.isfinite().all() for layer in self.layers for p in layer.parameters().values()):
             return []  # the run has diverged; its next loss says so
-        # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
-        counted = num_label_tokens(self.batch["labels"])
-        share, other_share = counted[:half].sum() / counted.sum(), counted[half:].sum() / counted.sum()
+        rows: list[Row] = []
+        sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
+        norms = defaultdict[str, list[float]](list)
 
-        def consume(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
-            layer = by_name[name]
-            G = weight_gradient(inputs[:half], output_gradient[:half]) / share
-            other = weight_gradient(inputs[half:], output_gradient[half:]) / other_share
+        def finish(layer: AdaptedLayer, G: Tensor | None, other: Tensor | None, features: _FeatureNorms) -> None:
             factors = layer.factors()
-            induced = _induced(layer, factors, G)
-            dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
-            attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
-            products = {
-                "induced.G": (induced * G).sum().item(),
-                "induced²": induced.square().sum().item(),
-                "G²": G.square().sum().item(),
-                "attainable²": math.nan if attainable is None else attainable.square().sum().item(),
-                "G.other": (G * other).sum().item(),
-                "other²": other.square().sum().item(),
-            }
-            for key, value in products.items():
-                sums[key] += value
-            features = {} if factors is None else _feature_norms(_tokens(inputs, mask), layer, factors)
-            for measure, norm in features.items():
-                norms[measure].append(norm)
-            measured = _gradient_measures(products) | self._weight_measures(layer, factors) | features
-            rows.extend(Row(step, name, measure, _finite(value)) for measure, value in measured.items())
+            measured: dict[str, float | None] = dict.fromkeys(_gradient_measures(sums))
+            if G is not None and other is not None:
+                products = _products(layer, factors, G, other)
+                for key, value in products.items():
+                    sums[key] += value
+                measured = _gradient_measures(products)
+            means = {measure: torch.cat(of_calls).mean().item() for measure, of_calls in features.items()}
+            for measure, mean in means.items():
+                norms[measure].append(mean)
+            measured |= self._weight_measures(layer, factors) | means
+            rows.extend(Row(step, layer.name, measure, _finite(value)) for measure, value in measured.items())
 
         batch = {name: tensor.to(model.device) for name, tensor in self.batch.items()}
-        mask, norms = batch.get("attention_mask"), defaultdict[str, list[float]](list)
         with rng.preserved():
-            visit_gradients(model, {layer.name: layer.module for layer in self.layers}, batch, consume)
+            finite = _Halves(self.layers, batch, model.config.is_encoder_decoder, finish).visit(model)
+        if not finite:
+            return []
         together = _gradient_measures(sums) | {name: fmean(values) for name, values in norms.items()}
         rows.extend(Row(step, ALL_LAYERS, measure, _finite(value)) for measure, value in together.items())
         self.rows.extend(rows)
@@ -165,20 +154,110 @@ class AlignmentProbe:
         return base + layer.scaling * self.initial[layer.name].product() if layer.shifted else base
 
 
-def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """The layer's inputs, (tokens, in) float32; without padding if the mask has their shape."""
-    known = mask is not None and mask.shape == inputs.shape[:-1]
-    return inputs[mask.bool()].float() if known else inputs.flatten(0, -2).float()  # type: ignore[union-attr]
+class _Halves:
+    """The gradients of a batch's two halves, each of the mean loss of its own tokens, layer by layer.
+
+    One pass of the whole batch gives both of a layer whose rows are the tokens of the batch. The others (relative
+    positions, an expert's tokens) are visited again with each half alone; they have no feature norms. A layer that the
+    model does not call has no gradients, one that a half does not call a gradient of zeros from it.
+    """
+
+    def __init__(self, layers: list[AdaptedLayer], batch: Batch, encoder_decoder: bool, finish: _Finish) -> None:
+        """`finish(layer, G, G′, feature norms)` is called once a layer."""
+        self._layers = {layer.name: layer for layer in layers}
+        self._batch, self._finish = batch, finish
+        half = len(batch["input_ids"]) // 2
+        self._parts = slice(half), slice(half, None)
+        # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
+        counted = num_label_tokens(batch["labels"])
+        self._shares = [counted[part].sum() / counted.sum() for part in self._parts]
+        self._source = batch["attention_mask"].bool()
+        self._target = batch["labels"] != IGNORED if encoder_decoder else None
+        self._apart: set[str] = set()
+        # Of layers whose calls go on: a shared module is called several times in a pass.
+        self._gradients: dict[str, tuple[Tensor, Tensor]] = {}
+        self._features: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+
+    def visit(self, model: PreTrainedModel) -> bool:
+        """Visits all layers; returns whether the loss is finite, without which nothing is differentiated."""
+        from bench.model.gradients import visit_gradients
+
+        modules = {name: layer.module for name, layer in self._layers.items()}
+        seen = visit_gradients(model, modules, self._batch, self._consume, finish=self._complete)
+        if not math.isfinite(seen.loss):
+            return False
+        apart = {name: modules[name] for name in self._layers if name in self._apart}
+        halves = [self._of_half(model, apart, part) for part in self._parts] if apart else [{}, {}]
+        for name, layer in self._layers.items():
+            G, other = (half.pop(name, None) for half in halves)
+            if G is None and other is not None:
+                G = torch.zeros_like(other)
+            elif G is not None and other is None:
+                other = torch.zeros_like(G)
+            self._finish(layer, G, other, {})
+        return True
+
+    def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
+        from bench.model.gradients import token_mask, weight_gradient
+
+        mask = token_mask(name, inputs.shape[:-1], self._source, self._target)
+        if mask is None:
+            self._apart.add(name)
+        if mask is None or name in self._apart:
+            return
+        inputs, output_gradient = (tensor.reshape(*mask.shape, -1) for tensor in (inputs, output_gradient))
+        totals = self._gradients.get(name, (None, None))
+        one, two = (
+            weight_gradient(inputs[part], output_gradient[part], total)
+            for part, total in zip(self._parts, totals, strict=True)
+        )
+        self._gradients[name] = one, two
+        factors = self._layers[name].factors()
+        if factors is not None:
+            for measure, norm in _feature_norms(inputs[mask].float(), self._layers[name], factors).items():
+                self._features[name][measure].append(norm)
+
+    def _complete(self, name: str) -> None:
+        found, features = self._gradients.pop(name, None), self._features.pop(name, {})
+        if name not in self._apart and found is not None:
+            G, other = (total / share for total, share in zip(found, self._shares, strict=True))
+            self._finish(self._layers.pop(name), G, other, features)
+
+    def _of_half(self, model: PreTrainedModel, modules: dict[str, nn.Module], part: slice) -> dict[str, Tensor]:
+        from bench.model.gradients import visit_gradients, weight_gradient
+
+        gradients: dict[str, Tensor] = {}
+
+        def add(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
+            gradients[name] = weight_gradient(inputs, output_gradient, gradients.get(name))
+
+        visit_gradients(model, modules, {name: tensor[part] for name, tensor in self._batch.items()}, add)
+        return gradients
 
 
-def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, float]:
-    """Means over tokens of ‖x‖, of Z_A = A x (R A x where R is trained) and of Z_B = s B Z_A.
+def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, Tensor]:
+    """Of each token ‖x‖, the norm of Z_A = A x (R A x where R is trained) and that of Z_B = s B Z_A.
 
     Hayou et al. 2024 (arXiv:2406.08447, section 3) follow the two norms with width and learning rate.
     """
     Z_A = x @ factors.right().T
     Z_B = layer.scaling * Z_A @ factors.lora_B.T
-    return {f"{name}_norm": Z.norm(dim=-1).mean().item() for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
+    return {f"{name}_norm": Z.norm(dim=-1) for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
+
+
+def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor) -> dict[str, float]:
+    """The inner products of which the gradient measures are made."""
+    induced = _induced(layer, factors, G)
+    dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
+    attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
+    return {
+        "induced.G": (induced * G).sum().item(),
+        "induced²": induced.square().sum().item(),
+        "G²": G.square().sum().item(),
+        "attainable²": math.nan if attainable is None else attainable.square().sum().item(),
+        "G.other": (G * other).sum().item(),
+        "other²": other.square().sum().item(),
+    }
 
 
 def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:

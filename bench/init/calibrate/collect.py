@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from bench.init.calibrate.sketch import GradientSketch
 from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
-from bench.model.gradients import Batch, visit_gradients, visit_inputs, weight_gradient
+from bench.model.gradients import Batch, token_mask, visit_gradients, visit_inputs, weight_gradient
 from bench.process import ranks, rng
 from bench.process.phases import now
 from bench.tasks.examples import IGNORED, num_label_tokens
@@ -53,6 +54,12 @@ def split(batches: Sequence[Batch], size: int) -> list[Piece]:
 class Collector:
     """Accumulates each layer's statistics over the samples, and decomposes them after the last batch.
 
+    A layer that the model calls several times in a pass counts with all its calls: its gradient is the sum over them,
+    as autograd's, and its covariances are of the inputs of every call. Of a layer whose rows are not the tokens of the
+    batch (relative positions, an expert's tokens) a covariance counts every row that one sample without padding gives
+    it, so that such a model passes sample by sample. A layer that no sample reaches has statistics of zeros, and is
+    warned about.
+
     Attributes:
         at: the layer that the model is computing, for the message of an out-of-memory error.
     """
@@ -61,34 +68,43 @@ class Collector:
         self._model, self._layers, self._request = model, layers, request
         self._result = Calibration()
         self._seconds: dict[str, float] = defaultdict(float)
-        self._open: dict[str, Tensor] = {}  # accumulators of the current layer
+        self._open: dict[str, dict[str, Tensor]] = defaultdict(dict)  # accumulators of layers whose calls go on
+        self._complete: set[str] = set()
+        self._unreached = dict.fromkeys(layers, True)
+        self._apart: set[str] = set()  # layers whose rows are not the tokens of a batch of several samples
         self._sketches: dict[str, GradientSketch] = {}
         self._batch: Batch = {}
         self._last = False
         self._sums: Sums = PLACES["memory"]()
         self.at = "the embeddings"
 
-    def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration:
+    def run(self, pieces: Sequence[Piece], checkpointing: bool) -> Calibration | None:
         """The statistics over all pieces, of which this rank passes over its shard.
+
+        Returns:
+            None if a covariance is asked for of layers that need one sample a pass, and pieces have more.
 
         Raises:
             ValueError: the loss is not finite.
         """
         own = ranks.shard(pieces)
-        place = self._choose_place() if len(own) > 1 or ranks.size() > 1 else None
+        layer_by_layer = self._request.gradient and ranks.size() == 1  # a forward pass may call a layer once more
+        place = self._choose_place() if len(own) > 1 or not layer_by_layer else None
         self._sums = PLACES[place or "memory"]()
         loss = torch.zeros((), dtype=torch.float64)
         bar = tqdm(own, desc="calibrate", unit="batch", leave=False, disable=ranks.rank() > 0)
         for index, piece in enumerate(bar):
-            self._batch = {name: tensor.to(self._model.device) for name, tensor in piece.batch.items()}
-            self._last = index == len(own) - 1 and ranks.size() == 1
+            self._batch = {name: tensor.to(self._model.device) for name, tensor in self._cut(piece.batch).items()}
+            self._last = index == len(own) - 1 and layer_by_layer
             loss += piece.weight * self._visit(piece.weight, checkpointing)
         found, facts = self._result, self._result.facts
         facts.loss = ranks.all_reduce_sum(loss).item()
         if not math.isfinite(facts.loss):
             raise ValueError(f"the pretrained model's loss on the calibration samples is {facts.loss}")
-        if ranks.size() > 1:
-            self._bring_together()
+        if ranks.all_reduce_sum(torch.tensor(len(self._apart))):
+            return None
+        self._bring_together()
+        self._warn_of_unreached()
         sizes = [len(piece.batch["input_ids"]) for piece in pieces]
         facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
         facts.seconds = dict(self._seconds)
@@ -124,30 +140,56 @@ class Collector:
         return self._request.gradient and not self._request.sketched
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
+        self._unreached[name] = False
+        opened = self._open[name]
         for kind in sorted(self._request.matrices - {"gradient"}):
-            share = _covariance_share(kind, self._tokens(kind, name), inputs)
+            tokens = self._tokens(kind, name, inputs.shape[:-1])
+            if tokens is None:
+                continue
+            share = _covariance_share(kind, tokens, inputs.reshape(*tokens.shape, -1))
             total = self._total(kind, name)
             with self._clock("gradient"):
-                self._open[kind] = share if total is None else total.add_(share)
+                opened[kind] = share if total is None else total.add_(share)
         if output_gradient is None:
             return
         if self._exact_gradient:
             total = self._total("gradient", name)
             with self._clock("gradient"):
-                self._open["gradient"] = weight_gradient(inputs, output_gradient, total)
+                opened["gradient"] = weight_gradient(inputs, output_gradient, total)
         elif self._request.sketched:
             with self._clock("gradient"):
                 self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
 
-    def _tokens(self, kind: Statistic, name: str) -> Tensor:
-        """Mask (batch, tokens) of the layer's input vectors that a covariance is computed from.
+    def _cut(self, batch: Batch) -> Batch:
+        """The batch; one sample alone loses its padding, so that every row that a layer is given is of its tokens."""
+        if len(batch["input_ids"]) > 1:
+            return batch
+        source, target = self._sides(batch)
+        labels = source if target is None else target
+        return {
+            name: tensor[labels if name == "labels" else source][None] if tensor.dim() > 1 else tensor
+            for name, tensor in batch.items()
+        }
+
+    def _sides(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Masks of the tokens that are no padding: of input_ids, and of an encoder-decoder's labels."""
+        target = batch["labels"] != IGNORED if self._model.config.is_encoder_decoder else None
+        return batch["attention_mask"].bool(), target
+
+    def _tokens(self, kind: Statistic, name: str, rows: torch.Size) -> Tensor | None:
+        """Mask (batch, tokens) of the input vectors that a covariance is computed from; None: it takes single samples.
 
         Padding is left out; by the label covariance also tokens without a label, if the layer's tokens have labels.
         """
-        labels, attended = self._batch["labels"], self._batch["attention_mask"].bool()
-        if self._model.config.is_encoder_decoder:
-            return attended if _reads_source(name) else labels != IGNORED
-        return labels != IGNORED if kind == "label_covariance" and labels.dim() == 2 else attended
+        source, target = self._sides(self._batch)
+        mask = token_mask(name, rows, source, target)
+        if mask is None and len(source) > 1:
+            self._apart.add(name)
+        elif mask is None:
+            return source.new_ones(1, rows.numel())
+        elif kind == "label_covariance" and target is None and self._batch["labels"].dim() == 2:
+            return self._batch["labels"] != IGNORED
+        return mask
 
     def _sketch(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
         if name not in self._sketches:
@@ -162,22 +204,25 @@ class Collector:
 
     def _total(self, kind: str, name: str) -> Tensor | None:
         """The accumulator of a statistic; None before the first batch."""
-        if kind in self._open:
-            return self._open[kind]
+        if kind in self._open[name]:
+            return self._open[name][kind]
         with self._clock("storage"):
             return self._sums.take((kind, name))
 
     def _finish(self, name: str) -> None:
-        """Called after a layer's last gradient in this pass: delivers complete accumulators, stores the others."""
-        for kind, total in self._open.items():
+        """Called after a layer's gradients in this pass, or after one call: delivers or stores its accumulators."""
+        opened = self._open.pop(name, {})
+        for kind, total in opened.items():
             if self._last:
                 self._deliver(kind, name, total)
             else:
                 with self._clock("storage"):
                     self._sums.put((kind, name), total)
-        self._open.clear()
         if self._last and name in self._sketches:
             self._deliver_svds({name: {"gradient": self._sketched(name)}})
+            self._complete.add(name)
+        elif self._last and opened:
+            self._complete.add(name)
 
     def _deliver(self, kind: str, name: str, total: Tensor) -> None:
         if kind == "input_covariance":
@@ -212,30 +257,51 @@ class Collector:
         return self._request.svd.width(shape, self._request.num_singular)
 
     def _bring_together(self) -> None:
-        """All-reduces the accumulators; each layer is then decomposed on one rank and broadcast."""
+        """All-reduces the accumulators of layers not yet delivered; each is decomposed on one rank and broadcast."""
+        left = [name for name in self._layers if name not in self._complete]
         kinds = sorted(self._request.matrices - {"gradient"}) + (["gradient"] if self._exact_gradient else [])
         for kind in kinds:
-            for name in self._layers:
-                total = self._sums.take((kind, name))
-                if total is None:
-                    continue
-                total = ranks.all_reduce_sum(total)
+            for name in left:
+                total = ranks.all_reduce_sum(self._stored(kind, name))
                 if kind == "gradient" and self._request.svds:
                     self._sums.put((kind, name), total)
                 else:
                     self._deliver(kind, name, total)
-        reached = [name for name in self._layers if name in self._sketches]
-        for name in reached:
-            ranks.all_reduce_sum(self._sketches[name].Y)
-            ranks.all_reduce_sum(self._sketches[name].Z)
+        for name in left:
+            if name in self._sketches:
+                ranks.all_reduce_sum(self._sketches[name].Y)
+                ranks.all_reduce_sum(self._sketches[name].Z)
         if self._request.svds - {"weight"}:
-            self._deliver_svds(ranks.map_over_ranks(list(self._layers), self._decomposed_total))
+            self._deliver_svds(ranks.map_over_ranks(left, self._decomposed_total))
+
+    def _warn_of_unreached(self) -> None:
+        reached_by = ranks.all_reduce_sum(torch.tensor([not unreached for unreached in self._unreached.values()]).int())
+        names = [name for name, count in zip(self._layers, reached_by, strict=True) if not count]
+        if names:
+            warnings.warn(
+                f"no calibration sample reaches {len(names)} of {len(self._layers)} layers ({names[0]}, ...): their "
+                "start knows no data; raise task.calibration_samples, or take what is not used out of "
+                "model.target_modules",
+                stacklevel=2,
+            )
+
+    def _stored(self, kind: str, name: str) -> Tensor:
+        """The accumulator of a statistic after the last pass; zeros if no pass of this rank has reached the layer."""
+        total = self._sums.take((kind, name))
+        if total is not None:
+            return total
+        layer = self._layers[name]
+        side = layer.in_features
+        shape = {"gradient": (layer.out_features, side), "label_covariance": (side + 1, side + 1)}.get(
+            kind, (side, side)
+        )
+        dtype = torch.float64 if kind == "label_covariance" else torch.float32
+        return torch.zeros(shape, dtype=dtype, device=layer.weight.device)
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
         if name in self._sketches:
             return {"gradient": self._sketched(name)}
-        total = self._sums.take(("gradient", name))
-        return {} if total is None else self._decomposed(name, total)
+        return self._decomposed(name, self._stored("gradient", name))
 
     @contextmanager
     def _clock(self, part: str) -> Iterator[None]:
@@ -265,18 +331,11 @@ def on_host(svd: SVD) -> SVD:
     return SVD(svd.U.cpu().clone(), svd.S.cpu().clone(), svd.Vh.cpu().clone(), svd.error)
 
 
-def _reads_source(name: str) -> bool:
-    """Whether an encoder-decoder's layer takes source tokens: in the encoder, and k and v of cross-attention."""
-    parts = name.split(".")
-    crossing = {"EncDecAttention", "encoder_attn"} & set(parts) and parts[-1] in ("k", "v", "k_proj", "v_proj")
-    return "decoder" not in parts or bool(crossing)
-
-
 def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor:
     """What one batch adds to a covariance: (in, in), or for labels (in + 1, in + 1), moments with sums and count."""
     if kind == "input_covariance":
         sequences = [sequence[counted].float() for sequence, counted in zip(inputs, tokens, strict=True)]
-        scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences])
+        scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences if len(sequence)])
         return scaled.T @ scaled
     learned = inputs[tokens].double()
     with_one = torch.cat([learned, torch.ones_like(learned[:, :1])], dim=1)  # sums, squares and count in one matrix
@@ -285,5 +344,6 @@ def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor
 
 def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
     """The covariance of vectors x from the accumulated sum of [x, 1] [x, 1]ᵀ."""
-    mean = moments[:-1, -1] / moments[-1, -1]
-    return (moments[:-1, :-1] / moments[-1, -1] - torch.outer(mean, mean)).float()
+    count = moments[-1, -1].clamp(min=1)  # of a layer that no token reaches: zeros
+    mean = moments[:-1, -1] / count
+    return (moments[:-1, :-1] / count - torch.outer(mean, mean)).float()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from bench.init.calibrate.collect import Collector, decompose, split
 from bench.init.calibrate.result import Calibration, CalibrationRequest
-from bench.model.gradients import Batch
+from bench.model.gradients import Batch, is_routed
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
 
@@ -36,8 +36,14 @@ def calibrate(
         checkpointing: computes each block's activations twice instead of keeping them.
 
     Raises:
-        ValueError: the loss is not finite, there are no batches, or one sample needs more memory than there is.
+        ValueError: the loss is not finite, there are no batches, one sample needs more memory than there is, or experts
+            are to be sketched by several processes.
     """
+    if request.sketched and ranks.size() > 1 and (experts := [name for name in layers if is_routed(name)]):
+        raise ValueError(
+            f"method.gradient=sketch cannot be shared by {ranks.size()} processes for experts ({experts[0]}, ...): "
+            "sketches begin together, but tokens reach other experts in each; take method.gradient=exact or one process"
+        )
     found = _from_data(model, layers, batches, request, checkpointing) if request.data else Calibration()
     if "weight" in request.svds:
         from bench.model.adapter import float_weight
@@ -80,7 +86,11 @@ def _from_data(
     while True:
         collector = Collector(model, layers, request)
         try:
-            return collector.run(split(batches, size), checkpointing)
+            found = collector.run(split(batches, size), checkpointing)
+            if found is not None:
+                return found
+            size = 1
+            continue
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or ranks.size() > 1:
                 raise
