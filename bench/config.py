@@ -18,8 +18,8 @@ from bench.init.store import Cache
 from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
-from bench.model.load import Model
-from bench.process.redact import localised, without_secrets
+from bench.model.load import Kind, Model
+from bench.process.redact import localised, portable, without_secrets
 from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
@@ -52,6 +52,14 @@ class Data:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PublishedRate:
+    """An entry of `published_rates` in conf/method: a learning rate, and where it was published, for which model."""
+
+    rate: PositiveFloat
+    source: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Execution:
     """The `run` key: how a command treats a run. It changes no number and is not recorded.
 
@@ -71,7 +79,11 @@ class Execution:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Run:
-    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on."""
+    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on.
+
+    The fields are the keys of conf/config.yaml; learning_rate_source says who published train.learning_rate, where
+    nobody gave it and the model is not embedded.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: str
@@ -91,6 +103,7 @@ class Run:
     cache: Cache
     run: Execution
     checkpoint: Checkpointing
+    learning_rate_source: str | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -111,8 +124,9 @@ class Run:
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
+            published = values.pop("published_rates", {})
             run = TypeAdapter(cls).validate_python(values)
-            run = replace(run, model=run.model.pinned(), task=run.task.pinned())
+            run = replace(run, model=run.model.pinned(), task=run.task.pinned()).with_a_rate(published)
             run.check()
         except ValueError as error:  # pydantic's ValidationError is one
             raise ConfigError(one_line(error)) from None
@@ -128,6 +142,28 @@ class Run:
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
         config, _ = modern(localised(record.config.model_dump()))
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
+
+    def with_a_rate(self, published: Mapping[str, Any]) -> Run:
+        """The run itself or, if it has no learning rate and its model is not embedded, with the published one.
+
+        Args:
+            published: `rate` and `source` by kind of model, as conf/method states them.
+
+        Raises:
+            ValueError: nothing is published for a model of this kind, or not in this form.
+        """
+        if not self.trains or self.train.learning_rate is not None or self.model.source == "embedded":
+            return self
+        kind = self.model.found_kind
+        found = TypeAdapter(dict[Kind, PublishedRate]).validate_python(published).get(kind)
+        if found is None:
+            raise ValueError(
+                f"method={self.method_name} needs a learning rate for model={self.model.name}: none is known to be "
+                f"published for a model of kind {kind}; say train.learning_rate=RATE, or choose one by a sweep with "
+                "score.split=validation and train.learning_rate=1e-5,1e-4,1e-3"
+            )
+        train = replace(self.train, learning_rate=found.rate)
+        return replace(self, train=train, learning_rate_source=f"{found.source} ({kind})")
 
     def check(self) -> None:
         """Refuses names that cannot be folders, and values that are valid alone but not together.
@@ -225,6 +261,15 @@ class Run:
         if method.decomposes:
             values["svd"] = self.svd.identity(method.sketches)
         return without_secrets(_plain(values))
+
+    @property
+    def places(self) -> dict[str, str | None]:
+        """Where the run's data and its model are, by key; cells that differ in one of them are different cells."""
+        root = "" if self.data.root is None else str(self.data.root.expanduser().absolute())
+        model = self.model.path if self.model.source == "hub" else str(self.model.folder.absolute())
+        places = {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision}
+        hubs = {f"task.datasets.{name}.hub": one.hub for name, one in self.task.datasets.items()}
+        return places | {key: f"{hub.path}@{hub.revision}" for key, hub in hubs.items() if hub is not None}
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -1,5 +1,7 @@
 """A sweep's cells are the runs that Hydra composes from the same overrides, one by one."""
 
+import shlex
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 
 from bench.config import Run
 from bench.study.folders import CONF
+from bench.sweep import guard
 from bench.sweep.compose import product
 from bench.sweep.sweep import Sweep
 from synthetic import make_study
@@ -34,6 +37,7 @@ SWEEPS = {
     "values": ["train.learning_rate=1e-3,5e-2", "rank=r4", "seed=0,7", "adapter.use_dora=true", "score.limit=null"],
     "two choices that set one key": ["method=hu,full_ft", "train=default,demo"],
     "lengths and lists": ["task=gsm_tiny,glue_tiny", "task.max_length=64,96", "model.target_modules=[q_proj]"],
+    "interpolations of swept keys": ["rank=r4,r16", "rank.lora_alpha=${rank.r},8", 'train.max_steps="${rank.r}"'],
     "interpolations": ["seed=3,4", "study=s_${task.name}_${seed}"],
     "one key twice": ["seed=1", "train.max_steps=5", "++train.max_steps=6"],
 }
@@ -65,6 +69,22 @@ def test_what_cannot_be_run_is_told_in_one_line(arguments, message, swept):
         list(map(sweep.compose, cells))
 
 
+def test_what_a_command_line_interpolates_stays_as_written_until_a_cell_is_composed(tmp_path, monkeypatch):
+    given = ["rank=r4,r16", "rank.lora_alpha=${rank.r}", 'study="s_${rank.name}"', f"results_dir={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        guard.Guard().on_multirun_start(loader.load_configuration("config", given, RunMode.MULTIRUN))
+        sweep = Sweep.current
+        assert [(run.rank.lora_alpha, run.study) for run in sweep.runs] == [(4, "s_r4"), (16, "s_r16")]
+        ((first, _),) = sweep.batches()  # what a launcher gets
+        assert first == [given[0].removesuffix(",r16"), *given[1:]]
+        config, run = loader.load_configuration("config", first, RunMode.RUN), sweep.compose(first)
+        HydraConfig.instance().set_config(config)
+        assert guard.overrides(config, run) == first  # what a process of its own gets
+        assert shlex.split(guard.command(config, run))[3:] == [*first[:-1], "results_dir=FOLDER"]
+    HydraConfig.instance().cfg = None
+
+
 def test_hydra_composes_once_for_all_values_of_the_same_choices(swept, monkeypatch):
     sweep = swept()
     loader, count = type(GlobalHydra.instance().config_loader()), []
@@ -83,6 +103,7 @@ def test_the_records_of_a_synthetic_study_are_those_of_the_cells_it_names(tmp_pa
 
 
 def test_of_two_overrides_of_one_key_the_last_counts_and_an_interval_is_refused():
+    assert product(["method=glob(lora_x*)", "seed=1"]) == [("method=lora_xs", "seed=1")]
     assert product(["seed=1,2", "rank=r4", "seed=range(0,2)"]) == [("seed=0", "rank=r4"), ("seed=1", "rank=r4")]
     with pytest.raises(HydraException):
         product(["seed=interval(0,1)"])

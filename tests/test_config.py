@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 
 from bench.config import ConfigError, Run
+from bench.model.load import EMBEDDED
+from bench.runs import assemble, job
 from bench.study.folders import ROOT
 
 
@@ -64,9 +68,22 @@ def test_changed_data_changes_the_id(compose_run, tmp_path):
         (["train.batch_size=0"], "train.batch_size=0: input should be greater than 0"),
         (["train.learning_rate=0"], "train.learning_rate=0: input should be greater than 0"),
         (["train.learning_rate=null"], "needs a learning rate"),
+        (
+            ["method=mica", "model=smollm2_135m"],
+            "method=mica needs a learning rate for model=smollm2_135m: none is known to be published for a model of "
+            "kind causal; say train.learning_rate=RATE",
+        ),
+        (["method=pissa", "model=roberta_base", "task=glue/sst2"], "for a model of kind encoder"),
+        (["model=smollm2_135m", "+published_rates.decoder={rate: 1, source: me}"], "should be 'causal', 's"),
         (["method=lora_ga", "method.gamma=-1"], "method.gamma=-1: input should be greater than 0"),
         (["method._target_=bench.methods.hu.Nobody"], "names no class"),
         (["seed=abc"], "seed='abc': input should be a valid integer"),
+        (
+            ["study=2024"],
+            'study=2024: YAML reads a number here, and a text is wanted: quote it, study: "TEXT" in a file',
+        ),
+        (["results_dir=true"], "results_dir=True: YAML reads true or false here, and a text is wanted: quote it"),
+        (["model.revision=1e5"], "'model.revision=\"TEXT\"' on a command line"),
         (
             ["method=lora_xs", "adapter.use_dora=true"],
             "needs a method that trains lora_A or lora_B, and lora_xs trains lora_R",
@@ -84,6 +101,52 @@ def test_what_cannot_be_run_is_refused_in_one_line_with_key_value_and_limit(comp
         Run.from_config(compose(*overrides))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+LOCAL = ["model=local", f"model.path={EMBEDDED / 'tiny_llama'}"]
+
+
+def test_a_model_that_is_not_embedded_takes_the_published_rate_unless_one_is_given(compose_run):
+    published = compose_run("method=lora_ga", *LOCAL)
+    assert published.train.learning_rate == 2e-5
+    assert "Llama 2 7B" in published.learning_rate_source
+    sized = compose_run("method=lora_ga", "model=t5_base", "task=glue/rte")
+    assert (sized.train.learning_rate, sized.learning_rate_source[-9:]) == (1e-4, "(seq2seq)")
+    given = compose_run("method=lora_ga", *LOCAL, "train.learning_rate=2e-5")
+    assert given.learning_rate_source is None
+    assert given.run_id == published.run_id  # the rate counts, not where it is from
+    embedded = compose_run("method=lora_ga")
+    assert (embedded.train.learning_rate, embedded.learning_rate_source) == (2e-3, None)
+    assert compose_run("method=none", *LOCAL).train.learning_rate is None
+
+
+def test_what_a_record_says_of_a_published_rate_is_read_again(compose_run):
+    run = compose_run("method=lora_ga", *LOCAL)
+    read = Run.from_record(assemble.failed(run, ValueError("no"), ""))
+    assert (read.train, read.learning_rate_source) == (run.train, run.learning_rate_source)
+
+
+def test_a_run_says_that_it_takes_a_published_rate(compose_run, tmp_path, capsys):
+    def fail(cfg, attempt):
+        raise ValueError("enough")
+
+    for overrides in (["method=lora_ga"], ["method=lora_ga", *LOCAL]):
+        job.execute(compose_run(*overrides, f"results_dir={tmp_path}", "track=none"), fail, "[1/1]")
+    told = [line for line in capsys.readouterr().out.splitlines() if "learning_rate" in line]
+    assert len(told) == 1
+    assert told[0].startswith("train.learning_rate=2e-05 was not given: it is that of LoRA-GA (arXiv:2407.05000)")
+
+
+def test_cells_that_differ_in_the_place_of_their_data_or_model_are_told_apart(compose_run, tmp_path):
+    def places(*overrides):
+        return compose_run(*LOCAL, *overrides).places
+
+    assert places() == places("seed=1", "train.max_steps=3")
+    assert places() != places(f"data.root={tmp_path}")
+    other = tmp_path / "model"
+    shutil.copytree(EMBEDDED / "tiny_llama", other)
+    assert places() != places(f"model.path={other}")
+    assert places(f"model.path={other}") == places(f"model.path={tmp_path}/model/")
 
 
 @pytest.mark.parametrize(

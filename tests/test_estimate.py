@@ -192,7 +192,13 @@ def test_memory_is_not_taken_from_a_smaller_batch_or_another_method(small_run):
         ("demo", ("train=demo",)),
         (
             "minilm_glue/sst2",
-            ("task=glue/sst2", "model=minilm", "train.max_steps=120", "measure.alignment_steps=60"),
+            (
+                "task=glue/sst2",
+                "model=minilm",
+                "train.learning_rate=1e-3",
+                "train.max_steps=120",
+                "measure.alignment_steps=60",
+            ),
         ),
     ],
 )

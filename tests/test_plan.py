@@ -229,6 +229,44 @@ def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_t
     assert refusal.cells == ("run: method=hu rank=r96",) * 2
 
 
+def test_what_a_command_line_interpolates_is_filled_in_each_cell():
+    given = ["method=hu", "rank=r4,r16", "rank.lora_alpha=${rank.r}"]
+    cells = planned_cells("demo", [*given, "seed=0"])
+    cells += planned_cells("lora_ga/llama2_tiny", [*given, "hydra.sweeper.run=select", "train.learning_rate=1e-3"])
+    assert {(cell.run.rank.r, cell.run.rank.lora_alpha) for cell in cells} == {(4, 4.0), (16, 16.0)}
+    assert {text for cell in cells for text in cell.planned.overrides if "lora_alpha" in text} == {given[-1]}
+
+
+def test_glob_takes_the_choices_that_match():
+    cells = planned_cells("demo", ["method=glob([lora_x*,*_ft],exclude=none)", "seed=0"])
+    assert [cell.planned.overrides[1] for cell in cells] == ["method=full_ft", "method=lora_xs"]
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "message"),
+    [
+        ("params: {rank: 'r4,r16', rank.lora_alpha: '${rank.r}'}", "hydra.sweeper.params.rank.lora_alpha=${rank.r}"),
+        ("params: {seed: '0,${rank.r}'}", "set seed to 0,${rank.r} in the experiment's body"),
+        (
+            "stages: {tuned: {rank.lora_alpha: '${rank.r}'}}",
+            "stages.tuned.rank.lora_alpha=${rank.r} would be filled once",
+        ),
+        ("params: {rank: [r4, r16]}", "hydra.sweeper.params.rank is a list, which Hydra does not sweep"),
+        ("params: {rank: 'glob(r9)'}", "rank=glob(r9) matches nothing; choose from r16"),
+    ],
+)
+def test_axes_that_hydra_would_fill_for_all_cells_alike_are_refused(tmp_path, monkeypatch, capsys, sweeper, message):
+    write_experiment(tmp_path, f"defaults: [{{/protocol: standard}}, _self_]\nhydra: {{sweeper: {{{sweeper}}}}}\n")
+    if "stages" not in sweeper:
+        write = tmp_path / "experiments" / "mine.yaml"
+        write.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{{sweeper}}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    assert plan_main(["mine"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_stages_are_planned_in_order_and_later_ones_wait(tmp_path, monkeypatch):
     write_experiment(
         tmp_path,

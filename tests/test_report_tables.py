@@ -13,7 +13,7 @@ def score(value, task="sst2", metric="acc", stderr=0.001, **changes):
     return a_score(value, task, metric, stderr=stderr, num_examples=872, **changes)
 
 
-def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None, axes=None):
+def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None, axes=None, training=None):
     """A cell whose runs have these scores; "Pretrained" is one that is not trained."""
     trained = label != "Pretrained"
     records = [
@@ -22,7 +22,7 @@ def cell(label, *runs, task="t", model="m", num_head=0, data=None, scoring=None,
             label=label,
             config=a_config(seed=seed, task=task, model=model),
             initialization={"num_trainable": 100 if trained else 0, "num_head": num_head},
-            training={"num_steps": 3, "eval_loss": 1.5 + seed} if trained else {},
+            training={"num_steps": 3, "eval_loss": 1.5 + seed} | (training or {}) if trained else {},
             scores=scores,
             data=data or {},
             scoring=scoring or {},
@@ -255,6 +255,17 @@ def test_truncated_dropped_and_differing_items_are_counted(tmp_path):
     assert "Training examples left out as too long: 7 (A, r 4), 8 (A, r 8).\n" in text
     assert "Training examples cut to the limit: 1,234 (A, r 8).\n" in text
     assert "change with the adapter merged into the weights: A, r 8 4 of 1,744.\n" in text
+
+
+def test_runs_whose_loss_rose_are_counted(tmp_path):
+    fell, rose, unknown = ({"loss_rose": told} for told in (False, True, None))
+    text = markdown(
+        tmp_path,
+        cell("A", [score(0.5)], [score(0.5)], training=rose),
+        cell("B", [score(0.5)], training=fell),
+        cell("C", [score(0.5)], training=unknown),
+    )
+    assert "Runs whose training loss ended above where it began: A 2 of 2.\n" in text
 
 
 def test_what_was_not_trained_has_no_say_in_how_many_training_examples_were_left_out(tmp_path):

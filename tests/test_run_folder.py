@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from test_record import RUN_ID, a_record
 
@@ -55,7 +53,7 @@ def test_a_run_begun_again_has_only_its_own_rows(folder):
         attempt.append(CURVE, [{"step": 1}, {"step": 2}])
         attempt.interrupt(a_record(INTERRUPTED))
     with held(folder, 60, wait=False) as attempt:
-        attempt.begin({"seed": 0})
+        attempt.begin({"seed": 0}, {})
         attempt.append(CURVE, [{"step": 1}])
         assert read_rows(attempt.path / CURVE) == [{"step": 1}]
         assert folder.interrupted is None
@@ -65,7 +63,7 @@ def test_each_attempt_has_the_same_wandb_run_and_adds_itself_to_the_history(fold
     ids = set()
     for number in (1, 2):
         with held(folder, 60, wait=False) as attempt:
-            attempt.begin({})
+            attempt.begin({}, {})
             ids.add(attempt.wandb_id)
             assert len(attempt.history) == number
             attempt.interrupt(a_record(INTERRUPTED))
@@ -84,15 +82,36 @@ def identity(rows="a", model="m", steps=1):
     return {"task": {"datasets": {"gsm8k": {"content": {"train": rows}}}}, "model": {"content": model}, "train": steps}
 
 
+PLACES = {"data.root": "a", "model.path": "m"}
+
+
+@pytest.fixture
+def twin(folder):
+    """A run of the same cell that was begun and has a checkpoint."""
+    found = RunFolder(folder.path.parents[1], "study", "hu-00000000")
+    with held(found, 60, wait=False) as attempt:
+        attempt.begin(identity(), PLACES)
+        (found.workspace / "checkpoints").mkdir(parents=True)
+    return found
+
+
 @pytest.mark.parametrize(
     ("now", "changed"), [(identity(rows="b"), "gsm8k"), (identity(model="n"), "model"), (identity(steps=2), None)]
 )
-def test_a_run_whose_twin_was_begun_with_other_data_is_refused(folder, now, changed):
-    begun = folder.path.parent / ".hu-00000000"
-    (begun / "checkpoints").mkdir(parents=True)
-    (begun / "begun.json").write_text(json.dumps({"identity": identity()}))
+def test_a_run_whose_twin_was_interrupted_with_other_data_in_the_same_place_is_refused(folder, twin, now, changed):
     if changed is None:
-        folder.refuse_changed_data(now)
+        folder.refuse_changed_data(now, PLACES)
         return
     with pytest.raises(ChangedDataError, match=f"^{changed} changed since hu-00000000 was begun"):
-        folder.refuse_changed_data(now)
+        folder.refuse_changed_data(now, PLACES)
+
+
+@pytest.mark.parametrize("now", [identity(rows="b"), identity(model="n")])
+def test_a_twin_that_failed_or_is_running_or_has_its_data_elsewhere_blocks_no_run(folder, twin, now):
+    for other in ({"data.root": "b"}, {"model.path": "n"}):
+        folder.refuse_changed_data(now, PLACES | other)
+    with held(twin, 60, wait=False) as attempt:
+        folder.refuse_changed_data(now, PLACES)
+        attempt.close(a_record(FAILED))
+    assert (twin.workspace / "checkpoints").is_dir()  # a failed run keeps them
+    folder.refuse_changed_data(now, PLACES)

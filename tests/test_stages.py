@@ -147,11 +147,16 @@ def test_equal_runs_of_a_stage_are_planned_once_and_a_refusal_is_told(records):
     ]  # fmt: skip
 
 
-def test_what_a_plan_shows_has_no_folder_of_one_machine(records):
-    expanded = expansion(["+experiments=e", "data.root=/home/me/data", "results_dir=/tmp/x"])
-    shown = next(expanded.planned("select")).planned.overrides
-    assert "data.root=FOLDER" in shown
-    assert not any("/" in text for text in shown)
+def test_a_record_and_a_plan_show_no_folder_of_one_machine_and_a_rerun_has_them(records):
+    folders = ("data.root=/home/me/data", "results_dir=/tmp/x")
+    cell = next(expansion(["+experiments=e", *folders, "run.isolate=true", "cache.dir=/c"]).planned("select"))
+    assert {"data.root=FOLDER"} == {text for text in cell.planned.overrides if "FOLDER" in text}
+    assert not any("/" in text for text in cell.planned.overrides)
+    told, again = stages.portable(cell.overrides), stages.repeating(cell.overrides)
+    assert {text for text in told if "FOLDER" in text} == {"data.root=FOLDER", "results_dir=FOLDER"}
+    assert {text for text in again if "/" in text} == set(folders)
+    assert stages.portable(["results_dir=../mine", "+data.root=d"]) == ("results_dir=../mine", "data.root=FOLDER")
+    assert stages.portable(['results_dir="~/x"', "results_dir=\\~/x"]) == ("results_dir=FOLDER",) * 2
 
 
 def test_a_grid_is_extended_beyond_the_edge_at_which_the_best_rate_lies(records):

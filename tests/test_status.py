@@ -97,8 +97,9 @@ def test_it_says_why_a_run_failed_and_how_to_do_it_again(tmp_path, capsys):
     code, printed = main(capsys, tmp_path)
     assert code == 0
     assert f"{RUN_ID}: DivergedError: the loss is nan (step 7)" in printed
-    assert "python -m bench.run +experiments=demo seed=0 hydra.mode=RUN run.retry_failed=true" in printed
-    assert "to continue: python -m bench.run -m +experiments=demo" in printed
+    into = f"results_dir={tmp_path}"
+    assert f"python -m bench.run +experiments=demo seed=0 {into} hydra.mode=RUN run.retry_failed=true" in printed
+    assert f"to continue: python -m bench.run -m +experiments=demo {into}" in printed
     assert [cell.strip() for cell in printed.splitlines()[4].split("|")[1:-1]] == ["run", "2", "0", "1", "1"]
 
 

@@ -1,5 +1,7 @@
 import gzip
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from test_record import a_record
@@ -29,6 +31,8 @@ def test_without_a_plan_there_is_none_and_a_torn_one_is_an_error(tmp_path):
 def test_the_command_runs_one_cell_of_the_experiment():
     plan = StudyPlan("lora_ga/t", ("run",), (planned("run", "method=hu", "seed=1"),))
     assert plan.command(plan.runs[0]) == ("python -m bench.run +experiments=lora_ga/t method=hu seed=1 hydra.mode=RUN")
+    elsewhere = plan.command(plan.runs[0], Path("my, results"))
+    assert shlex.split(elsewhere)[-2:] == ['results_dir="my, results"', "hydra.mode=RUN"]
     alone = StudyPlan(None, ("run",), plan.runs)
     assert alone.command(plan.runs[0]) == "python -m bench.run method=hu seed=1"
 
@@ -37,6 +41,11 @@ def test_a_newer_plan_keeps_what_it_does_not_plan_itself():
     older = StudyPlan("e", ("select", "tuned"), (planned("select", "seed=1"), planned("tuned", "seed=1", run_id="old")))
     newer = StudyPlan("e", ("select", "tuned"), (planned("tuned", "seed=2", run_id="new"),))
     assert [run.run_id for run in older.joined(newer).runs] == ["x", "old", "new"]
+
+
+def test_cells_that_differ_in_the_place_of_their_data_alone_stay_apart_when_they_are_planned_again():
+    plan = StudyPlan(None, ("run",), tuple(planned("run", "data.root=FOLDER", run_id=name) for name in "ab"))
+    assert plan.joined(plan) == plan
 
 
 def test_a_rate_chosen_anew_replaces_the_run_at_the_old_one_but_a_grids_points_stay():

@@ -1,9 +1,13 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from bench.runs import job
+from bench.study.plan_file import RUN, PlannedRun
 from bench.sweep import arguments, guard
+from bench.sweep.expansion import PlannedCell, shown
 from bench.sweep.search_path import ExperimentsSource
 
 
@@ -24,6 +28,9 @@ def command(*arguments, cwd=None):
         ("+experiments=dem", "experiments=dem does not exist"),
         ("experiments=demo", "an experiment is added, not replaced: +experiments=demo"),
         ("nosuch.key=1", "nothing reads nosuch.key"),
+        ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
+        ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
+        ("launch=glob([basic,process])", "a sweep has one launcher; choose one"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, capsys):
@@ -46,6 +53,16 @@ def test_former_names_are_understood_with_a_warning(tmp_path):
         "run": {"heartbeat_timeout_seconds": 9},
         "hydra": {"sweeper": {"params": {"score.split": "validation"}}},
     }
+
+
+def test_a_name_is_taken_as_it_is_written_though_yaml_reads_a_number():
+    names = ["study=2024_05", "results_dir=1e3", "model.path=007", "model.revision=12345e6", "+task.template=true"]
+    quoted = [text.replace("=", '="') + '"' for text in names if text != "model.path=007"]  # which Hydra reads as text
+    given = arguments.check_arguments([*names, "seed=1", "study=2024-01-01", "study=null", "study=on"])
+    assert [text for text in given if '"' in text] == quoted
+    assert [text for text in given if '"' not in text] == [
+        "model.path=007", "seed=1", "study=2024-01-01", "study=null", "study=on",
+    ]  # fmt: skip
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
@@ -131,6 +148,21 @@ def test_a_sweep_whose_ranks_cannot_share_a_calibration_says_which_width_would_d
     assert hint(["r8", "r64"]) == apart
     assert hint(["r8", "r64"], "svd.rank=128") is None
     assert hint(["r4", "r8", "r16"]) is None
+
+
+def test_the_command_printed_for_a_failed_run_repeats_it_where_it_was(compose_run, tmp_path, monkeypatch, capsys):
+    def fail(cfg, attempt):
+        raise ValueError("enough")
+
+    overrides = ("method=hu", f"results_dir={tmp_path}", f"data.root={tmp_path}", "track=none", "launch=process")
+    run = compose_run(*overrides)
+    monkeypatch.setattr(job, "failures", [])
+    job.execute(run, fail, "[1/1]")
+    cell = PlannedCell(PlannedRun(RUN, (), shown(overrides), run.run_id), overrides, run)
+    monkeypatch.setattr(guard.Sweep, "current", SimpleNamespace(planned=[cell]))
+    assert guard.finish() == 1
+    again = f"python -m bench.run {' '.join(overrides[:-1])} run.retry_failed=true"
+    assert capsys.readouterr().err.splitlines()[-2:] == [f"{run.run_id}: ValueError: enough", f"    {again}"]
 
 
 def test_values_of_an_experiment_are_those_of_its_file(expand):

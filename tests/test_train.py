@@ -6,6 +6,7 @@ import torch
 
 from bench.tasks.examples import Example, collate
 from bench.train import order
+from bench.train.journal import ends
 from built_methods import built
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 from two_trainings import Case, bert, examples, trained
@@ -25,6 +26,21 @@ def test_an_epoch_draws_every_example_once():
 
 def test_a_longer_budget_starts_with_the_shorter_one():
     assert order(50, 120, seed=0)[:70] == order(50, 70, seed=0)
+
+
+def test_a_loss_is_judged_by_the_first_steps_and_the_last_tenth():
+    assert ends([1.0] * 9) is None
+    assert ends([3.0] + [9.0] * 8 + [2.0]) == (3.0, 2.0)
+    assert ends([3.0] * 5 + [9.0] * 85 + [2.0] * 10) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(("rate", "rose"), [("1", True), ("1e-2", False)])
+def test_a_loss_that_ended_above_where_it_began_is_a_warning_and_in_the_record(run_cell, recwarn, rate, rose):
+    record, _ = run_cell("method=full_ft" if rose else "method=hu", "train.max_steps=20", f"train.learning_rate={rate}")
+    assert record.training.loss_rose is rose
+    told = [str(one.message) for one in recwarn if "the training loss ended above where it began" in str(one.message)]
+    assert len(told) == rose
+    assert all("take a lower train.learning_rate" in text for text in told)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -106,6 +106,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
+    from bench.sweep.compose import as_given
     from bench.sweep.sweep import Sweep
 
     arguments = [f"+experiments={study}", *overrides]
@@ -114,7 +115,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
             loader = GlobalHydra.instance().config_loader()
             config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
-            sweep = Sweep(config, list(config.hydra.overrides.task))
+            sweep = Sweep(config, as_given(config.hydra))
             return [_fitting(cell) for cell in sweep.cells()]
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from None

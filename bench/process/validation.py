@@ -19,7 +19,13 @@ def one_line(error: BaseException, prefix: str = "") -> str:
     lines = []
     for problem in error.errors():
         key, given = prefix + ".".join(map(str, problem["loc"])), problem["input"]
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if problem["type"] in ("string_type", "path_type") and isinstance(given, int | float):  # bool, too
+            kind = "true or false" if isinstance(given, bool) else "a number"
+            lines.append(
+                f'{key}={given!r}: YAML reads {kind} here, and a text is wanted: quote it, {key}: "TEXT" in a file, '
+                f"'{key}=\"TEXT\"' on a command line"
+            )
+        elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             lines.append(f"{key}={given!r}: nothing reads this key; check its spelling")
         elif problem["type"] in ("missing", "missing_argument"):
             lines.append(f"{key} is missing")

@@ -6,7 +6,7 @@ import gzip
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -94,21 +94,26 @@ class Attempt:
         self.history: list[dict[str, Any]] = []
         self.wandb_id = uuid.uuid4().hex[:12]
         self._identity: dict[str, Any] = {}
+        self._places: dict[str, str | None] = {}
 
     @property
     def weights_path(self) -> Path:
         """Where the weights are to be saved."""
         return (self._scratch or self.path) / WEIGHTS
 
-    def begin(self, identity: dict[str, Any]) -> None:
+    def begin(self, identity: dict[str, Any], places: Mapping[str, str | None]) -> None:
         """Notes the attempt, and deletes what earlier ones have left beside their checkpoints.
 
+        Args:
+            identity: the run's.
+            places: where its data and its model are, by key.
+
         Raises:
-            ChangedDataError: the same cell was begun with other data and is unfinished.
+            ChangedDataError: the same cell was interrupted, and what is in these places changed since.
         """
-        self._folder.refuse_changed_data(identity)
+        self._folder.refuse_changed_data(identity, places)
         begun, started = read_begun(self.path), datetime.now(UTC).isoformat(timespec="seconds")
-        self._identity = without_secrets(identity)
+        self._identity, self._places = without_secrets(identity), dict(places)
         self.wandb_id = begun.get("wandb_id", self.wandb_id)
         self.history = [*begun.get("attempts", []), {"started": started, "from_step": 0}]
         for name in (CURVE, ALIGNMENT, WEIGHTS, RECORD):
@@ -228,5 +233,7 @@ class Attempt:
                 path.unlink(missing_ok=True)
 
     def _note(self) -> None:
-        begun = {"identity": self._identity, "wandb_id": self.wandb_id, "attempts": self.history}
+        begun = {
+            "identity": self._identity, "places": self._places, "wandb_id": self.wandb_id, "attempts": self.history,
+        }  # fmt: skip
         write_whole(self.path / BEGUN, json.dumps(begun))

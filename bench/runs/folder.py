@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.process.provenance import fingerprint
 from bench.process.redact import without_secrets
 from bench.runs import checkpoint
+from bench.runs.lease import is_held
 from bench.runs.record import (
     CHECKSUMMED,
     COMPLETED,
@@ -29,7 +31,7 @@ from bench.runs.record import (
 if TYPE_CHECKING:
     from bench.config import Run
 
-BEGUN = "begun.json"  # in the workspace: the run's identity, its W&B id and its attempts
+BEGUN = "begun.json"  # in the workspace: the run's identity, the places of data and model, its W&B id and its attempts
 
 
 class RunFolder:
@@ -101,16 +103,28 @@ class RunFolder:
                 return other.path
         return None
 
-    def refuse_changed_data(self, identity: dict[str, Any]) -> None:
-        """Refuses a run if the same cell, with other data or another model of the same name, is unfinished.
+    def refuse_changed_data(self, identity: dict[str, Any], places: Mapping[str, str | None]) -> None:
+        """Refuses a run if the same cell was interrupted, and the data or the model in the same place changed since.
+
+        A failed run guards nothing, nor does one that another process has; a cell with another data.root or model.path
+        is another cell.
+
+        Args:
+            identity: the run's.
+            places: where its data and its model are, by key.
 
         Raises:
             ChangedDataError: names what changed and the remedy.
         """
         prefix = self.workspace.name.rpartition("-")[0]
         for other in sorted(self.path.parent.glob(f"{prefix}-*")):
-            begun = read_begun(other).get("identity")
+            found = read_begun(other)
+            begun = found.get("identity")
             if begun is None or other == self.workspace or not (other / checkpoint.FOLDER).is_dir():
+                continue
+            if found.get("places", places) != places or is_held(other):
+                continue
+            if _record(other.with_name(other.name[1:])) is not None:  # it has ended, and failed
                 continue
             if _without_contents(begun) != _without_contents(without_secrets(identity)):
                 continue
@@ -122,7 +136,7 @@ class RunFolder:
 
 
 def read_begun(workspace: Path) -> dict[str, Any]:
-    """What earlier attempts have noted in an unfinished run's workspace: identity, wandb_id and attempts, or {}."""
+    """What earlier attempts have noted in an unfinished run's workspace: what Attempt.begin notes, or {}."""
     try:
         found = json.loads((workspace / BEGUN).read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}

@@ -103,8 +103,10 @@ def _settled(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
 def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str | None) -> str:
     """Does a run whose lease this process holds, and records how it ends."""
     began = time.perf_counter()
+    if (source := cfg.learning_rate_source) is not None:
+        say(f"train.learning_rate={cfg.train.learning_rate:g} was not given: it is that of {source}")
     try:
-        attempt.begin(cfg.identity)
+        attempt.begin(cfg.identity, cfg.places)
         with Tracker(cfg, attempt.wandb_id) as tracker:
             attempt.mirror = tracker.log
             try:

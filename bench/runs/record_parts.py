@@ -80,7 +80,10 @@ class MeasureConfig(Part):
 
 
 class Config(Part):
-    """The full configuration of a run; `model_dump` gives it as it was written."""
+    """The full configuration of a run; `model_dump` gives it as it was written.
+
+    `learning_rate_source` says who published a learning rate that was not given.
+    """
 
     method: Named
     task: TaskConfig
@@ -93,6 +96,7 @@ class Config(Part):
     measure: MeasureConfig = MeasureConfig()
     score: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
+    learning_rate_source: str | None = None
 
 
 class Code(Part):
@@ -240,6 +244,7 @@ class TrainingFacts(Part):
         num_tokens: label and prompt tokens seen, padding not counted.
         seconds: wall time of the loop without the alignment measures.
         loss, eval_loss: after the last step, nats a token.
+        loss_rose: whether training ended above where it began (bench.train.journal); None where that is not known.
     """
 
     num_steps: Count = 0
@@ -247,6 +252,7 @@ class TrainingFacts(Part):
     seconds: Seconds = 0.0
     loss: Number = None
     eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
+    loss_rose: bool | None = None
 
 
 class Score(Part):

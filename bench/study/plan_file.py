@@ -7,8 +7,11 @@ serve several. The plan holds the overrides of each run, from which it can be ru
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -24,6 +27,9 @@ RUN = "run"  # the one stage of a sweep without stages
 SELECT = "select"  # the stage in which learning rates are chosen
 TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # stages by the rule that gives their learning rates
 RATE_KEY = "train.learning_rate="
+
+
+RESULTS = Path("results")  # results_dir of conf/config.yaml
 
 
 class CorruptPlanError(ValueError):
@@ -62,11 +68,11 @@ class StudyPlan:
     stages: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
 
-    def command(self, run: PlannedRun) -> str:
-        """The shell command that runs exactly this run."""
+    def command(self, run: PlannedRun, results_dir: Path = RESULTS) -> str:
+        """The shell command that runs exactly this run; it names a results folder other than the default one."""
         experiment = [] if self.experiment is None else [f"+experiments={self.experiment}"]
         alone = [] if self.experiment is None else ["hydra.mode=RUN"]
-        return shlex.join(["python", "-m", "bench.run", *experiment, *run.overrides, *alone])
+        return shlex.join(["python", "-m", "bench.run", *experiment, *run.overrides, *into(results_dir), *alone])
 
     def of(self, stage: str) -> tuple[PlannedRun, ...]:
         """The runs of one stage."""
@@ -75,8 +81,24 @@ class StudyPlan:
     def joined(self, newer: StudyPlan) -> StudyPlan:
         """Joins this plan with a newer one of the same study, which replaces runs of equal key."""
         stages = tuple(dict.fromkeys((*newer.stages, *self.stages)))
-        runs = {run.key: run for run in (*self.runs, *newer.runs)}
-        return replace(newer, stages=stages, runs=tuple(sorted(runs.values(), key=lambda r: stages.index(r.stage))))
+        runs = self._by_key() | newer._by_key()
+        kept = sorted(chain.from_iterable(runs.values()), key=lambda run: stages.index(run.stage))
+        return replace(newer, stages=stages, runs=tuple(kept))
+
+    def _by_key(self) -> dict[tuple[str, ...], list[PlannedRun]]:
+        """The runs by key; cells that differ in data.root alone have the same."""
+        found: dict[tuple[str, ...], list[PlannedRun]] = defaultdict(list)
+        for run in dict.fromkeys(self.runs):
+            found[run.key].append(run)
+        return dict(found)
+
+
+def into(results_dir: Path) -> list[str]:
+    """The override that names a results folder; none for the default one."""
+    if results_dir == RESULTS:
+        return []
+    plain = re.fullmatch(r"[\w./-]+", str(results_dir))
+    return [f"results_dir={results_dir}" if plain else f'results_dir="{results_dir}"']
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,38 @@ class Definition:
     def asked(self) -> tuple[str, ...]:
         """Names of the stages to run now."""
         return tuple(name for name in self.stages if self.run is None or name in words(self.run))
+
+
+def check_sweeper(sweeper: DictConfig) -> None:
+    """Refuses a list, which Hydra does not sweep, and ${...}, which Hydra fills once for all cells.
+
+    Args:
+        sweeper: hydra.sweeper of a composed configuration.
+
+    Raises:
+        ValueError: there is one; one line.
+    """
+    values: Any = OmegaConf.to_container(sweeper, resolve=False)
+    for key, value in (values["params"] or {}).items():
+        if isinstance(value, list):
+            written = ",".join(map(str, value))
+            raise ValueError(
+                f"hydra.sweeper.params.{key} is a list, which Hydra does not sweep; write {key}: {written}"
+            )
+    for where, key, value in _interpolations(values, "hydra.sweeper"):
+        raise ValueError(
+            f"{where}={value} would be filled once, from the defaults, and not in each cell: set {key} to {value} in "
+            f"the experiment's body, or say '{key}={value}' on the command line"
+        )
+
+
+def _interpolations(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, str, str]]:
+    """Every value with ${...} in it: its place in the configuration, its key and its text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _interpolations(value, f"{above}.{key}")
+        elif isinstance(value, str) and "${" in value:
+            yield f"{above}.{key}", key, value
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from bench.runs.lease import Holder
 from bench.runs.names import study_folder
 from bench.runs.record import FAILED, INTERRUPTED, RECORD
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, State, state
-from bench.study.plan_file import RUN, StudyPlan, read_plan
+from bench.study.plan_file import RESULTS, RUN, StudyPlan, into, read_plan
 
 COLUMNS = (DONE, RUNNING, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
 NAMED = (RUNNING, STALE, INTERRUPTED, FAILED)  # states whose runs are named
@@ -32,6 +33,7 @@ class Status:
     name: str
     plan: StudyPlan
     states: Mapping[str, State]
+    results_dir: Path = RESULTS
 
     @property
     def stages(self) -> dict[str, Counter[str]]:
@@ -61,7 +63,8 @@ def status(results_dir: Path, name: str) -> Status:
     planned = {run.run_id for run in plan.runs if run.run_id is not None}
     begun = {path.parent.name for path in folder.glob(f"*/{RECORD}")} | {path.name for path in folder.glob(".*-*/")}
     names = sorted(planned | {one.removeprefix(".") for one in begun if not one.endswith(".copy")})
-    return Status(name, plan, {run_id: state(RunFolder(results_dir, name, run_id)) for run_id in names})
+    states = {run_id: state(RunFolder(results_dir, name, run_id)) for run_id in names}
+    return Status(name, plan, states, results_dir)
 
 
 def text(found: Status, everything: bool) -> str:
@@ -77,7 +80,7 @@ def text(found: Status, everything: bool) -> str:
     aligned = ("left", *["right"] * (len(columns) + 1))
     table = tabulate(rows, ["stage", "runs", *columns], "pipe", disable_numparse=True, colalign=aligned)
     lines = [f"{found.name}:", "", table]
-    commands = {run.run_id: found.plan.command(run) for run in found.plan.runs}
+    commands = {run.run_id: found.plan.command(run, found.results_dir) for run in found.plan.runs}
     for name in NAMED:
         runs = {run_id: one for run_id, one in found.states.items() if one.name == name}
         shown = list(runs) if everything else list(runs)[:SHOWN]
@@ -94,7 +97,9 @@ def text(found: Status, everything: bool) -> str:
     if total[RECORDED]:
         lines.append("recorded: a result without its weights, as a repository keeps it; a sweep does it again")
     if total[STALE] or total[INTERRUPTED] or total[NEW]:
-        sweep = f"python -m bench.run -m +experiments={found.plan.experiment}"
+        sweep = shlex.join(
+            ["python", "-m", "bench.run", "-m", f"+experiments={found.plan.experiment}", *into(found.results_dir)]
+        )
         lines.append(f"to continue: {sweep if found.plan.experiment else 'the command that began it'}")
     return "\n".join(lines).rstrip("\n")
 

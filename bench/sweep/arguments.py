@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from bench.process.provenance import version
 from bench.process.validation import one_line
 from bench.runs.renamed import modern_override
-from bench.study.folders import CONF, experiments_folder
+from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
+
+# Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number.
+NAMES = (*"study results_dir data.root cache.dir model.path model.revision task.template track.project".split(),)
 
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher"}  # and their packages
 
@@ -39,7 +43,7 @@ def choices(folder: Path) -> list[str]:
 
 
 def check_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments with present names in the place of former ones, of which a line on stderr warns.
+    """The arguments with present names in the place of former ones, of which a line on stderr warns, and names quoted.
 
     Raises:
         SystemExit: an unknown key or choice, or a key that names code; one line on stderr.
@@ -53,24 +57,35 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
-        swept = [list(one.sweep_string_iterator()) if one.is_sweep_override() else None for one in overrides]
-    except HydraException as error:
+        sweeps = [swept(one) for one in overrides]
+    except (HydraException, ValueError) as error:
         refuse(one_line(error))
-    for text, override, several in zip(texts, overrides, swept, strict=True):
-        key, value = override.key_or_group, override.value()
-        values = list(map(str, value if isinstance(value, list) else [value])) if several is None else several
-        if override.package is not None and not override.is_delete():
-            refuse(f"{text}: a choice has one place; leave @{override.package} out")
-        named = [name for name in keys_of({key.replace("/", "."): value}) if names_code(name)]
-        if named or ("_target_" in text.partition("=")[2]):
-            refuse(f"{text}: no key but method._target_ names code; hydra.{', hydra.'.join(NAMES_CODE)} cannot be set")
-        if key == "experiments":
-            _check_experiments(text, values, added=override.is_add())
-        elif key in GROUPS:
-            _check_choices(text, key, values)
-        elif key.split(".")[0].split("/")[0] not in KEYS:
-            refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
+    for text, override, several in zip(texts, overrides, sweeps, strict=True):
+        _check(text, override, several)
+        if override.key_or_group in NAMES and isinstance(override.value(), int | float):
+            given[given.index(text)] = f'{override.get_key_element()}="{override.get_value_string().strip()}"'
     return given
+
+
+def swept(override: Override) -> list[str] | None:
+    """The values of a sweep, as texts; None for an override of one value.
+
+    glob(lora_*) stands for the choices of its group that match, and glob([lora_*], exclude=[*_sb]) for fewer of them.
+
+    Raises:
+        HydraException: the values cannot be enumerated, as those of an interval.
+        ValueError: glob(...) of what is no group, or of nothing; one line.
+    """
+    pattern, key = override.value(), override.key_or_group
+    if not isinstance(pattern, Glob):
+        return list(override.sweep_string_iterator()) if override.is_sweep_override() else None
+    folder = experiments_folder() if key == EXPERIMENTS else CONF / key if key in GROUPS else None
+    if folder is None:
+        raise ValueError(f"{override.input_line}: glob(...) takes choices of a group: {', '.join(GROUPS)}")
+    known = choices(folder)
+    if not (found := pattern.filter(known)):
+        raise ValueError(f"{override.input_line} matches nothing; choose from {', '.join(known)}")
+    return found
 
 
 def keys_of(values: Any, above: str = "") -> Iterator[str]:
@@ -91,6 +106,23 @@ def names_code(key: str, in_experiment: bool = False) -> bool:
     if of_hydra in NAMES_CODE or (in_experiment and of_hydra not in (None, *OF_EXPERIMENTS)):
         return True
     return "_target_" in (first, *inner) and key != "method._target_"
+
+
+def _check(text: str, override: Override, several: list[str] | None) -> None:
+    """Refuses an override of what nothing reads, of no choice, or of a key that names code."""
+    key, value = override.key_or_group, override.value()
+    values = list(map(str, value if isinstance(value, list) else [value])) if several is None else several
+    if override.package is not None and not override.is_delete():
+        refuse(f"{text}: a choice has one place; leave @{override.package} out")
+    named = [name for name in keys_of({key.replace("/", "."): value}) if names_code(name)]
+    if named or ("_target_" in text.partition("=")[2]):
+        refuse(f"{text}: no key but method._target_ names code; hydra.{', hydra.'.join(NAMES_CODE)} cannot be set")
+    if key == EXPERIMENTS:
+        _check_experiments(text, values, added=override.is_add())
+    elif key in GROUPS:
+        _check_choices(text, key, values)
+    elif key.split(".")[0].split("/")[0] not in KEYS:
+        refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
 
 
 def _check_choices(text: str, group: str, values: list[str]) -> None:

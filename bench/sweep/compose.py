@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,13 +21,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from bench.sweep.arguments import GROUPS
+from bench.sweep.arguments import GROUPS, swept
 from bench.sweep.resolvers import build
 
 if TYPE_CHECKING:
     from bench.config import Run
 
 Overrides = tuple[str, ...]  # of one cell, as on its command line
+
+
+def as_given(hydra: Any) -> list[str]:
+    """The overrides of a command line, from a configuration's hydra node, with each ${...} as it was written.
+
+    OmegaConf fills those of a list that is read one by one: in a sweep from the defaults, and not in each cell.
+    """
+    given: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(given)
 
 
 @functools.cache
@@ -45,12 +54,14 @@ def product(overrides: Sequence[str]) -> list[Overrides]:
 
     Raises:
         HydraException: an override cannot be parsed, or not be enumerated.
+        ValueError: glob(...) matches nothing.
     """
     axes: dict[str, list[str]] = {}
-    for override in map(parsed, overrides):
-        key = override.get_key_element()
-        swept = override.is_sweep_override()
-        values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+    for text in overrides:
+        override = parsed(text)
+        key, values = override.get_key_element(), swept(override)
+        if values is None:  # Hydra would write ${rank.r} as $\{rank.r\}, which it reads as the same
+            values = [override.get_value_string() if "${" in text else override.get_value_element_as_str()]
         axes[key] = [f"{key}={value}" for value in values]
     return list(itertools.product(*axes.values()))
 

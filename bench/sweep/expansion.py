@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.config import Run
 
 # Keys that are left out of the command that reruns a cell: they change no result, or are given once for the command.
-_NOT_SHOWN = ("results_dir", "cache", "hydra", "experiments", "run", "checkpoint", "launch")
+_OF_THE_COMMAND = ("cache", "hydra", "experiments", "run", "checkpoint", "launch")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,26 @@ def _method(group: Sequence[str]) -> str:
     return next((text.removeprefix("method=") for text in group if text.startswith("method=")), "")
 
 
+def repeating(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides with which this machine reruns a cell: its runs and its data are where they were."""
+    return tuple(text for text in overrides if _key(text).partition(".")[0] not in _OF_THE_COMMAND)
+
+
+def portable(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The same for any machine: FOLDER stands for its data and for a results folder that is not relative."""
+    return tuple(f"{_key(text)}=FOLDER" if _names_a_folder(text) else text for text in repeating(overrides))
+
+
 def shown(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides with which any machine can rerun a cell."""
-    kept = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in _NOT_SHOWN]
-    return tuple("data.root=FOLDER" if text.startswith("data.root=") else text for text in kept)
+    """The same for a study's plan, which lies in the results folder and does not name it."""
+    return tuple(text for text in portable(overrides) if _key(text) != "results_dir")
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _names_a_folder(text: str) -> bool:
+    """Whether an override gives a folder that other machines do not have."""
+    key, value = _key(text), text.partition("=")[2].strip("'\" ")
+    return key == "data.root" or (key == "results_dir" and value.startswith(("/", "~", "\\~")))

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan
 from bench.sweep.arguments import refuse
-from bench.sweep.expansion import shown
+from bench.sweep.compose import as_given
+from bench.sweep.expansion import portable, repeating
 from bench.sweep.resolvers import experiment
 from bench.sweep.sweep import Sweep
 
@@ -35,20 +37,17 @@ class Guard(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuses an experiment's axes and launch=slurm without -m; Hydra would ignore both without a word."""
-        given = {text.partition("=")[0] for text in config.hydra.overrides.task}
-        if swept := [key for key in config.hydra.sweeper.params or {} if key not in given]:
+        given = as_given(config.hydra)
+        keys = {text.partition("=")[0] for text in given}
+        if swept := [key for key in config.hydra.sweeper.params or {} if key not in keys]:
             refuse(f"this experiment sweeps {', '.join(swept)}: add -m")
-        if "launch=slurm" in config.hydra.overrides.task and POSITION not in os.environ:
+        if "launch=slurm" in given and POSITION not in os.environ:
             refuse("launch=slurm submits the cells of a sweep: add -m")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
-        for key, value in (config.hydra.sweeper.params or {}).items():
-            if isinstance(value, ListConfig):
-                written = ",".join(map(str, value))
-                refuse(f"hydra.sweeper.params.{key} is a list, which Hydra does not sweep; write {key}: {written}")
         try:
-            sweep = Sweep.current = Sweep(config, list(config.hydra.overrides.task))
+            sweep = Sweep.current = Sweep(config, as_given(config.hydra))
         except ValueError as error:
             refuse(str(error))
         sweep.plan()
@@ -74,7 +73,7 @@ def position() -> str:
 
 def overrides(config: DictConfig, run: Run) -> list[str]:
     """The overrides of the run that Hydra is starting, with the experiment, and the commits that the run has found."""
-    return [*HydraConfig.get().overrides.task, *_commits(config, run)]
+    return [*as_given(HydraConfig.get()), *_commits(config, run)]
 
 
 def _commits(config: DictConfig, run: Run) -> Iterator[str]:
@@ -88,7 +87,7 @@ def _commits(config: DictConfig, run: Run) -> Iterator[str]:
 
 def command(config: DictConfig, run: Run) -> str:
     """The command line that makes exactly this run, without folders of this machine."""
-    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), shown(overrides(config, run)), None))
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), portable(overrides(config, run)), None))
 
 
 def hint(runs: list[Run]) -> str | None:
@@ -131,7 +130,8 @@ def finish() -> int:
         job.say(f"{len(left)} runs have not ended ({names}); the same command resumes them", sys.stderr)
     if failed:
         job.say(f"{len(failed)} runs failed; each again, or all with the same command and {RETRY}:", sys.stderr)
-    commands = {cell.planned.run_id: f"\n    {plan.command(cell.planned)} {RETRY}" for cell in planned}
+    given = {cell.planned.run_id: replace(cell.planned, overrides=repeating(cell.overrides)) for cell in planned}
     for run_id, why in failed.items():
-        job.say(f"{run_id}{why}{commands.get(run_id, '')}", sys.stderr)
+        again = f"\n    {plan.command(given[run_id])} {RETRY}" if run_id in given else ""
+        job.say(f"{run_id}{why}{again}", sys.stderr)
     return 1 if failed or left else 0

@@ -49,6 +49,17 @@ def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
 
 
+def _default_rate(of_the_embedded: float, *, _root_: DictConfig) -> float | None:
+    """${default_rate:2e-3} in conf/method: of the embedded models, for which it was chosen; null for any other.
+
+    bench.config takes the method's published rate then.
+    """
+    return of_the_embedded if _root_.model.source == "embedded" else None
+
+
+OmegaConf.register_new_resolver("default_rate", _default_rate, replace=True)
+
+
 def _at_a_time() -> int:
     """${at_a_time:} in conf/launch/joblib.yaml: one cell a GPU, or one a core if there is no GPU."""
     from bench.sweep.process import gpus

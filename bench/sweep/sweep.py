@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from bench.runs.folder import RunFolder
 from bench.runs.lease import is_held
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
-from bench.study.protocol import Definition
+from bench.study.protocol import Definition, check_sweeper
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import Composer, product
 from bench.sweep.expansion import Expansion, PlannedCell, shown
@@ -41,6 +41,7 @@ class Sweep:
 
     def __init__(self, config: DictConfig, arguments: Sequence[str]) -> None:
         sweeper = config.hydra.sweeper
+        check_sweeper(sweeper)
         self.compose = Composer(config)
         self.planned: list[PlannedCell] = []
         self.num_launched = 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +22,18 @@ from bench.runs.record_parts import TrainingFacts
 from bench.train.probe import AlignmentProbe
 from bench.train.probe import Row as AlignmentRow
 from bench.train.settings import Row, Training
+
+FIRST = 5  # steps at most in which training begins; the demo's learning rates rise until the tenth
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """Where training began and ended: the mean loss of the first steps, and that of the last tenth of them.
+
+    The first steps are as many as a tenth, and at most FIRST. None for fewer than ten steps, whose batches differ by
+    more than they learn.
+    """
+    tenth = len(losses) // 10
+    return (fmean(losses[: min(tenth, FIRST)]), fmean(losses[-tenth:])) if tenth else None
 
 
 class Journal(TrainerCallback):
@@ -87,17 +101,24 @@ class Journal(TrainerCallback):
         return spent | {"curve": self.curve, "alignment": rows}
 
     def finish(self) -> Training:
-        """Logs the last row and closes the bar."""
-        last = self.curve[-1]
+        """Logs the last row, closes the bar, and warns of a loss that ended above where it began."""
+        last, means = self.curve[-1], ends([row["loss"] for row in self.curve])
         facts = TrainingFacts(
             num_steps=len(self.curve),
             num_tokens=self._tokens[-1],
             seconds=self.seconds,
             loss=last["loss"],
             eval_loss=last["eval_loss"],
+            loss_rose=None if means is None else means[1] > means[0],
         )
         self._flush()
         self.close()
+        if facts.loss_rose and means is not None and ranks.rank() == 0:
+            warnings.warn(
+                f"the training loss ended above where it began, {means[1]:.3f} after {means[0]:.3f} (means of the last "
+                "tenth and of the first steps); take a lower train.learning_rate",
+                stacklevel=2,
+            )
         return Training(self.curve, facts, self._carried)
 
     def close(self) -> None:

@@ -65,6 +65,14 @@ def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compos
     assert "experiments/learning_rate" in next(line for line in lines if "learning_rate:" in line)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_published_rate_names_its_source_and_no_run_of_the_embedded_model_takes_one(compose, compose_run, method):
+    published = compose(f"method={method}").get("published_rates", {})
+    assert set(published) <= {"causal", "seq2seq", "encoder"}
+    assert all(0 < one["rate"] < 1 and one["source"] for one in published.values())
+    assert compose_run(f"method={method}").learning_rate_source is None
+
+
 UNSTAGED = [name for name in EXPERIMENTS if "/protocol:" not in (ROOT / "experiments" / f"{name}.yaml").read_text()]
 
 

@@ -39,7 +39,8 @@ def run_model(run_cell_in_module, folders):
         if key not in done:
             task = ACCEPTABILITY if name == "encoder" else ["task=commonsense_tiny"]
             model = ["model=local", f"model.path={folders[name]}"]
-            done[key] = run_cell_in_module(*task, *model, f"method={method}", "rank=r4", *more)
+            rate = "train.learning_rate=1e-3"
+            done[key] = run_cell_in_module(*task, *model, f"method={method}", "rank=r4", rate, *more)
         return done[key]
 
     return run

@@ -153,8 +153,10 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
 
     trained = [cell for cell in cells if cell.trained]
     incomplete = dict.fromkeys(text for cell in cells for run in cell.runs for text in run.data.incomplete)
-    merged = []
+    merged, rose = [], []
     for cell in cells:
+        if risen := sum(run.training is not None and run.training.loss_rose is True for run in cell.runs):
+            rose.append(f"{cell.title} {risen:,} of {len(cell.runs):,}")
         items = [run.scoring.merged for run in cell.runs if run.scoring.merged]
         if differing := sum(one["num_differing"] for one in items):
             merged.append(f"{cell.title} {differing:,} of {sum(one['num_items'] for one in items):,}")
@@ -168,6 +170,7 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
         "Training examples left out as too long": _by_method(trained, lambda run: run.data.num_dropped),
         "Validation examples left out as too long": _by_method(trained, lambda run: run.data.num_validation_dropped),
         "Training examples cut to the limit": _by_method(trained, lambda run: run.data.num_truncated),
+        "Runs whose training loss ended above where it began": ", ".join(rose),
         "Scored items that change with the adapter merged into the weights": ", ".join(merged),
     }
     return [f"{what}: {text}." for what, text in told.items() if text]
