@@ -315,6 +315,38 @@ def test_a_padding_token_beyond_the_embedding_is_refused(saved):
     assert "has id 50, and the model embeds ids below 50; set pad_token to" in message
 
 
+def test_tokens_beyond_the_embedding_are_refused_unless_no_text_has_them(saved):
+    images = word_tokenizer("causal")
+    images.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert saved(tiny_llama(), tokenizer=images).load().tokenizer.convert_tokens_to_ids("<image>") == 50
+    words = word_tokenizer("causal")
+    words.add_tokens(["fish", "snake"])
+    message = error_of(saved(tiny_llama(), tokenizer=words))
+    assert "has 2 tokens, from 'fish' of id 50 on, and the model embeds ids below 50; save the model with" in message
+
+
+def test_a_folder_without_a_tokenizer_with_a_torn_file_or_of_another_kind_is_refused_in_one_line(saved):
+    def broken(change):
+        model = saved(tiny_llama())
+        change(model.folder)
+        return error_of(model)
+
+    def torn(folder):
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+    def without(folder):
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+
+    assert "has no tokenizer that can be loaded: " in broken(without)
+    assert "a file of its weights is torn (" in broken(torn)
+    with pytest.raises(
+        ValueError, match=r"\Amodel .* cannot be had as model\.kind=causal: .*; set model\.kind to .*\Z"
+    ):
+        saved(tiny_t5(), kind="causal").skeleton()
+
+
 def test_attention_that_a_model_does_not_have_is_refused_with_the_one_it_has(saved):
     deberta = saved(MASKED["deberta"](), attention="sdpa", kind="encoder")
     message = error_of(deberta, num_labels=2)

@@ -31,6 +31,7 @@ def command(*arguments, cwd=None):
         ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
         ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
         ("launch=glob([basic,process])", "a sweep has one launcher; choose one"),
+        ("train.lr_scheduler_type=~x", "Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, capsys):
@@ -62,6 +63,13 @@ def test_a_name_is_taken_as_it_is_written_though_yaml_reads_a_number():
     assert [text for text in given if '"' in text] == quoted
     assert [text for text in given if '"' not in text] == [
         "model.path=007", "seed=1", "study=2024-01-01", "study=null", "study=on",
+    ]  # fmt: skip
+
+
+def test_a_name_that_hydra_cannot_read_is_quoted_each_by_itself_in_a_sweep():
+    given = ["data.root=~/data", "+model.path=/models/ü,'/it#1',~/x", "results_dir=runs[1]", "cache.dir=/plain"]
+    assert arguments.check_arguments(given) == [
+        'data.root="~/data"', '+model.path="/models/ü",\'/it#1\',"~/x"', 'results_dir="runs[1]"', "cache.dir=/plain",
     ]  # fmt: skip
 
 

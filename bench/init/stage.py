@@ -197,6 +197,11 @@ def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, metho
     if before is None or after is None:
         return 0.0
     change, size = (after - before).abs().max().item(), before.abs().max().item()
+    if not math.isfinite(size):
+        raise ValueError(
+            f"the pretrained model's largest logit is {size} on the calibration samples: its weights, or their sums in "
+            "model.dtype, are not finite"
+        )
     dtype = next(model.parameters()).dtype
     if not math.isfinite(change) or (method.keeps_function and change > LOGIT_TOLERANCE[dtype] * size):
         raise ValueError(

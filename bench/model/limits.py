@@ -32,19 +32,18 @@ def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return int(positions)
 
 
-def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, path: str) -> None:
-    """Gives a classifier the tokenizer's padding token, whatever its configuration says.
+def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuses a tokenizer that gives ids for which the model has no embedding.
 
-    A decoder with a classification head reads its answer from the last token that is no padding.
+    Special tokens that no text is opened, closed or padded with may lie beyond, as Gemma 3's for images.
 
     Args:
-        model: the loaded model; its configuration is changed in place.
+        model: the loaded model.
         tokenizer: has a padding token.
-        kind: causal, seq2seq or encoder.
         path: for the message.
 
     Raises:
-        ValueError: the model has no embedding of the tokenizer's padding or EOS token.
+        ValueError: the model has no embedding of the padding or EOS token, or of a token that texts can hold.
     """
     rows = len(cast("Tensor", model.get_input_embeddings().weight))
     for name in ("pad_token", "eos_token"):
@@ -55,6 +54,28 @@ def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ki
                 f"embeds ids below {rows}; set {name} to a token that the model has, or save the model with more "
                 "embeddings (resize_token_embeddings)"
             )
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unused = special - set(tokenizer("a").input_ids)
+    ids = tokenizer.get_vocab()
+    if beyond := {number: token for token, number in ids.items() if number >= rows and number not in unused}:
+        first = min(beyond)
+        raise ValueError(
+            f"the tokenizer of {path} has {len(beyond)} tokens, from {beyond[first]!r} of id {first} on, and the model "
+            f"embeds ids below {rows}; save the model with more embeddings (resize_token_embeddings), or its own "
+            "tokenizer beside it"
+        )
+
+
+def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    """Gives a classifier the tokenizer's padding token, whatever its configuration says.
+
+    A decoder with a classification head reads its answer from the last token that is no padding.
+
+    Args:
+        model: the loaded model; its configuration is changed in place.
+        tokenizer: has a padding token.
+        kind: causal, seq2seq or encoder.
+    """
     config = model.config.get_text_config()
     if kind == "encoder" and config.model_type not in AFTER_PADDING:  # whose positions count from the model's own
         config.pad_token_id = tokenizer.pad_token_id

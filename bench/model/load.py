@@ -162,8 +162,14 @@ class Model:
         config = self._config()
         if num_labels is not None:
             config.num_labels = num_labels
-        with torch.device("meta"):
-            return _auto_class(self.found_kind).from_config(config)
+        try:
+            with torch.device("meta"):
+                return _auto_class(self.found_kind).from_config(config)
+        except ValueError as error:
+            raise ValueError(
+                f"model {self.path} cannot be had as model.kind={self.found_kind}: {one_line(error)}; set model.kind "
+                "to causal, seq2seq or encoder"
+            ) from error
 
     def load(self, num_labels: int | None = None, seed: int = 0) -> LoadedModel:
         """Loads weights and tokenizer; a tokenizer without a padding token pads with EOS.
@@ -177,11 +183,12 @@ class Model:
                 model does not have this attention, or the tokenizer cannot be used.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         from bench.model.layers import mark_drawn
-        from bench.model.limits import share_padding
+        from bench.model.limits import check_embedded, share_padding
         from bench.model.pretrained import drawn_tensors
 
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
@@ -190,6 +197,14 @@ class Model:
         head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False, **side)
+        except hub.errors() as error:
+            raise self._unloaded(error, revision) from error
+        except ValueError as error:  # transformers', which lists what it has tried
+            raise ValueError(
+                f"model {self.path} has no tokenizer that can be loaded: {one_line(error).rstrip(': ')}; save it "
+                "beside the weights with save_pretrained"
+            ) from error
+        try:
             with rng.preserved(), quiet("transformers"):  # whose report is judged here
                 torch.manual_seed(rng.derive(seed, "head"))
                 model, report = _auto_class(kind).from_pretrained(
@@ -204,12 +219,10 @@ class Model:
                     **head,
                 )
         except hub.errors() as error:
-            if self.source != "hub":
-                raise ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}") from error
-            why = hub.reason(error, "model", self.path, revision)
+            raise self._unloaded(error, revision) from error
+        except SafetensorError as error:
             raise ValueError(
-                f"model {self.path} cannot be loaded from the Hub: {why}; or give a local folder: model=local "
-                "model.path=FOLDER"
+                f"model.path={self.path}: a file of its weights is torn ({one_line(error)}); copy or download it again"
             ) from error
         except RuntimeError as error:  # transformers', where one of several experts is lacking or of another shape
             raise ValueError(
@@ -226,7 +239,8 @@ class Model:
             ) from error
         mark_drawn(model, drawn := drawn_tensors(model, report, self.path))
         check_tokenizer(tokenizer, kind, self.path)
-        share_padding(model, tokenizer, kind, self.path)
+        check_embedded(model, tokenizer, self.path)
+        share_padding(model, tokenizer, kind)
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")
         if self.source != "hub":
@@ -234,6 +248,15 @@ class Model:
         else:
             found = revision if revision and hub.COMMIT.fullmatch(revision) else UNKNOWN
         return LoadedModel(model, tokenizer, found, kind, tuple(drawn))
+
+    def _unloaded(self, error: Exception, revision: str | None) -> ValueError:
+        if self.source != "hub":
+            return ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}")
+        why = hub.reason(error, "model", self.path, revision)
+        return ValueError(
+            f"model {self.path} cannot be loaded from the Hub: {why}; or give a local folder: model=local "
+            "model.path=FOLDER"
+        )
 
     def _builds(self, attention: str) -> bool:
         import torch

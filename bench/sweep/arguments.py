@@ -20,7 +20,7 @@ from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
 
-# Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number.
+# Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.
 NAMES = (*"study results_dir data.root cache.dir model.path model.revision task.template track.project".split(),)
 
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher"}  # and their packages
@@ -51,20 +51,34 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     given = []
     for text in arguments:
         now, notes = (text, []) if text.startswith("-") else modern_override(text)
-        given.append(now)
+        given.append(_readable(now))
         for note in notes:
             warnings.warn(note, stacklevel=2)
     texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
         sweeps = [swept(one) for one in overrides]
-    except (HydraException, ValueError) as error:
+    except HydraException as error:
+        refuse(f"{one_line(error)}: Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'")
+    except ValueError as error:
         refuse(one_line(error))
     for text, override, several in zip(texts, overrides, sweeps, strict=True):
         _check(text, override, several)
         if override.key_or_group in NAMES and isinstance(override.value(), int | float):
             given[given.index(text)] = f'{override.get_key_element()}="{override.get_value_string().strip()}"'
     return given
+
+
+def _readable(text: str) -> str:
+    """The override of a name with its values in quotation marks, if Hydra cannot read them without, such as ~/data."""
+    key, _, value = text.partition("=")
+    if key.lstrip("+") not in NAMES:
+        return text
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return f"{key}=" + ",".join(one if one.startswith(("'", '"')) else f'"{one}"' for one in value.split(","))
+    return text
 
 
 def swept(override: Override) -> list[str] | None:
