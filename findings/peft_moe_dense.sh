@@ -2,9 +2,9 @@
 # LoRA on the dense feed-forward layer of a mixture-of-experts model, named in full.
 # Guess: LoraConfig(target_modules=[full names of linear layers]) adapts those layers and nothing else, or raises.
 # Seen (transformers 5.23.0, peft 0.21.2): in a Qwen3-MoE model whose first layer is dense (mlp_only_layers=[0]) the names
-#   that end in gate_proj, up_proj and down_proj are taken for those of experts: the dense layer, which was asked for, gets
-#   no adapter, and the stacked experts of the other layer, which were not, do. No error; the warnings are of a rank_pattern and an
-#   alpha_pattern, which nobody has written.
+#   that end in gate_proj, up_proj and down_proj are taken for those of experts: the dense layer, which was asked for,
+#   gets no adapter, and the stacked experts of the other layer, which were not, do. No error; the warnings are of a
+#   rank_pattern and an alpha_pattern, which nobody has written.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

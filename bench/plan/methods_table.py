@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_table(options: argparse.Namespace) -> None:
     from hydra import compose, initialize_config_dir
 
-    overrides = check_arguments(options.overrides)
+    # A rate, which nothing here depends on: some methods have none of their own for the model.
+    overrides = ["train.learning_rate=1", *check_arguments(options.overrides)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = [compose("config", overrides=[*overrides, f"method={name}"]) for name in choices(CONF / "method")]
     runs = [resolvers.validated(config) for config in composed]
