@@ -66,11 +66,15 @@ def test_a_name_is_taken_as_it_is_written_though_yaml_reads_a_number():
     ]  # fmt: skip
 
 
-def test_a_name_that_hydra_cannot_read_is_quoted_each_by_itself_in_a_sweep():
+def test_a_name_that_hydra_cannot_read_is_quoted_each_by_itself_in_a_sweep(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
     given = ["data.root=~/data", "+model.path=/models/ü,'/it#1',~/x", "results_dir=runs[1]", "cache.dir=/plain"]
     assert arguments.check_arguments(given) == [
-        'data.root="~/data"', '+model.path="/models/ü",\'/it#1\',"~/x"', 'results_dir="runs[1]"', "cache.dir=/plain",
-    ]  # fmt: skip
+        'data.root="/home/me/data"',
+        """+model.path="/models/ü",'/it#1',"/home/me/x\"""",
+        'results_dir="runs[1]"',
+        "cache.dir=/plain",
+    ]
 
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -70,14 +71,18 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _readable(text: str) -> str:
-    """The override of a name with its values in quotation marks, if Hydra cannot read them without, such as ~/data."""
+    """The override of a name with its values in quotation marks, if Hydra cannot read them without.
+
+    Such is ~/data, which shells expand behind some keys only; here it is the home folder's behind each.
+    """
     key, _, value = text.partition("=")
     if key.lstrip("+") not in NAMES:
         return text
     try:
         OverridesParser.create().parse_override(text)
     except HydraException:
-        return f"{key}=" + ",".join(one if one.startswith(("'", '"')) else f'"{one}"' for one in value.split(","))
+        names = (one if one.startswith(("'", '"')) else f'"{os.path.expanduser(one)}"' for one in value.split(","))
+        return f"{key}={','.join(names)}"
     return text
 
 
