@@ -31,6 +31,7 @@ def command(*arguments, cwd=None):
         ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
         ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
         ("launch=glob([basic,process])", "a sweep has one launcher; choose one"),
+        ("study=${rank.r", "Hydra cannot read this"),
         ("train.lr_scheduler_type=~x", "Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'"),
     ],
 )

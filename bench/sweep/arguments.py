@@ -76,7 +76,7 @@ def _readable(text: str) -> str:
     Such is ~/data, which shells expand behind some keys only; here it is the home folder's behind each.
     """
     key, _, value = text.partition("=")
-    if key.lstrip("+") not in NAMES:
+    if key.lstrip("+") not in NAMES or "${" in value:
         return text
     try:
         OverridesParser.create().parse_override(text)
