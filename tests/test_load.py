@@ -1,5 +1,6 @@
 """What a checkpoint must hold, what is drawn anew, and which layers a model lets adapt."""
 
+import math
 import warnings
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ from bench.model.load import Model
 from bench.tasks import Task
 from bench.tasks.examples import Example, collate
 from built_methods import built
-from models import PAD, SEP, tiny_bert, tiny_llama, tiny_roberta, tiny_t5, word_tokenizer
+from models import PAD, SEP, random_batch, tiny_bert, tiny_llama, tiny_roberta, tiny_t5, word_tokenizer
 from starts import start
 
 RANK = Rank("r3", 3, 6)
@@ -426,6 +427,14 @@ def test_experts_that_adapters_leave_out_are_warned_of_with_their_share_and_reco
         assert start(tiny_mixtral(), built("full_ft"), RANK, None, []).facts.num_left_out == 0
         assert start(tiny_llama(), built("hu"), RANK, None, []).facts.num_left_out == 0
     assert left_out(tiny_bert()) == (0, "")
+
+
+def test_weights_that_are_not_finite_are_blamed_on_the_checkpoint_and_not_on_the_method():
+    model, batch = tiny_llama(), random_batch(2, 6)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"the pretrained model's largest logit is nan .* weights"):
+        start(model, built("hu"), RANK, None, [batch])
 
 
 def test_a_run_is_refused_before_its_data_is_read_and_before_anything_trains(saved, run_cell, monkeypatch):
