@@ -5,8 +5,8 @@ import os
 __version__ = "0.1.0"
 
 # A thread that waits for others at the end of a parallel region spins before it sleeps. Where other programs need the
-# cores, long spinning keeps the very thread from its core that is waited for: a step takes up to forty times as long.
+# cores, long spinning keeps the very thread from its core that is waited for: a step takes a hundred times as long.
 # OpenMP runtimes read this once, when torch is imported: GNU's (turns), LLVM's and Intel's (milliseconds).
-BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
 if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", *BOUNDED_SPINNING}):
     os.environ.update(BOUNDED_SPINNING)

@@ -67,6 +67,10 @@ def test_a_name_is_taken_as_it_is_written_though_yaml_reads_a_number():
     ]  # fmt: skip
 
 
+def test_minus_m_may_stand_among_the_overrides():
+    assert arguments.check_arguments(["rank=r4", "-m", "seed=0,1"]) == ["-m", "rank=r4", "seed=0,1"]
+
+
 def test_a_name_that_hydra_cannot_read_is_quoted_each_by_itself_in_a_sweep(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     given = ["data.root=~/data", "+model.path=/models/ü,'/it#1',~/x", "results_dir=runs[1]", "cache.dir=/plain"]

@@ -44,7 +44,7 @@ def choices(folder: Path) -> list[str]:
 
 
 def check_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments with present names in the place of former ones, of which a line on stderr warns, and names quoted.
+    """The arguments, -m first, with present names for former ones, of which a line on stderr warns, and names quoted.
 
     Raises:
         SystemExit: an unknown key or choice, or a key that names code; one line on stderr.
@@ -67,7 +67,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         _check(text, override, several)
         if override.key_or_group in NAMES and isinstance(override.value(), int | float):
             given[given.index(text)] = f'{override.get_key_element()}="{override.get_value_string().strip()}"'
-    return given
+    return sorted(given, key=lambda text: text not in ("-m", "--multirun"))  # no flag among overrides for Hydra
 
 
 def _readable(text: str) -> str:
