@@ -181,11 +181,11 @@ def gradients_by_autograd(model, layers, batch):
     return {name: torch.zeros_like(layers[name].weight) if g is None else g.clone() for name, g in grads.items()}
 
 
-def inputs_of(model, layers, batch):
-    """What each layer is given, by a forward hook."""
-    inputs = {}
+def calls_of(model, layers, batch):
+    """What each layer is given at each of its calls."""
+    inputs = {name: [] for name in layers}
     hooks = [
-        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs.__setitem__(name, args[0].detach()))
+        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs[name].append(args[0].detach()))
         for name, layer in layers.items()
     ]
     with torch.no_grad():
@@ -193,6 +193,11 @@ def inputs_of(model, layers, batch):
     for hook in hooks:
         hook.remove()
     return inputs
+
+
+def inputs_of(model, layers, batch):
+    """What each layer is given at its one call."""
+    return {name: inputs for name, (inputs,) in calls_of(model, layers, batch).items()}
 
 
 def random_batch(rows, tokens, seed=0):

@@ -18,6 +18,7 @@ from bench.train import alignment
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
 from models import (
+    calls_of,
     gradients_by_autograd,
     inputs_of,
     tiny_albert,
@@ -130,7 +131,7 @@ def test_a_covariance_is_of_every_call_and_of_single_samples_without_padding(nam
     for example in given:
         alone = collate([example], pad_token_id=0)
         learned = alone["labels"][0] != IGNORED if kind == "label_covariance" and name in CAUSAL else slice(None)
-        for layer, inputs in all_inputs_of(model, layers, alone).items():
+        for layer, inputs in calls_of(model, layers, alone).items():
             calls[layer] += [rows.flatten(0, -2)[learned].double() for rows in inputs]
     for layer, rows in calls.items():
         if kind == "input_covariance":
@@ -139,20 +140,6 @@ def test_a_covariance_is_of_every_call_and_of_single_samples_without_padding(nam
             expected = torch.cov(torch.cat(rows).T, correction=0) if rows else 0
         expected = torch.as_tensor(expected, dtype=torch.float32).expand_as(found[layer])
         torch.testing.assert_close(found[layer], expected, rtol=1e-3, atol=1e-4)
-
-
-def all_inputs_of(model, layers, batch):
-    """What each layer is given at each of its calls."""
-    inputs = {name: [] for name in layers}
-    hooks = [
-        layer.register_forward_hook(lambda _m, args, _o, name=name: inputs[name].append(args[0].detach()))
-        for name, layer in layers.items()
-    ]
-    with torch.no_grad():
-        model.eval()(**batch)
-    for hook in hooks:
-        hook.remove()
-    return inputs
 
 
 def test_an_expert_that_is_sent_as_many_rows_as_there_are_tokens_is_not_taken_for_a_layer_of_all_tokens():
@@ -275,7 +262,7 @@ def test_the_probe_sees_the_gradients_of_both_halves_as_autograd_does(name):
         for part in (slice(2), slice(2, 4))
     )
     assert {layer for layer, _ in found} == {*G, "all"}
-    calls = all_inputs_of(bare, target_layers(bare, None), batch)
+    calls = calls_of(bare, target_layers(bare, None), batch)
     for layer in adapted:
         one, two = G[layer.name], other[layer.name]
         A = layer.factors().lora_A
@@ -299,7 +286,7 @@ def test_feature_norms_are_means_over_the_tokens_of_every_call_without_padding(n
     layers = target_layers(bare, None)
     seen = {layer: [] for layer in layers}
     for example in examples(name):
-        for layer, calls in all_inputs_of(bare, layers, collate([example], pad_token_id=0)).items():
+        for layer, calls in calls_of(bare, layers, collate([example], pad_token_id=0)).items():
             seen[layer] += [rows.flatten(0, -2) for rows in calls]
     with_features = {layer for layer, measure in found if measure == "X_norm" and layer != "all"}
     # Rows of relative positions, of an expert's tokens, and of tokens that the model pads itself are not the batch's.

@@ -25,7 +25,7 @@ from bench.tasks import Task
 from bench.tasks.examples import IGNORED
 from bench.train import train
 from bench.train.probe import AlignmentProbe
-from models import gradients_by_autograd
+from models import calls_of, gradients_by_autograd
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("hu", "lora_ga", "lora_sb", "pissa", "eva", "corda", "full_ft")
@@ -230,25 +230,11 @@ def covariances_sample_by_sample(model, layers, batch, kind):
     for sample in samples:
         labels = sample["labels"] != IGNORED
         for key, calls in calls_of(model, layers, sample).items():
-            for rows in calls:
+            for rows in (inputs.flatten(0, -2) for inputs in calls):
                 scaled[key] += rows.T @ rows / rows.max().square()
                 learned[key].append(rows[labels[0]] if kind == "causal" and len(rows) == labels.numel() else rows)
     covariances = {key: torch.cat(rows).T.cov(correction=0) for key, rows in learned.items()}
     return {key: total / len(samples) for key, total in scaled.items()}, covariances
-
-
-def calls_of(model, layers, batch):
-    """The rows (tokens, in) that each layer is given, call by call."""
-    seen = {key: [] for key in layers}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, key=key: seen[key].append(args[0].detach().flatten(0, -2)))
-        for key, layer in layers.items()
-    ]
-    with torch.no_grad():
-        model.eval()(**batch)
-    for hook in hooks:
-        hook.remove()
-    return seen
 
 
 def single(batch, index, kind):
