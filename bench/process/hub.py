@@ -131,21 +131,19 @@ def _refusal(repo_type: RepoType, path: str, revision: str) -> str | None:
     except errors.HFValidationError:
         return f"this is no name of a {repo_type} on the Hub, which is OWNER/NAME"
     except errors.HfHubHTTPError as refused:
-        status = refused.response.status_code
+        status, licence = refused.response.status_code, f"accept its licence at {page}"
+        denied = f"it is gated, and the user of this token has no access; {licence}, and wait if asked"
+        missing = f"there is no {repo_type} of this name, or it is private; check the name, or {log_in}"
+        expired = "the Hub refuses the token, that of HF_TOKEN or of `hf auth login`; renew it"
         said = {
-            (errors.GatedRepoError, 401): f"it is gated; accept its licence at {page}, then {log_in}",
-            (
-                errors.GatedRepoError,
-                403,
-            ): "it is gated, and the user of this token has no access; accept its licence at "
-            f"{page}, and wait if asked",
-            (errors.RepositoryNotFoundError, status): f"there is no {repo_type} of this name, or it is private; check "
-            f"the name, or {log_in}",
+            (errors.GatedRepoError, 401): f"it is gated; {licence}, then {log_in}",
+            (errors.GatedRepoError, 403): denied,
+            (errors.RepositoryNotFoundError, status): missing,
             (
                 errors.RevisionNotFoundError,
                 404,
             ): f"it has no revision {revision}; {page}/commits/main lists its commits",
-            (errors.HfHubHTTPError, 401): "the Hub refuses the token, that of HF_TOKEN or of `hf auth login`; renew it",
+            (errors.HfHubHTTPError, 401): expired,
         }
         return said.get((type(refused), status), f"the Hub answers {status}; try again later")
     except httpx.TransportError as silent:

@@ -70,7 +70,7 @@ class Collector:
         self._seconds: dict[str, float] = defaultdict(float)
         self._open: dict[str, dict[str, Tensor]] = defaultdict(dict)  # accumulators of layers whose calls go on
         self._complete: set[str] = set()
-        self._unreached = dict.fromkeys(layers, True)
+        self._reached: set[str] = set()
         self._apart: set[str] = set()  # layers whose rows are not the tokens of a batch of several samples
         self._sketches: dict[str, GradientSketch] = {}
         self._batch: Batch = {}
@@ -140,7 +140,7 @@ class Collector:
         return self._request.gradient and not self._request.sketched
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor | None = None) -> None:
-        self._unreached[name] = False
+        self._reached.add(name)
         opened = self._open[name]
         for kind in sorted(self._request.matrices - {"gradient"}):
             tokens = self._tokens(kind, name, inputs.shape[:-1])
@@ -218,11 +218,10 @@ class Collector:
             else:
                 with self._clock("storage"):
                     self._sums.put((kind, name), total)
-        if self._last and name in self._sketches:
-            self._deliver_svds({name: {"gradient": self._sketched(name)}})
+        if self._last and (opened or name in self._sketches):
             self._complete.add(name)
-        elif self._last and opened:
-            self._complete.add(name)
+            if name in self._sketches:
+                self._deliver_svds({name: {"gradient": self._sketched(name)}})
 
     def _deliver(self, kind: str, name: str, total: Tensor) -> None:
         if kind == "input_covariance":
@@ -275,7 +274,7 @@ class Collector:
             self._deliver_svds(ranks.map_over_ranks(left, self._decomposed_total))
 
     def _warn_of_unreached(self) -> None:
-        reached_by = ranks.all_reduce_sum(torch.tensor([not unreached for unreached in self._unreached.values()]).int())
+        reached_by = ranks.all_reduce_sum(torch.tensor([name in self._reached for name in self._layers]).int())
         names = [name for name, count in zip(self._layers, reached_by, strict=True) if not count]
         if names:
             warnings.warn(
@@ -290,13 +289,13 @@ class Collector:
         total = self._sums.take((kind, name))
         if total is not None:
             return total
-        layer = self._layers[name]
-        side = layer.in_features
-        shape = {"gradient": (layer.out_features, side), "label_covariance": (side + 1, side + 1)}.get(
-            kind, (side, side)
-        )
-        dtype = torch.float64 if kind == "label_covariance" else torch.float32
-        return torch.zeros(shape, dtype=dtype, device=layer.weight.device)
+        layer, dtype = self._layers[name], torch.float32
+        rows, columns = layer.in_features, layer.in_features
+        if kind == "gradient":
+            rows = layer.out_features
+        elif kind == "label_covariance":  # with sums and count
+            rows, columns, dtype = rows + 1, columns + 1, torch.float64
+        return torch.zeros(rows, columns, dtype=dtype, device=layer.weight.device)
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
         if name in self._sketches:
