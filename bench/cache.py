@@ -8,8 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.init import store
-from bench.process import command
+from bench.process import command, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,12 +14,12 @@ import yaml
 from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bench.init.store import Cache
 from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Kind, Model
 from bench.process.redact import localised, portable, without_secrets
+from bench.process.store import Cache
 from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study

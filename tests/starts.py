@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 from bench.init.stage import initialize
-from bench.init.store import Cache
 from bench.methods.base import PLAIN, LearningRates
 from bench.methods.svd import EXACT
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
+from bench.process.store import Cache
 
 NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.cache import main
-from bench.init.store import Cache, clear, entries, evict
+from bench.process.store import Cache, clear, entries, evict
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from bench.init.calibrate import Calibration, CalibrationRequest, calibrate, key, shared
 from bench.init.calibrate.collect import Collector, split
 from bench.init.calibrate.sums import InScratchFiles, choose_place
-from bench.init.store import Cache, entries
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT, exact_svd
 from bench.model.gradients import visit_gradients, weight_gradient
 from bench.model.layers import target_layers
 from bench.model.load import UNKNOWN, LoadedModel
+from bench.process.store import Cache, entries
 from models import gradients_by_autograd, inputs_of
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 from bench.init import calibrate
 from bench.init.calibrate import Calibration, CalibrationRequest
 from bench.init.calibrate.collect import decompose
-from bench.init.store import Cache
 from bench.methods.base import Factors, Layer, LearningRates, Rank
 from bench.model import adapter
 from bench.model.load import LoadedModel
+from bench.process.store import Cache
 from bench.runs import record
 from shape import target_layers
 

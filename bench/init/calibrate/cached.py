@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.init.calibrate.stage import calibrate
-from bench.init.store import Cache, tensors_sha256
 from bench.model.layers import heads
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process import ranks
 from bench.process.provenance import fingerprint
+from bench.process.store import Cache, tensors_sha256
 from bench.tasks import PreparedTask
 
 

@@ -1,4 +1,4 @@
-"""The cache of calibrations: one safetensors file an entry, named by a hash of all that it depends on.
+"""The cache of what runs share: one safetensors file an entry, named by a hash of all that it depends on.
 
 `python -m bench.cache` lists it, `--clear` empties it. The metadata of an entry hold a checksum of its tensors; the
 file is written under another name and renamed when it is complete. A process that computes an entry holds its lock, so
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -27,11 +27,23 @@ from bench.process.files import write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.init.calibrate.result import Calibration
-
 FOLDER_VARIABLE = "LORA_INIT_BENCH_CACHE"
 SUFFIX = ".safetensors"
 Entry = tuple["dict[str, Tensor]", dict[str, Any]]  # tensors by name, and everything else as plain values
+
+
+class Storable(Protocol):
+    """What an entry holds: it becomes tensors and plain values, and is made of them again."""
+
+    def to_entry(self) -> Entry:
+        """Tensors by name, and everything else as plain values."""
+
+    @classmethod
+    def from_entry(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Self:
+        """The inverse of `to_entry`."""
+
+
+T = TypeVar("T", bound=Storable)
 
 
 def default_folder() -> Path:
@@ -54,9 +66,7 @@ class Cache:
         """The folder of the entries."""
         return self.dir.expanduser() if self.dir else default_folder()
 
-    def fetch(
-        self, key: str, title: str, compute: Callable[[], Calibration], kind: type[Calibration]
-    ) -> tuple[Calibration, bool]:
+    def fetch(self, key: str, title: str, compute: Callable[[], T], kind: type[T]) -> tuple[T, bool]:
         """Reads the entry of a key, or computes and stores it; rank 0 alone reads and writes.
 
         A folder that cannot be written, or an entry that is corrupt, is warned about and costs the computation only.
@@ -66,10 +76,10 @@ class Cache:
             key: the name of the file; a hash of all that the entry depends on.
             title: what `python -m bench.cache` lists.
             compute: called on every rank if there is no entry.
-            kind: Calibration, whose `from_entry` reads an entry.
+            kind: the class, whose `from_entry` reads an entry.
 
         Returns:
-            The calibration, and whether it was read.
+            What the entry holds, and whether it was read.
         """
         from filelock import FileLock
 
