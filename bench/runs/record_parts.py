@@ -280,6 +280,13 @@ class ScoringFacts(Part):
     """How items were scored.
 
     Attributes:
+        batch_size: prompts at a time, after halving for want of memory; of likelihoods only where contexts are not
+            shared.
+        precision: fp32 for that of the model's weights; bf16 for autocast over them.
+        shared_context: whether each context was computed once with all its choices; None where nothing asks for the
+            likelihood of a causal model, and in a record from before there was a choice.
+        batch_tokens: tokens at a time where contexts were shared, after halving for want of memory.
+        num_split: contexts that were computed more than once, because their choices exceed batch_tokens.
         truncated: scored items longer than the model takes, by dataset.
         merged: num_items scored again with the adapter merged into the weights, and num_differing of them answered
             differently; None where nothing can be merged.
@@ -287,6 +294,10 @@ class ScoringFacts(Part):
 
     backend: str | None = None
     batch_size: Count | None = None
+    precision: str | None = None
+    shared_context: bool | None = None
+    batch_tokens: Count | None = None
+    num_split: Count | None = None
     truncated: dict[str, Count] = {}
     merged: dict[str, Count] | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.model.limits import max_tokens
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from bench.model.load import LoadedModel
+    from bench.score.settings import Scoring
     from bench.tasks.definition import InMemoryTask
-
-Backend = Literal["hf", "vllm"]
 
 # Of the GPU's memory; vLLM's default of 0.9 leaves too little for what this process goes on holding.
 VLLM_MEMORY_SHARE = 0.85
@@ -28,14 +27,14 @@ VLLM_MEMORY_SHARE = 0.85
 
 @contextmanager
 def language_model(
-    loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], backend: Backend, batch_size: int
+    loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring, batch_size: int
 ) -> Iterator[LM]:
     """Context manager: the lm-eval LM for this kind of model and backend.
 
     Args:
         loaded: the model to score; vLLM gets a merged copy of its weights.
         evaluations: lm-eval tasks by name; an encoder reads their classification.
-        backend: hf, or vllm for causal models.
+        settings: backend, precision, and tokens at a time.
         batch_size: prompts at a time.
 
     Raises:
@@ -43,23 +42,26 @@ def language_model(
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     limit = max_tokens(model.config, tokenizer)
+    autocast = "bfloat16" if settings.precision == "bf16" else None
     given = {"tokenizer": tokenizer, "batch_size": batch_size, "max_length": limit}
-    if backend == "vllm":
+    # Likelihoods of a bfloat16 model, rounded to 8 bits, would make ties of close choices.
+    given |= {"softmax_dtype": "float32", "mixed_precision_dtype": autocast}
+    if settings.backend == "vllm":
         with _vllm(loaded, batch_size, limit) as lm:
             yield lm
     elif loaded.kind == "encoder":
         from bench.score.encoder import EncoderLM
 
         forms = {name: task.classification for name, task in evaluations.items() if task.classification is not None}
-        yield EncoderLM(model, tokenizer, forms, batch_size, limit)
+        yield EncoderLM(model, tokenizer, forms, batch_size, limit, autocast is not None)
     elif loaded.kind == "seq2seq":
         from bench.score.language import Seq2SeqLM
 
         yield Seq2SeqLM(pretrained=model, backend="seq2seq", **given)
     else:
-        from bench.score.language import CausalLM
+        from bench.score.shared_context import SharedContextLM
 
-        yield CausalLM(pretrained=model, backend="causal", **given)
+        yield SharedContextLM(pretrained=model, backend="causal", batch_tokens=settings.batch_tokens, **given)
 
 
 def vllm_class() -> type[Any]:

@@ -29,6 +29,7 @@ class EncoderLM(LM):
         classifications: text fields and number of labels of each task.
         batch_size: rows at a time.
         max_length: tokens to which longer rows are cut.
+        autocast: whether the model computes in bfloat16.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class EncoderLM(LM):
         classifications: Mapping[str, Classification],
         batch_size: int,
         max_length: int,
+        autocast: bool = False,
     ) -> None:
         super().__init__()
         self._model = model
@@ -45,6 +47,7 @@ class EncoderLM(LM):
         self._classifications = classifications
         self._batch_size = batch_size
         self._max_length = max_length
+        self._autocast = autocast
         self.truncated: Counter[str] = Counter()  # rows cut, by task
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -81,7 +84,8 @@ class EncoderLM(LM):
                 chosen = keys[start : start + self._batch_size]
                 batch = collate([examples[key] for key in chosen], self._tokenizer.pad_token_id)
                 inputs = {name: values.to(self._model.device) for name, values in batch.items() if name != "labels"}
-                logits = self._model(**inputs).logits.float().cpu()
+                with torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+                    logits = self._model(**inputs).logits.float().cpu()
                 found |= dict(zip(chosen, logits, strict=True))
                 bar.update(len(chosen))
         self.truncated.update(task for (task, _), example in examples.items() if example.truncated)

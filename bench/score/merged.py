@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,7 +52,8 @@ def check_merged(
     for adapter in adapters:
         cast(Any, adapter).merge()
     limit = min(settings.merged_samples, settings.limit or settings.merged_samples)
-    results, _ = evaluate(loaded, evaluations, settings, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
+    fitting = replace(settings, batch_tokens=scored.facts.batch_tokens or settings.batch_tokens)
+    results, _ = evaluate(loaded, evaluations, fitting, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
     unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
     items, differing = set(), set()
     for outcome in outcomes(results):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
 from typing import Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
@@ -20,6 +21,8 @@ class Scoring:
     Attributes:
         split: test, or validation, which is carved out of train, for choosing a learning rate.
         batch_size: fixed, because it can move scores.
+        batch_tokens: of likelihoods, where contexts are shared.
+        precision: bf16 is autocast.
         backend: vllm is given the merged weights.
 
     The other attributes are explained in conf/README.md.
@@ -31,11 +34,15 @@ class Scoring:
     backend: Literal["hf", "vllm"]
     merged_samples: NonNegativeInt
     confirm_run_unsafe_code: bool
+    batch_tokens: PositiveInt = 2048
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a score."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
-        return {"split": hashed_split(self.split)} | named
+        # Keys that came later: a run at their defaults keeps its id.
+        later = {field.name: getattr(self, field.name) for field in fields(self) if field.name in ("batch_tokens", "precision") and getattr(self, field.name) != field.default}
+        return {"split": hashed_split(self.split)} | named | later
 
 
 @plain_dataclass(frozen=True)

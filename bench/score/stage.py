@@ -68,13 +68,13 @@ def evaluate(
     Args:
         loaded: the model, possibly a PeftModel.
         evaluations: lm-eval tasks by name.
-        settings: backend, and leave to run a model's code.
+        settings: backend, precision, tokens at a time, and leave to run a model's code.
         limit: number of items of each task; None for all.
         batch_size: the first to try.
         bootstrap_draws: draws for standard errors without closed form; 0 for no such standard errors.
 
     Returns:
-        lm-eval's results; the batch size that fitted into memory and the number of truncated items by task.
+        lm-eval's results; how items were scored: with the batches that fitted into memory, and how many were cut.
     """
     import lm_eval
     import torch
@@ -95,7 +95,7 @@ def evaluate(
                 quiet("lm_eval", "transformers"),  # long prompts are counted here
                 warnings.catch_warnings(),
                 patch_environment(**switches),
-                language_model(loaded, evaluations, settings.backend, batch_size) as lm,
+                language_model(loaded, evaluations, settings, batch_size) as lm,
             ):
                 # scikit-learn warns of every bootstrap draw that holds one class only.
                 warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
@@ -109,9 +109,16 @@ def evaluate(
                     confirm_run_unsafe_code=settings.confirm_run_unsafe_code,
                 )
                 truncated = count_truncated(results["samples"], lm, loaded.kind, settings.backend)
-                return results, ScoringFacts(
-                    backend=settings.backend, batch_size=batch_size, truncated=truncated, merged=None
+                facts = ScoringFacts(
+                    backend=settings.backend,
+                    batch_size=batch_size,
+                    precision=settings.precision,
+                    truncated=truncated,
+                    merged=None,
                 )
+                if isinstance(getattr(lm, "shared_context", None), bool):
+                    facts.shared_context, facts.batch_tokens, facts.num_split = lm.shared_context, lm.batch_tokens, lm.num_split
+                return results, facts
         except RuntimeError as error:
             if batch_size == 1 or not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise
