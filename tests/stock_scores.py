@@ -1,6 +1,6 @@
 """Whether the suite's scores are those of lm-eval's stock HFLM, item by item.
 
-    python tests/stock_scores.py results/*          a cell for each pair of task and model of these studies; --all: each cell
+    python tests/stock_scores.py results/*    a cell for each task and model of each of these studies; --all: every cell
     python tests/stock_scores.py method=hu task=gsm_tiny train.learning_rate=1e-2
 
 Trains each cell again, because committed records hold no weights, and scores the model in both ways.
@@ -25,8 +25,8 @@ from bench.run import run
 from bench.runs.attempt import Attempt
 from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, read_record
-from bench.score.stage import evaluate
 from bench.score.rows import outcomes
+from bench.score.stage import evaluate
 
 # Relative, of log-likelihoods in float32: rounding in another order of sums.
 TOLERANCE = 1e-4
@@ -72,6 +72,7 @@ def equal(one, other):
 
 def compared(cfg, counts):
     """Does a run, scoring in both ways; adds to counts of items, what is differing, and seconds."""
+
     def both(loaded, evaluations, settings):
         times = [time.perf_counter()]
         found = bench.score.stage.score(loaded, evaluations, settings)

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from test_shared_context import CAUSAL, both, built
 
 from models import PLAIN_WORDS, tiny_llama
-from test_shared_context import CAUSAL, both, built
 
 
 def prompts(number=13, seed=0, words=(1, 25)):

@@ -1,14 +1,14 @@
 """Likelihoods from trees of tokens, against a pass for each request and against lm-eval's stock HFLM."""
 
 import random
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from stock_scores import differences, stock
+from zoo.architectures import EAGER, SIZES, SPREAD, ZOO, causal
 
 from bench.score import score
 from bench.score.language import CausalLM
@@ -20,10 +20,6 @@ from bench.study.folders import CONF
 from bench.tasks.definition import load_definition
 from models import scoring, tiny_llama, whole, word_tokenizer
 from rows import ROWS
-from stock_scores import differences, stock
-
-sys.path.append(str(Path(__file__).parent / "zoo"))
-from architectures import EAGER, SIZES, SPREAD, ZOO, causal
 
 CAUSAL = {name: architecture for name, architecture in ZOO.items() if architecture.kind == "causal"} | {
     "falcon_alibi": causal("FalconConfig", SIZES | SPREAD | {"ffn_hidden_size": 40, "alibi": True}),
@@ -250,9 +246,8 @@ def test_a_request_that_does_not_fit_into_memory_alone_is_an_error():
 
 @pytest.fixture(scope="module")
 def embedded():
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from test_score import CHECKPOINT
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, padding_side="left")
     return whole(AutoModelForCausalLM.from_pretrained(CHECKPOINT), tokenizer=tokenizer)

@@ -1,13 +1,13 @@
 """lm-eval's LM for causal models whose rows leave the batch when they have ended.
 
-HFLM computes every row of a batch until the last one has ended, and a batch goes on to its full length unless all of its
-rows stop at the same one of several stop strings.
+HFLM computes every row of a batch until the last one has ended, and to the full length unless all of them meet the same
+one of several stop strings. Rows end here where HFLM ends a batch of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class EndedRowsLeaveLM(CausalLM):
             if not isinstance(cache, Cache):  # RWKV keeps a state of its own, which no argument gives back
                 return super()._model_generate(context, max_length, stop, attention_mask=first, **given)
             # Of states of any kind; batch_select_indices leaves those of linear attention out.
-            cache.reorder_cache(kept)
+            cache.reorder_cache(cast("torch.LongTensor", kept))
         return found
 
     def _ends(self, stop: list[str], start: int) -> Callable[[list[int]], bool]:

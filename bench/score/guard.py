@@ -63,7 +63,9 @@ def _check_bf16(device: torch.device, backend: str) -> None:
     import torch
 
     if backend == "vllm":
-        raise ValueError("score.precision=bf16 is autocast, and vllm computes in the model's dtype: model.dtype=bfloat16")
+        raise ValueError(
+            "score.precision=bf16 is autocast, and vllm computes in the model's dtype: model.dtype=bfloat16"
+        )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         major, minor = torch.cuda.get_device_capability(device)
         raise ValueError(

@@ -41,7 +41,11 @@ class Scoring:
         """The settings that can change a score."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
         # Keys that came later: a run at their defaults keeps its id.
-        later = {field.name: getattr(self, field.name) for field in fields(self) if field.name in ("batch_tokens", "precision") and getattr(self, field.name) != field.default}
+        later = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in ("batch_tokens", "precision") and getattr(self, field.name) != field.default
+        }
         return {"split": hashed_split(self.split)} | named | later
 
 

@@ -105,7 +105,7 @@ class SharedContextLM(EndedRowsLeaveLM):
         }
 
     def _logits(self, batch: list[Tree], scored: Tensor) -> Tensor:
-        """Logits (number of scored tokens, vocabulary), row after row, of trees whose tokens are padded on the right."""
+        """Logits (number of scored tokens, vocabulary), row after row, of trees that are padded on the right."""
         shape = len(batch), max(map(len, batch))
         ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         seen = torch.eye(shape[1], dtype=torch.bool).repeat(shape[0], 1, 1)  # padding attends to itself

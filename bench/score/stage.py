@@ -117,7 +117,11 @@ def evaluate(
                     merged=None,
                 )
                 if isinstance(getattr(lm, "shared_context", None), bool):
-                    facts.shared_context, facts.batch_tokens, facts.num_split = lm.shared_context, lm.batch_tokens, lm.num_split
+                    facts.shared_context, facts.batch_tokens, facts.num_split = (
+                        lm.shared_context,
+                        lm.batch_tokens,
+                        lm.num_split,
+                    )
                 return results, facts
         except RuntimeError as error:
             if batch_size == 1 or not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):

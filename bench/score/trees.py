@@ -1,14 +1,14 @@
 """Token sequences that share prefixes as trees: each distinct prefix is computed once.
 
-A row of a batch holds the tokens of a tree. A token's position is its depth, and it attends to its ancestors and itself,
-so that each path from the root is computed as if it were alone.
+A row of a batch holds the tokens of a tree. A token's position is its depth, and it attends to itself and to its
+ancestors, so that each path from the root is computed as if it were alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -65,7 +65,8 @@ class Tree:
         """Number of leading tokens that the request shares with the one added last."""
         if not self.requests:
             return 0
-        return len(commonprefix([self.requests[-1].tokens, request.tokens]))
+        pairs = zip(self.requests[-1].tokens, request.tokens, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def add(self, request: Request, shared: int) -> None:
         """Adds a request whose first tokens, `shared` of them, are those of the one added last."""
