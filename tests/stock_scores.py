@@ -18,15 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+from conftest import composed_run
+
 import bench.score
-from bench.config import Run
 from bench.process.environment import quiet_environment
 from bench.run import run
 from bench.runs.attempt import Attempt
 from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, read_record
+from bench.runs.renamed import modern
 from bench.score.rows import outcomes
 from bench.score.stage import evaluate
+from bench.study.folders import CONF
+from bench.sweep import arguments
 
 # Relative, of log-likelihoods in float32: rounding in another order of sums.
 TOLERANCE = 1e-4
@@ -98,14 +102,26 @@ def compared(cfg, counts):
 
 
 def cells(studies, every):
-    """The runs of studies; unless every one is wanted, one for each pair of task and model."""
+    """The runs of causal models in studies; unless every one is wanted, one for each pair of task and model."""
     found = {}
-    for path in sorted(path for study in studies for path in study.glob("*/record.json*")):
-        record = read_record(path.parent)
-        if record.status == COMPLETED:
-            key = path.parent if every else (record.config.task.name, record.config.model.name, path.parents[1].name)
-            found.setdefault(key, record)
-    return [Run.from_record(record) for record in found.values()]
+    for path in sorted(path for study in studies for path in study.rglob("record.json*")):
+        record, study = read_record(path.parent), path.parents[1]
+        if record.status == COMPLETED and record.model.kind == "causal":
+            found.setdefault(path if every else (study, record.config.task.name, record.config.model.name), record)
+    return [recorded_cell(record.config) for record in found.values()]
+
+
+def recorded_cell(config):
+    """What a record describes, in this version's configuration: a record may be older than the files in conf/."""
+    tasks = {choice.rpartition("/")[2]: choice for choice in arguments.choices(CONF / "task")}
+    chosen = [f"method={config.method.name}", f"task={tasks[config.task.name]}", f"model={config.model.name}"]
+    chosen += [f"seed={config.seed}", f"rank.name={config.rank.name}", f"rank.r={config.rank.r}"]
+    chosen += [f"rank.lora_alpha={config.rank.lora_alpha}", "track=none", "measure=none"]
+    train, _ = modern({"train": config.train.model_dump()})
+    chosen += [f"train.{key}={value}" for key, value in train["train"].items() if value is not None]
+    score = {key: config.score[key] for key in ("split", "limit", "batch_size") if config.score.get(key) is not None}
+    score, _ = modern({"score": score})
+    return composed_run(*chosen, *(f"score.{key}={value}" for key, value in score["score"].items()))
 
 
 def main():
@@ -118,8 +134,6 @@ def main():
     overrides = [each for each in options.what if "=" in each]
     chosen = cells(folders, options.all)
     if overrides:
-        from conftest import composed_run
-
         chosen.append(composed_run(*overrides))
     counts = Counter()
     for cfg in chosen:
