@@ -342,6 +342,37 @@ def test_code_of_a_model_runs_only_with_leave(monkeypatch):
     assert "HF_ALLOW_CODE_EVAL" not in os.environ
 
 
+# Precision.
+
+
+@pytest.mark.parametrize(("build", "kind"), [(tiny_llama, "causal"), (tiny_t5, "seq2seq"), (tiny_bert, "encoder")])
+def test_bf16_is_autocast_over_weights_that_stay_as_they_are_and_the_record_says_so(build, kind):
+    model, seen = build(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _m, _a, output: seen.append(output.dtype))
+    tasks = cola(classification=Classification(("sentence",), 2))
+    exact, rough = (score(whole(model, kind), tasks, scoring(precision=each)) for each in ("fp32", "bf16"))
+    assert (exact.facts.precision, rough.facts.precision) == ("fp32", "bf16")
+    assert {torch.float32, torch.bfloat16} == set(seen)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    ours, theirs = ([v for text in responses(found) for v, _ in eval(text)] for found in (rough, exact))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.05, abs=0.05)
+
+
+def test_a_precision_that_is_not_to_be_had_is_refused(monkeypatch):
+    from bench.score.guard import _check_bf16
+
+    with pytest.raises(ValueError, match=r"vllm computes in the model's dtype: model\.dtype=bfloat16"):
+        check(whole(tiny_llama()), cola(), scoring(precision="bf16", backend="vllm"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(ValueError, match=r"capability 8\.0, and Tesla T4 has 7\.5; take score\.precision=fp32"):
+        _check_bf16(torch.device("cuda"), "hf")
+
+
 # Merged weights.
 
 RANK = Rank("r3", 3, 6)

@@ -377,7 +377,9 @@ def test_a_tasks_identity_is_what_is_used_and_not_where_it_lies(compose_run, gsm
 def test_what_is_scored_again_or_allowed_does_not_enter_the_identity(compose_run):
     plain = compose_run().run_id
     assert plain == compose_run("score.merged_samples=0", "score.confirm_run_unsafe_code=true").run_id
-    assert len({plain, compose_run("score.backend=vllm").run_id, compose_run("score.batch_size=3").run_id}) == 3
+    assert plain == compose_run("score.batch_tokens=2048", "score.precision=fp32").run_id
+    moved = ("backend=vllm", "batch_size=3", "batch_tokens=1000", "precision=bf16")
+    assert len({plain, *(compose_run(f"score.{each}").run_id for each in moved)}) == 5
 
 
 def test_code_is_not_run_unasked(compose_run):
@@ -404,6 +406,7 @@ def test_a_record_tells_what_happened_to_the_data(run_cell):
     assert record.scoring.model_dump() == {
         "backend": "hf",
         "batch_size": 64,
+        "precision": "fp32",
         "truncated": {"gsm_tiny": 0},
         "merged": {"num_items": 4, "num_differing": 0},
     }
