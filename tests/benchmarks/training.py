@@ -88,7 +88,7 @@ def _floor(overrides: tuple[str, ...], batch_size: int, precision: str) -> Floor
     tokens, labels = fresh(_counts, overrides=overrides)
     bf16 = precision == "bf16"
     whole = (round(tokens * batch_size),), (round(labels * batch_size),)
-    return fresh(floor, folder=smollm2.folder(), tokens=whole[0], label_tokens=whole[1], training=True, bf16=bf16)
+    return fresh(floor, config=smollm2.config(), tokens=whole[0], label_tokens=whole[1], training=True, bf16=bf16)
 
 
 def _counts(overrides: tuple[str, ...]) -> tuple[float, float]:
