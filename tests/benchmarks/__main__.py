@@ -30,12 +30,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder of the JSON files")
     parser.add_argument("--repetitions", type=int, help="of every contender, in turns; 3 or more by default")
     parser.add_argument("--samples", type=int, help="calibration samples, in place of the benchmark's own number")
+    parser.add_argument("--threads", type=int, nargs="+", help="of a cell's contenders; 1 by default, 1 2 with --full")
     parser.add_argument("--data-root", type=Path, help="FOLDER/SPLIT.jsonl of real rows, in place of generated ones")
     arguments = parser.parse_args()
     names = [name for given in arguments.names or NAMES for name in (CELL if given == "cell" else (given,))]
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
-    options = Options(arguments.full, arguments.repetitions, arguments.samples, arguments.data_root)
+    threads = tuple(arguments.threads or ((1, 2) if arguments.full else (1,)))
+    options = Options(arguments.full, arguments.repetitions, arguments.samples, arguments.data_root, threads)
     failed = []
     for name in names:
         began = time.perf_counter()

@@ -12,13 +12,13 @@ TIME, MEMORY = Goal(0.42), Goal(0.30)
 
 
 def run(options: Options) -> Report | None:
-    """Both sides in turns, on one thread and on two."""
+    """Both sides in turns."""
     if smollm2.skipped("choice_scoring"):
         return None
-    num_items, repetitions = 200 if options.full else 48, options.repetitions or (3 if options.full else 2)
+    num_items, repetitions = 200 if options.full else 32, options.repetitions or (3 if options.full else 2)
     overrides, size = (*smollm2.overrides(options), "task=commonsense/arc_easy"), scoring_contenders.BATCH_SIZE
     rows, same = [], {}
-    for threads, named in on_threads():
+    for named in on_threads(options):
         found = interleaved(scoring_contenders.contenders(overrides, num_items, generates=False), repetitions)
         mine, peer = ([one.cost for one in found[side]] for side in ("ours", "HFLM"))
         pairs = found["HFLM"][0].pairs
@@ -28,7 +28,7 @@ def run(options: Options) -> Report | None:
         least = fresh(floor, config=smollm2.config(), tokens=tokens, label_tokens=scored, training=False)
         what, times = f"choices of {num_items} items{named}", ([one.seconds for one in side] for side in (mine, peer))
         rows.append(Row(what, "s", *times, "HFLM", TIME, least.seconds))
-        if threads == 1:
+        if not named:
             peaks = ([one.extra_bytes / 1e9 for one in side] for side in (mine, peer))
             rows.append(Row(f"{what}: memory over the weights", "GB", *peaks, "HFLM", MEMORY))
         same[f"same answers{named}"] = scoring_contenders.same_answers(found)

@@ -23,7 +23,7 @@ def run(options: Options) -> Report | None:
     if trees.skipped("demo_sweep"):
         return None
     repetitions = options.repetitions or 1
-    words, num_cells = ((), 19) if options.full else (("seed=0",), 7)
+    words, num_cells = ((), 19) if options.full else (("hydra.sweeper.params.seed=0",), 7)
     contenders = {
         "ours": functools.partial(_seconds, ROOT, None, num_cells, *words),
         trees.COMMIT: functools.partial(_seconds, trees.earlier(), "2", num_cells, *words),

@@ -14,13 +14,13 @@ NUM_ITEMS, GOAL = 64, Goal(0.75)
 
 
 def run(options: Options) -> Report | None:
-    """Both sides in turns, on one thread and on two."""
+    """Both sides in turns."""
     if smollm2.skipped("generation"):
         return None
     repetitions = options.repetitions or (3 if options.full else 1)
     overrides, size = (*smollm2.overrides(options), "task=gsm8k"), scoring_contenders.BATCH_SIZE
     rows, details = [], {}
-    for _, named in on_threads():
+    for named in on_threads(options):
         found = interleaved(scoring_contenders.contenders(overrides, NUM_ITEMS, generates=True), repetitions)
         pairs = found["HFLM"][0].pairs
         lengths = [answer for _, answer in pairs]

@@ -34,6 +34,7 @@ class Options:
     repetitions: int | None = None
     samples: int | None = None
     data_root: Path | None = None
+    threads: tuple[int, ...] = (NUM_THREADS,)
 
 
 def fresh(function: Callable[..., T], **arguments: object) -> T:
@@ -65,13 +66,13 @@ def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> 
     return values
 
 
-def on_threads() -> Iterator[tuple[int, str]]:
-    """One thread and then two, for the contenders started meanwhile; with what the name of a row says of them."""
+def on_threads(options: Options) -> Iterator[str]:
+    """One number of threads after another, for the contenders started meanwhile; yields what a row's name says of it."""
     from accelerate.utils import patch_environment
 
-    for threads, named in ((1, ""), (2, ", two threads")):
-        with patch_environment(omp_num_threads=str(threads)):
-            yield threads, named
+    for number in options.threads:
+        with patch_environment(omp_num_threads=str(number)):
+            yield "" if number == NUM_THREADS else f", {number} threads"
 
 
 def say(line: str) -> None:

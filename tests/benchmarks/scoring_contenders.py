@@ -10,8 +10,8 @@ from cost import Cost, measured
 from process import fresh
 
 BATCH_SIZE = 32
-# Answers end at their first full stop: SmolLM2's have 4 to 64 tokens then.
-ANSWERS = {"until": ["."], "max_gen_toks": 64, "do_sample": False}
+# Answers end at their first full stop: SmolLM2's have 2 to 48 tokens then.
+ANSWERS = {"until": ["."], "max_gen_toks": 48, "do_sample": False}
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import ours
 from cost import Cost, measured
 from shape import TARGET_MODULES
 
-NUM_CALIBRATION, CALIBRATION_BATCH_SIZE, NUM_HELD_OUT = 64, 16, 64  # as conf/task/_base.yaml
+NUM_HELD_OUT = 64  # as conf/task/_base.yaml
 TASK = """include: {definition}
 task: arc_easy_local
 dataset_path: json
 dataset_name: null
-dataset_kwargs: {{data_files: {{train: {rows}/train.jsonl, test: {rows}/test.jsonl}}}}
+dataset_kwargs: {{data_files: {{train: {rows}/train.jsonl, test: {rows}/test.jsonl}}, cache_dir: {cache}}}
 validation_split: null
 test_split: test
 """
@@ -66,7 +66,7 @@ def train(overrides: tuple[str, ...], precision: str) -> Trained:
 
 
 def cell(folder: str, data_root: str, num_steps: int, batch_size: int, num_items: int, precision: str) -> None:
-    """A LoRA-GA cell: load, calibrate, train with an eval loss every 20 steps, score."""
+    """A LoRA-GA cell: load, calibrate on four batches, train with three eval losses, score."""
     with ours.silence(), tempfile.TemporaryDirectory() as scratch:
         _cell(folder, Path(data_root, "arc_easy"), Path(scratch), num_steps, batch_size, num_items, precision)
 
@@ -86,14 +86,12 @@ def _cell(
     rows = [_encoded(tokenizer, json.loads(line)) for line in (data / "train.jsonl").read_text().splitlines()]
     held_out, rows = rows[:NUM_HELD_OUT], rows[NUM_HELD_OUT:]
     collate = _padded(tokenizer)
-    size = min(CALIBRATION_BATCH_SIZE, batch_size)
-    num_calibration = NUM_CALIBRATION * size // CALIBRATION_BATCH_SIZE
-    lora_ga_gradient(model, [collate(rows[at : at + size]) for at in range(0, num_calibration, size)], 8)
+    lora_ga_gradient(model, [collate(rows[at : at + batch_size]) for at in range(0, 4 * batch_size, batch_size)], 8)
     adapted = lora_ga_factors(model, 8)
-    given = _arguments(str(scratch), num_steps, batch_size, precision, eval_strategy="steps", eval_steps=20)
+    given = _arguments(str(scratch), num_steps, batch_size, precision, eval_strategy="steps", eval_steps=num_steps // 3)
     Trainer(adapted, given, collate, rows, held_out).train()
     definition = Path(lm_eval.tasks.__file__).parent / "arc" / "arc_easy.yaml"
-    (scratch / "task.yaml").write_text(TASK.format(definition=definition, rows=data))
+    (scratch / "task.yaml").write_text(TASK.format(definition=definition, rows=data, cache=scratch))
     found = lm_eval.simple_evaluate(
         HFLM(pretrained=adapted, tokenizer=tokenizer, batch_size=64),
         tasks=[str(scratch / "task.yaml")],

@@ -1,8 +1,9 @@
 """A LoRA-GA cell on ARC-Easy with SmolLM2-135M, from its command to its record, in float32 and bfloat16.
 
 Against it, in one process: PEFT's preprocess_loraga, transformers.Trainer, lm_eval.simple_evaluate. Both calibrate,
-compute the loss of 64 held-out rows every 20 steps and score; ours also probes alignment three times. Without --full
-everything is a quarter: rows of a batch and of a probe, calibration samples, scored items.
+compute the loss of 64 held-out rows three times and score; ours also probes alignment three times. Without
+--full there are half as many steps, measured twice as often, and a quarter of everything else: rows of a batch and of a
+probe, calibration samples, scored items.
 """
 
 from __future__ import annotations
@@ -17,38 +18,44 @@ import stock
 from process import Options, fresh, interleaved, on_threads, output
 from table import Goal, Report, Row
 
-NUM_STEPS = 60
+# At full size everything but steps, batch, items and the learning rate is a cell's default.
+FULL = {"num_steps": 60, "batch_size": 16, "num_items": 200}
+REDUCED = {"num_steps": 30, "batch_size": 4, "num_items": 50}
 GOALS = {"fp32": Goal(0.45), "bf16": Goal(0.33)}
 
 
 def run(options: Options) -> Report | None:
-    """All contenders in turns, on one thread and, with --full, on two."""
+    """All contenders in turns."""
     if smollm2.skipped("whole_cell"):
         return None
     repetitions = options.repetitions or 1
-    batch_size, num_items = (16, 200) if options.full else (4, 50)
-    rows = []
-    for threads, named in on_threads():
-        if threads > 1 and not options.full:
-            continue
-        found = interleaved(_contenders(options, batch_size, num_items), repetitions)
-        what = f"LoRA-GA, {NUM_STEPS} steps of {batch_size}, {num_items} items"
+    sizes = FULL if options.full else REDUCED
+    what, rows = "LoRA-GA, {num_steps} steps of {batch_size}, {num_items} items".format(**sizes), []
+    for named in on_threads(options):
+        found = interleaved(_contenders(options, **sizes), repetitions)
         for precision, goal in GOALS.items():
             row = f"{what}, {precision}{named}", "s", found[f"ours, {precision}"], found["stock"]
             rows.append(Row(*row, "stock, fp32", goal))
-    return Report(rows, {"steps": NUM_STEPS, "batch_size": batch_size, "items": num_items}, repetitions)
+    return Report(rows, sizes, repetitions)
 
 
-def _contenders(options: Options, batch_size: int, num_items: int) -> dict[str, Callable[[], float]]:
+def _contenders(options: Options, num_steps: int, batch_size: int, num_items: int) -> dict[str, Callable[[], float]]:
     given = smollm2.overrides(options)
     folders = {word.partition("=")[0]: word.partition("=")[2] for word in given}
-    sizes = {"num_steps": NUM_STEPS, "batch_size": batch_size, "num_items": num_items}
-    peer = functools.partial(fresh, stock.cell, folder=folders["model.path"], data_root=folders["data.root"], **sizes)
-    cell = ("method=lora_ga", "rank=r8", "task=commonsense/arc_easy", f"train.max_steps={NUM_STEPS}")
-    cell += (f"train.batch_size={batch_size}", "train.learning_rate=2e-4", f"score.limit={num_items}")
-    if batch_size < stock.CALIBRATION_BATCH_SIZE:
-        cell += (f"task.calibration_batch_size={batch_size}", f"task.calibration_samples={4 * batch_size}")
-        cell += (f"task.probe_samples={batch_size}",)
+    peer = functools.partial(
+        fresh,
+        stock.cell,
+        folder=folders["model.path"],
+        data_root=folders["data.root"],
+        num_steps=num_steps,
+        batch_size=batch_size,
+        num_items=num_items,
+    )
+    cell = ("method=lora_ga", "rank=r8", "task=commonsense/arc_easy", "train.learning_rate=2e-4")
+    cell += (f"train.max_steps={num_steps}", f"train.batch_size={batch_size}", f"score.limit={num_items}")
+    cell += (f"train.eval_steps={num_steps // 3}", f"measure.alignment_steps={num_steps // 2}")
+    cell += (f"task.calibration_samples={4 * batch_size}", f"task.calibration_batch_size={batch_size}")
+    cell += (f"task.probe_samples={batch_size}",)
     made = {f"ours, {each}": functools.partial(_ours, *given, *cell, f"train.precision={each}") for each in GOALS}
     return made | {"stock": lambda: _seconds(peer)}
 
