@@ -67,7 +67,7 @@ def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> 
 
 
 def on_threads(options: Options) -> Iterator[str]:
-    """One number of threads after another, for the contenders started meanwhile; yields what a row's name says of it."""
+    """For the contenders started meanwhile one number of threads after another; yields what a row's name says of it."""
     from accelerate.utils import patch_environment
 
     for number in options.threads:
