@@ -41,7 +41,7 @@ ROWS = {"arc_easy": (2251, 2376), "gsm8k": (7473, 1319), "glue_sst2": (67349, 87
 WORDS = (
     "the of a to in and is that which water energy plants from it are when an animal heat light by on most rocks with "
     "cells surface temperature earth air into different organisms change material moon gravity she he each many "
-    "dollars how if week buys sold more than total pages hours twice half remaining friends film story funny charming acted"
+    "dollars how if week buys sold more than total pages hours twice half remaining friends film story funny charming"
 ).split()
 CALCULATED = 0.1  # of the words of a GSM8K answer, such as <<48/2=24>>24, which are ten tokens
 
