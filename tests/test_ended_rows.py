@@ -54,6 +54,7 @@ def uneven():
 def test_rows_that_have_ended_are_not_computed():
     model, requests = uneven()
     stock_lm, lm = both(model)
+    assert lm._cache  # found out by a token
     (expected, all_rows), (found, rows) = rows_computed(stock_lm, requests), rows_computed(lm, requests)
     assert found == expected
     assert len({len(text.split()) for text in expected}) > 3
