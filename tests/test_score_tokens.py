@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from tokenizers_of_kinds import BOS, EOS, KINDS, TEMPLATES, VOCABULARY, tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from bench.score import check, score
 from bench.tasks.data import Dataset, Splits
@@ -79,10 +79,11 @@ def unpadded(call):
     return [tuple(token for token, seen in zip(ids, mask, strict=True) if seen) for ids, mask in rows]
 
 
-@pytest.fixture
-def reads_trees(monkeypatch):
-    """Leaves out the trial that tells whether a model reads trees."""
+@pytest.fixture(autouse=True)
+def no_trials(monkeypatch):
+    """Leaves out what a model is given only to see how it can be scored."""
     monkeypatch.setattr("bench.score.shared_context.SharedContextLM._reads_trees", lambda *_: True)
+    monkeypatch.setattr("bench.score.generation.EndedRowsLeaveLM._cache", DynamicCache())
 
 
 def branches(calls):
@@ -124,7 +125,6 @@ def num_answer_tokens(example):
 @BOTH
 @EACH
 @pytest.mark.parametrize("delimiter", [" ", ""])
-@pytest.mark.usefixtures("reads_trees")
 def test_a_causal_models_choice_is_read_behind_its_prompt_as_in_training(source, kind, template, delimiter):
     model, words = llama(), tokenizer(kind, template)
     given = source("multiple_choice", target_delimiter=delimiter)
@@ -152,7 +152,6 @@ def test_a_causal_model_writes_behind_the_tokens_of_the_trained_prompt(source, k
 
 @BOTH
 @EACH
-@pytest.mark.usefixtures("reads_trees")
 def test_a_target_and_a_text_are_read_as_in_training(source, kind, template):
     model, words = llama(), tokenizer(kind, template)
     for given in (source("loglikelihood"), source("loglikelihood_rolling", ["the cat sees a man " * 9, "a big dog"])):
