@@ -128,7 +128,8 @@ class EndedRowsLeaveLM(CausalLM):
                 steps = 1 if joins else longest
             else:
                 assert rows
-                new, rows, steps = rows, None, longest - int(rows.written.min())
+                steps = longest - int(rows.written.min())
+                new, rows = rows, None
             ended = self._write(new, steps, longest, ends, given)
             for row in ended.nonzero()[:, 0].tolist():
                 answer = new.tokens[row, new.tokens.shape[1] - new.written[row] :][:longest]
