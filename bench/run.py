@@ -39,9 +39,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
         stage.check(cfg)
-        cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
+        cfg.task.read(
+            cfg.score.split, cfg.trains, cfg.cache
+        )  # a row that cannot be used is refused before a model is loaded
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
     start = stage.initialize(cfg, loaded, task, phases)
