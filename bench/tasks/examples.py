@@ -134,7 +134,11 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **settings
     distinct = list(dict.fromkeys(texts))
     if not distinct:  # an empty list is refused
         return []
-    found = dict(zip(distinct, tokenizer(distinct, **settings).input_ids, strict=True))
+    lean = {"return_attention_mask": False, "return_token_type_ids": False}
+    encoded: list[list[int]] = tokenizer(distinct, **settings, **lean)["input_ids"]
+    if len(distinct) == len(texts):
+        return encoded
+    found = dict(zip(distinct, encoded, strict=True))
     return [list(found[text]) for text in texts]
 
 
@@ -163,7 +167,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Ex
     The tokens are those that lm-eval is given to score the pair. EOS is not scored: a generated answer ends with it,
     and a choice is compared without it.
     """
-    found = ((ids, [*target, tokenizer.eos_token_id]) for ids, target in encode_pairs(tokenizer, pairs, "causal"))
+    end = [tokenizer.eos_token_id]  # looked up once: it takes as long as a row
+    found = ((ids, target + end) for ids, target in encode_pairs(tokenizer, pairs, "causal"))
     return [Example(ids + labels, [IGNORED] * len(ids) + labels) for ids, labels in found]
 
 
@@ -175,7 +180,8 @@ def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], ma
         pairs: prompts, whose start is cut, as lm-eval does; and the texts to generate, whose end is cut.
         max_length: tokens of a prompt, and tokens of a target.
     """
-    found = ((ids, [*target, tokenizer.eos_token_id]) for ids, target in encode_pairs(tokenizer, pairs, "seq2seq"))
+    end = [tokenizer.eos_token_id]
+    found = ((ids, target + end) for ids, target in encode_pairs(tokenizer, pairs, "seq2seq"))
     return [
         Example(ids[-max_length:], labels[:max_length], truncated=max(len(ids), len(labels)) > max_length)
         for ids, labels in found
