@@ -152,16 +152,15 @@ class Source:
         num_rows = {split: len(rows) for split, rows in self.rows.items()}
         return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored)
 
-    def evaluation(self, num_fewshot: int, cache: Cache) -> InMemoryTask:
-        """The lm-eval task over the split to score.
+    def evaluation(self, score_split: str, num_fewshot: int, cache: Cache = OFF) -> InMemoryTask:
+        """The lm-eval task over a split.
 
         Raises:
             ValueError: as `load_definition`.
         """
-        assert self.scored is not None, "the task names what is scored"
-        scored = self.known(cache).scored
-        rows = {self.scored: self.rows[self.scored] if scored is None else scored}
-        return self._task(rows | ({"train": self.rows["train"]} if num_fewshot else {}), self.scored, num_fewshot)
+        kept = self.known(cache).scored if score_split == self.scored else None
+        rows = {score_split: self.rows[score_split] if kept is None else kept}
+        return self._task(rows | ({"train": self.rows["train"]} if num_fewshot else {}), score_split, num_fewshot)
 
     def _task(self, rows: dict[str, Rows], split: str, num_fewshot: int = 0) -> InMemoryTask:
         from bench.tasks.definition import load_definition
@@ -171,26 +170,28 @@ class Source:
         return load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification)
 
     def encoded(
-        self, split: str, tokenizer: PreTrainedTokenizerBase, of_tokenizer: Any, kind: Kind, limit: int, cache: Cache
-    ) -> Examples:
-        """The examples of train or validation, in order.
+        self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, cache: Cache = OFF
+    ) -> dict[str, Examples]:
+        """The examples of train and validation, in order; of a tokenizer without a hash they are not kept.
 
         Args:
-            split: train or validation.
             tokenizer: the model's.
-            of_tokenizer: its `tokenizer_key`; None: what is encoded is not kept.
             kind: of the model.
             limit: tokens at which what can be cut is cut.
             cache: what other runs have encoded.
         """
+        of_tokenizer = tokenizer_key(tokenizer)
 
-        def compute() -> Examples:
-            return Examples.joined([Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit)])
+        def of(split: str) -> Examples:
+            def compute() -> Examples:
+                return Examples.joined([Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit)])
 
-        if of_tokenizer is None:
-            return compute()
-        key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit)
-        return self._once(key, f"{split} as {kind} tokens, at most {limit}", compute, Examples, cache)
+            if of_tokenizer is None:
+                return compute()
+            key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit)
+            return self._once(key, f"{split} as {kind} tokens, at most {limit}", compute, Examples, cache)
+
+        return {split: of(split) for split in ("train", "validation")}
 
     def _encoded(
         self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int
@@ -223,16 +224,15 @@ class Source:
             self._texts[split] = [prompt_and_target(task, doc) for doc in docs]
         return self._texts[split]
 
-    def contaminated_by(self, others: Sequence[Source], cache: Cache = OFF) -> int:
-        """Number of items of the split to score that occur, normalised, in the training rows of other sources."""
+    def contaminated_by(self, others: Sequence[Source], score_split: str, cache: Cache = OFF) -> int:
+        """Number of items of a split that occur, normalised, in the training rows of other sources."""
 
         def compute() -> Count:
-            assert self.scored is not None, "the task names what is scored"
             train = [text for other in others for text in other._plain("train", answered=True)]
-            return Count(len(contamination.contaminated(self._plain(self.scored, answered=False), train)))
+            return Count(len(contamination.contaminated(self._plain(score_split, answered=False), train)))
 
-        key = ("contamination", self.key, *(other.key for other in others))
-        title = f"items of {self.scored} that occur in {', '.join(other.name for other in others)}"
+        key = ("contamination", score_split, self.key, *(other.key for other in others))
+        title = f"items of {score_split} that occur in {', '.join(other.name for other in others)}"
         return self._once(key, title, compute, Count, cache).items
 
     def _plain(self, split: str, answered: bool) -> list[str]:

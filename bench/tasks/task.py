@@ -22,7 +22,7 @@ from bench.runs.renamed import as_hashed
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
-from bench.tasks.source import OFF, Source, of_dataset, tokenizer_key
+from bench.tasks.source import OFF, Source, of_dataset
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -215,7 +215,7 @@ class Task:
         for name, of in known.items():
             for remark in of.incomplete:
                 warnings.warn(f"incomplete: {remark}; {self.datasets[name].whence}", stacklevel=2)
-        evaluations = {name: sources[name].evaluation(self.num_fewshot, cache) for name in self.score}
+        evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot, cache) for name in self.score}
         nothing = Examples.of([])
         train, validation, num_dropped = self._encode(loaded, sources, cache) if trains else (nothing, [], {})
         if trains and not len(train):
@@ -256,13 +256,10 @@ class Task:
     ) -> tuple[Examples, list[Example], dict[str, int]]:
         """Training and validation examples, and how many of each split are left out as too long."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
-        of_tokenizer = tokenizer_key(loaded.tokenizer)
+        of_datasets = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit, cache) for name in self.train]
         kept, num_dropped = {}, {}
         for split in ("train", "validation"):
-            encoded = [
-                sources[name].encoded(split, loaded.tokenizer, of_tokenizer, loaded.kind, limit, cache)
-                for name in self.train
-            ]
+            encoded = [of[split] for of in of_datasets]
             starts = itertools.accumulate(map(len, encoded), initial=0)
             short = [
                 (start + (of.lengths <= limit).nonzero()[:, 0]).tolist()
@@ -313,7 +310,7 @@ class Task:
         found = {}
         for name in self.score:
             others = tuple(sources[trained] for trained in self.train)
-            found[name] = sources[name].contaminated_by(others, cache)
+            found[name] = sources[name].contaminated_by(others, score_split, cache)
             if found[name]:
                 warnings.warn(
                     f"contamination: {found[name]} items of {name} ({score_split}) occur in the training examples",
