@@ -125,7 +125,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
 
 def _fitting(cell: PlannedCell) -> PlannedCell:
     """The cell, refused if it does not fit a layer of its model, which validation does not know."""
-    from bench.plan.size import refusal
+    from bench.sweep.size import refusal
 
     if cell.run is not None and (reason := refusal(cell.run)) is not None:
         return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,7 @@ def position() -> str:
     if hydra.mode is not RunMode.MULTIRUN:
         return "[1/1]"
     number, total = hydra.job.num + 1, Sweep.current.num_launched if Sweep.current else 0
-    return f"[{number}/{max(total, number)}]" if total else f"[{number}]"  # a worker of joblib knows no total
-
-
-def overrides(config: DictConfig, run: Run) -> list[str]:
-    """The overrides of the run that Hydra is starting, with the experiment, and the commits that the run has found."""
-    return [*as_given(HydraConfig.get()), *_commits(config, run)]
+    return f"[{number}/{max(total, number)}]"
 
 
 def _commits(config: DictConfig, run: Run) -> Iterator[str]:
@@ -85,9 +80,16 @@ def _commits(config: DictConfig, run: Run) -> Iterator[str]:
             yield f"task.datasets.{name}.hub.revision={dataset.hub.revision}"
 
 
-def command(config: DictConfig, run: Run) -> str:
-    """The command line that makes exactly this run, without folders of this machine."""
-    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), portable(overrides(config, run)), None))
+def command(overrides: Sequence[str], config: DictConfig, run: Run) -> str:
+    """The command line that makes exactly this run, without folders of this machine.
+
+    Args:
+        overrides: of the run, with the experiment.
+        config: composed from them.
+        run: built from it; it has found the commits of branches and tags.
+    """
+    pinned = portable([*overrides, *_commits(config, run)])
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), pinned, None))
 
 
 def hint(runs: list[Run]) -> str | None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 0.8e-3
 READ_BYTES_PER_SECOND = 1e9  # of a checkpoint
 TRAINED_BYTES = 16  # a parameter: float32 master, gradient, and AdamW's two moments
+# Resident set with torch, transformers and lm-eval imported: the load phase of results/demo and minilm_glue.
+PROCESS_BYTES = 560 * 2**20
 GUESSED_CHOICES = 4  # where a definition computes them from the row; the tests of commonsense have two to five
 
 
