@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
@@ -64,6 +64,8 @@ class Execution:
     """The `run` key: how a command treats a run. It changes no number and is not recorded.
 
     Attributes:
+        stop_at_step: train to this step of the whole schedule only, take the eval loss there and write a checkpoint,
+            from which the run goes on later; None, or a step that training does not reach: do the whole run.
         retry_failed: run again what has failed.
         isolate: run in a process of its own, so that one that is killed leaves a record and does not stop the others.
         when_running: what to do with a run that another process holds: skip it, or wait until it has ended.
@@ -71,6 +73,7 @@ class Execution:
             dead and the run may be taken over.
     """
 
+    stop_at_step: PositiveInt | None
     retry_failed: bool
     isolate: bool
     when_running: Literal["skip", "wait"]

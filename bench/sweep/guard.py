@@ -119,14 +119,17 @@ def finish() -> int:
         print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
     planned = [] if Sweep.current is None else [cell for cell in Sweep.current.planned if not cell.waits]
     plan = StudyPlan(experiment(), (), ())
-    failed, left = dict.fromkeys(job.failures, ""), []
+    failed, unrecorded = dict.fromkeys(job.failures, ""), []
     for run in {cell.planned.run_id: cell.run for cell in planned}.values():
         assert run is not None
         record = RunFolder.of(run).record
         if record is not None and record.status == FAILED:
             failed[run.run_id] = f": {record.error}"
         elif record is None and run.run_id not in failed:
-            left.append(run.run_id)
+            unrecorded.append(run)
+    left = [run.run_id for run in unrecorded if job.stopped(run) is None]
+    if stopped := len(unrecorded) - len(left):
+        job.say(f"{stopped} runs have come to run.stop_at_step; the same command without it goes on with them")
     if left:
         names = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
         job.say(f"{len(left)} runs have not ended ({names}); the same command resumes them", sys.stderr)
