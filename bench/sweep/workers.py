@@ -7,6 +7,7 @@ are kept, and a new worker takes the next one. A run is sent to it as a validate
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -287,6 +288,7 @@ def serve(spine: Callable[..., Any]) -> None:
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     sys.stderr = WithoutBars(sys.stderr)
+    _import_stages()
     while True:
         try:
             cell: Cell = connection.recv()
@@ -299,3 +301,15 @@ def serve(spine: Callable[..., Any]) -> None:
         else:
             how = job.execute(cell.run, spine, cell.position, cell.command)
         connection.send((how, job.offline[num_before:]))
+
+
+def _import_stages() -> None:
+    """Imports what every run needs, which takes seconds; the garbage collections of each run leave it out."""
+    import lm_eval.evaluator  # noqa: F401
+
+    import bench.init.stage
+    import bench.model.weights
+    import bench.score.stage
+    import bench.train.loop  # noqa: F401
+
+    gc.freeze()
