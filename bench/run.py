@@ -78,9 +78,9 @@ def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
     if sys.argv[1:] == [arguments.WORKER]:
-        from bench.sweep import workers
+        from bench.sweep import worker
 
-        return workers.serve(run)
+        return worker.serve(run)
     sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
     try:

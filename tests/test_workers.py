@@ -20,7 +20,8 @@ from bench.runs.lease import holder
 from bench.runs.record import ALIGNMENT, CURVE, OUTCOMES, WEIGHTS, read_record, read_rows, without_timing
 from bench.sweep import capacity, size, workers
 from bench.sweep.gpus import free_gpu, gpus
-from bench.sweep.workers import Cell, Pool, WithoutBars, Workers
+from bench.sweep.worker import Cell, WithoutBars
+from bench.sweep.workers import Pool, Workers
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run 
 # Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.
 NAMES = (*"study results_dir data.root cache.dir model.path model.revision task.template track.project".split(),)
 
-WORKER = "--worker"  # the only argument of a process that takes the cells of a sweep (bench.sweep.workers)
+WORKER = "--worker"  # the only argument of a process that takes cells of a sweep (bench.sweep.worker)
 LAUNCHERS = {"slurm": "hydra-submitit-launcher"}  # that need a package of their own
 
 # Of the hydra node: what an experiment file may set, and what not even a command line may, since it names code to call.

@@ -7,19 +7,15 @@ are kept, and a new worker takes the next one. A run is sent to it as a validate
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.process.signals import PARENT, SIGNALS, InterruptedRunError, listening
 from bench.runs import assemble, job
@@ -29,9 +25,7 @@ from bench.runs.record import FAILED
 from bench.sweep.arguments import WORKER
 from bench.sweep.capacity import THREADS, capacity, threads
 from bench.sweep.gpus import DEVICES, free_gpu, gpus
-
-if TYPE_CHECKING:
-    from bench.config import Run
+from bench.sweep.worker import Cell
 
 LOOK_SECONDS = 1.0  # between two looks whether a worker that says nothing is still there
 _STOPPED = {128 + number for number in SIGNALS}
@@ -39,21 +33,6 @@ _STOPPED = {128 + number for number in SIGNALS}
 
 class KilledError(RuntimeError):
     """The process of a run was killed."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell as it is sent to a worker.
-
-    Attributes:
-        run: validated.
-        position: "[3/21]", for the lines printed.
-        command: the command line that makes exactly this run, for its record.
-    """
-
-    run: Run
-    position: str
-    command: str
 
 
 class Worker:
@@ -253,63 +232,3 @@ class Pool:
     def close(self) -> None:
         """Ends the workers."""
         self._workers.close()
-
-
-class WithoutBars:
-    """stderr without progress bars: those of several workers would overwrite one another.
-
-    tqdm begins what it writes with a carriage return, and ends a bar that stays with a line feed alone.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._in_bar = stream, False
-
-    def write(self, text: str) -> int:
-        """Writes what is no bar."""
-        before, self._in_bar = self._in_bar, text.startswith("\r")
-        if not self._in_bar and not (before and text == "\n"):
-            self._stream.write(text)
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def serve(spine: Callable[..., Any]) -> None:
-    """In a worker: does the runs that come through its standard input, until the sweep ends.
-
-    Args:
-        spine: bench.run.run.
-
-    Raises:
-        SystemExit: a signal has come; the run's state has been written.
-    """
-    connection = Connection(os.dup(0))  # not inherited by processes that libraries start and that may live on
-    with Path(os.devnull).open() as nothing:
-        os.dup2(nothing.fileno(), 0)
-    sys.stderr = WithoutBars(sys.stderr)
-    _import_stages()
-    while True:
-        try:
-            cell: Cell = connection.recv()
-        except EOFError:
-            return
-        num_before = len(job.offline)
-        if replace(cell.run).run_id != cell.run.run_id:  # hashed anew from the files
-            job.say(f"{cell.position} {cell.run.run_id}: failed: its data or its model changed since the sweep began")
-            how = FAILED
-        else:
-            how = job.execute(cell.run, spine, cell.position, cell.command)
-        connection.send((how, job.offline[num_before:]))
-
-
-def _import_stages() -> None:
-    """Imports what every run needs, which takes seconds; the garbage collections of each run leave it out."""
-    import lm_eval.evaluator  # noqa: F401
-
-    import bench.init.stage
-    import bench.model.weights
-    import bench.score.stage
-    import bench.train.loop  # noqa: F401
-
-    gc.freeze()
