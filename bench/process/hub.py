@@ -15,6 +15,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from bench.process.validation import one_line
@@ -79,6 +80,13 @@ def commit(repo_type: RepoType, path: str, revision: str | None) -> str:
         stacklevel=2,
     )
     return found.resolved
+
+
+def download(path: str, name: str, revision: str | None) -> Path:
+    """A file of a model's repository, from the Hub or its cache; raises what `errors` lists."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(path, name, revision=revision))
 
 
 def errors() -> tuple[type[Exception], ...]:
