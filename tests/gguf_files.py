@@ -17,10 +17,11 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-# Every byte, three merges, and what opens, closes, replaces and pads: ids 259 to 262.
+# Every byte, three merges, a word, and what opens, closes, replaces and pads: ids 260 to 263.
 SPECIAL = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 MERGES = ["Ġ a", "1 2", "Ġ Ġ"]
-TOKENS = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES), *SPECIAL.values()]
+WHOLE = "cat"  # a token that no merges make
+TOKENS = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES), WHOLE, *SPECIAL.values()]
 TEMPLATE = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"
 SIZES = {"vocab_size": len(TOKENS), "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64}

@@ -155,6 +155,9 @@ def test_a_text_is_split_as_the_file_says(path):
         tokenizer = model_of(path).load().tokenizer
         split[stated] = tokenizer.convert_ids_to_tokens(tokenizer("a  12").input_ids)
     assert split == {"gpt-2": ["a", "Ġ", "Ġ", "12"], "smollm": ["a", "ĠĠ", "1", "2"]}
+    write(path, tiny(), **{"tokenizer.ggml.pre": "llama-bpe"})
+    tokenizer = model_of(path).load().tokenizer
+    assert tokenizer.convert_ids_to_tokens(tokenizer("cat cats").input_ids) == ["<s>", "cat", "Ġ", *"cats"]
     write(path, tiny(), **{"tokenizer.ggml.pre": "new"})
     assert "does not know how its tokenizer splits texts (tokenizer.ggml.pre=new)" in error_of(path)
 

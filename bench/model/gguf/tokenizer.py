@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 _IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 # tokenizer.ggml.pre: GPT-2's way to cut a text into words, and the same after digits were cut apart (llama-vocab.cpp).
-_AS_GPT2 = frozenset("gpt-2 gpt2 phi-2 mpt olmo jais trillion".split())
+_AS_GPT2 = frozenset("gpt-2 phi-2 mpt olmo jais trillion exaone4".split())
 _DIGITS_APART = frozenset("smollm starcoder refact command-r codeshell exaone minerva-7b".split())
-_OPENS_WITH_BOS = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral".split())  # unless the file says not
+# A word that is a token is that token, whatever the merges say; BOS comes first, unless the file says not.
+_AS_LLAMA3 = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 tekken".split())
 
 
 def build(file: Path, metadata: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -50,6 +51,8 @@ def build(file: Path, metadata: dict[str, Any]) -> PreTrainedTokenizerBase:
     state = json.loads(built.to_str())
     # Classes add their own special tokens behind the file's, such as GPT-2's <|endoftext|>; these have no embedding.
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(tokens)]
+    if metadata.get("tokenizer.ggml.pre") in _AS_LLAMA3:
+        state["model"]["ignore_merges"] = True
     numbers = {f"{name}_token": metadata.get(f"tokenizer.ggml.{key}") for name, key in _IDS.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
@@ -110,7 +113,7 @@ def _is_spelled(tokenizer: PreTrainedTokenizerBase, number: int, token: str) -> 
 
 def _opens_with_bos(metadata: dict[str, Any]) -> bool:
     """Whether BOS is put before a text; as in llama.cpp where the file does not say (llama-vocab.cpp)."""
-    default = metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in _OPENS_WITH_BOS
+    default = metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in _AS_LLAMA3
     return bool(metadata.get("tokenizer.ggml.add_bos_token", default)) and "tokenizer.ggml.bos_token_id" in metadata
 
 
