@@ -67,7 +67,7 @@ class Execution:
         stop_at_step: train to this step of the whole schedule only, take the eval loss there and write a checkpoint,
             from which the run goes on later; None, or a step that training does not reach: do the whole run.
         retry_failed: run again what has failed.
-        isolate: run in a new process of its own, which shares nothing with runs before it and leaves a record if killed.
+        isolate: run in a new process of its own, which shares nothing with runs before it.
         when_running: what to do with a run that another process holds: skip it, or wait until it has ended.
         heartbeat_timeout_seconds: seconds without a heartbeat after which the process that holds a run is presumed
             dead and the run may be taken over.
