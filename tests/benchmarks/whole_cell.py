@@ -50,6 +50,7 @@ def _contenders(options: Options, num_steps: int, batch_size: int, num_items: in
         num_steps=num_steps,
         batch_size=batch_size,
         num_items=num_items,
+        precision="fp32",
     )
     cell = ("method=lora_ga", "rank=r8", "task=commonsense/arc_easy", "train.learning_rate=2e-4")
     cell += (f"train.max_steps={num_steps}", f"train.batch_size={batch_size}", f"score.limit={num_items}")
