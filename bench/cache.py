@@ -1,4 +1,4 @@
-"""Lists the calibrations and encoded data stored for later runs, or deletes them: `python -m bench.cache [--clear]`."""
+"""Lists the calibrations, tokens and unpacked models kept for later runs, or deletes them: `python -m bench.cache [--clear]`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
-from bench.runs.state import DONE, RECORDED, RUNNING, STALE, state
+from bench.runs.state import DONE, RECORDED, RUNNING, STALE, STOPPED, state
 from bench.study import selection
 from bench.study.folders import CONF
 from bench.study.plan_file import SELECT
@@ -40,7 +40,7 @@ class Stage:
         to_do: runs that the command would start now.
         failed: runs that failed before and are not started again unless run.retry_failed=true.
         retried: runs to do that failed before, with run.retry_failed=true.
-        begun: runs to do that were interrupted or killed, and resume from their checkpoints.
+        begun: runs to do that were interrupted, killed or stopped at a step, and resume from their checkpoints.
         running: runs to do that another process has at the moment; a sweep skips them.
         recorded: runs to do whose record is here without weights, such as a committed one.
         waiting: runs whose learning rate is not chosen yet.
@@ -125,7 +125,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
 
 def _fitting(cell: PlannedCell) -> PlannedCell:
     """The cell, refused if it does not fit a layer of its model, which validation does not know."""
-    from bench.plan.size import refusal
+    from bench.sweep.size import refusal
 
     if cell.run is not None and (reason := refusal(cell.run)) is not None:
         return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
@@ -190,7 +190,7 @@ def _stage(
         to_do=len(left) - counts[WAITING],
         failed=counts[FAILED],
         retried=counts[RETRIED],
-        begun=counts[INTERRUPTED] + counts[STALE],
+        begun=counts[INTERRUPTED] + counts[STALE] + counts[STOPPED],
         running=counts[RUNNING],
         recorded=counts[RECORDED],
         waiting=counts[WAITING],

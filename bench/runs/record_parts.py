@@ -125,12 +125,29 @@ class Environment(Part):
     fingerprint: str = ""
 
 
+class GgufFacts(Part):
+    """The GGUF file that a model was unpacked from.
+
+    Attributes:
+        file: its name, without the folder.
+        sha256: of its content.
+        quantization: llama.cpp's name for the mixture of types, such as Q4_K_M.
+        tensor_types: number of tensors of each type.
+    """
+
+    file: str = ""
+    sha256: str | None = None
+    quantization: str | None = None
+    tensor_types: dict[str, Count] = {}
+
+
 class ModelFacts(Part):
     """The pretrained model.
 
     Attributes:
         revision: a commit of the Hub or a hash of the files.
         drawn: names of the tensors that the checkpoint lacks, drawn by the seed: those of a head.
+        gguf: the GGUF file that it was unpacked from; None for any other model.
     """
 
     name: str = ""
@@ -139,6 +156,7 @@ class ModelFacts(Part):
     tokenizer_sha256: str | None = None
     num_parameters: Count = 0
     drawn: list[str] = []
+    gguf: GgufFacts | None = None
 
 
 class DataFacts(Part):

@@ -152,6 +152,11 @@ class BenchTrainer(Trainer):
         sharding.reshard(model)
         return EvalLoopOutput(cast(Any, None), None, {"eval_loss": found}, len(examples))
 
+    def evaluate_checkpoint(self, path: Path) -> None:
+        """Computes the eval loss of a checkpoint's parameters."""
+        self._load_from_checkpoint(str(path))
+        self.evaluate()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the trained parameters only."""
         saved_state.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
