@@ -221,14 +221,19 @@ def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_mo
 def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, batch):
     wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("reversed"))
     probe.batch["attention_mask"] = torch.ones_like(probe.batch["input_ids"])
-    probe.batch["attention_mask"][0, :3] = 0
-    layer, seen = probe.layers[0], {}
+    probe.batch["attention_mask"][0, 4:] = 0
+    layer, masks, tokens = probe.layers[0], [], []
     with torch.no_grad():
         layer.parameters()["lora_A"].normal_(generator=torch.Generator().manual_seed(1))
-    hook = layer.module.register_forward_pre_hook(lambda _module, args: seen.update(x=args[0].detach()))
+    hooks = [
+        wrapped.register_forward_pre_hook(lambda *given: masks.append(given[2]["attention_mask"]), with_kwargs=True),
+        layer.module.register_forward_pre_hook(lambda _module, args: tokens.append(args[0][masks[-1].bool()].detach())),
+    ]
     rows = probe.measure(wrapped, 0)
-    hook.remove()
-    x = seen["x"][probe.batch["attention_mask"].bool()]
+    for hook in hooks:
+        hook.remove()
+    x = torch.cat(tokens)
+    assert len(x) == probe.batch["attention_mask"].sum()
     Z_A = x @ layer.factors().lora_A.T
     wanted = {"X_norm": x, "Z_A_norm": Z_A, "Z_B_norm": layer.scaling * Z_A @ layer.factors().lora_B.T}
     for measure, Z in wanted.items():
