@@ -17,6 +17,7 @@ from bench.methods.svd import EXACT, exact_svd
 from bench.model.gradients import visit_gradients, weight_gradient
 from bench.model.layers import target_layers
 from bench.model.load import UNKNOWN, LoadedModel
+from bench.model.packing import understands_packing
 from bench.model.pieces import Cutter
 from bench.model.sums import InScratchFiles, choose_place
 from bench.process.store import Cache, entries
@@ -331,6 +332,7 @@ def test_checkpointing_computes_twice_and_changes_nothing(tiny_model, batch, fro
 
 def test_checkpointing_keeps_no_layers_input_from_the_forward_pass(tiny_model, batch):
     model, kept = tiny_model(), []
+    understands_packing(model)  # which calls the model
     layers = target_layers(model, ("down_proj",))
     layers["model.layers.0.mlp.down_proj"].register_forward_pre_hook(
         lambda _m, args: kept.append(StorageWeakRef(args[0].untyped_storage()))

@@ -47,16 +47,19 @@ def mean_loss(model: Any, batch: Batch, *, whole: bool = False, call: Any = None
     Args:
         model: the model, possibly a PeftModel.
         batch: input_ids and attention_mask (batch, tokens), and labels: (batch, tokens) of a causal model,
-            (batch, target tokens) or (batch,).
+            (batch, target tokens) or (batch,). Where rows hold several examples, also position_ids (batch, tokens):
+            the model is given these in place of attention_mask.
         whole: projects every token, as where the projection itself is looked at.
         call: what is called in the model's place, such as its wrapper for several processes.
     """
     call = call or model
+    packed = "position_ids" in batch
+    given: dict[str, Any] = {name: t for name, t in batch.items() if name != "attention_mask" or not packed}
+    given |= {"use_cache": False} if packed else {}  # with a cache, transformers does not look at positions
     if whole or not projects_labels(model):
-        return call(**batch).loss
-    following = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # the token that each position predicts
+        return call(**given).loss
+    following = pad(given.pop("labels")[:, 1:], (0, 1), value=IGNORED)  # the token that each position predicts
     kept = following != IGNORED
-    given = {name: tensor for name, tensor in batch.items() if name != "labels"}
     logits = call(**given, logits_to_keep=kept).logits
     targets = following[kept]
     return model.loss_function(logits, targets, vocab_size=logits.shape[-1], shift_labels=targets)

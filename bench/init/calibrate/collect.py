@@ -21,7 +21,7 @@ from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
 from bench.model.gradients import Batch, token_mask, visit_gradients, visit_inputs, weight_gradient
 from bench.model.loss import IGNORED, num_label_tokens
-from bench.model.pieces import Cutter
+from bench.model.pieces import Cutter, num_samples
 from bench.model.sums import PLACES, Place, Sums, choose_place
 from bench.process import ranks, rng
 from bench.process.phases import now
@@ -110,7 +110,7 @@ class Collector:
             return None
         self._bring_together()
         self._warn_of_unreached()
-        sizes = [len(piece.batch["input_ids"]) for piece in pieces]
+        sizes = [num_samples(piece.batch) for piece in pieces]
         facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
         facts.seconds = dict(self._seconds)
         found.input_covariance = {name: total / sum(sizes) for name, total in found.input_covariance.items()}

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from bench.init.calibrate.collect import Collector, decompose, split
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.model.gradients import Batch, is_routed
-from bench.model.pieces import Cutter
+from bench.model.pieces import Cutter, num_samples
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
 
@@ -83,10 +83,10 @@ def _from_data(
 
     if not batches:
         raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
-    cutter, most_rows = Cutter(model), None
+    cutter, most_rows = Cutter(model, pack=not request.matrices - {"gradient"}), None  # covariances are of samples
     while True:
         collector, pieces = Collector(model, layers, request), split(batches, cutter, most_rows)
-        size = max(len(piece.batch["input_ids"]) for piece in pieces)
+        size = max(num_samples(piece.batch) for piece in pieces)
         try:
             found = collector.run(pieces, checkpointing)
             if found is not None:
