@@ -11,8 +11,6 @@ from bench.model.pieces import Cutter, cost, num_samples, packed_rows, sorted_ro
 from bench.tasks.examples import Example, collate
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 
-sys.path.insert(0, str(Path(__file__).parent / "zoo"))
-
 GENERATING = [name for name, architecture in ZOO.items() if architecture.kind != "encoder"]
 PACKABLE = "gemma2 gemma3 gpt2 llama mistral mixtral phi3 pythia qwen2 qwen3 qwen3_moe".split()
 
