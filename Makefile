@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo check fast test faults lint format bench slurm help clean
+.PHONY: demo check fast test faults lint format bench gpu slurm help clean
 
 demo: .venv/installed ## the demo's sweep, its tables and figures
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
@@ -42,6 +42,9 @@ format: .venv/installed ## formats, and mends what ruff can mend
 # Timings, each ratio beside its goal, into results/benchmarks; they assert nothing. FULL=1: 64 samples, whole grids.
 bench: .venv/installed ## timings, into results/benchmarks
 	$(BIN)/python tests/benchmarks $(if $(FULL),--full)
+
+gpu: .venv/installed ## all that is to be tried on a GPU, in 8 minutes; without one it says so
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 # Sweeps on a real Slurm of one node, which is started and stopped for them: as root, with Debian's packages.
 slurm: .venv/installed ## sweeps on a real Slurm of one node

@@ -30,6 +30,7 @@ PAGES = {
     if not OF_OTHERS & set(path.relative_to(ROOT).parts[:-1]) or path == ROOT / "results" / "README.md"
 }
 README = PAGES["README.md"]
+MEASURED, COSTS_OF_A_CELL = ROOT / "results" / "benchmarks", "tests/benchmarks/README.md"
 CLAIMS = (ROOT / "results" / "claims.md").read_text()
 STAND_IN = re.compile(r"STUDY|PAPER|NAME|your_study|my_\w+|\bmine\b|\brates\b")  # names that a reader replaces
 
@@ -295,16 +296,20 @@ def test_the_commits_it_names_are_those_that_made_the_stored_outputs():
         assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in marked("schemes")
 
 
-def test_the_costs_stated_are_those_that_were_measured():
-    measured = [json.loads(path.read_text()) for path in (ROOT / "results" / "benchmarks").glob("*.json")]
-    rows = {row["what"]: row for found in measured for row in found["rows"]}
-    parts = next(found for found in measured if found["benchmark"] == "init_cost")["details"]["where the time goes"]
-    stated = {cells[0]: cells[1:] for line in marked("results/benchmarks").splitlines() if (cells := numbers(line))}
+@pytest.mark.parametrize(
+    ("marker", "of_a_cell"), [("results/benchmarks", False), ("results/benchmarks of a cell", True)]
+)
+def test_the_costs_stated_are_those_that_were_measured(marker, of_a_cell):
+    paths = [path for path in MEASURED.glob("*.json") if (f"`{path.stem}`" in PAGES[COSTS_OF_A_CELL]) == of_a_cell]
+    measured = {path.stem: json.loads(path.read_text()) for path in paths}
+    rows = {row["what"]: row for found in measured.values() for row in found["rows"]}
+    stated = {cells[0]: cells[1:] for line in marked(marker).splitlines() if (cells := numbers(line))}
+    parts = {} if of_a_cell else measured["init_cost"]["details"]["where the time goes"]
     assert stated.keys() >= parts.keys()
     for what, part in parts.items():
         assert stated.pop(what) == [f"{part['seconds']:.1f}", f"{part['share']:.0%}"]
     assert stated.keys() == {what for what, row in rows.items() if row["goal"] and "subspace" not in what}
-    for what, (_, _, peer, ratio, goal) in stated.items():
+    for what, (_, _, peer, ratio, goal, *_) in stated.items():
         assert float(ratio) == pytest.approx(rows[what]["ratio"], abs=0.005)
         assert (peer, goal) == (rows[what]["peer_name"], rows[what]["goal"])
 

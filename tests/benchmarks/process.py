@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -33,6 +33,8 @@ class Options:
     full: bool = False
     repetitions: int | None = None
     samples: int | None = None
+    data_root: Path | None = None
+    threads: tuple[int, ...] = (NUM_THREADS,)
 
 
 def fresh(function: Callable[..., T], **arguments: object) -> T:
@@ -41,16 +43,17 @@ def fresh(function: Callable[..., T], **arguments: object) -> T:
         return pool.submit(function, **arguments).result()
 
 
-def command(*words: str) -> None:
-    """Runs a Python command in the checkout and discards what it prints.
+def output(*words: str, folder: Path = ROOT) -> str:
+    """What a Python command prints on stdout, run in the checkout or in another folder.
 
     Raises:
         RuntimeError: it ended with another status than 0; the message ends with the last lines that it printed.
     """
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join(f"{done.stdout}{done.stderr}".splitlines()[-15:])
         raise RuntimeError(f"{' '.join(words)[:200]} ended with status {done.returncode}:\n{last}")
+    return done.stdout
 
 
 def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> dict[str, list[T]]:
@@ -61,6 +64,15 @@ def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> 
             say(f"{contender}, {repetition + 1} of {repetitions}")
             values[contender].append(run())
     return values
+
+
+def on_threads(options: Options) -> Iterator[str]:
+    """For the contenders started meanwhile one number of threads after another; yields what a row's name says of it."""
+    from accelerate.utils import patch_environment
+
+    for number in options.threads:
+        with patch_environment(omp_num_threads=str(number)):
+            yield "" if number == NUM_THREADS else f", {number} threads"
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from process import Options, command, interleaved
+from process import Options, interleaved, output
 from table import Goal, Report, Row
 
 GRID = {"method": ("hu", "lora_ga", "lora_sb", "lora_xs"), "rank": ("r4", "r8", "r16"), "seed": ("0", "1")}
@@ -47,7 +47,7 @@ def _seconds(commands: list[tuple[str, ...]], settings: tuple[str, ...], num_cel
         places = ("study=grid", f"results_dir={folder}/results", f"cache.dir={folder}/cache")
         began = time.perf_counter()
         for words in commands:
-            command("-m", "bench.run", *words, *settings, *places)
+            output("-m", "bench.run", *words, *settings, *places)
         seconds = time.perf_counter() - began
         finished = len(list(Path(folder).glob("results/grid/*/record.json")))
     if finished != num_cells:

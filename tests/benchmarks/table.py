@@ -33,7 +33,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: the values of all repetitions, whose medians are compared; none where none could be had."""
+    """One comparison: the values of all repetitions, whose medians are compared; none where none could be had.
+
+    Attributes:
+        floor: seconds of the matrix products that nobody can do without, where they were timed.
+    """
 
     what: str
     unit: str
@@ -41,6 +45,7 @@ class Row:
     peer: Sequence[float] = ()
     peer_name: str = ""
     goal: Goal | None = None
+    floor: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -64,6 +69,7 @@ class Row:
             "peer": median(self.peer),
             "peer_name": self.peer_name or None,
             "ratio": self.ratio,
+            "floor": self.floor,
             "goal": self.goal and str(self.goal),
             "goal_bounds": self.goal and ("ours" if self.goal.absolute else "ratio"),
             "met": None if self.judged is None else self.goal.met(self.judged),
@@ -84,6 +90,7 @@ class Row:
             number(median(self.ours)),
             peer,
             self.unit,
+            number(self.floor),
             number(self.ratio),
             str(self.goal or ""),
             verdict,
@@ -135,7 +142,7 @@ class Report:
 
     def text(self) -> str:
         """The table."""
-        header = ["", "ours", "peer", "unit", "ratio", "goal", ""]
+        header = ["", "ours", "peer", "unit", "floor", "ratio", "goal", ""]
         return tabulate([row.cells() for row in self.rows], header, tablefmt="github", disable_numparse=True)
 
 
