@@ -61,12 +61,12 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
         for what, found in (("train", trained), ("score", scored)):
             if len(found) > 1:
                 raise ReportError(
-                    f"{folder} holds runs of several precisions ({what}.precision={' and '.join(sorted(found))}), whose "
-                    "numbers are not comparable: give each a study of its own, or say --mix"
+                    f"{folder} holds runs of several precisions ({what}.precision={' and '.join(sorted(found))}), "
+                    "whose numbers are not comparable: give each a study of its own, or say --mix"
                 )
 
 
 def _precision(record: Record) -> tuple[str | None, str]:
     """In which precision a run trained (None: it did not) and was scored."""
-    trained = record.config.train.precision or "fp32"
-    return trained if record.training.num_steps else None, record.config.score.get("precision", "fp32")
+    trains = record.training is not None and record.training.num_steps > 0
+    return (record.config.train.precision or "fp32") if trains else None, record.config.score.get("precision", "fp32")
