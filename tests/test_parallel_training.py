@@ -51,8 +51,8 @@ def test_two_processes_measure_the_alignment_of_one(results, alone, key):
     assert [(r["step"], r["layer"], r["measure"]) for r in two] == [(r["step"], r["layer"], r["measure"]) for r in one]
     values = [(r["value"], other["value"]) for r, other in zip(two, one, strict=True)]
     assert all((value is None) == (other is None) for value, other in values)
-    rel = rounding(key, 1e-3)
-    assert all(value == pytest.approx(other, rel=rel, abs=rel / 100) for value, other in values if other is not None)
+    rel = rounding(key, 1e-4)
+    assert all(value == pytest.approx(other, rel=rel, abs=rel) for value, other in values if other is not None)
 
 
 @pytest.mark.parametrize("key", LAID, ids=" ".join)

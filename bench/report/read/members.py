@@ -56,7 +56,7 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
             "numbers of different stacks are not comparable: run the study again on one, or say --mix"
         )
     if len(precisions := {_precision(record) for record in records}) > 1:
-        trained = {training for training, _ in precisions} - {None}
+        trained = {training for training, _ in precisions if training is not None}
         scored = {scoring for _, scoring in precisions}
         for what, found in (("train", trained), ("score", scored)):
             if len(found) > 1:
