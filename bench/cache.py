@@ -1,4 +1,4 @@
-"""Lists what calibration has stored for later runs, or deletes it: `python -m bench.cache [--clear]`."""
+"""Lists what calibration and GGUF files have left for later runs, or deletes it: `python -m bench.cache [--clear]`."""
 
 from __future__ import annotations
 

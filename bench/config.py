@@ -266,7 +266,7 @@ class Run:
     def places(self) -> dict[str, str | None]:
         """Where the run's data and its model are, by key; cells that differ in one of them are different cells."""
         root = "" if self.data.root is None else str(self.data.root.expanduser().absolute())
-        model = self.model.path if self.model.source == "hub" else str(self.model.folder.absolute())
+        model = self.model.path if self.model.source == "hub" else str(self.model.place.absolute())
         places = {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision}
         hubs = {f"task.datasets.{name}.hub": one.hub for name, one in self.task.datasets.items()}
         return places | {key: f"{hub.path}@{hub.revision}" for key, hub in hubs.items() if hub is not None}

