@@ -1,4 +1,4 @@
-"""Lists the calibrations, tokens and unpacked models kept for later runs, or deletes them: `python -m bench.cache [--clear]`."""
+"""Lists calibrations, tokens and unpacked models kept for later runs, or deletes them: `python -m bench.cache`."""
 
 from __future__ import annotations
 

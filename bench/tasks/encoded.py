@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bench.tasks.examples import IGNORED, Example
+from bench.model.loss import IGNORED
+from bench.tasks.examples import Example
 
 
 class Examples(Dataset[Example]):

@@ -11,12 +11,13 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.model.loss import IGNORED
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bench.model.load import Kind
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
 Pair = tuple[str, str]  # prompt and target
 EncodedPair = tuple[list[int], list[int]]
 
@@ -220,14 +221,6 @@ def classify(
         ids, types = cut.get(index, whole[index])
         examples.append(Example(ids, classification.label(row), types, truncated=index in cut))
     return examples
-
-
-def num_label_tokens(labels: torch.Tensor) -> torch.Tensor:
-    """Number of label tokens of each row: (batch, tokens) -> (batch,); ones for labels (batch,).
-
-    The first label of a causal model's row is IGNORED, as nothing predicts the first token.
-    """
-    return torch.ones_like(labels, dtype=torch.long) if labels.dim() == 1 else (labels != IGNORED).sum(dim=1)
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
