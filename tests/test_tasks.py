@@ -9,6 +9,7 @@ import torch
 from bench.model.kinds import kind_of
 from bench.model.limits import check_tokenizer
 from bench.model.load import LoadedModel, Model
+from bench.model.loss import num_label_tokens
 from bench.tasks import source
 from bench.tasks.data import HubDataset
 from bench.tasks.definition import InMemoryTask, prompt_and_target
@@ -21,7 +22,6 @@ from bench.tasks.examples import (
     encode,
     encode_seq2seq,
     encode_texts,
-    num_label_tokens,
 )
 from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 
