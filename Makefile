@@ -1,8 +1,6 @@
 # Each target sets up .venv first. make help lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-# Fixed, because the last digits of a singular value decomposition depend on the number of threads.
-export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo check fast test faults lint format bench gpu slurm help clean

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
@@ -64,13 +64,16 @@ class Execution:
     """The `run` key: how a command treats a run. It changes no number and is not recorded.
 
     Attributes:
+        stop_at_step: train to this step of the whole schedule only, take the eval loss there and write a checkpoint,
+            from which the run goes on later; None, or a step that training does not reach: do the whole run.
         retry_failed: run again what has failed.
-        isolate: run in a process of its own, so that one that is killed leaves a record and does not stop the others.
+        isolate: run in a new process of its own, which shares nothing with runs before it.
         when_running: what to do with a run that another process holds: skip it, or wait until it has ended.
         heartbeat_timeout_seconds: seconds without a heartbeat after which the process that holds a run is presumed
             dead and the run may be taken over.
     """
 
+    stop_at_step: PositiveInt | None
     retry_failed: bool
     isolate: bool
     when_running: Literal["skip", "wait"]
@@ -266,7 +269,7 @@ class Run:
     def places(self) -> dict[str, str | None]:
         """Where the run's data and its model are, by key; cells that differ in one of them are different cells."""
         root = "" if self.data.root is None else str(self.data.root.expanduser().absolute())
-        model = self.model.path if self.model.source == "hub" else str(self.model.folder.absolute())
+        model = self.model.path if self.model.source == "hub" else str(self.model.place.absolute())
         places = {"data.root": portable(root), "model.path": portable(model), "model.revision": self.model.revision}
         hubs = {f"task.datasets.{name}.hub": one.hub for name, one in self.task.datasets.items()}
         return places | {key: f"{hub.path}@{hub.revision}" for key, hub in hubs.items() if hub is not None}

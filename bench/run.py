@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench.process.environment import quiet_environment
 from bench.study.folders import CONF
-from bench.sweep import arguments, guard, resolvers
+from bench.sweep import arguments, compose, guard, resolvers
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -39,9 +40,10 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
         stage.check(cfg)
-        cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
-        loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+        # A row that cannot be used is refused before a model is loaded.
+        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache)
+        loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
     start = stage.initialize(cfg, loaded, task, phases)
@@ -63,18 +65,23 @@ def run(cfg: Run, attempt: Attempt) -> Result:
 def job(config: DictConfig) -> str:
     """What Hydra calls for each cell; returns how it ended."""
     from bench.runs.job import execute
-    from bench.sweep import process
+    from bench.sweep import workers
 
     cfg = resolvers.validated(config)
     resolvers.check_folder(cfg)
+    command = guard.command(compose.as_given(HydraConfig.get()), config, cfg)
     if cfg.run.isolate:
-        return process.supervise(cfg, guard.overrides(config, cfg), guard.position())
-    return execute(cfg, run, guard.position(), guard.command(config, cfg))
+        return workers.supervise(workers.Cell(cfg, guard.position(), command))
+    return execute(cfg, run, guard.position(), command)
 
 
 def main() -> None:
     """Checks the command line, lets Hydra expand it, and exits with 1 if a run failed."""
     quiet_environment()
+    if sys.argv[1:] == [arguments.WORKER]:
+        from bench.sweep import worker
+
+        return worker.serve(run)
     sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
     try:

@@ -20,8 +20,8 @@ from bench.tasks.data import Carving, Dataset, HubDataset, Splits
 CHUNK = 10_000  # bytes; so that a small file is written in parts, as a large one is
 
 
-def model(path, revision="main", kind="causal", token=MEMBER):
-    made = Model("x", kind, "hub", path, revision, None, "float32", "sdpa")
+def model(path, revision="main", kind="causal", token=MEMBER, gguf_file=None):
+    made = Model("x", kind, "hub", path, revision, None, "float32", "sdpa", gguf_file=gguf_file)
     return said(lambda: made.pinned().load().revision, token)
 
 
@@ -56,6 +56,8 @@ def everything():
         }
     found["model"] |= {"no kind": model("me/gated", kind=None, token=STRANGER), "tag": model("me/tiny", "v1")}
     found["model"] |= {"torn": model("me/torn"), "torn, again": model("me/torn")}
+    found["model"] |= {"a GGUF file": model("me/blocks", kind=None, gguf_file="tiny.gguf")}
+    found["model"] |= {"no GGUF file": model("me/blocks", gguf_file="other.gguf")}
     found["dataset"] |= {"gated, a member": dataset("me/gated")}
     found["dataset"] |= {"no split": dataset("me/sums", split="training"), "no subset": dataset("me/sums", subset="x")}
     # What the cache of datasets was given last is now another commit than the run's.

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -113,10 +114,7 @@ def test_a_folder_that_cannot_be_written_costs_the_computation_only(tmp_path):
 
 
 def test_an_entry_that_cannot_be_written_whole_leaves_nothing_half_written(cache, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("pathlib.Path.replace", full_disk)
     with pytest.warns(UserWarning, match="No space left on device.*going on without it"):
         (tensors, _), _ = fetch(cache, "key", "title", Counted(entry()))
     assert torch.equal(tensors["a"], entry()[0]["a"])
@@ -220,3 +218,49 @@ def test_the_metadata_hold_facts_and_checksum(cache):
     assert metadata["title"] == "a title"
     assert json.loads(metadata["facts"])["loss"] == 1.25
     assert len(metadata["sha256"]) == 64
+
+
+def filled(cache, key, size=2000, calls=None):
+    def fill(to):
+        time.sleep(0.05)
+        (to / "within").mkdir()
+        (to / "within" / "file").write_bytes(bytes(size))
+        if calls is not None:
+            calls.append(key)
+
+    with cache.folder_of(key, f"title of {key}", size, fill) as folder:
+        return (folder / "within" / "file").read_bytes() == bytes(size)
+
+
+def test_a_folder_that_several_need_at_once_is_filled_once(cache):
+    calls = []
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: filled(cache, "folder", calls=calls), range(4)))
+    assert calls == ["folder"]
+
+
+def test_a_folder_is_counted_listed_evicted_and_cleared_as_a_file_is(tmp_path, capsys):
+    cache = Cache(enabled=True, dir=tmp_path, max_gb=6e-6)  # 6 kB
+    fill(cache, "file")
+    filled(cache, "one")
+    filled(cache, "two")
+    os.utime(cache.folder / "one", (1e9, 1e9))
+    main(["--dir", str(cache.folder)])
+    listed = capsys.readouterr().out
+    assert "title of one" in listed
+    assert listed.splitlines()[-1].startswith("3 entries, 0.0 MB")
+    filled(cache, "three")
+    assert sorted(names(cache)) == ["file", "three", "two"]  # each takes 1.5 to 2.2 kB, and "one" is the oldest
+    assert clear(cache.folder) == 3
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_made_for_the_moment(cache, monkeypatch):
+    monkeypatch.setattr("bench.process.store.write_whole_folder", full_disk)
+    with pytest.warns(UserWarning, match="No space left on device.*going on without it"):
+        assert filled(cache, "folder")
+    assert names(cache) == []
+
+
+def full_disk(*_):
+    raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from bench.config import Run
 from bench.study.folders import CONF
 from bench.sweep import guard
-from bench.sweep.compose import product
+from bench.sweep.compose import as_given, product
 from bench.sweep.sweep import Sweep
 from synthetic import make_study
 
@@ -79,9 +79,10 @@ def test_what_a_command_line_interpolates_stays_as_written_until_a_cell_is_compo
         ((first, _),) = sweep.batches()  # what a launcher gets
         assert first == [given[0].removesuffix(",r16"), *given[1:]]
         config, run = loader.load_configuration("config", first, RunMode.RUN), sweep.compose(first)
-        HydraConfig.instance().set_config(config)
-        assert guard.overrides(config, run) == first  # what a process of its own gets
-        assert shlex.split(guard.command(config, run))[3:] == [*first[:-1], "results_dir=FOLDER"]
+        assert as_given(config.hydra) == first
+        for composed in (config, sweep.compose.config(first)):  # of a single run, and of a cell that a worker gets
+            command = guard.command(first, composed, run)
+            assert shlex.split(command)[3:] == [*first[:-1], "results_dir=FOLDER"]
     HydraConfig.instance().cfg = None
 
 

@@ -8,11 +8,11 @@ import evaluate
 import pytest
 from records import make_record
 
-from bench.plan import size
-from bench.plan.estimate import PROCESS_BYTES, Estimator, matmul_flops_per_second
+from bench.plan.estimate import Estimator, matmul_flops_per_second
 from bench.plan.methods_table import num_trainable
 from bench.runs.record import COMPLETED, FAILED, read_record
 from bench.study.folders import CONF
+from bench.sweep import size
 from bench.sweep.arguments import choices
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -104,7 +104,7 @@ def test_bytes_follow_from_weights_optimiser_activations_and_logits(small_run):
     assert size.peak_bytes(run) == 803_968 * 4 + trained * 16 + activations + logits
     half = size.peak_bytes(small_run("train.precision=bf16"))
     assert size.peak_bytes(run) - half == activations / 2
-    assert estimated(run, gpu="any").peak_bytes + PROCESS_BYTES == estimated(run).peak_bytes
+    assert estimated(run, gpu="any").peak_bytes + size.PROCESS_BYTES == estimated(run).peak_bytes
 
 
 @pytest.mark.parametrize("method", choices(CONF / "method"))

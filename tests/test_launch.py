@@ -15,12 +15,11 @@ from bench.study.folders import CONF
 from bench.sweep import arguments
 from bench.sweep import slurm as cluster
 
-CLUSTER = importlib.util.find_spec("submitit") and importlib.util.find_spec("joblib")
+CLUSTER = importlib.util.find_spec("submitit")
 needs_cluster = pytest.mark.skipif(not CLUSTER, reason="needs the extra cluster")
 TARGETS = {
     "basic": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-    "process": "hydra_plugins.lora_init_bench.ProcessLauncher",
-    "joblib": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "workers": "hydra_plugins.lora_init_bench.WorkersLauncher",
     "slurm": "hydra_plugins.lora_init_bench_slurm.SlurmArrays",
 }
 
@@ -33,24 +32,37 @@ def composed_launcher(*overrides):
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
-        return config, OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        return OmegaConf.to_container(config.hydra.launcher, resolve=True)
 
 
 @needs_cluster
 @pytest.mark.parametrize("choice", arguments.choices(CONF / "launch"))
 def test_every_launcher_composes(choice):
-    config, launcher = composed_launcher(f"launch={choice}")
-    assert launcher["_target_"] == TARGETS[choice]
-    assert config.run.isolate == (choice == "joblib")  # which gives up a sweep when it loses a worker
+    assert composed_launcher(f"launch={choice}")["_target_"] == TARGETS[choice]
+    assert composed_launcher()["_target_"] == TARGETS["workers"]
 
 
-@pytest.mark.parametrize("choice", ["joblib", "slurm"])
-def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, capsys, choice):
+def test_former_launchers_are_workers(monkeypatch):
+    for given in (["launch=process", "hydra.launcher.jobs=2"], ["launch=joblib", "hydra.launcher.n_jobs=2"]):
+        with pytest.warns(UserWarning, match="is called"):
+            assert arguments.check_arguments(given) == ["launch=workers", "hydra.launcher.jobs=2"]
+
+
+def test_under_torchrun_whose_processes_do_each_cell_together_there_are_no_workers(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert arguments.check_arguments(["-m", "seed=0,1"]) == ["-m", "seed=0,1", "launch=basic"]
+    assert arguments.check_arguments(["-m", "launch=basic"]) == ["-m", "launch=basic"]
+    with pytest.raises(SystemExit):
+        arguments.check_arguments(["-m", "launch=workers"])
+    assert "the processes of torchrun do each cell together" in capsys.readouterr().err
+
+
+def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(arguments, "version", lambda package: None)
     arguments.check_arguments(["-m", "launch=basic"])
-    arguments.check_arguments(["-m", "launch=process"])
+    arguments.check_arguments(["-m", "launch=workers"])
     with pytest.raises(SystemExit):
-        arguments.check_arguments(["-m", f"launch={choice}"])
+        arguments.check_arguments(["-m", "launch=slurm"])
     error = capsys.readouterr().err
     assert "pip install 'lora-init-bench[cluster]'" in error
     assert error.count("\n") == 1
@@ -60,8 +72,8 @@ def test_a_launcher_that_is_not_installed_is_refused_in_one_line(monkeypatch, ca
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("joblib,basic", "a sweep has one launcher"),
-        ("submitit_local", "launch=submitit_local is gone: launch=process gives each run a process"),
+        ("workers,basic", "a sweep has one launcher"),
+        ("submitit_local", "launch=submitit_local is gone: launch=workers does runs in processes of this machine"),
     ],
 )
 def test_a_launcher_takes_settings_and_is_not_swept_over(capsys, choice, message):
@@ -69,13 +81,6 @@ def test_a_launcher_takes_settings_and_is_not_swept_over(capsys, choice, message
     with pytest.raises(SystemExit):
         arguments.check_arguments(["-m", f"launch={choice}"])
     assert message in capsys.readouterr().err
-
-
-@needs_cluster
-@pytest.mark.parametrize(("visible", "expected"), [("", len(os.sched_getaffinity(0))), ("2,5", 2)])
-def test_joblib_runs_as_many_cells_at_a_time_as_there_are_gpus_or_cores(monkeypatch, visible, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert composed_launcher("launch=joblib")[1]["n_jobs"] == expected
 
 
 # --- sweeps of two cells, of which one diverges
@@ -97,11 +102,9 @@ def learning_rate(record):
 
 
 @pytest.mark.faults
-@needs_cluster
-@pytest.mark.parametrize("choice", [("joblib", "hydra.launcher.n_jobs=2"), ("process", "hydra.launcher.jobs=2")])
+@pytest.mark.parametrize("choice", [["launch=basic"], ["hydra.launcher.jobs=2"], ["run.isolate=true"]])
 def test_a_cell_that_fails_stops_no_other_and_is_named(tmp_path, choice):
-    launch, jobs = choice
-    done = sweep(tmp_path, f"launch={launch}", jobs)
+    done = sweep(tmp_path, *choice)
     by_status = {record.status: record for record in records(tmp_path).values()}
     assert set(by_status) == {COMPLETED, FAILED}, done.stderr
     assert learning_rate(by_status[COMPLETED]) == 1e-3
@@ -136,7 +139,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 def launched(folder, cells, *overrides):
-    _, settings = composed_launcher("launch=slurm", *overrides)
+    settings = composed_launcher("launch=slurm", *overrides)
     settings.pop("_target_")
     settings["submitit_folder"] = str(folder / "jobs" / "%j")
     cluster.launch(sorted, [[]] * cells, 0, settings)

@@ -329,7 +329,7 @@ def test_tokens_beyond_the_embedding_are_refused_unless_no_text_has_them(saved):
 def test_a_folder_without_a_tokenizer_with_a_torn_file_or_of_another_kind_is_refused_in_one_line(saved):
     def broken(change):
         model = saved(tiny_llama())
-        change(model.folder)
+        change(model.place)
         return error_of(model)
 
     def torn(folder):

@@ -166,11 +166,11 @@ def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch):
     (tmp_path / "has_a_model").mkdir()
     (tmp_path / "has_a_model" / "__init__.py").write_text("raise SystemExit('was imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    folder = Model("x", None, "package", "has_a_model/model", None, None, "float32", "sdpa").folder
+    folder = Model("x", None, "package", "has_a_model/model", None, None, "float32", "sdpa").place
     assert folder == tmp_path / "has_a_model" / "model"
     for path in ("has_a_model/../..", "../x", "os.path/x"):
         with pytest.raises(ValueError, match="is no package/folder"):
-            _ = Model("x", None, "package", path, None, None, "float32", "sdpa").folder
+            _ = Model("x", None, "package", path, None, None, "float32", "sdpa").place
 
 
 UNPICKLES = re.compile(

@@ -30,7 +30,7 @@ def command(*arguments, cwd=None):
         ("nosuch.key=1", "nothing reads nosuch.key"),
         ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
         ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
-        ("launch=glob([basic,process])", "a sweep has one launcher; choose one"),
+        ("launch=glob([basic,workers])", "a sweep has one launcher; choose one"),
         ("study=${rank.r", "Hydra cannot read this"),
         ("train.lr_scheduler_type=~x", "Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'"),
     ],
@@ -171,7 +171,7 @@ def test_the_command_printed_for_a_failed_run_repeats_it_where_it_was(compose_ru
     def fail(cfg, attempt):
         raise ValueError("enough")
 
-    overrides = ("method=hu", f"results_dir={tmp_path}", f"data.root={tmp_path}", "track=none", "launch=process")
+    overrides = ("method=hu", f"results_dir={tmp_path}", f"data.root={tmp_path}", "track=none", "launch=workers")
     run = compose_run(*overrides)
     monkeypatch.setattr(job, "failures", [])
     job.execute(run, fail, "[1/1]")

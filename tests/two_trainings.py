@@ -89,7 +89,7 @@ class Logbook:
     """Keeps what a training tells, and its checkpoints where it is given a folder."""
 
     def __init__(self, checkpoints=None, found=None):
-        self.checkpoints, self.resume_from = checkpoints, found
+        self.checkpoints, self.resume_from, self.stop_at_step = checkpoints, found, None
         self.rows, self.alignment = [], []
 
     def log(self, row, alignment):

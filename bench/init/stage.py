@@ -19,11 +19,11 @@ from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
 from bench.model.layers import calls_noted, check_called, check_start, left_out, target_layers
 from bench.model.load import LoadedModel, evaluating
+from bench.model.loss import IGNORED
 from bench.process import ranks, rng
 from bench.process.phases import Phases
 from bench.runs.record_parts import InitializationFacts, LayerReport
 from bench.tasks import PreparedTask
-from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -65,7 +65,7 @@ def check(cfg: Run) -> None:
     Raises:
         ValueError: the rank does not fit a layer, the method refuses one, or not every target is a layer of its own.
     """
-    skeleton = cfg.model.skeleton(cfg.task.num_labels)
+    skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
     check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
     if cfg.method.has_adapter:

@@ -97,7 +97,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         task_type=TASK_TYPES[source.found_kind],
         modules_to_save=list(beside) or None,
         revision=source.revision,
-        base_model_name_or_path=source.path if source.source == "hub" else str(source.folder),
+        base_model_name_or_path=source.path if source.source == "hub" else str(source.place),
     )
     model: Any = get_peft_model(skeleton, config, low_cpu_mem_usage=True)
     plain = model.base_model.model

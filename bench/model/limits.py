@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from bench.model.kinds import Kind
+
 NO_LIMIT = 2**31 - 1  # of relative positions, where the tokenizer names none either
 
 # These number positions from pad_token_id + 1, as in fairseq, so that their tables have rows that no token can use.
@@ -30,6 +32,20 @@ def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if config.model_type in AFTER_PADDING:
         return int(positions) - int(config.pad_token_id) - 1
     return int(positions)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
+    """Gives a tokenizer without a padding token its EOS token as one.
+
+    Raises:
+        ValueError: it has no EOS token, which ends answers and can pad.
+    """
+    if kind != "encoder" and tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {path} has no padding token and no EOS; set pad_token in it")
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:

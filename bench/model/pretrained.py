@@ -1,16 +1,80 @@
-"""What a checkpoint holds of the model that is made of it: only a new head may be lacking."""
+"""Reads a checkpoint, and judges what it holds of the model that is made of it: only a new head may be lacking."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.model.kinds import Kind, auto_class
 from bench.model.layers import POOLER, is_classifier
+from bench.process.validation import one_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _NAMED = 3  # tensors in a message
+
+
+def read_tokenizer(where: Path | str, revision: str | None, kind: Kind, path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a repository; that of a decoder pads on the left.
+
+    Args:
+        where: the folder, or the name of the repository.
+        revision: of the repository.
+        kind: causal, seq2seq or encoder.
+        path: for the message.
+
+    Raises:
+        ValueError: there is none that can be loaded. What the Hub raises is left as it is.
+    """
+    from transformers import AutoTokenizer
+
+    side = {"padding_side": "left"} if kind == "causal" else {}
+    try:
+        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False, **side)
+    except ValueError as error:  # transformers', which lists what it has tried
+        raise ValueError(
+            f"model {path} has no tokenizer that can be loaded: {one_line(error).rstrip(': ')}; save it "
+            "beside the weights with save_pretrained"
+        ) from error
+
+
+def read_weights(
+    where: Path | str, revision: str | None, kind: Kind, path: str, **settings: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a folder or a repository, and transformers' report, which `drawn_tensors` judges.
+
+    Args:
+        where, revision, kind, path: as `read_tokenizer` takes them.
+        settings: further arguments of from_pretrained.
+
+    Raises:
+        ValueError: a file is torn, or the tensors cannot be put together. What the Hub raises, and what transformers
+            makes of an attention that a model does not have, is left as it is.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return auto_class(kind).from_pretrained(
+            where,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"model.path={path}: a file of its weights is torn ({one_line(error)}); copy or download it again"
+        ) from error
+    except RuntimeError as error:  # transformers', where one of several experts is lacking or of another shape
+        raise ValueError(
+            f"model.path={path}: its weights cannot be put together to the model of its config.json, because some are "
+            f"missing or of another shape ({one_line(error)}); save the plain model again with save_pretrained"
+        ) from error
 
 
 def drawn_tensors(model: PreTrainedModel, report: Mapping[str, Collection[Any]], path: str) -> list[str]:

@@ -4,7 +4,7 @@ Seconds come from comparable records: runs of the same model and task on the sam
 and software stack where there are such. The phases of each are scaled to this run's examples and items, and the median
 counts. Memory comes from records of the same method, at no smaller a batch and rank.
 
-Without records both come from the model's size (bench.plan.size) and from the speed of this machine.
+Without records both come from the model's size (bench.sweep.size) and from the speed of this machine.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bench.plan import size
 from bench.process.provenance import fingerprint
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
 from bench.study.plan_file import every_run_folder
+from bench.sweep import size
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 # GFLOP/s the records of results/demo are met within a third, and those of results/minilm_glue, whose sentences fill a
 # tenth of max_length, are two to four times shorter (tests/test_estimate.py).
 UTILISATION = {"GPU": 0.35, "CPU": 0.9}
-# Resident set with torch, transformers and lm-eval imported: the load phase of results/demo and minilm_glue.
-PROCESS_BYTES = 560 * 2**20
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Estimator:
             return CostEstimate(None, None, "size unknown: no architecture in conf/model")
         device = "GPU" if self._gpu else "CPU"
         seconds = size.seconds(run, UTILISATION[device] * self._speed(size.compute_dtype(run)))
-        peak = size.peak_bytes(run) + (0 if self._gpu else PROCESS_BYTES)
+        peak = size.peak_bytes(run) + (0 if self._gpu else size.PROCESS_BYTES)
         return CostEstimate(seconds, peak, f"from the model's size on this machine's {device}")
 
 

@@ -36,7 +36,7 @@ def num_trainable(run: Run) -> int:
     from bench.model import adapter
     from bench.model.layers import check_rank, target_layers
 
-    model = run.model.skeleton(run.task.num_labels)
+    model = run.model.skeleton(run.task.num_labels, run.cache)
     layers = target_layers(model, run.model.target_modules)
     if run.method.has_adapter:
         check_rank(layers, run.rank)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
-from bench.runs.state import DONE, RECORDED, RUNNING, STALE, state
+from bench.runs.state import DONE, RECORDED, RUNNING, STALE, STOPPED, state
 from bench.study import selection
 from bench.study.folders import CONF
 from bench.study.plan_file import SELECT
+from bench.sweep.capacity import capacity
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -40,7 +41,7 @@ class Stage:
         to_do: runs that the command would start now.
         failed: runs that failed before and are not started again unless run.retry_failed=true.
         retried: runs to do that failed before, with run.retry_failed=true.
-        begun: runs to do that were interrupted or killed, and resume from their checkpoints.
+        begun: runs to do that were interrupted, killed or stopped at a step, and resume from their checkpoints.
         running: runs to do that another process has at the moment; a sweep skips them.
         recorded: runs to do whose record is here without weights, such as a committed one.
         waiting: runs whose learning rate is not chosen yet.
@@ -82,6 +83,7 @@ class Overview:
         total: of all stages; a run that belongs to two of them is counted once.
         sources: what the estimates come from -> number of runs.
         edges: method and group of each grid of learning rates whose best one is its smallest or largest.
+        at_a_time: how many of the runs that are left this machine does at a time, and why; None if none is left.
         command: starts the study.
     """
 
@@ -91,6 +93,7 @@ class Overview:
     refusals: tuple[Refusal, ...]
     sources: Mapping[str, int]
     edges: tuple[str, ...]
+    at_a_time: str | None
     command: str
 
 
@@ -125,7 +128,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
 
 def _fitting(cell: PlannedCell) -> PlannedCell:
     """The cell, refused if it does not fit a layer of its model, which validation does not know."""
-    from bench.plan.size import refusal
+    from bench.sweep.size import refusal
 
     if cell.run is not None and (reason := refusal(cell.run)) is not None:
         return replace(cell, planned=replace(cell.planned, run_id=None, refused=reason), run=None)
@@ -145,6 +148,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
     estimates: dict[Key, CostEstimate | None] = {}  # of what is to be done; None: nothing is known
     stages: dict[str, list[Key]] = defaultdict(list)
     refused: dict[str, list[str]] = defaultdict(list)
+    left: dict[Key, Run] = {}
     for cell in cells:
         planned = cell.planned
         key = (planned.run_id,) if planned.run_id else (planned.stage, *planned.overrides)
@@ -160,6 +164,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
                     states[key] = RETRIED
             if states[key] not in ENDED:
                 estimates[key] = estimator(cell.run) if cell.run is not None else None
+                left |= {} if cell.run is None else {key: cell.run}
     rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
     every = [key for keys in stages.values() for key in keys]
     return Overview(
@@ -169,6 +174,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         refusals=tuple(Refusal(reason, tuple(cells)) for reason, cells in refused.items()),
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
+        at_a_time=str(capacity([*left.values()], None)) if left else None,
         command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
     )
 
@@ -190,7 +196,7 @@ def _stage(
         to_do=len(left) - counts[WAITING],
         failed=counts[FAILED],
         retried=counts[RETRIED],
-        begun=counts[INTERRUPTED] + counts[STALE],
+        begun=counts[INTERRUPTED] + counts[STALE] + counts[STOPPED],
         running=counts[RUNNING],
         recorded=counts[RECORDED],
         waiting=counts[WAITING],

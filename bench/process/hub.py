@@ -15,6 +15,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from bench.process.validation import one_line
@@ -79,6 +80,21 @@ def commit(repo_type: RepoType, path: str, revision: str | None) -> str:
         stacklevel=2,
     )
     return found.resolved
+
+
+def download(path: str, name: str, revision: str | None) -> Path:
+    """A file of a model's repository, from the Hub or its cache; raises what `errors` lists.
+
+    Raises:
+        ValueError: the repository has no such file.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name, revision=revision))
+    except RemoteEntryNotFoundError as error:
+        raise ValueError(f"model {path} has no file {name} at {revision or 'main'}; choose one that it has") from error
 
 
 def errors() -> tuple[type[Exception], ...]:

@@ -33,6 +33,7 @@ class InterruptedRunError(BaseException):
 class _State:
     came: int | None = None  # the signal
     deferring = 0  # number of `deferred` contexts that are open
+    watching = False  # the parent
 
 
 @contextmanager
@@ -66,7 +67,8 @@ def handled() -> Iterator[None]:
     number, before = None, {}
     try:
         with listening(_hear, SIGNALS) as before:
-            if before and PARENT in os.environ:
+            if before and PARENT in os.environ and not _State.watching:
+                _State.watching = True
                 threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
             yield
     except InterruptedRunError as stopped:

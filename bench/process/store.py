@@ -1,8 +1,8 @@
-"""The cache of what runs share: one safetensors file an entry, named by a hash of all that it depends on.
+"""The cache of what runs share: a safetensors file or a folder an entry, named by a hash of all that it depends on.
 
-`python -m bench.cache` lists it, `--clear` empties it. The metadata of an entry hold a checksum of its tensors; the
-file is written under another name and renamed when it is complete. A process that computes an entry holds its lock, so
-that another process that needs the entry waits for it and reads it.
+`python -m bench.cache` lists it, `--clear` empties it. The metadata of a file hold a checksum of its tensors, a folder
+holds checksums of its files; either is written under another name and renamed when it is complete. A process that
+computes an entry holds its lock, so that another process that needs the entry waits for it and reads it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -22,13 +22,15 @@ from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from bench.process import ranks
-from bench.process.files import write_whole
+from bench.process.files import delete, write_whole, write_whole_folder
+from bench.process.hashes import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER_VARIABLE = "LORA_INIT_BENCH_CACHE"
 SUFFIX = ".safetensors"
+CONTENTS = "entry.json"  # of a folder: its title, and its files with their checksums
 Entry = tuple["dict[str, Tensor]", dict[str, Any]]  # tensors by name, and everything else as plain values
 
 
@@ -113,9 +115,7 @@ class Cache:
     def keep(self, key: str, title: str, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Writes an entry, and deletes others to make room; what cannot be written is warned about."""
         path = self.folder / f"{key}{SUFFIX}"
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        if size > 1e9 * self.max_gb:
-            _warn(f"{title} takes {size / 1e9:.1f} GB, more than cache.max_gb={self.max_gb:g}; it is not kept")
+        if not self._fits(title, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())):
             return
         try:
             _write(path, title, tensors, facts)
@@ -123,6 +123,72 @@ class Cache:
             _warn(f"{path} cannot be written ({error.strerror}); going on without it")
             return
         evict(self.folder, int(1e9 * self.max_gb), kept=path)
+
+    @contextmanager
+    def folder_of(self, key: str, title: str, num_bytes: int, fill: Callable[[Path], None]) -> Iterator[Path]:
+        """A folder that `fill` writes, for the processes of all runs; one that cannot be kept is deleted at the end.
+
+        Args:
+            key: the name of the folder; a hash of all that it depends on.
+            title: what `python -m bench.cache` lists.
+            num_bytes: about the size of what `fill` writes.
+            fill: called with an empty folder if there is no entry.
+
+        Raises:
+            OSError: neither the cache nor the folder for temporary files can be written.
+        """
+        from filelock import FileLock
+
+        path = self.folder / key
+        kept = self.usable() and self._fits(title, num_bytes)
+        if kept:
+            with FileLock(self.folder / f"{key}.lock"):
+                try:
+                    if not _is_whole(path):
+                        write_whole_folder(path, lambda to: _fill(to, title, fill))
+                        evict(self.folder, int(1e9 * self.max_gb), kept=path)
+                    os.utime(path)
+                except OSError as error:
+                    _warn(f"{path} cannot be written ({error.strerror}); going on without it")
+                    kept = False
+        if kept:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            fill(Path(scratch))
+            yield Path(scratch)
+
+    def kept_folder(self, key: str) -> Path | None:
+        """The folder of a key, whose files are not checked; None if there is none."""
+        path = self.folder / key
+        return path if self.enabled and (path / CONTENTS).is_file() else None
+
+    def _fits(self, title: str, num_bytes: int) -> bool:
+        if num_bytes > 1e9 * self.max_gb:
+            _warn(f"{title} takes {num_bytes / 1e9:.1f} GB, more than cache.max_gb={self.max_gb:g}; it is not kept")
+            return False
+        return True
+
+
+def _fill(to: Path, title: str, fill: Callable[[Path], None]) -> None:
+    fill(to)
+    files = {path.relative_to(to).as_posix(): file_sha256(path) for path in sorted(to.rglob("*")) if path.is_file()}
+    (to / CONTENTS).write_text(json.dumps({"title": title, "files": files}), encoding="utf-8")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a folder holds what was written; one that does not is deleted, after a warning."""
+    if not path.exists():
+        return False
+    try:
+        files = json.loads((path / CONTENTS).read_text(encoding="utf-8"))["files"]
+        whole = all(file_sha256(path / name) == checksum for name, checksum in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        _warn(f"the cache entry {path} is corrupt; it is computed again")
+        delete(path)
+    return whole
 
 
 def _warn(message: str) -> None:
@@ -167,7 +233,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 @plain_dataclass(frozen=True)
 class Listed:
-    """One entry as the listing shows it: its file, size in bytes, and when it was last used."""
+    """One entry as the listing shows it: its file or folder, size in bytes, and when it was last used."""
 
     path: Path
     num_bytes: int
@@ -177,19 +243,25 @@ class Listed:
 
 def entries(folder: Path) -> list[Listed]:
     """The entries, most recently used first."""
+    found = []
+    for path in (*folder.glob(f"*{SUFFIX}"), *(contents.parent for contents in folder.glob(f"[!.]*/{CONTENTS}"))):
+        with suppress(FileNotFoundError):  # another process may delete it
+            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            num_bytes = sum(file.stat().st_size for file in files)
+            found.append(Listed(path, num_bytes, path.stat().st_mtime, _title(path)))
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def _title(path: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(FileNotFoundError):  # another process may delete it
-            status = path.stat()
-            try:
-                with safe_open(path, "pt") as file:
-                    title = (file.metadata() or {}).get("title", "?")
-            except (SafetensorError, OSError):
-                title = "corrupt"
-            found.append(Listed(path, status.st_size, status.st_mtime, title))
-    return sorted(found, key=lambda entry: entry.used, reverse=True)
+    try:
+        if path.is_dir():
+            return str(json.loads((path / CONTENTS).read_text(encoding="utf-8"))["title"])
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("title", "?"))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return "corrupt"
 
 
 def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
@@ -198,7 +270,7 @@ def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
     for entry in entries(folder):
         total += entry.num_bytes
         if total > max_bytes and entry.path != kept:
-            entry.path.unlink(missing_ok=True)
+            delete(entry.path)
             deleted.append(entry.path)
     return deleted
 
@@ -206,7 +278,6 @@ def evict(folder: Path, max_bytes: int, kept: Path | None = None) -> list[Path]:
 def clear(folder: Path) -> int:
     """Deletes every entry, lock and unfinished file; returns the number of entries."""
     found = entries(folder)
-    for pattern in (f"*{SUFFIX}", ".*.tmp", "*.lock"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in (*(entry.path for entry in found), *folder.glob(".*.tmp"), *folder.glob("*.lock")):
+        delete(path)
     return len(found)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.process import provenance, ranks, signals
 from bench.process.files import write_whole
@@ -21,6 +21,7 @@ from bench.runs import checkpoint
 from bench.runs.checkpoint import Checkpoint, Checkpointing, Checkpoints
 from bench.runs.folder import BEGUN, RunFolder, read_begun
 from bench.runs.lease import LEASE, PROGRESS, Lease
+from bench.runs.progress import STOPPED_AT, StoppedRunError
 from bench.runs.record import (
     ALIGNMENT,
     COMPLETED,
@@ -81,7 +82,8 @@ class Attempt:
         mirror: is given each row of the curve and the alignment rows of its step, as the workspace is.
         checkpoints: None before `made_from`.
         resume_from: the checkpoint from which training resumes, or None.
-        history: when this and earlier attempts began, and from which step they went on.
+        stop_at_step: of training, where this attempt ends; None: with the run.
+        history: when this and earlier attempts began, from which step they went on, and where they were to stop.
         wandb_id: the id of the run's W&B run, the same for every attempt.
     """
 
@@ -91,6 +93,7 @@ class Attempt:
         self.mirror: Rows = lambda row, alignment: None
         self.checkpoints: Checkpoints | None = None
         self.resume_from: Checkpoint | None = None
+        self.stop_at_step: int | None = None
         self.history: list[dict[str, Any]] = []
         self.wandb_id = uuid.uuid4().hex[:12]
         self._identity: dict[str, Any] = {}
@@ -196,6 +199,17 @@ class Attempt:
         seconds_left = round((num_steps - number) * seconds_a_step, 1)
         self._lease.tell(step=number, num_steps=num_steps, seconds_left=seconds_left)
         self._lease.raise_if_lost()
+
+    def stop(self, step: int, num_steps: int, eval_loss: float) -> NoReturn:
+        """Ends the attempt at run.stop_at_step, whose checkpoint has been written, and notes the eval loss there.
+
+        Raises:
+            StoppedRunError: always.
+        """
+        if self._lease is not None:
+            self.history[-1] |= {STOPPED_AT: step, "num_steps": num_steps, "eval_loss": eval_loss}
+            self._note()
+        raise StoppedRunError(step, num_steps, eval_loss)
 
     def interrupt(self, record: Record) -> None:
         """Leaves the record of a run that a signal has stopped beside its checkpoints."""

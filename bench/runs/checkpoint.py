@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """The steps of all checkpoint folders, ascending, intact or not."""
         return sorted(_step(path) for path in self.folder.glob(f"{_PREFIX}*/") if _step(path) >= 0)
+
+
+def newest_sealed(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """Step and journal of the newest checkpoint with a seal, whose checksums are not looked at; None without one."""
+    for path in sorted(folder.glob(f"{_PREFIX}*/"), key=_step, reverse=True):
+        with suppress(OSError, ValueError):
+            if (path / SEAL).is_file():
+                return _step(path), json.loads((path / JOURNAL).read_text(encoding="utf-8"))
+    return None
 
 
 def check_tensors_only(path: Path) -> None:

@@ -19,6 +19,7 @@ from bench.runs import assemble
 from bench.runs.attempt import Attempt, held
 from bench.runs.folder import RunFolder
 from bench.runs.lease import LeaseLostError, holder
+from bench.runs.progress import StoppedRunError, progress
 from bench.runs.record import COMPLETED, FAILED, Record
 from bench.runs.tracking import Tracker
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Spine = Callable[["Run", Attempt], "Result"]
 
 # What `execute` returns, beside `completed` and `failed`.
-DONE, RUNNING = "done", "running"
+DONE, RUNNING, STOPPED = "done", "running", "stopped"
 
 # Of this process: the ids of runs that failed, and W&B folders to upload.
 failures: list[str] = []
@@ -49,7 +50,7 @@ def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> 
         command: the command line that makes exactly this run, for its record.
 
     Returns:
-        completed, failed, done (earlier), or running (in another process).
+        completed, failed, done (earlier), running (in another process), or stopped (at run.stop_at_step).
 
     Raises:
         SystemExit: a signal has come; the run's state has been written.
@@ -97,7 +98,20 @@ def _settled(cfg: Run, folder: RunFolder) -> tuple[str, str] | None:
     record = folder.record
     if record is not None and record.status == FAILED and not cfg.run.retry_failed:
         return FAILED, f"failed before ({record.error}); run.retry_failed=true tries again"
-    return (DONE, "done before") if folder.done else None
+    if folder.done:
+        return DONE, "done before"
+    return None if (reached := stopped(cfg)) is None else (STOPPED, reached)
+
+
+def stopped(cfg: Run) -> str | None:
+    """How far a run has come that is at run.stop_at_step, with the eval loss there, or beyond it; None if it is not."""
+    stop, last = cfg.run.stop_at_step, cfg.train.max_steps
+    if stop is None or stop >= last or not cfg.trains:
+        return None
+    found = progress(RunFolder.of(cfg))
+    if found.step == stop and found.eval_loss is not None:
+        return f"stopped at step {stop} of {last}, eval loss {found.eval_loss:.3f}"
+    return f"is at step {found.step} of {last} already, beyond run.stop_at_step={stop}" if found.step > stop else None
 
 
 def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str | None) -> str:
@@ -107,6 +121,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
         say(f"train.learning_rate={cfg.train.learning_rate:g} was not given: it is that of {source}")
     try:
         attempt.begin(cfg.identity, cfg.places)
+        attempt.stop_at_step = cfg.run.stop_at_step
         with Tracker(cfg, attempt.wandb_id) as tracker:
             attempt.mirror = tracker.log
             try:
@@ -123,6 +138,9 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
                 attempt.close(record, outcomes)
         if tracker.sync_path is not None:
             offline.append(tracker.sync_path)
+    except StoppedRunError as stopped_here:
+        say(f"{position} {cfg.run_id}: {stopped_here}, {time.perf_counter() - began:.1f} s")
+        return STOPPED
     except LeaseLostError as lost:
         say(f"{position} {cfg.run_id}: {lost}", sys.stderr)
         ranks.barrier_after_failure(cfg.run_id)
@@ -156,8 +174,12 @@ def _follow(cfg: Run, run: Spine) -> str:
     if not ranks.broadcast_object(True):  # rank 0's value counts
         return DONE
     with tempfile.TemporaryDirectory() as scratch:
+        attempt = Attempt(RunFolder.of(cfg), scratch=Path(scratch))
+        attempt.stop_at_step = cfg.run.stop_at_step
         try:
-            run(cfg, Attempt(RunFolder.of(cfg), scratch=Path(scratch)))
+            run(cfg, attempt)
+        except StoppedRunError:
+            return STOPPED
         except Exception as error:  # rank 0 has it too, and records it
             say(f"process {ranks.rank()}: {type(error).__name__}: {error}", sys.stderr)
             _tell_ranks(cfg, error)

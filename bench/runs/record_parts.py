@@ -125,12 +125,31 @@ class Environment(Part):
     fingerprint: str = ""
 
 
+class GgufFacts(Part):
+    """The GGUF file that a model was unpacked from.
+
+    Attributes:
+        file: its name, without the folder.
+        sha256: of its content.
+        quantization: llama.cpp's name for the mixture of types, such as Q4_K_M.
+        tensor_types: number of tensors of each type.
+    """
+
+    file: str = ""
+    sha256: str | None = None
+    quantization: str | None = None
+    tensor_types: dict[str, Count] = {}
+
+
 class ModelFacts(Part):
     """The pretrained model.
 
     Attributes:
         revision: a commit of the Hub or a hash of the files.
         drawn: names of the tensors that the checkpoint lacks, drawn by the seed: those of a head.
+        label_logits: whether losses projected label tokens only on the vocabulary; None in a record from before that.
+        packs: whether a row could hold several examples in a pass; None likewise.
+        gguf: the GGUF file that it was unpacked from; None for any other model.
     """
 
     name: str = ""
@@ -139,6 +158,9 @@ class ModelFacts(Part):
     tokenizer_sha256: str | None = None
     num_parameters: Count = 0
     drawn: list[str] = []
+    label_logits: bool | None = None
+    packs: bool | None = None
+    gguf: GgufFacts | None = None
 
 
 class DataFacts(Part):
@@ -245,6 +267,7 @@ class TrainingFacts(Part):
         seconds: wall time of the loop without the alignment measures.
         loss, eval_loss: after the last step, nats a token.
         loss_rose: whether training ended above where it began (bench.train.journal); None where that is not known.
+        precision: fp32, or that autocast rounded to bfloat16 what it multiplied; trained tensors are float32 in both.
     """
 
     num_steps: Count = 0
@@ -253,6 +276,7 @@ class TrainingFacts(Part):
     loss: Number = None
     eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
     loss_rose: bool | None = None
+    precision: str | None = None
 
 
 class Score(Part):

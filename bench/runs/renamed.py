@@ -15,8 +15,12 @@ KEYS = {
     "task.held_out_samples": "task.eval_samples",
     "task.selection_samples": "task.validation_samples",
     "run.lease_seconds": "run.heartbeat_timeout_seconds",
+    "hydra.launcher.n_jobs": "hydra.launcher.jobs",
 }
-VALUES = {"score.split": {"selection": "validation"}}
+VALUES = {
+    "score.split": {"selection": "validation"},
+    "launch": {"process": "workers", "joblib": "workers"},
+}
 _TRAINING = {"held_out_loss": "eval_loss"}  # of a record's training, and of a row of curve.jsonl
 
 _HASHED_SPLITS = {new: old for old, new in VALUES["score.split"].items()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from bench.runs.folder import RunFolder
+from bench.runs.folder import RunFolder, read_begun
 from bench.runs.lease import Holder, holder
+from bench.runs.progress import STOPPED_AT
 from bench.runs.record import COMPLETED, FAILED, INTERRUPTED, Record
 
-DONE, RECORDED, RUNNING, STALE, NEW = "done", "recorded", "running", "stale", "new"
+DONE, RECORDED, RUNNING, STALE, STOPPED, NEW = "done", "recorded", "running", "stale", "stopped", "new"
 QUIET_SECONDS = 180.0  # three times the default heartbeat timeout
 
 
@@ -19,14 +22,16 @@ class State:
 
     Attributes:
         name: done; recorded: a result without its weights, as a repository keeps it; failed; running; interrupted: by
-            a signal, or killed; stale: its lease was left by a process that is gone; new.
+            a signal, or killed; stale: its lease was left by a process that is gone; stopped: at run.stop_at_step; new.
         record: of a failed, running, stale or interrupted run.
         holder: the process that has the run's lease, or had it when it died.
+        stop: of a stopped run, the attempt that ended at `stopped_at_step` of `num_steps` with `eval_loss`.
     """
 
     name: str
     record: Record | None = None
     holder: Holder | None = None
+    stop: Mapping[str, Any] | None = None
 
 
 def state(folder: RunFolder) -> State:
@@ -40,5 +45,8 @@ def state(folder: RunFolder) -> State:
     if record is not None:
         return State(FAILED, record)
     if folder.workspace.is_dir():
+        attempts = read_begun(folder.workspace).get("attempts", [])
+        if attempts and STOPPED_AT in attempts[-1]:
+            return State(STOPPED, stop=attempts[-1])
         return State(INTERRUPTED, folder.interrupted)
     return State(NEW)

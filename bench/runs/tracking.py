@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.process.redact import redacted, without_secrets
 from bench.process.validation import one_line
+from bench.runs.progress import StoppedRunError
 from bench.runs.record import ALL_LAYERS, COMPLETED, Record
 from bench.runs.record_parts import TrainingFacts
 
@@ -179,7 +180,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        exit_code = 0 if kind is None and self._completed else 1
+        exit_code = 0 if (kind is None and self._completed) or kind is StoppedRunError else 1
         self._do(lambda run: run.finish(exit_code=exit_code))
         if self._folder is not None:
             remove_logs(self._folder)

@@ -16,12 +16,13 @@ from tabulate import tabulate
 from bench.runs.folder import RunFolder
 from bench.runs.lease import Holder
 from bench.runs.names import study_folder
+from bench.runs.progress import STOPPED_AT
 from bench.runs.record import FAILED, INTERRUPTED, RECORD
-from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, State, state
+from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, STOPPED, State, state
 from bench.study.plan_file import RESULTS, RUN, StudyPlan, into, read_plan
 
-COLUMNS = (DONE, RUNNING, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
-NAMED = (RUNNING, STALE, INTERRUPTED, FAILED)  # states whose runs are named
+COLUMNS = (DONE, RUNNING, STOPPED, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
+NAMED = (RUNNING, STOPPED, STALE, INTERRUPTED, FAILED)  # states whose runs are named
 WAITING = "waiting"
 SHOWN = 10  # runs of a state that are named, unless all are asked for
 
@@ -96,7 +97,7 @@ def text(found: Status, everything: bool) -> str:
         lines.append(f"waiting for a learning rate that an earlier stage chooses: {total[WAITING]}")
     if total[RECORDED]:
         lines.append("recorded: a result without its weights, as a repository keeps it; a sweep does it again")
-    if total[STALE] or total[INTERRUPTED] or total[NEW]:
+    if any(total[name] for name in (STALE, STOPPED, INTERRUPTED, NEW)):
         sweep = shlex.join(
             ["python", "-m", "bench.run", "-m", f"+experiments={found.plan.experiment}", *into(found.results_dir)]
         )
@@ -110,6 +111,7 @@ def plain(found: Status) -> dict[str, Any]:
     for run_id, one in found.states.items():
         if one.name != DONE:
             runs[run_id] = {"state": one.name} | (vars(one.holder) if one.holder is not None else {})
+            runs[run_id] |= one.stop or {}
         if one.name == FAILED and one.record is not None:
             runs[run_id]["error"] = one.record.error and one.record.error.model_dump()
     return {"study": found.name, "stages": {stage: dict(count) for stage, count in found.stages.items()}, "runs": runs}
@@ -121,6 +123,8 @@ def _described(one: State) -> str:
         return "killed; it will be resumed from its checkpoint" if error is None else f"by {error.type}"
     if one.name == FAILED:
         return str(error)
+    if one.stop is not None:
+        return f"at step {one.stop[STOPPED_AT]} of {one.stop['num_steps']}, eval loss {one.stop['eval_loss']:.3f}"
     assert one.holder is not None
     who = f"process {one.holder.pid} on {one.holder.host}"
     if one.name == STALE:

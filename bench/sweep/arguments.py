@@ -24,7 +24,8 @@ KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run 
 # Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.
 NAMES = (*"study results_dir data.root cache.dir model.path model.revision task.template track.project".split(),)
 
-LAUNCHERS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher"}  # and their packages
+WORKER = "--worker"  # the only argument of a process that takes cells of a sweep (bench.sweep.worker)
+LAUNCHERS = {"slurm": "hydra-submitit-launcher"}  # that need a package of their own
 
 # Of the hydra node: what an experiment file may set, and what not even a command line may, since it names code to call.
 OF_EXPERIMENTS = ("mode", "run", "sweep", "sweeper")
@@ -67,7 +68,21 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         _check(text, override, several)
         if override.key_or_group in NAMES and isinstance(override.value(), int | float):
             given[given.index(text)] = f'{override.get_key_element()}="{override.get_value_string().strip()}"'
+    given += _of_torchrun(given)
     return sorted(given, key=lambda text: text not in ("-m", "--multirun"))  # no flag among overrides for Hydra
+
+
+def _of_torchrun(given: Sequence[str]) -> list[str]:
+    """What is added in the processes of torchrun, which do each cell together: none of them has workers.
+
+    Raises:
+        SystemExit: they were asked to; one line on stderr.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return []
+    if "launch=workers" in given:
+        refuse("launch=workers: the processes of torchrun do each cell together; leave it out, or torchrun")
+    return [] if any(text.startswith("launch=") for text in given) else ["launch=basic"]
 
 
 def _readable(text: str) -> str:
@@ -148,7 +163,7 @@ def _check_choices(text: str, group: str, values: list[str]) -> None:
     known = choices(CONF / group)
     for value in values:
         if (group, value) == ("launch", "submitit_local"):
-            refuse("launch=submitit_local is gone: launch=process gives each run a process on this machine")
+            refuse("launch=submitit_local is gone: launch=workers does runs in processes of this machine")
         if value not in known:
             hint = f"; say {group}=r{value}" if f"r{value}" in known else ""
             refuse(f"{group}={value} does not exist{hint}; choose from {', '.join(known)}")

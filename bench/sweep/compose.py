@@ -90,12 +90,14 @@ class Composer:
         cell = tuple(overrides)
         if cell not in self._runs:
             try:
-                self._runs[cell] = build(self._config_of(cell))
+                self._runs[cell] = build(self.config(cell))
             except HydraException as error:
                 raise ValueError(" ".join(str(error).split())) from None
         return self._runs[cell]
 
-    def _config_of(self, cell: Overrides) -> DictConfig:
+    def config(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a cell, without its hydra node; it holds until the next cell is composed."""
+        cell = tuple(overrides)
         given = [parsed(text) for text in cell]
         late = [override for override in given if _sets_a_value(override)] if all(map(_replaces, given)) else []
         early = tuple(text for text, override in zip(cell, given, strict=True) if override not in late)

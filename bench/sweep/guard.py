@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,7 @@ def position() -> str:
     if hydra.mode is not RunMode.MULTIRUN:
         return "[1/1]"
     number, total = hydra.job.num + 1, Sweep.current.num_launched if Sweep.current else 0
-    return f"[{number}/{max(total, number)}]" if total else f"[{number}]"  # a worker of joblib knows no total
-
-
-def overrides(config: DictConfig, run: Run) -> list[str]:
-    """The overrides of the run that Hydra is starting, with the experiment, and the commits that the run has found."""
-    return [*as_given(HydraConfig.get()), *_commits(config, run)]
+    return f"[{number}/{max(total, number)}]"
 
 
 def _commits(config: DictConfig, run: Run) -> Iterator[str]:
@@ -85,9 +80,16 @@ def _commits(config: DictConfig, run: Run) -> Iterator[str]:
             yield f"task.datasets.{name}.hub.revision={dataset.hub.revision}"
 
 
-def command(config: DictConfig, run: Run) -> str:
-    """The command line that makes exactly this run, without folders of this machine."""
-    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), portable(overrides(config, run)), None))
+def command(overrides: Sequence[str], config: DictConfig, run: Run) -> str:
+    """The command line that makes exactly this run, without folders of this machine.
+
+    Args:
+        overrides: of the run, with the experiment.
+        config: composed from them.
+        run: built from it; it has found the commits of branches and tags.
+    """
+    pinned = portable([*overrides, *_commits(config, run)])
+    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), pinned, None))
 
 
 def hint(runs: list[Run]) -> str | None:
@@ -117,14 +119,17 @@ def finish() -> int:
         print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
     planned = [] if Sweep.current is None else [cell for cell in Sweep.current.planned if not cell.waits]
     plan = StudyPlan(experiment(), (), ())
-    failed, left = dict.fromkeys(job.failures, ""), []
+    failed, unrecorded = dict.fromkeys(job.failures, ""), []
     for run in {cell.planned.run_id: cell.run for cell in planned}.values():
         assert run is not None
         record = RunFolder.of(run).record
         if record is not None and record.status == FAILED:
             failed[run.run_id] = f": {record.error}"
         elif record is None and run.run_id not in failed:
-            left.append(run.run_id)
+            unrecorded.append(run)
+    left = [run.run_id for run in unrecorded if job.stopped(run) is None]
+    if stopped := len(unrecorded) - len(left):
+        job.say(f"{stopped} runs have come to run.stop_at_step; the same command without it goes on with them")
     if left:
         names = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
         job.say(f"{len(left)} runs have not ended ({names}); the same command resumes them", sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -58,16 +57,6 @@ def _default_rate(of_the_embedded: float, *, _root_: DictConfig) -> float | None
 
 
 OmegaConf.register_new_resolver("default_rate", _default_rate, replace=True)
-
-
-def _at_a_time() -> int:
-    """${at_a_time:} in conf/launch/joblib.yaml: one cell a GPU, or one a core if there is no GPU."""
-    from bench.sweep.process import gpus
-
-    return len(gpus()) or len(os.sched_getaffinity(0))
-
-
-OmegaConf.register_new_resolver("at_a_time", _at_a_time, replace=True)
 
 
 def build(config: DictConfig) -> Run:

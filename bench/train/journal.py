@@ -43,11 +43,14 @@ class Journal(TrainerCallback):
         curve: the rows so far.
         checkpoints: None if the run cannot be resumed.
         interrupted: whether a signal stopped it before its last step.
+        stopped: whether it has come to run.stop_at_step, before its last step.
+        eval_loss: that was computed last, also where it is no part of the curve.
 
     Args:
         tokens_a_step: number of tokens of each step.
         probe: the alignment measures.
         logbook: is given every finished row.
+        precision: of training, for the record.
         whole: context manager in which a sharded model has all its weights.
     """
 
@@ -56,11 +59,15 @@ class Journal(TrainerCallback):
         tokens_a_step: list[int],
         probe: AlignmentProbe,
         logbook: Attempt,
+        precision: str = "fp32",
         whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
     ) -> None:
         self._whole = whole
+        self.precision = "bf16 autocast" if precision == "bf16" else precision
         self.curve: list[Row] = []
-        self.interrupted = False
+        self.interrupted = self.stopped = False
+        self.eval_loss: float | None = None
+        self._eval_due = True  # where the curve has it; elsewhere only the stop asks for it
         self._tokens = list(itertools.accumulate(tokens_a_step))
         self._probe, self._logbook = probe, logbook
         self.checkpoints = logbook.checkpoints
@@ -110,6 +117,7 @@ class Journal(TrainerCallback):
             loss=last["loss"],
             eval_loss=last["eval_loss"],
             loss_rose=None if means is None else means[1] > means[0],
+            precision=self.precision,
         )
         self._flush()
         self.close()
@@ -138,10 +146,13 @@ class Journal(TrainerCallback):
             with self._whole(kwargs["model"]) as model:
                 self._alignment = self._probe.measure(model, step)
         stop, due = self._asked(step, last=step == state.max_steps)
-        if stop:
-            self.interrupted = step < state.max_steps
+        self.interrupted = stop and step < state.max_steps
+        self.stopped = step == self._logbook.stop_at_step and step < state.max_steps
+        if self.stopped:  # Trainer has asked before, where the loss is due anyway
+            self._eval_due, control.should_evaluate = control.should_evaluate, True
+        if stop or self.stopped:
             control.should_training_stop = True
-        if stop or due:
+        if stop or due or self.stopped:
             control.should_save = True
             self._saved = time.perf_counter()
         self._logbook.step(step, state.max_steps, self.seconds)
@@ -159,7 +170,9 @@ class Journal(TrainerCallback):
         """One row when the step's loss is known; the eval loss joins the row of its step."""
         logs = kwargs["logs"]
         if "eval_loss" in logs:
-            self.curve[-1]["eval_loss"] = logs["eval_loss"]
+            self.eval_loss = logs["eval_loss"]
+            if self._eval_due:
+                self.curve[-1]["eval_loss"] = logs["eval_loss"]
         if "loss" not in logs:
             return
         row: Row = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -52,6 +52,7 @@ def train(
     Raises:
         DivergedError: a loss is NaN or infinite; the message names the step.
         InterruptedRunError: a signal has come; a checkpoint of the last step has been written.
+        StoppedRunError: the logbook's stop_at_step has been reached; its checkpoint has been written.
     """
     from bench.train.journal import Journal
     from bench.train.loop import BenchTrainer, arguments
@@ -63,7 +64,7 @@ def train(
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
-    journal = Journal(tokens_a_step, probe, logbook, laid.whole)
+    journal = Journal(tokens_a_step, probe, logbook, settings.precision, laid.whole)
     scratch = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints.folder))
     with scratch as folder, signals.deferred():
         given = arguments(settings, seed, folder, **laid.settings)
@@ -71,9 +72,14 @@ def train(
         trainer.add_callback(laid)
         try:
             journal.begin(model, found)
+            if found is not None and found.step == logbook.stop_at_step and found.step < settings.max_steps:
+                trainer.evaluate_checkpoint(found.path)  # of a run that was interrupted there
+                logbook.stop(found.step, settings.max_steps, cast(float, journal.eval_loss))
             trainer.train(resume_from_checkpoint=None if found is None else str(found.path))
             if journal.interrupted:
                 signals.stop()
+            if journal.stopped:
+                logbook.stop(len(journal.curve), settings.max_steps, cast(float, journal.eval_loss))
             if "eval_loss" not in journal.curve[-1]:
                 trainer.evaluate()
             laid.finish()

@@ -1,7 +1,7 @@
 """python tests/benchmarks/gpu_check.py: all that this suite does on a GPU, in at most eight minutes.
 
 The benchmark `gpu` with few samples; a cell in bfloat16 of Llama-3.2-1B's shapes with random weights, through
-calibration, training, measures, scoring and export; and a sweep of two such cells with launch=process. Prints seconds
+calibration, training, measures, scoring and export; and a sweep of two such cells with launch=workers. Prints seconds
 and peak memory of each phase. Without a GPU it says so and ends with 0; --tiny does the same, the benchmark left out,
 with a tiny Llama on whatever there is.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from process import ENVIRONMENT, output
+from process import ENVIRONMENT, fresh, output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,11 +45,11 @@ def main() -> int:
         return 0
     parts: dict[str, Callable[[Path], str]] = {} if tiny else {"the benchmark gpu": _benchmark}
     parts |= {"a cell in bfloat16, exported": lambda folder: _cell(folder, tiny)}
-    parts |= {"two cells with launch=process": lambda folder: _sweep(folder, tiny)}
+    parts |= {"two cells with launch=workers": lambda folder: _sweep(folder, tiny)}
     failed = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _save_model(folder / "model", tiny)
+        fresh(_save_model, folder=folder / "model", tiny=tiny)  # it leaves nothing on the GPU
         for part, do in parts.items():
             began = time.perf_counter()
             try:
@@ -101,7 +101,7 @@ def _sweep(folder: Path, tiny: bool) -> str:
     import phases
 
     places = ("study=two", f"results_dir={folder}/results", f"cache.dir={folder}/cache")
-    words = ("-m", "launch=process", "method=hu,pissa", *_words(folder, tiny), "track=none", *places)
+    words = ("-m", "launch=workers", "method=hu,pissa", *_words(folder, tiny), "track=none", *places)
     output("-m", "bench.run", *words)
     runs = sorted(record.parent for record in folder.glob("results/two/*/record.json"))
     assert len(runs) == 2, f"{len(runs)} runs of 2 cells"

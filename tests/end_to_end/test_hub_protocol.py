@@ -24,6 +24,7 @@ from bench.model.load import EMBEDDED
 from bench.process import hub
 from bench.runs.record import read_record
 from bench.runs.verify import differences
+from gguf_files import tiny, write
 
 SETTINGS = ["task=gsm8k", "method=hu", *SHORT[:-1], "task.validation_samples=8", "study=mine"]
 BROKEN = 100_000  # bytes, whole parts as hub_user.py writes them
@@ -72,6 +73,7 @@ def repositories(tmp_path_factory):
         ("models", "me/tiny"): Repository([models["sharded"], moved], {"main": 0, "v1": 0}),
         ("models", "me/torn"): Repository([models["whole"]]),
         ("models", "me/gated"): Repository([models["sharded"]], gated=True),
+        ("models", "me/blocks"): Repository([{"tiny.gguf": write(folder / "tiny.gguf", tiny()).read_bytes()}]),
         ("datasets", "me/sums"): Repository([sums(0), sums(1000)], {"main": 0, "later": 1}),
         ("datasets", "me/gated"): Repository([sums(0)], gated=True),
     }
@@ -188,6 +190,9 @@ def test_what_is_there_is_loaded_and_what_is_not_in_it_is_named(done, repositori
     assert "the connection broke off (ReadError" in model["torn"]
     assert "the same command fetches the files that are not there yet" in model["torn"]
     assert model["torn, again"] == repositories["models", "me/torn"].commit(0)
+    (blocks,) = repositories["models", "me/blocks"].commits[0].values()
+    assert model["a GGUF file"] == hashlib.sha256(blocks).hexdigest()
+    assert "model me/blocks has no file other.gguf at " in model["no GGUF file"]
     assert dataset["gated, a member"] == 80 - 2
     assert dataset["subsets of a branch"] == 80 + 10 - 2
     assert """Unknown split "training". Should be one of ['train', 'test']""" in dataset["no split"]

@@ -100,9 +100,17 @@ def test_a_loss_that_is_not_finite_fails_the_run_which_is_retried_only_when_aske
     assert_same(undisturbed, folder_of(cfg).path)
 
 
-def test_a_run_that_is_killed_does_not_end_its_sweep(tmp_path):
-    """A process of its own for each: the killed one is recorded, the others are as they would have been."""
-    study = ["-m", "method=hu", "seed=0,1,2", *SHORT, f"results_dir={tmp_path}", "study=mine", "launch=process"]
+@pytest.mark.parametrize(
+    "how",
+    [
+        "hydra.launcher.jobs=2",
+        *(pytest.param(h, marks=pytest.mark.faults) for h in ("hydra.launcher.jobs=1", "launch=basic")),
+    ],
+)
+def test_a_run_that_is_killed_does_not_end_its_sweep(tmp_path, how):
+    """In a worker, or a process of its own: the killed one is recorded, the others are as they would have been."""
+    study = ["-m", "method=hu", "seed=0,1,2", *SHORT, f"results_dir={tmp_path}", "study=mine", how]
+    study += ["run.isolate=true"] if how == "launch=basic" else []
     slow = ["train.max_steps=40", "train.eval_steps=0", "measure=none"]
     sweep = subprocess.Popen(
         [sys.executable, "-m", "bench.run", *study, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -18,7 +18,7 @@ def register() -> None:
         sys.path.append(folder)  # its hydra_plugins is a part of that namespace
     from hydra_plugins import lora_init_bench
 
-    found: list[Any] = [lora_init_bench.StagedSweeper, lora_init_bench.ProcessLauncher]
+    found: list[Any] = [lora_init_bench.StagedSweeper, lora_init_bench.WorkersLauncher]
     if find_spec("hydra_plugins.hydra_submitit_launcher"):
         from hydra_plugins.lora_init_bench_slurm import SlurmArrays
 

@@ -1,8 +1,9 @@
-"""Hydra's side of sweeps and of launch=process."""
+"""Hydra's side of sweeps and of launch=workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -33,40 +34,50 @@ class StagedSweeper(Sweeper):
         assert Sweep.current is not None
         returns: list[Any] = []
         first = 0
-        for batch in Sweep.current.batches():
-            returns.append(self.launcher.launch(batch, initial_job_idx=first))
-            for result in returns[-1]:
-                _ = result.return_value  # raises what the job raised
-            first += len(batch)
+        with closing(self.launcher) if isinstance(self.launcher, WorkersLauncher) else nullcontext():
+            for batch in Sweep.current.batches():
+                returns.append(self.launcher.launch(batch, initial_job_idx=first))
+                for result in returns[-1]:
+                    _ = result.return_value  # raises what the job raised
+                first += len(batch)
         return returns
 
 
-class ProcessLauncher(Launcher):
-    """A process for each cell (bench.sweep.process): as many at a time as there are GPUs, each with one of its own.
+class WorkersLauncher(Launcher):
+    """Cells side by side in processes that live for the sweep (bench.sweep.workers).
 
     Args:
-        jobs: cells at a time; None: one a GPU, or one if there is none.
+        jobs: cells at a time; None: one a GPU, or one a core if there is none, as many as memory allows.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        self._jobs = jobs
+        from bench.sweep.arguments import refuse
+        from bench.sweep.workers import Pool
+
+        if jobs is not None and jobs < 1:
+            refuse(f"hydra.launcher.jobs={jobs}: give a number of cells from 1, or null")
+        self._pool = Pool(jobs)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra; the processes compose their own configurations."""
+        """Called by Hydra; a worker is sent composed cells."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Called by the sweeper; returns how each cell ended."""
-        from bench.sweep import process
+        from bench.sweep import guard, workers
         from bench.sweep.sweep import Sweep
 
         sweep = Sweep.current
         assert sweep is not None
-        cells = [
-            (sweep.compose(overrides), overrides, f"[{number}/{sweep.num_launched}]")
-            for number, overrides in enumerate(job_overrides, initial_job_idx + 1)
-        ]
-        ended = process.launch(cells, self._jobs)
+        cells = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx + 1):
+            run = sweep.compose(overrides)
+            command = guard.command(overrides, sweep.compose.config(overrides), run)
+            cells.append(workers.Cell(run, f"[{number}/{sweep.num_launched}]", command))
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=how)
-            for overrides, how in zip(job_overrides, ended, strict=True)
+            for overrides, how in zip(job_overrides, self._pool.launch(cells), strict=True)
         ]
+
+    def close(self) -> None:
+        """Called by the sweeper when no cell is left."""
+        self._pool.close()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 0.8e-3
 READ_BYTES_PER_SECOND = 1e9  # of a checkpoint
 TRAINED_BYTES = 16  # a parameter: float32 master, gradient, and AdamW's two moments
+# Resident set with torch, transformers and lm-eval imported: the load phase of results/demo and minilm_glue.
+PROCESS_BYTES = 560 * 2**20
 GUESSED_CHOICES = 4  # where a definition computes them from the row; the tests of commonsense have two to five
 
 
@@ -69,7 +71,7 @@ def size(run: Run) -> Size:
     key = (repr(run.model), run.task.num_labels)
     if key in _sizes:
         return _sizes[key]
-    model = run.model.skeleton(run.task.num_labels)
+    model = run.model.skeleton(run.task.num_labels, run.cache)
     config: Any = model.config.get_text_config()
     decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or 0
     kind = run.model.found_kind
