@@ -86,12 +86,15 @@ class Model:
             ValueError: the folder holds no model.
         """
         if self.source == "package":
-            return in_package(self.path)
-        place = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
+            place = in_package(self.path)
+        else:
+            place = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
+        if (place if place.suffix == gguf.SUFFIX else place / "config.json").is_file():
+            return place
         if place.suffix == gguf.SUFFIX:
-            return place
-        if (place / "config.json").is_file():
-            return place
+            raise ValueError(
+                f"model.path={self.path}: there is no file {place}; give a GGUF file, or a folder with one"
+            )
         if (file := gguf.found_in(place)) is not None:
             return file
         raise ValueError(
