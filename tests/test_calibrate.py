@@ -12,12 +12,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from bench.init.calibrate import Calibration, CalibrationRequest, calibrate, key, shared
 from bench.init.calibrate.collect import Collector, split
-from bench.init.calibrate.sums import InScratchFiles, choose_place
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT, exact_svd
 from bench.model.gradients import visit_gradients, weight_gradient
 from bench.model.layers import target_layers
 from bench.model.load import UNKNOWN, LoadedModel
+from bench.model.packing import understands_packing
+from bench.model.pieces import Cutter
+from bench.model.sums import InScratchFiles, choose_place
 from bench.process.store import Cache, entries
 from models import gradients_by_autograd, inputs_of
 
@@ -247,16 +249,16 @@ def test_halved_batches_give_the_gradient_of_the_whole_ones(tiny_model, batch, s
     batches[0]["labels"][0, 2:5] = -100  # pieces differ in label tokens
     layers = target_layers(model, PROJECTIONS)
     expected = calibrate(model, layers, batches, GRADIENT)
-    found = Collector(model, layers, GRADIENT).run(split(batches, size), False)
+    found = Collector(model, layers, GRADIENT).run(split(batches, Cutter(model), size), False)
     assert found.facts.loss == pytest.approx(expected.facts.loss, rel=1e-6)
     assert found.facts.num_samples == 7
     assert_nearly(found.gradient, expected.gradient)
 
 
-def test_a_piece_without_a_label_token_has_no_share(batch):
+def test_a_piece_without_a_label_token_has_no_share(tiny_model, batch):
     given = batch(3, 6)
     given["labels"][1] = -100
-    pieces = split([given, batch(2, 6)], 1)
+    pieces = split([given, batch(2, 6)], Cutter(tiny_model()), 1)
     assert [piece.weight for piece in pieces] == [0.25, 0.25, 0.25, 0.25]
 
 
@@ -330,6 +332,7 @@ def test_checkpointing_computes_twice_and_changes_nothing(tiny_model, batch, fro
 
 def test_checkpointing_keeps_no_layers_input_from_the_forward_pass(tiny_model, batch):
     model, kept = tiny_model(), []
+    understands_packing(model)  # which calls the model
     layers = target_layers(model, ("down_proj",))
     layers["model.layers.0.mlp.down_proj"].register_forward_pre_hook(
         lambda _m, args: kept.append(StorageWeakRef(args[0].untyped_storage()))

@@ -99,7 +99,7 @@ def one_sample_a_pass(monkeypatch):
     from bench.init.calibrate import stage
 
     cut = stage.split
-    monkeypatch.setattr(stage, "split", lambda batches, _size: cut(batches, 1))
+    monkeypatch.setattr(stage, "split", lambda batches, cutter, _most_rows: cut(batches, cutter, 1))
 
 
 @pytest.mark.parametrize("name", WITH_CHECKPOINTS)

@@ -218,17 +218,50 @@ def test_a_layer_that_was_given_no_rank_counts_as_one_that_does_not_move(tiny_mo
     assert values(rows, "captured_energy")["all"] == pytest.approx(within_reach / total, rel=1e-4)
 
 
-def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, batch):
-    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("reversed"))
-    probe.batch["attention_mask"] = torch.ones_like(probe.batch["input_ids"])
-    probe.batch["attention_mask"][0, :3] = 0
-    layer, seen = probe.layers[0], {}
-    with torch.no_grad():
-        layer.parameters()["lora_A"].normal_(generator=torch.Generator().manual_seed(1))
-    hook = layer.module.register_forward_pre_hook(lambda _module, args: seen.update(x=args[0].detach()))
+def test_packed_examples_have_the_alignment_of_padded_ones(tiny_model, batch, monkeypatch):
+    given = doubled(batch(3, 6)) | {"attention_mask": torch.ones(6, 6, dtype=torch.long)}
+    for row, length in enumerate([3, 6, 4, 5, 3, 6]):
+        given["attention_mask"][row, length:], given["labels"][row, length:] = 0, -100
+    packed, cuts = measured_parts(tiny_model, batch, given, monkeypatch, packs=True)
+    padded, _ = measured_parts(tiny_model, batch, given, monkeypatch, packs=False)
+    assert cuts
+    assert packed.keys() == padded.keys()
+    for key, value in padded.items():
+        assert packed[key] == (value if value is None else pytest.approx(value, rel=1e-3, abs=1e-5)), key
+
+
+def measured_parts(tiny_model, batch, given, monkeypatch, packs):
+    """The measures of a step, and the rows that held several examples."""
+    from bench.model import pieces
+
+    packed = []
+    monkeypatch.setattr(pieces, "understands_packing", lambda _model: packs)
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("lora_ga"), given)
+    hook = wrapped.register_forward_pre_hook(
+        lambda *called: packed.extend({"position_ids"} & set(called[2])), with_kwargs=True
+    )
     rows = probe.measure(wrapped, 0)
     hook.remove()
-    x = seen["x"][probe.batch["attention_mask"].bool()]
+    return {(row.layer, row.measure): row.value for row in rows}, packed
+
+
+def test_feature_norms_are_means_over_tokens_that_are_not_padding(tiny_model, batch, monkeypatch):
+    monkeypatch.setattr("bench.model.pieces.understands_packing", lambda _model: False)
+    wrapped, probe, _ = probed(tiny_model(), batch(3, 6), built("reversed"))
+    probe.batch["attention_mask"] = torch.ones_like(probe.batch["input_ids"])
+    probe.batch["attention_mask"][0, 4:] = 0
+    layer, masks, tokens = probe.layers[0], [], []
+    with torch.no_grad():
+        layer.parameters()["lora_A"].normal_(generator=torch.Generator().manual_seed(1))
+    hooks = [
+        wrapped.register_forward_pre_hook(lambda *given: masks.append(given[2]["attention_mask"]), with_kwargs=True),
+        layer.module.register_forward_pre_hook(lambda _module, args: tokens.append(args[0][masks[-1].bool()].detach())),
+    ]
+    rows = probe.measure(wrapped, 0)
+    for hook in hooks:
+        hook.remove()
+    x = torch.cat(tokens)
+    assert len(x) == probe.batch["attention_mask"].sum()
     Z_A = x @ layer.factors().lora_A.T
     wanted = {"X_norm": x, "Z_A_norm": Z_A, "Z_B_norm": layer.scaling * Z_A @ layer.factors().lora_B.T}
     for measure, Z in wanted.items():

@@ -30,11 +30,16 @@ def alone():
     return {name: trained(case, "ddp") for name, case in CASES.items()}
 
 
+def rounding(key, exact):
+    """A relative tolerance: of a bfloat16 model two percent, as a process has other examples in a pass."""
+    return 0.02 if "bfloat16" in key[1] else exact
+
+
 @pytest.mark.parametrize("key", LAID, ids=" ".join)
 def test_two_processes_have_the_losses_of_one(results, alone, key):
     two, one = results[0][key], alone[key[1]]
     for measure in ("loss", "grad_norm", "eval_loss"):
-        assert two[measure] == pytest.approx(one[measure], rel=1e-4), measure
+        assert two[measure] == pytest.approx(one[measure], rel=rounding(key, 1e-4)), measure
     assert len(two["loss"]) == 4
     assert len(two["eval_loss"]) == 2
 
@@ -46,7 +51,8 @@ def test_two_processes_measure_the_alignment_of_one(results, alone, key):
     assert [(r["step"], r["layer"], r["measure"]) for r in two] == [(r["step"], r["layer"], r["measure"]) for r in one]
     values = [(r["value"], other["value"]) for r, other in zip(two, one, strict=True)]
     assert all((value is None) == (other is None) for value, other in values)
-    assert all(value == pytest.approx(other, rel=1e-3, abs=1e-5) for value, other in values if other is not None)
+    rel = rounding(key, 1e-4)
+    assert all(value == pytest.approx(other, rel=rel, abs=rel) for value, other in values if other is not None)
 
 
 @pytest.mark.parametrize("key", LAID, ids=" ".join)

@@ -175,6 +175,7 @@ def test_the_overview_ends_with_the_command_that_starts_the_study(make, capsys):
     status, printed = main(capsys, [make(RUN, "method=hu")], "data.root=my data")
     assert status == 0
     assert printed.out.splitlines()[-1] == "start: python -m bench.run -m +experiments=demo 'data.root=my data'"
+    assert "hours are of one run after another; here 1 cell at a time: " in printed.out
 
 
 def test_machines_get_the_same_numbers(make, capsys):

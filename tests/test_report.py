@@ -10,7 +10,7 @@ from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
 from bench.report.read.load import ReportError, load_study
 from bench.report.tables.tables import numbers, summary, write_tables
-from bench.runs.record import write_record
+from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 
@@ -150,6 +150,22 @@ def test_two_stacks_are_not_mixed_unless_asked(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "hu", 1, fingerprint="f2")
     with pytest.raises(ReportError, match="2 software or hardware stacks"):
+        load_study(tmp_path, "study")
+    assert len(load_study(tmp_path, "study", mix=True).cells[0].runs) == 2
+
+
+@pytest.mark.parametrize("key", ["train", "score"])
+def test_two_precisions_are_not_mixed_unless_asked(tmp_path, key):
+    write_run(tmp_path, "hu", 0)
+    write_run(tmp_path, "hu", 1)
+    (folder,) = (tmp_path / "study").glob("hu-1-*")
+    record = read_record(folder)
+    if key == "train":
+        record.config.train.precision = "bf16"
+    else:
+        record.config.score = {"precision": "bf16"}
+    write_record(folder, record)
+    with pytest.raises(ReportError, match=rf"several precisions \({key}\.precision=bf16 and fp32\)"):
         load_study(tmp_path, "study")
     assert len(load_study(tmp_path, "study", mix=True).cells[0].runs) == 2
 

@@ -19,11 +19,11 @@ from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
 from bench.model.layers import calls_noted, check_called, check_start, left_out, target_layers
 from bench.model.load import LoadedModel, evaluating
+from bench.model.loss import IGNORED
 from bench.process import ranks, rng
 from bench.process.phases import Phases
 from bench.runs.record_parts import InitializationFacts, LayerReport
 from bench.tasks import PreparedTask
-from bench.tasks.examples import IGNORED
 
 if TYPE_CHECKING:
     from bench.config import Run

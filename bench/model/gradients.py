@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.model.load import evaluating
+from bench.model.loss import mean_loss
 from bench.process.phases import now
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
@@ -170,11 +171,15 @@ def visit_gradients(
         for name, module in modules.items():
             graph.watch(name, module, stack)
         began = now()
-        loss = model(**batch).loss
+        loss = mean_loss(model, batch, whole=_looks_at_head(model, modules))
         turned = now()
         if loss.isfinite():
             graph.differentiate(loss if weight == 1.0 else loss * weight)
         return Pass(loss.item(), turned - began, now() - turned)
+
+
+def _looks_at_head(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> bool:
+    return model.get_output_embeddings() in modules.values()
 
 
 def _token_embeddings(model: PreTrainedModel) -> list[nn.Module]:
@@ -254,7 +259,7 @@ def visit_inputs(
         for name, module in modules.items():
             stack.callback(module.register_forward_pre_hook(watch(name)).remove)
         began = now()
-        loss = model(**batch).loss.item()
+        loss = mean_loss(model, batch, whole=_looks_at_head(model, modules)).item()
         return Pass(loss, now() - began, 0.0)
 
 

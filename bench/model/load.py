@@ -47,6 +47,20 @@ class LoadedModel:
     drawn: tuple[str, ...] = ()
     gguf: gguf.Facts | None = None
 
+    @property
+    def label_logits(self) -> bool:
+        """Whether losses project label tokens only on the vocabulary."""
+        from bench.model.loss import projects_labels
+
+        return projects_labels(self.model)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a row can hold several examples in a pass."""
+        from bench.model.packing import understands_packing
+
+        return understands_packing(self.model)
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Model:

@@ -14,6 +14,7 @@ from bench.runs.state import DONE, RECORDED, RUNNING, STALE, STOPPED, state
 from bench.study import selection
 from bench.study.folders import CONF
 from bench.study.plan_file import SELECT
+from bench.sweep.capacity import capacity
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -82,6 +83,7 @@ class Overview:
         total: of all stages; a run that belongs to two of them is counted once.
         sources: what the estimates come from -> number of runs.
         edges: method and group of each grid of learning rates whose best one is its smallest or largest.
+        at_a_time: how many of the runs that are left this machine does at a time, and why; None if none is left.
         command: starts the study.
     """
 
@@ -91,6 +93,7 @@ class Overview:
     refusals: tuple[Refusal, ...]
     sources: Mapping[str, int]
     edges: tuple[str, ...]
+    at_a_time: str | None
     command: str
 
 
@@ -145,6 +148,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
     estimates: dict[Key, CostEstimate | None] = {}  # of what is to be done; None: nothing is known
     stages: dict[str, list[Key]] = defaultdict(list)
     refused: dict[str, list[str]] = defaultdict(list)
+    left: dict[Key, Run] = {}
     for cell in cells:
         planned = cell.planned
         key = (planned.run_id,) if planned.run_id else (planned.stage, *planned.overrides)
@@ -160,6 +164,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
                     states[key] = RETRIED
             if states[key] not in ENDED:
                 estimates[key] = estimator(cell.run) if cell.run is not None else None
+                left |= {} if cell.run is None else {key: cell.run}
     rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
     every = [key for keys in stages.values() for key in keys]
     return Overview(
@@ -169,6 +174,7 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         refusals=tuple(Refusal(reason, tuple(cells)) for reason, cells in refused.items()),
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
+        at_a_time=str(capacity([*left.values()], None)) if left else None,
         command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
     )
 

@@ -18,6 +18,8 @@ def text(found: Overview) -> str:
     lines += [_refusal_line(refusal) for refusal in found.refusals]
     lines += [f"{note}: {count}" for name, note in _NOTES.items() if (count := getattr(found.total, name))]
     lines += [f"estimated {source}: {_count(count, 'run')}" for source, count in found.sources.items()]
+    if found.at_a_time is not None:
+        lines.append(f"hours are of one run after another; here {found.at_a_time}")
     if any(source.startswith("from the model's size") for source in found.sources):
         lines.append(_BOUNDS)
     lines += [

@@ -93,6 +93,7 @@ def _driver() -> str | None:
     return found.group() if found else None
 
 
+@functools.cache
 def version(distribution: str) -> str | None:
     """The version of a distribution; None if it is not installed."""
     try:

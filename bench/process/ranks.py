@@ -90,6 +90,16 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest(number: int) -> int:
+    """The largest number of any rank."""
+    if size() == 1:
+        return number
+    shared = torch.tensor(number)
+    shared = shared.to(_device(shared))
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared)
+
+
 def broadcast_(tensors: Iterable[Tensor]) -> None:
     """Overwrites the tensors of every rank with those of rank 0."""
     if size() > 1:

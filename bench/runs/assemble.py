@@ -42,6 +42,8 @@ def completed(cfg: Run, result: Result) -> Record:
         tokenizer_sha256=tokenizer_sha256(result.loaded.tokenizer),
         num_parameters=result.initialization.num_parameters,
         drawn=list(result.loaded.drawn),
+        label_logits=result.loaded.label_logits,
+        packs=result.loaded.packs,
         gguf=parts.GgufFacts(**asdict(result.loaded.gguf)) if result.loaded.gguf else None,
     )
     record.data = result.task.facts

@@ -147,6 +147,8 @@ class ModelFacts(Part):
     Attributes:
         revision: a commit of the Hub or a hash of the files.
         drawn: names of the tensors that the checkpoint lacks, drawn by the seed: those of a head.
+        label_logits: whether losses projected label tokens only on the vocabulary; None in a record from before that.
+        packs: whether a row could hold several examples in a pass; None likewise.
         gguf: the GGUF file that it was unpacked from; None for any other model.
     """
 
@@ -156,6 +158,8 @@ class ModelFacts(Part):
     tokenizer_sha256: str | None = None
     num_parameters: Count = 0
     drawn: list[str] = []
+    label_logits: bool | None = None
+    packs: bool | None = None
     gguf: GgufFacts | None = None
 
 
@@ -263,6 +267,7 @@ class TrainingFacts(Part):
         seconds: wall time of the loop without the alignment measures.
         loss, eval_loss: after the last step, nats a token.
         loss_rose: whether training ended above where it began (bench.train.journal); None where that is not known.
+        precision: fp32, or that autocast rounded to bfloat16 what it multiplied; trained tensors are float32 in both.
     """
 
     num_steps: Count = 0
@@ -271,6 +276,7 @@ class TrainingFacts(Part):
     loss: Number = None
     eval_loss: Number = Field(default=None, validation_alias=AliasChoices("eval_loss", "held_out_loss"))
     loss_rose: bool | None = None
+    precision: str | None = None
 
 
 class Score(Part):

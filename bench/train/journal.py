@@ -50,6 +50,7 @@ class Journal(TrainerCallback):
         tokens_a_step: number of tokens of each step.
         probe: the alignment measures.
         logbook: is given every finished row.
+        precision: of training, for the record.
         whole: context manager in which a sharded model has all its weights.
     """
 
@@ -58,9 +59,11 @@ class Journal(TrainerCallback):
         tokens_a_step: list[int],
         probe: AlignmentProbe,
         logbook: Attempt,
+        precision: str = "fp32",
         whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
     ) -> None:
         self._whole = whole
+        self.precision = "bf16 autocast" if precision == "bf16" else precision
         self.curve: list[Row] = []
         self.interrupted = self.stopped = False
         self.eval_loss: float | None = None
@@ -114,6 +117,7 @@ class Journal(TrainerCallback):
             loss=last["loss"],
             eval_loss=last["eval_loss"],
             loss_rose=None if means is None else means[1] > means[0],
+            precision=self.precision,
         )
         self._flush()
         self.close()

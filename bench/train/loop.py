@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +19,11 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
+from bench.model.loss import mean_loss, num_label_tokens, projects_labels
+from bench.model.pieces import Cutter
 from bench.process import ranks, rng
 from bench.tasks import PreparedTask
-from bench.tasks.examples import Example, collate, num_label_tokens
+from bench.tasks.examples import Example, collate
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
@@ -94,8 +96,9 @@ class BenchTrainer(Trainer):
         )
         self._journal = journal
         self.remove_callback(PrinterCallback)
-        self._normalised_by_model = losses.normalises(model)
+        self._normalised_by_model = losses.normalises(model) and not projects_labels(model)
         self.model_accepts_loss_kwargs |= not self._normalised_by_model  # what compute_loss is to be told
+        self._cutter = Cutter(model, "bf16" if args.bf16 else "fp32")
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers, but a sharded model is also sharded on CPUs, and keeps its precision."""
@@ -134,9 +137,8 @@ class BenchTrainer(Trainer):
         """The part of a batch in the mean loss over all label tokens of its optimiser step."""
         if self._normalised_by_model:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**inputs)
-        loss = losses.share_of_mean(outputs.loss, inputs["labels"], num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+        mean = mean_loss(cast(nn.Module, self.model), inputs, call=model)
+        return losses.share_of_mean(mean, inputs["labels"], num_items_in_batch)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The mean over label tokens; transformers averages means of batches, and repeats examples to fill a rank's."""
@@ -145,8 +147,11 @@ class BenchTrainer(Trainer):
 
         def loss(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
             batch = self._prepare_inputs(cast(Any, self.data_collator)(examples))
+            pieces = self._cutter.pieces(batch) if ranks.size() == 1 else [batch]  # ranks may have unequally many rows
             with self.compute_loss_context_manager():
-                return model(**batch).loss, num_label_tokens(batch["labels"]).sum()
+                means = torch.stack([mean_loss(model, piece) for piece in pieces])
+            counted = torch.stack([num_label_tokens(piece["labels"]).sum() for piece in pieces])
+            return (means * counted).sum() / counted.sum(), counted.sum()
 
         found = losses.eval_loss(examples, self.args.eval_batch_size * ranks.size(), loss)
         sharding.reshard(model)
@@ -179,17 +184,31 @@ class BenchTrainer(Trainer):
         saved_state.load_moments(cast(nn.Module, self.model), cast(Any, self.optimizer).optimizer, Path(checkpoint))
         cast(Any, self.lr_scheduler).load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """As transformers, but stops at a loss that is not finite before the optimiser step.
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As transformers, with the batch in pieces of rows of about one length, whose gradients are summed.
 
         Raises:
-            DivergedError: the loss is NaN or infinite on some rank.
+            DivergedError: the loss is NaN or infinite on some rank; nothing has been updated.
         """
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        diverged = ranks.all_reduce_sum(loss.detach().clone())  # not finite as soon as one process' is not
+        pieces = [inputs] if num_items_in_batch is None else self._pieces(inputs)
+        losses_of_pieces = []
+        for number, piece in enumerate(pieces, 1):
+            together = number < len(pieces) and not self.is_fsdp_enabled  # DDP exchanges gradients after the last
+            with self.accelerator.no_sync(model) if together else nullcontext():
+                losses_of_pieces.append(super().training_step(model, piece, num_items_in_batch))
+        loss = torch.stack(losses_of_pieces).sum()
+        diverged = ranks.all_reduce_sum(loss.clone())  # not finite as soon as one process' is not
         if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
         return loss
+
+    def _pieces(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The pieces of a batch: equally many on every rank, because ranks exchange weights or gradients in each."""
+        pieces = self._cutter.pieces(batch)
+        fewest = ranks.largest(len(pieces))
+        return pieces if len(pieces) == fewest else self._cutter.pieces(batch, fewest)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes and seals a checkpoint; one that cannot be written is warned about, and the run goes on."""

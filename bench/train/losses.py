@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.layers import heads
+from bench.model.loss import num_label_tokens
 from bench.process import ranks
-from bench.tasks.examples import Example, num_label_tokens
+from bench.tasks.examples import Example
 
 Inputs = dict[str, Tensor]
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.methods.base import Factors
+from bench.model.loss import IGNORED, num_label_tokens
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
-from bench.tasks.examples import IGNORED, num_label_tokens
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class AlignmentProbe:
 
         batch = {name: tensor.to(model.device) for name, tensor in self.batch.items()}
         with rng.preserved():
-            finite = _Halves(self.layers, batch, model.config.is_encoder_decoder, finish).visit(model)
+            finite = _Halves(self.layers, batch, model, finish).visit()
         if not finite:
             return []
         together = _gradient_measures(sums) | {name: fmean(values) for name, values in norms.items()}
@@ -155,84 +155,85 @@ class AlignmentProbe:
 
 
 class _Halves:
-    """The gradients of a batch's two halves, each of the mean loss of its own tokens, layer by layer.
+    """The gradients of a batch's two halves, each of the mean loss of its own label tokens, layer by layer.
 
-    One pass of the whole batch gives both of a layer whose rows are the tokens of the batch. The others (relative
-    positions, an expert's tokens) are visited again with each half alone; they have no feature norms. A layer that the
-    model does not call has no gradients, one that a half does not call a gradient of zeros from it.
+    A half goes through the model in pieces of rows of about one length, over which a layer's gradient is summed; in the
+    last pass of all a layer is finished as soon as it is complete. A layer that the model does not call has no
+    gradients, one that a half does not call a gradient of zeros from it. Feature norms are those of tokens: a layer
+    whose rows are others (relative positions, an expert's tokens) has none.
     """
 
-    def __init__(self, layers: list[AdaptedLayer], batch: Batch, encoder_decoder: bool, finish: _Finish) -> None:
+    def __init__(self, layers: list[AdaptedLayer], batch: Batch, model: PreTrainedModel, finish: _Finish) -> None:
         """`finish(layer, G, G′, feature norms)` is called once a layer."""
-        self._layers = {layer.name: layer for layer in layers}
-        self._batch, self._finish = batch, finish
-        half = len(batch["input_ids"]) // 2
-        self._parts = slice(half), slice(half, None)
-        # The batch's loss is a mean over all its label tokens; each half's gradient is to be that of its own mean.
-        counted = num_label_tokens(batch["labels"])
-        self._shares = [counted[part].sum() / counted.sum() for part in self._parts]
-        self._source = batch["attention_mask"].bool()
-        self._target = batch["labels"] != IGNORED if encoder_decoder else None
-        self._apart: set[str] = set()
-        # Of layers whose calls go on: a shared module is called several times in a pass.
-        self._gradients: dict[str, tuple[Tensor, Tensor]] = {}
-        self._features: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        from bench.model.pieces import Cutter, cut
+        from bench.model.sums import PLACES, choose_place
 
-    def visit(self, model: PreTrainedModel) -> bool:
-        """Visits all layers; returns whether the loss is finite, without which nothing is differentiated."""
+        self._layers = {layer.name: layer for layer in layers}
+        self._model, self._finish = model, finish
+        rows, cutter = range(len(batch["input_ids"])), Cutter(model)
+        halves = {"first": rows[: len(rows) // 2], "second": rows[len(rows) // 2 :]}
+        self._passes = [(half, piece) for half, part in halves.items() for piece in cutter.pieces(cut(batch, part))]
+        self._totals = {half: num_label_tokens(batch["labels"][list(part)]).sum() for half, part in halves.items()}
+        weights = [layer.weight for layer in layers]
+        stored, held = (sum(size * w.numel() for w in weights) for size in (2 * 4, weights[0].element_size()))
+        self._sums = PLACES[choose_place(stored, held, model.device)]()
+        self._half, self._piece = self._passes[0]
+        self._open: dict[str, Tensor] = {}  # gradients of layers whose calls go on
+        self._features: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self._apart: set[str] = set()
+
+    def visit(self) -> bool:
+        """Visits all layers; returns False, and has finished none, if a loss is not finite."""
         from bench.model.gradients import visit_gradients
 
         modules = {name: layer.module for name, layer in self._layers.items()}
-        seen = visit_gradients(model, modules, self._batch, self._consume, finish=self._complete)
-        if not math.isfinite(seen.loss):
-            return False
-        apart = {name: modules[name] for name in self._layers if name in self._apart}
-        halves = [self._of_half(model, apart, part) for part in self._parts] if apart else [{}, {}]
-        for name, layer in self._layers.items():
-            G, other = (half.pop(name, None) for half in halves)
-            if G is None and other is not None:
-                G = torch.zeros_like(other)
-            elif G is not None and other is None:
-                other = torch.zeros_like(G)
-            self._finish(layer, G, other, {})
+        for number, (half, piece) in enumerate(self._passes, 1):
+            self._half, self._piece = half, piece
+            share = num_label_tokens(piece["labels"]).sum() / self._totals[half]
+            finish = self._complete if number == len(self._passes) else self._store
+            seen = visit_gradients(self._model, modules, self._piece, self._consume, weight=share.item(), finish=finish)
+            if not math.isfinite(seen.loss):
+                return False
+        for name in list(self._layers):  # those that the last pass does not call
+            self._complete(name)
         return True
 
     def _consume(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:
-        from bench.model.gradients import token_mask, weight_gradient
+        from bench.model.gradients import weight_gradient
 
-        mask = token_mask(name, inputs.shape[:-1], self._source, self._target)
+        total = self._open.pop(name) if name in self._open else self._sums.take((self._half, name))
+        self._open[name] = weight_gradient(inputs, output_gradient, total)
+        self._add_features(name, inputs)
+
+    def _add_features(self, name: str, inputs: Tensor) -> None:
+        from bench.model.gradients import token_mask
+
+        layer = self._layers[name]
+        factors = layer.factors()
+        if factors is None:
+            return
+        labels = self._piece["labels"]
+        target = labels != IGNORED if self._model.config.is_encoder_decoder else None
+        mask = token_mask(name, inputs.shape[:-1], self._piece["attention_mask"].bool(), target)
         if mask is None:
             self._apart.add(name)
-        if mask is None or name in self._apart:
             return
-        inputs, output_gradient = (tensor.reshape(*mask.shape, -1) for tensor in (inputs, output_gradient))
-        totals = self._gradients.get(name, (None, None))
-        one, two = (
-            weight_gradient(inputs[part], output_gradient[part], total)
-            for part, total in zip(self._parts, totals, strict=True)
-        )
-        self._gradients[name] = one, two
-        factors = self._layers[name].factors()
-        if factors is not None:
-            for measure, norm in _feature_norms(inputs[mask].float(), self._layers[name], factors).items():
-                self._features[name][measure].append(norm)
+        tokens = inputs.reshape(*mask.shape, -1)[mask].float()
+        for measure, norm in _feature_norms(tokens, layer, factors).items():
+            self._features[name][measure].append(norm)
+
+    def _store(self, name: str) -> None:
+        self._sums.put((self._half, name), self._open.pop(name))
 
     def _complete(self, name: str) -> None:
-        found, features = self._gradients.pop(name, None), self._features.pop(name, {})
-        if name not in self._apart and found is not None:
-            G, other = (total / share for total, share in zip(found, self._shares, strict=True))
-            self._finish(self._layers.pop(name), G, other, features)
-
-    def _of_half(self, model: PreTrainedModel, modules: dict[str, nn.Module], part: slice) -> dict[str, Tensor]:
-        from bench.model.gradients import visit_gradients, weight_gradient
-
-        gradients: dict[str, Tensor] = {}
-
-        def add(name: str, inputs: Tensor, output_gradient: Tensor) -> None:
-            gradients[name] = weight_gradient(inputs, output_gradient, gradients.get(name))
-
-        visit_gradients(model, modules, {name: tensor[part] for name, tensor in self._batch.items()}, add)
-        return gradients
+        G = self._sums.take(("first", name))
+        other = self._open.pop(name) if name in self._open else self._sums.take(("second", name))
+        if G is None and other is not None:
+            G = torch.zeros_like(other)
+        elif G is not None and other is None:
+            other = torch.zeros_like(G)
+        features = self._features.pop(name, {})
+        self._finish(self._layers.pop(name), G, other, {} if name in self._apart else features)
 
 
 def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def train(
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
-    journal = Journal(tokens_a_step, probe, logbook, laid.whole)
+    journal = Journal(tokens_a_step, probe, logbook, settings.precision, laid.whole)
     scratch = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints.folder))
     with scratch as folder, signals.deferred():
         given = arguments(settings, seed, folder, **laid.settings)

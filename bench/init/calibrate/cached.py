@@ -101,6 +101,9 @@ def _head_sha256(model: PreTrainedModel) -> str | None:
 def _code_sha256() -> str:
     """The hash of the files that compute the numbers: an entry that other code has made is not read."""
     root = Path(__file__).parents[2]
-    others = (root / name for name in ("model/gradients.py", "methods/svd.py", "process/ranks.py"))
+    others = (
+        root / name
+        for name in ("model/gradients.py", "model/loss.py", "model/pieces.py", "methods/svd.py", "process/ranks.py")
+    )
     files = [*sorted(Path(__file__).parent.glob("*.py")), *others]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

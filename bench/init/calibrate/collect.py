@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.init.calibrate.sketch import GradientSketch
-from bench.init.calibrate.sums import PLACES, Place, Sums, choose_place
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
 from bench.model.gradients import Batch, token_mask, visit_gradients, visit_inputs, weight_gradient
+from bench.model.loss import IGNORED, num_label_tokens
+from bench.model.pieces import Cutter, num_samples
+from bench.model.sums import PLACES, Place, Sums, choose_place
 from bench.process import ranks, rng
 from bench.process.phases import now
-from bench.tasks.examples import IGNORED, num_label_tokens
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,22 @@ class Piece:
     weight: float
 
 
-def split(batches: Sequence[Batch], size: int) -> list[Piece]:
-    """Splits batches into pieces of at most `size` samples; batches weigh equally, pieces by their label tokens.
+def split(batches: Sequence[Batch], cutter: Cutter, most_rows: int | None = None) -> list[Piece]:
+    """Divides batches into pieces of samples of about one length; batches weigh equally, pieces by their label tokens.
 
     A piece without a label token has no loss and is left out.
+
+    Args:
+        batches: padded on the right.
+        cutter: the model's.
+        most_rows: samples of a piece; None: as many as the cutter finds best.
     """
-    size = min(size, math.ceil(sum(len(batch["input_ids"]) for batch in batches) / ranks.size()))
+    fewest = math.ceil(ranks.size() / len(batches))  # of each batch, so that every rank has a piece
     pieces = []
     for batch in batches:
-        counted = num_label_tokens(batch["labels"])
-        for start in range(0, len(counted), size):
-            share = (counted[start : start + size].sum() / counted.sum()).item()
-            part = {name: tensor[start : start + size] for name, tensor in batch.items()}
+        total = num_label_tokens(batch["labels"]).sum()
+        for part in cutter.pieces(batch, fewest, most_rows):
+            share = (num_label_tokens(part["labels"]).sum() / total).item()
             if share > 0:
                 pieces.append(Piece(part, share / len(batches)))
     return pieces
@@ -105,7 +110,7 @@ class Collector:
             return None
         self._bring_together()
         self._warn_of_unreached()
-        sizes = [len(piece.batch["input_ids"]) for piece in pieces]
+        sizes = [num_samples(piece.batch) for piece in pieces]
         facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
         facts.seconds = dict(self._seconds)
         found.input_covariance = {name: total / sum(sizes) for name, total in found.input_covariance.items()}

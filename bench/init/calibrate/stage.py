@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from bench.init.calibrate.collect import Collector, decompose, split
 from bench.init.calibrate.result import Calibration, CalibrationRequest
 from bench.model.gradients import Batch, is_routed
+from bench.model.pieces import Cutter, num_samples
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
 
@@ -82,14 +83,15 @@ def _from_data(
 
     if not batches:
         raise ValueError("calibration needs at least one batch: task.calibration_samples must be positive")
-    size = max(len(batch["input_ids"]) for batch in batches)
+    cutter, most_rows = Cutter(model, pack=not request.matrices - {"gradient"}), None  # covariances are of samples
     while True:
-        collector = Collector(model, layers, request)
+        collector, pieces = Collector(model, layers, request), split(batches, cutter, most_rows)
+        size = max(num_samples(piece.batch) for piece in pieces)
         try:
-            found = collector.run(split(batches, size), checkpointing)
+            found = collector.run(pieces, checkpointing)
             if found is not None:
                 return found
-            size = 1
+            most_rows = 1
             continue
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or ranks.size() > 1:
@@ -103,7 +105,7 @@ def _from_data(
         warnings.warn(
             f"{size} samples a pass do not fit into memory ({problem}); going on with {size // 2}", stacklevel=3
         )
-        size //= 2
+        most_rows = size // 2
         clear_device_cache(garbage_collection=True)
 
 

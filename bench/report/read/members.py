@@ -31,7 +31,7 @@ def read_members(folder: Path) -> tuple[list[Member], list[str]]:
 
 
 def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
-    """Raises ReportError where records are of several schema versions, or of several stacks."""
+    """Raises ReportError where records are of several schema versions, stacks or precisions."""
     schemas: dict[int, int] = defaultdict(int)
     stacks: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -55,3 +55,18 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
             f"{folder} holds runs of {len(stacks)} software or hardware stacks ({described}); "
             "numbers of different stacks are not comparable: run the study again on one, or say --mix"
         )
+    if len(precisions := {_precision(record) for record in records}) > 1:
+        trained = {training for training, _ in precisions if training is not None}
+        scored = {scoring for _, scoring in precisions}
+        for what, found in (("train", trained), ("score", scored)):
+            if len(found) > 1:
+                raise ReportError(
+                    f"{folder} holds runs of several precisions ({what}.precision={' and '.join(sorted(found))}), "
+                    "whose numbers are not comparable: give each a study of its own, or say --mix"
+                )
+
+
+def _precision(record: Record) -> tuple[str | None, str]:
+    """In which precision a run trained (None: it did not) and was scored."""
+    trains = record.training is not None and record.training.num_steps > 0
+    return (record.config.train.precision or "fp32") if trains else None, record.config.score.get("precision", "fp32")

@@ -1,4 +1,4 @@
-"""Storage of calibration's accumulators between two batches: in memory, on the host, or in scratch files.
+"""Storage of gradients and other sums over batches, between two passes: in memory, on the host, or in scratch files.
 
 An accumulator is taken out, added to, and put back, so that the device holds one layer's at a time.
 """
