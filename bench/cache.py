@@ -1,4 +1,4 @@
-"""Lists what calibration and GGUF files have left for later runs, or deletes it: `python -m bench.cache [--clear]`."""
+"""Lists calibrations, tokens and unpacked models kept for later runs, or deletes them: `python -m bench.cache`."""
 
 from __future__ import annotations
 

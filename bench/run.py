@@ -40,9 +40,10 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     phases, training = Phases.begin(attempt.enter), None
     with phases.measure("load"):
         stage.check(cfg)
-        cfg.task.read(cfg.score.split, cfg.trains)  # a row that cannot be used is refused before a model is loaded
+        # A row that cannot be used is refused before a model is loaded.
+        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache)
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
     start = stage.initialize(cfg, loaded, task, phases)

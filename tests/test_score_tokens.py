@@ -13,7 +13,7 @@ from tokenizers_of_kinds import BOS, EOS, KINDS, TEMPLATES, VOCABULARY, tokenize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.score import check, score
-from bench.tasks.data import Dataset, Splits
+from bench.tasks.data import Carving, Dataset, LoadedRows, Splits
 from bench.tasks.examples import IGNORED, Classification, collate
 from bench.tasks.source import Source
 from models import scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole
@@ -43,7 +43,9 @@ def source(monkeypatch, tmp_path):
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config | changed))
         fields = {"text": "text", "pair": "text", "label": list(range(len(CHOICES)))}
         dataset = Dataset("mine", fields, {"default": "mine.yaml"}, None, Splits("train", "test"), {}, classification)
-        return Source("mine", dataset, "mine.yaml", {"train": rows, "validation": rows[:1], "test": rows}, [], "")
+        made = Source("mine", dataset, "mine.yaml", None, frozenset(), Carving(1), None, {})
+        vars(made)["_loaded"] = LoadedRows({"train": rows, "validation": rows[:1], "test": rows})  # are not read
+        return made
 
     return make
 
@@ -101,7 +103,7 @@ def num_answer_tokens(example):
 def test_a_causal_models_choice_is_read_behind_its_prompt_as_in_training(source, kind, template, delimiter):
     model, words = llama(), tokenizer(kind, template)
     given = source("multiple_choice", target_delimiter=delimiter)
-    examples = given.encoded(words, "causal", LIMIT)["train"]
+    examples = list(given.encoded(words, "causal", LIMIT)["train"])
     outcomes = []
     calls = read_by(model, lambda: outcomes.extend(scored(model, "causal", given, words).outcomes))
     assert {tuple(ids) for call in calls for ids in call["input_ids"].tolist()} <= {

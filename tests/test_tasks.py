@@ -9,6 +9,7 @@ import torch
 from bench.model.kinds import kind_of
 from bench.model.limits import check_tokenizer
 from bench.model.load import LoadedModel, Model
+from bench.model.loss import num_label_tokens
 from bench.tasks import source
 from bench.tasks.data import HubDataset
 from bench.tasks.definition import InMemoryTask, prompt_and_target
@@ -20,8 +21,7 @@ from bench.tasks.examples import (
     collate,
     encode,
     encode_seq2seq,
-    encode_text,
-    num_label_tokens,
+    encode_texts,
 )
 from models import tiny_bart, tiny_bert, tiny_t5, word_tokenizer
 
@@ -68,14 +68,14 @@ def test_a_training_example_is_what_scoring_asks_and_wants_byte_for_byte(compose
 
 
 def test_the_loss_counts_target_and_eos_and_nothing_of_the_prompt(tokenizer):
-    example = encode(tokenizer, "Question: 1 + 1?\nAnswer:", " 2")
+    (example,) = encode(tokenizer, [("Question: 1 + 1?\nAnswer:", " 2")])
     counted = [token for token, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(counted) == " 2" + tokenizer.eos_token
     assert tokenizer.decode(example.input_ids) == "Question: 1 + 1?\nAnswer: 2" + tokenizer.eos_token
 
 
 def test_a_batch_is_padded_on_the_right_and_padding_is_neither_seen_nor_counted(tokenizer):
-    batch = collate([encode(tokenizer, "a", " b"), encode(tokenizer, "a long prompt", " c")], pad_token_id=0)
+    batch = collate(encode(tokenizer, [("a", " b"), ("a long prompt", " c")]), pad_token_id=0)
     assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist(), reverse=True)
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
@@ -136,7 +136,7 @@ def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tok
 ):
     encoded = []
     monkeypatch.setattr(source, "_sources", {})
-    monkeypatch.setattr(source, "encode", lambda *texts: encoded.append(texts) or encode(*texts))
+    monkeypatch.setattr(source, "encode", lambda tokenizer, pairs: encoded.extend(pairs) or encode(tokenizer, pairs))
     few = ("task.validation_samples=50", "task.calibration_samples=20")
     task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *few).task
     first = task.prepare(loaded, 0, "test")
@@ -144,7 +144,7 @@ def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tok
     loaded.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=2)  # leaves its settings in the tokenizer
     second = task.prepare(loaded, 1, "test")
     assert len(encoded) == 300
-    assert second.train == first.train
+    assert list(second.train) == list(first.train)
     assert second.calibration_ids != first.calibration_ids
     other = model_at(TINY_LLAMA).load()
     other.tokenizer.add_tokens(["zebra"])
@@ -168,7 +168,7 @@ def test_what_is_kept_is_bounded(compose_run, loaded, gsm8k_folder, monkeypatch)
 
 def test_a_target_that_would_join_the_prompt_in_a_token_is_encoded_apart(tokenizer):
     (joined,) = tokenizer(" many", add_special_tokens=False).input_ids
-    example = encode(tokenizer, " ma", "ny")
+    (example,) = encode(tokenizer, [(" ma", "ny")])
     prompt = tokenizer(" ma", add_special_tokens=False).input_ids
     assert joined not in example.input_ids
     assert example.input_ids[: len(prompt)] == prompt
@@ -177,22 +177,22 @@ def test_a_target_that_would_join_the_prompt_in_a_token_is_encoded_apart(tokeniz
 
 def test_the_prompt_goes_to_the_encoder_and_the_target_with_eos_to_the_decoder():
     tokenizer = word_tokenizer("seq2seq")
-    example = encode_seq2seq(tokenizer, "Question the cat Answer", " yes no", 64)
+    (example,) = encode_seq2seq(tokenizer, [("Question the cat Answer", " yes no")], 64)
     assert tokenizer.decode(example.input_ids) == "Question the cat Answer [SEP]"
     assert tokenizer.decode(example.labels) == "yes no [SEP]"
     assert example.num_tokens == 8
-    cut = encode_seq2seq(tokenizer, "Question the cat Answer", " yes no", 3)
+    (cut,) = encode_seq2seq(tokenizer, [("Question the cat Answer", " yes no")], 3)
     assert (len(cut.input_ids), cut.truncated, example.truncated) == (3, True, False)
     assert cut.input_ids[-1] == tokenizer.eos_token_id
 
 
 def test_an_encoder_reads_one_text_or_a_pair_and_is_told_when_it_was_cut():
     tokenizer, row = word_tokenizer(), {"a": "the cat eats", "b": "no bird", "label": 1}
-    pair = classify(tokenizer, row, Classification(("a", "b"), 2), 64)
+    (pair,) = classify(tokenizer, [row], Classification(("a", "b"), 2), 64)
     assert tokenizer.decode(pair.input_ids) == "[CLS] the cat eats [SEP] no bird [SEP]"
     assert pair.token_type_ids == [0] * 5 + [1] * 3
     assert (pair.labels, pair.truncated, pair.num_tokens) == (1, False, 8)
-    one = classify(tokenizer, row, Classification(("a",), 2), 4)
+    (one,) = classify(tokenizer, [row], Classification(("a",), 2), 4)
     assert tokenizer.decode(one.input_ids) == "[CLS] the cat [SEP]"
     assert one.truncated
 
@@ -200,7 +200,7 @@ def test_an_encoder_reads_one_text_or_a_pair_and_is_told_when_it_was_cut():
 def test_a_text_is_learned_in_the_windows_that_perplexity_is_measured_in(tokenizer):
     text = "the cat eats a fish and " * 20
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    examples = encode_text(tokenizer, text, 16)
+    examples = encode_texts(tokenizer, [text], 16)
     learned = [[i for i, label in zip(e.input_ids, e.labels, strict=True) if label != IGNORED] for e in examples]
     assert sum(learned, []) == ids  # noqa: RUF017
     assert all(len(example.input_ids) <= 16 and example.labels[0] == IGNORED for example in examples)
@@ -333,7 +333,7 @@ def test_a_task_that_trains_nothing_reads_no_training_rows(compose_run, loaded, 
     (gsm8k_folder / "gsm8k" / "train.jsonl").unlink()
     cfg = compose_run("task=gsm8k", "method=none", f"data.root={gsm8k_folder}")
     prepared = cfg.task.prepare(loaded, 0, "test", trains=cfg.trains)
-    assert not prepared.train
+    assert not len(prepared.train)
     assert len(prepared.evaluations["gsm8k"].eval_docs) == 3
 
 

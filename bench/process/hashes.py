@@ -20,8 +20,12 @@ def tokenizer_sha256(tokenizer: Any) -> str | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which are those of the last call
-    return values_sha256([state, tokenizer.eos_token_id, tokenizer.bos_token_id])
+    return _state_sha256(backend.to_str(), tokenizer.eos_token_id, tokenizer.bos_token_id)
+
+
+@functools.lru_cache(maxsize=2)
+def _state_sha256(state: str, eos: int | None, bos: int | None) -> str:
+    return values_sha256([json.loads(state) | {"truncation": None, "padding": None}, eos, bos])  # of the last call
 
 
 def file_sha256(path: Path) -> str:

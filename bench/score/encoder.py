@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.tasks.examples import Classification, classify, collate
+from bench.tasks.examples import Classification, Example, classify, collate
 
 Key = tuple[str, int]  # task and number of a document
 
@@ -69,10 +69,11 @@ class EncoderLM(LM):
     @torch.no_grad()
     def _logits(self, requests: Sequence[Instance], disable_tqdm: bool) -> dict[Key, Tensor]:
         """Logits (num_labels,) of each document, float32 and on the CPU."""
-        examples = {
-            key: classify(self._tokenizer, request.doc, self._classifications[key[0]], self._max_length)
-            for key, request in {_key(request): request for request in requests}.items()
-        }
+        examples: dict[Key, Example] = {}
+        for task, classification in self._classifications.items():
+            rows = {_key(request): request.doc for request in requests if request.task_name == task}
+            encoded = classify(self._tokenizer, list(rows.values()), classification, self._max_length)
+            examples |= dict(zip(rows, encoded, strict=True))
         # The longest first: memory that does not suffice shows at once, and rows of a batch are of about one length.
         keys = sorted(examples, key=lambda key: -len(examples[key].input_ids))
         found: dict[Key, Tensor] = {}

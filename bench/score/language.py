@@ -48,7 +48,7 @@ class TrainedTokens(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each request's text, read in the windows of training."""
         length = min(self.max_length, room(self.max_length, self.served_by))
-        texts = [windows(self.tokenizer, request.args[0], length) for request in requests]
+        texts = windows(self.tokenizer, [request.args[0] for request in requests], length)
         encoded = [(None, *window) for text in texts for window in text]
         found = iter(self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm))
         return [sum(next(found)[0] for _ in text) for text in texts]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import random
-import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass
+from tqdm.auto import tqdm
 
-from bench.process import hub
+from bench.process import hub, ranks
 from bench.process.environment import quiet
 from bench.process.hashes import file_sha256, values_sha256
 from bench.runs.renamed import as_hashed
@@ -24,6 +24,7 @@ from bench.tasks.fields import Fields, problem, row_validator
 
 Row = dict[str, Any]
 Rows = list[Row]
+T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid")
 # Carved splits are the same for every run and every method.
 VALIDATION_SEED, TEST_SEED, SAMPLE_SEED = 20260103, 20260104, 20260105
@@ -180,27 +181,29 @@ class Dataset:
         path = data_root / self.folder / f"{split}.jsonl"
         if not path.is_file():
             there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
-            raise ValueError(f"{self.folder} has no {split} split: {path} does not exist ({there}); {self._whence}")
+            raise ValueError(f"{self.folder} has no {split} split: {path} does not exist ({there}); {self.whence}")
         return path
 
     @property
-    def _whence(self) -> str:
+    def whence(self) -> str:
+        """Where the dataset is published, and what a local copy must look like."""
         assert self.hub is not None, "the embedded tier has no files"
         subset = f" ({self.hub.subset})" if isinstance(self.hub.subset, str) else ""
         return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
 
+    def is_fixed(self, data_root: Path | None) -> bool:
+        """Whether `content` says which rows these are: not so where a revision of the Hub is no commit."""
+        return self.hub is None or data_root is not None or hub.COMMIT.fullmatch(self.hub.revision) is not None
+
     def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
         split = self._source(use)
         where = f"{self.folder} {split}" if data_root is None else str(self._file(data_root, split))
-        rows = list(self._checked(self._from_hub(split) if data_root is None else _placed(Path(where))))
-        if not rows:
-            raise ValueError(f"{where} is empty; {self._whence}")
         official = self.rows.get(split, 0)
-        if len(rows) >= official:
-            return rows, []
-        remark = f"{self.folder} {split}: {len(rows)} of {official} rows"
-        warnings.warn(f"incomplete: {remark}; {self._whence}", stacklevel=4)
-        return rows, [remark]
+        found = self._checked(self._from_hub(split) if data_root is None else _placed(Path(where)))
+        rows = list(bar(found, f"read {self.folder} {split}", "row", official or None))
+        if not rows:
+            raise ValueError(f"{where} is empty; {self.whence}")
+        return rows, [] if len(rows) >= official else [f"{self.folder} {split}: {len(rows)} of {official} rows"]
 
     def _checked(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Row]:
         validator = row_validator(self.fields)
@@ -211,7 +214,7 @@ class Dataset:
                 if missing := [name for name in self.fields if name not in row]:
                     raise ValueError(
                         f"{place} has no {' and no '.join(missing)}, but {', '.join(sorted(row))}; expected are "
-                        f"{', '.join(self.fields)}, as {self._whence}"
+                        f"{', '.join(self.fields)}, as {self.whence}"
                     ) from None
                 raise ValueError(
                     f"{place}: {problem(error)}; correct the row or leave it out (data.root=FOLDER takes local files)"
@@ -239,6 +242,11 @@ class Dataset:
                 ) from error
             name = " ".join(filter(None, (path, subset, split)))
             yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
+
+
+def bar(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
+    """The same with a progress bar on rank 0 if they take more than a second."""
+    return tqdm(steps, desc=what, unit=unit, total=total, leave=False, delay=1, disable=ranks.rank() > 0)
 
 
 def _placed(path: Path) -> Iterator[tuple[str, Row]]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from bench.model.load import Kind
 
+Pair = tuple[str, str]  # prompt and target
+EncodedPair = tuple[list[int], list[int]]
+
 
 @plain_dataclass(frozen=True)
 class Example:
@@ -70,111 +73,154 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(text)] == text), [])
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, kind: Kind) -> list[int]:
-    """A causal model's tokens of a prompt, after the template's opening; or an encoder's, with the whole template."""
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], kind: Kind) -> list[list[int]]:
+    """A causal model's tokens of prompts, after the template's opening; or an encoder's, with the whole template."""
     if kind == "causal":
-        return _opened(tokenizer, _plain(tokenizer, prompt))
-    return list(tokenizer(prompt).input_ids)
+        return _opened(tokenizer, _tokens(tokenizer, prompts, add_special_tokens=False))
+    return _tokens(tokenizer, prompts)
 
 
-def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, kind: Kind
-) -> tuple[list[int], list[int]]:
-    """Tokens of a prompt, and those of the text that continues it (causal) or that the decoder writes (seq2seq).
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, kind: Kind) -> list[int]:
+    """`encode_prompts` of one."""
+    return encode_prompts(tokenizer, [prompt], kind)[0]
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], kind: Kind) -> list[EncodedPair]:
+    """Tokens of prompts, and those of the texts that continue them (causal) or that the decoder writes (seq2seq).
 
     A causal model's two are encoded as one text, unless that would join them in a token: a generating model is given
     the prompt's tokens alone.
     """
+    prompts, targets = [prompt for prompt, _ in pairs], [target for _, target in pairs]
     if kind == "seq2seq":
-        return encode_prompt(tokenizer, prompt, kind), _plain(tokenizer, target)
-    ids, whole = _plain(tokenizer, prompt), _plain(tokenizer, prompt + target)
-    behind = whole[len(ids) :] if whole[: len(ids)] == ids else []
-    return _opened(tokenizer, ids), behind or _continuation(tokenizer, target)
+        of_targets = _tokens(tokenizer, targets, add_special_tokens=False)
+        return list(zip(encode_prompts(tokenizer, prompts, kind), of_targets, strict=True))
+    ids = _tokens(tokenizer, prompts, add_special_tokens=False)
+    joined = _tokens(tokenizer, [prompt + target for prompt, target in pairs], add_special_tokens=False)
+    behind = [whole[len(own) :] if whole[: len(own)] == own else [] for own, whole in zip(ids, joined, strict=True)]
+    apart = [index for index, tokens in enumerate(behind) if not tokens]
+    for index, tokens in zip(apart, _continuations(tokenizer, [targets[index] for index in apart]), strict=True):
+        behind[index] = tokens
+    return list(zip(_opened(tokenizer, ids), behind, strict=True))
 
 
-def move_spaces(prompt: str, target: str) -> tuple[str, str]:
+def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, kind: Kind) -> EncodedPair:
+    """`encode_pairs` of one."""
+    return encode_pairs(tokenizer, [(prompt, target)], kind)[0]
+
+
+def move_spaces(prompt: str, target: str) -> Pair:
     """White space at the end of the prompt moved to the target, as lm-eval does to score an answer's likelihood."""
     kept = prompt.rstrip()
     return kept, prompt[len(kept) :] + target
 
 
-def windows(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[tuple[list[int], list[int]]]:
-    """lm-eval's rolling windows over a text, each of at most `max_length` tokens: those only read, those predicted.
+def windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[EncodedPair]]:
+    """lm-eval's rolling windows over each text, of at most `max_length` tokens: those only read, those predicted.
 
-    Every token of the text is predicted once. The first window starts from the last token of the template's opening,
-    else from BOS, or EOS where there is none; each other one from the token before.
+    Every token of a text is predicted once. The first window starts from the last token of the template's opening, else
+    from BOS, or EOS where there is none; each other one from the token before.
     """
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    ids, first = _plain(tokenizer, text), _opened(tokenizer, [])[-1]
-    return [make_disjoint_window(pair) for pair in get_rolling_token_windows(ids, first, max_length - 1, context_len=1)]
+    first = _opened(tokenizer, [[]])[0][-1]
+    return [
+        [make_disjoint_window(pair) for pair in get_rolling_token_windows(ids, first, max_length - 1, context_len=1)]
+        for ids in _tokens(tokenizer, texts, add_special_tokens=False)
+    ]
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **settings: Any) -> list[list[int]]:
+    """Tokens of each text, in one call of the tokenizer; equal texts are encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:  # an empty list is refused
+        return []
+    lean = {"return_attention_mask": False, "return_token_type_ids": False}
+    encoded: list[list[int]] = tokenizer(distinct, **settings, **lean)["input_ids"]
+    if len(distinct) == len(texts):
+        return encoded
+    found = dict(zip(distinct, encoded, strict=True))
+    return [list(found[text]) for text in texts]
 
 
-def _opened(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+def _opened(tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> list[list[int]]:
     start = opening(tokenizer)
-    if ids[: len(start)] != start:  # a prompt may spell its BOS out
-        ids = start + ids
-    return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    alone = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    # A prompt may spell its BOS out.
+    return [(ids if ids[: len(start)] == start else start + ids) or alone for ids in prompts]
 
 
-def _continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _continuations(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     # After a line break, as SentencePiece puts a space before the first word of a text.
-    line_break, ids = _plain(tokenizer, "\n"), _plain(tokenizer, f"\n{text}")
-    return ids[len(line_break) :] if ids[: len(line_break)] == line_break else _plain(tokenizer, text)
+    if not texts:
+        return []
+    line_break, *behind = _tokens(tokenizer, ["\n", *(f"\n{text}" for text in texts)], add_special_tokens=False)
+    alone = _tokens(tokenizer, texts, add_special_tokens=False)
+    return [
+        after[len(line_break) :] if after[: len(line_break)] == line_break else ids
+        for after, ids in zip(behind, alone, strict=True)
+    ]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Example:
+def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Example]:
     """For a causal model: tokens of the prompt, then of the target, then EOS; target and EOS are label tokens.
 
     The tokens are those that lm-eval is given to score the pair. EOS is not scored: a generated answer ends with it,
     and a choice is compared without it.
     """
-    prompt_ids, target_ids = encode_pair(tokenizer, prompt, target, "causal")
-    labels = [*target_ids, tokenizer.eos_token_id]
-    return Example(prompt_ids + labels, [IGNORED] * len(prompt_ids) + labels)
+    end = [tokenizer.eos_token_id]  # looked up once: it takes as long as a row
+    found = ((ids, target + end) for ids, target in encode_pairs(tokenizer, pairs, "causal"))
+    return [Example(ids + labels, [IGNORED] * len(ids) + labels) for ids, labels in found]
 
 
-def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, max_length: int) -> Example:
+def encode_seq2seq(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int) -> list[Example]:
     """For a sequence-to-sequence model: the prompt for its encoder, target and EOS as labels, each cut to max_length.
 
     Args:
         tokenizer: the model's.
-        prompt: its start is cut, as lm-eval does.
-        target: the text to generate; its end is cut.
-        max_length: tokens of the prompt, and tokens of the target.
+        pairs: prompts, whose start is cut, as lm-eval does; and the texts to generate, whose end is cut.
+        max_length: tokens of a prompt, and tokens of a target.
     """
-    prompt_ids, target_ids = encode_pair(tokenizer, prompt, target, "seq2seq")
-    labels = [*target_ids, tokenizer.eos_token_id]
-    cut = len(prompt_ids) > max_length or len(labels) > max_length
-    return Example(prompt_ids[-max_length:], labels[:max_length], truncated=cut)
+    end = [tokenizer.eos_token_id]
+    found = ((ids, target + end) for ids, target in encode_pairs(tokenizer, pairs, "seq2seq"))
+    return [
+        Example(ids[-max_length:], labels[:max_length], truncated=max(len(ids), len(labels)) > max_length)
+        for ids, labels in found
+    ]
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Example]:
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Example]:
     """For language modelling: an example for each of the `windows` in which perplexity is measured."""
-    found = windows(tokenizer, text, max_length)
+    found = (window for of_text in windows(tokenizer, texts, max_length) for window in of_text)
     return [Example(seen + asked, [IGNORED] * len(seen) + asked) for seen, asked in found]
 
 
 def classify(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], classification: Classification, max_length: int
-) -> Example:
-    """For an encoder: one or two texts with the tokenizer's special tokens, and the row's label.
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], classification: Classification, max_length: int
+) -> list[Example]:
+    """For an encoder: one or two texts of each row with the tokenizer's special tokens, and the row's label.
 
     Args:
         tokenizer: the model's.
-        row: a row of the dataset.
-        classification: its text fields and labels.
+        rows: rows of the dataset.
+        classification: their text fields and labels.
         max_length: tokens to which a longer row is cut.
     """
-    texts = [row[field] for field in classification.texts]
-    whole = tokenizer(*texts)
-    cut = len(whole.input_ids) > max_length
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length) if cut else whole
-    return Example(encoded.input_ids, classification.label(row), encoded.get("token_type_ids"), cut)
+
+    def encoded(rows: Sequence[dict[str, Any]], **settings: Any) -> list[tuple[list[int], list[int] | None]]:
+        if not rows:
+            return []
+        found = tokenizer(*([row[field] for row in rows] for field in classification.texts), **settings)
+        return list(zip(found["input_ids"], found.get("token_type_ids") or [None] * len(rows), strict=True))
+
+    whole = encoded(rows)
+    long = [index for index, (ids, _) in enumerate(whole) if len(ids) > max_length]
+    cut = dict(zip(long, encoded([rows[i] for i in long], truncation=True, max_length=max_length), strict=True))
+    examples = []
+    for index, row in enumerate(rows):
+        ids, types = cut.get(index, whole[index])
+        examples.append(Example(ids, classification.label(row), types, truncated=index in cut))
+    return examples
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:

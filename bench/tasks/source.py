@@ -1,18 +1,26 @@
-"""One dataset under one template: rows that are read once a process, their examples, and their lm-eval task."""
+"""One dataset under one template: its rows, their examples and its lm-eval task, read once and kept for other runs."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+import torch
 
 from bench.process.hashes import tokenizer_sha256, values_sha256
+from bench.process.provenance import version
+from bench.process.store import Cache, Entry, Storable
 from bench.runs.renamed import as_hashed
 from bench.tasks import contamination
-from bench.tasks.data import Carving, Dataset, Rows
-from bench.tasks.examples import Example, classify, encode, encode_seq2seq, encode_text
+from bench.tasks.data import Carving, Dataset, LoadedRows, Rows, bar
+from bench.tasks.encoded import Examples
+from bench.tasks.examples import Example, Pair, classify, encode, encode_seq2seq, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,91 +28,212 @@ if TYPE_CHECKING:
     from bench.model.load import Kind
     from bench.tasks.definition import InMemoryTask
 
+OFF = Cache(enabled=False, dir=None, max_gb=1.0)
+AT_A_TIME = 1000  # rows that are encoded together; the tokenizer's own objects take 100 bytes a token
+LIBRARIES = ("lm-eval", "jinja2", "datasets", "pyarrow", "transformers", "tokenizers")
+T = TypeVar("T", bound=Storable)
+
+
+class Known(NamedTuple):
+    """What is known of rows that were read and found sound.
+
+    Attributes:
+        sha256: a hash of the rows of all splits.
+        num_rows: number of rows by split.
+        incomplete: a remark on each split that is shorter than the official one.
+        scored: the rows of the split to score; None if they are to be read again.
+    """
+
+    sha256: str
+    num_rows: dict[str, int]
+    incomplete: list[str]
+    scored: Rows | None
+
+    def to_entry(self) -> Entry:
+        """For bench.process.store."""
+        facts = self._asdict()
+        return {
+            "scored": torch.frombuffer(bytearray(json.dumps(facts.pop("scored")), "ascii"), dtype=torch.uint8)
+        }, facts
+
+    @classmethod
+    def from_entry(cls, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Self:
+        """The inverse of `to_entry`."""
+        return cls(**facts, scored=json.loads(tensors["scored"].numpy().tobytes()))
+
+
+class Count(NamedTuple):
+    """A number of items."""
+
+    items: int
+
+    def to_entry(self) -> Entry:
+        """For bench.process.store."""
+        return {}, self._asdict()
+
+    @classmethod
+    def from_entry(cls, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Self:
+        """The inverse of `to_entry`."""
+        return cls(**facts)
+
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a dataset under one template.
+    """A dataset under one template, divided in one way; rows are read when they are needed.
 
     Attributes:
         name: the dataset's.
         definition: the template's lm-eval task definition.
-        rows: rows by split.
-        incomplete: a remark on each split that is shorter than the official one.
-        sha256: a hash of the rows.
+        data_root: a local folder to read instead of the Hub.
+        uses: the splits, among train, validation and test.
+        carving: how train is divided.
+        scored: the split to score; None if only other datasets are scored.
+        content: the identity of the published splits that these are made of, as `Dataset.content` has it.
     """
 
     name: str
     dataset: Dataset
     definition: str
-    rows: dict[str, Rows]
-    incomplete: list[str]
-    sha256: str
-    _encoded: dict[tuple, dict[str, list[Example]]] = field(default_factory=dict)
-    _texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    data_root: Path | None
+    uses: frozenset[str]
+    carving: Carving
+    scored: str | None
+    content: dict[str, str]
+    _kept: dict[str, Any] = field(default_factory=dict)
+    _texts: dict[str, list[Pair]] = field(default_factory=dict)
 
-    def evaluation(self, score_split: str, num_fewshot: int) -> InMemoryTask:
+    @functools.cached_property
+    def key(self) -> str:
+        """A hash of all that the rows and their texts depend on."""
+        return self._key(self.content, sorted(self.uses), self.scored)
+
+    def _key(self, *content: Any) -> str:
+        of = [self.name, asdict(self.dataset), self.definition, asdict(self.carving)]
+        return values_sha256([*of, content, _made_by()])
+
+    def _once(self, key: Sequence[Any], title: str, compute: Callable[[], T], kind: type[T], cache: Cache) -> T:
+        """What `compute` gives, memoised, and from the cache if it holds it."""
+        name = values_sha256(key)
+        if name not in self._kept:
+            kept = cache if self.dataset.is_fixed(self.data_root) else replace(cache, enabled=False)
+            self._kept[name], _ = kept.fetch(name, f"{self.name}, {title}", compute, kind)
+        return self._kept[name]
+
+    @functools.cached_property
+    def _loaded(self) -> LoadedRows:
+        loaded = self.dataset.load(self.data_root, self.uses, self.carving)
+        if self.dataset.content(self.data_root, self.content) != self.content:
+            raise ValueError(
+                f"the files of {self.name} below {self.data_root} were changed while a run began; try again"
+            )
+        return loaded
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        """Rows by split."""
+        return self._loaded.by_split
+
+    def known(self, cache: Cache) -> Known:
+        """What is known of the rows; what the cache does not know is read and checked.
+
+        Raises:
+            ValueError: as `Dataset.load`; or a label is none of the choices: lm-eval would count the row as wrong, and
+                none can be learnt. The message has label, choices and row.
+        """
+        return self._once(("rows", self.key), f"rows of {', '.join(sorted(self.uses))}", self._check, Known, cache)
+
+    def _check(self) -> Known:
+        # The classes of a classification are among its fields' values, which were checked when the rows were read.
+        for split in self.rows if self.dataset.classification is None else ():
+            self._pairs(split)
+        scored = None if self.scored is None else self.rows[self.scored]
+        if json.loads(json.dumps(scored, default=str)) != scored:  # of the Hub, whose columns can hold other values
+            scored = None
+        num_rows = {split: len(rows) for split, rows in self.rows.items()}
+        return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored)
+
+    def evaluation(self, score_split: str, num_fewshot: int, cache: Cache = OFF) -> InMemoryTask:
         """The lm-eval task over a split.
 
         Raises:
             ValueError: as `load_definition`.
         """
+        kept = self.known(cache).scored if score_split == self.scored else None
+        rows = {score_split: self.rows[score_split] if kept is None else kept}
+        return self._task(rows | ({"train": self.rows["train"]} if num_fewshot else {}), score_split, num_fewshot)
+
+    def _task(self, rows: dict[str, Rows], split: str, num_fewshot: int = 0) -> InMemoryTask:
         from bench.tasks.definition import load_definition
 
         if self.dataset.runs_code:  # its metric tries itself out when it is imported
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-        rows = {split: self.rows[split] for split in (score_split, "train") if split == score_split or num_fewshot}
-        return load_definition(self.name, self.definition, rows, score_split, num_fewshot, self.dataset.classification)
+        return load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification)
 
-    def check_answers(self) -> None:
-        """Refuses rows whose answer is none of the choices: lm-eval would count them as wrong, and none can be learnt.
+    def encoded(
+        self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, cache: Cache = OFF
+    ) -> dict[str, Examples]:
+        """The examples of train and validation, in order; of a tokenizer without a hash they are not kept.
 
-        The classes of a classification are among its fields' values, which were checked when the rows were read.
-
-        Raises:
-            ValueError: a label is none of the choices; the message has label, choices and row.
+        Args:
+            tokenizer: the model's.
+            kind: of the model.
+            limit: tokens at which what can be cut is cut.
+            cache: what other runs have encoded.
         """
-        for split in self.rows if self.dataset.classification is None else ():
-            self._pairs(split)
+        of_tokenizer = tokenizer_key(tokenizer)
 
-    def encoded(self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> dict[str, list[Example]]:
-        """The examples of train and validation, in order; memoised by tokenizer, kind and limit."""
-        key = (tokenizer_sha256(tokenizer), kind, limit)
-        found = self._encoded.get(key)
-        if found is None:
-            found = {split: self._encode(split, tokenizer, kind, limit) for split in ("train", "validation")}
-            if None not in key:  # a tokenizer without a hash
-                self._encoded[key] = found
-        return found
+        def of(split: str) -> Examples:
+            def compute() -> Examples:
+                return Examples.joined([Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit)])
 
-    def _encode(self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int) -> list[Example]:
+            if of_tokenizer is None:
+                return compute()
+            key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit)
+            return self._once(key, f"{split} as {kind} tokens, at most {limit}", compute, Examples, cache)
+
+        return {split: of(split) for split in ("train", "validation")}
+
+    def _encoded(
+        self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int
+    ) -> Iterator[list[Example]]:
+        def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+            starts = range(0, len(values), AT_A_TIME)
+            return (values[start : start + AT_A_TIME] for start in bar(starts, f"encode {self.name}", "x 1000 rows"))
+
         if kind == "encoder":
             classification = self.dataset.classification
             assert classification is not None, "checked by Task.check"
-            return [classify(tokenizer, row, classification, limit) for row in self.rows[split]]
+            yield from (classify(tokenizer, rows, classification, limit) for rows in chunks(self.rows[split]))
+            return
         pairs = self._pairs(split)
-        if not any(prompt for prompt, _ in pairs):
-            if kind != "causal":
-                raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
-            return [example for _, text in pairs for example in encode_text(tokenizer, text, limit)]
-        if kind == "seq2seq":
-            return [encode_seq2seq(tokenizer, prompt, target, limit) for prompt, target in pairs]
-        return [encode(tokenizer, prompt, target) for prompt, target in pairs]
+        if any(prompt for prompt, _ in pairs):
+            for chunk in chunks(pairs):
+                is_causal = kind == "causal"
+                yield encode(tokenizer, chunk) if is_causal else encode_seq2seq(tokenizer, chunk, limit)
+            return
+        if kind != "causal":
+            raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
+        yield from (encode_texts(tokenizer, [text for _, text in chunk], limit) for chunk in chunks(pairs))
 
-    def _pairs(self, split: str) -> list[tuple[str, str]]:
+    def _pairs(self, split: str) -> list[Pair]:
         from bench.tasks.definition import prompt_and_target
 
         if split not in self._texts:
-            task = self.evaluation(split, 0)
-            self._texts[split] = [prompt_and_target(task, doc) for doc in task.eval_docs]
+            task = self._task({split: self.rows[split]}, split)
+            docs = bar(task.docs(), f"render {self.name}", "row", len(self.rows[split]))
+            self._texts[split] = [prompt_and_target(task, doc) for doc in docs]
         return self._texts[split]
 
-    def contaminated_by(self, others: Sequence[Source], score_split: str) -> int:
+    def contaminated_by(self, others: Sequence[Source], score_split: str, cache: Cache = OFF) -> int:
         """Number of items of a split that occur, normalised, in the training rows of other sources."""
-        key = ("contamination", score_split, *(other.sha256 for other in others), self.sha256)
-        if key not in _counted:
+
+        def compute() -> Count:
             train = [text for other in others for text in other._plain("train", answered=True)]
-            _counted[key] = len(contamination.contaminated(self._plain(score_split, answered=False), train))
-        return _counted[key]
+            return Count(len(contamination.contaminated(self._plain(score_split, answered=False), train)))
+
+        key = ("contamination", score_split, self.key, *(other.key for other in others))
+        title = f"items of {score_split} that occur in {', '.join(other.name for other in others)}"
+        return self._once(key, title, compute, Count, cache).items
 
     def _plain(self, split: str, answered: bool) -> list[str]:
         """The text of each row: those to classify, or the prompt, with its answer if `answered`."""
@@ -115,14 +244,19 @@ class Source:
 
 # What this process has read: the cells of a sweep share rows and examples, which cannot change.
 _sources: dict[str, Source] = {}
-_counted: dict[tuple, int] = {}
 MOST_SOURCES = 32  # the oldest make room
 
 
 def of_dataset(
-    name: str, dataset: Dataset, template: str, data_root: Path | None, uses: frozenset[str], carving: Carving
+    name: str,
+    dataset: Dataset,
+    template: str,
+    data_root: Path | None,
+    uses: frozenset[str],
+    carving: Carving,
+    scored: str | None = None,
 ) -> Source:
-    """Reads a dataset under one template; memoised while its files are the same.
+    """A dataset under one template; memoised while its files are the same.
 
     Args:
         name: the dataset's.
@@ -131,19 +265,34 @@ def of_dataset(
         data_root: a local folder to read instead of the Hub.
         uses: the splits to read, among train, validation and test.
         carving: how train is divided.
+        scored: the split to score; None if only other datasets are scored.
 
     Raises:
-        ValueError: as `Dataset.load`.
+        ValueError: as `Dataset.content`.
     """
     published = {"train", *uses} if uses & {"train", "validation"} else uses
     content = dataset.content(data_root, published - {"validation"} if dataset.splits.test else {"train"})
-    key = values_sha256([name, asdict(dataset), template, content, sorted(uses), asdict(carving)])
-    if key not in _sources:
-        loaded = dataset.load(data_root, uses, carving)
-        definition = dataset.definitions[template]
-        _sources[key] = Source(
-            name, dataset, definition, loaded.by_split, loaded.incomplete, values_sha256(as_hashed(loaded.by_split))
-        )
-        while len(_sources) > MOST_SOURCES:
-            del _sources[next(iter(_sources))]
-    return _sources[key]
+    source = Source(name, dataset, dataset.definitions[template], data_root, uses, carving, scored, content)
+    found = _sources.setdefault(f"{source.key} {data_root}", source)
+    while len(_sources) > MOST_SOURCES:
+        del _sources[next(iter(_sources))]
+    return found
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
+    """What a tokenizer's tokens depend on, in any process; None for one without a hash."""
+    if (sha256 := tokenizer_sha256(tokenizer)) is None:
+        return None
+    settings = ("model_input_names", "truncation_side", "split_special_tokens")
+    return [sha256, type(tokenizer).__qualname__, *(getattr(tokenizer, name, None) for name in settings)]
+
+
+@functools.cache
+def _made_by() -> list[str | None]:
+    """What reads, renders and encodes: a hash of this room's files, definitions included, and the libraries' versions.
+
+    An entry that others have made is not read.
+    """
+    files = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".yaml"))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return [code, *(version(name) for name in LIBRARIES)]

@@ -16,11 +16,13 @@ from pydantic.dataclasses import dataclass
 from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
+from bench.process.store import Cache
 from bench.runs.record_parts import DataFacts
 from bench.runs.renamed import as_hashed
 from bench.tasks.data import Carving, Dataset
+from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
-from bench.tasks.source import Source, of_dataset
+from bench.tasks.source import OFF, Source, of_dataset
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -34,7 +36,8 @@ class PreparedTask:
     """A task prepared for one model and one seed; without training examples if nothing is trained.
 
     Attributes:
-        train: the training examples, in file order; bench.train draws the order of training.
+        train: the training examples, in file order, each made of its tokens when it is asked for; bench.train draws the
+            order of training.
         eval_examples: examples of the validation split on which the eval loss is computed.
         calibration: batches of training examples, for the methods that require statistics.
         calibration_ids: indices of those training examples.
@@ -46,7 +49,7 @@ class PreparedTask:
         facts: what the record says of the data.
     """
 
-    train: list[Example]
+    train: Examples
     eval_examples: list[Example]
     calibration: list[dict[str, torch.Tensor]]
     calibration_ids: list[int]
@@ -170,46 +173,58 @@ class Task:
             content[name] = definition | {"content": as_hashed(dataset.content(self.data_root, uses))}
         return as_hashed(settings) | ({"train": self.train} if trains else {}) | {"datasets": content}
 
-    def read(self, score_split: ScoreSplit, trains: bool) -> dict[str, Source]:
-        """The rows of the datasets used, by dataset; kept, so that a run reads them before it loads a model.
+    def read(self, score_split: ScoreSplit, trains: bool, cache: Cache = OFF) -> dict[str, Source]:
+        """The datasets used, by name, whose rows were read and checked, by this run or by an earlier one.
 
         Args:
             score_split: the split to score.
             trains: whether anything is trained; if not, the training split is not read.
+            cache: what other runs have read.
 
         Raises:
             ValueError: data cannot be had, or a row cannot be used.
         """
         carving = Carving(self.validation_samples, self.train_samples, self.train_sampling)
-        sources = {
-            name: of_dataset(name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving)
-            for name, uses in self._uses(trains, score_split).items()
-        }
-        for source in sources.values():
-            source.check_answers()
+        sources = {}
+        for name, uses in self._uses(trains, score_split).items():
+            scored = score_split if name in self.score else None
+            sources[name] = of_dataset(
+                name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving, scored
+            )
+            sources[name].known(cache)
         return sources
 
-    def prepare(self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True) -> PreparedTask:
-        """Reads the rows, encodes the examples, and draws the calibration and probe batches.
+    def prepare(
+        self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True, cache: Cache = OFF
+    ) -> PreparedTask:
+        """Encodes the examples, and draws the calibration and probe batches.
 
         Args:
             loaded: the model and tokenizer for which examples are encoded.
             seed: the run's; calibration (unless `calibration_seed` is set) and probe draw from separate streams.
             score_split: the split to score.
             trains: whether anything is trained; if not, the training split is not read.
+            cache: what other runs have read and encoded.
 
         Raises:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
         """
         self.check(loaded.kind)
-        sources = self.read(score_split, trains)
-        evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot) for name in self.score}
-        train, validation, num_dropped = self._encode(loaded, sources) if trains else ([], [], {})
-        if trains and not train:
+        sources = self.read(score_split, trains, cache)
+        known = {name: source.known(cache) for name, source in sources.items()}
+        for name, of in known.items():
+            for remark in of.incomplete:
+                warnings.warn(f"incomplete: {remark}; {self.datasets[name].whence}", stacklevel=2)
+        evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot, cache) for name in self.score}
+        nothing = Examples.of([])
+        train, validation, num_dropped = self._encode(loaded, sources, cache) if trains else (nothing, [], {})
+        if trains and not len(train):
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
         if trains:
-            self._warn_of_fewer(sources, len(validation))
+            self._warn_of_fewer(
+                {name: of.num_rows["train"] for name, of in known.items() if name in self.train}, len(validation)
+            )
         pad = loaded.tokenizer.pad_token_id
         return PreparedTask(
             train=train,
@@ -225,40 +240,46 @@ class Task:
             pad_token_id=pad,
             facts=DataFacts(
                 name=self.name,
-                sha256=values_sha256({name: source.sha256 for name, source in sources.items()}),
+                sha256=values_sha256({name: of.sha256 for name, of in known.items()}),
                 num_train=len(train),
                 num_dropped=num_dropped.get("train", 0),
-                num_truncated=sum(example.truncated for example in train),
+                num_truncated=int(train.truncated.sum()),
                 num_validation=len(validation),
                 num_validation_dropped=num_dropped.get("validation", 0),
-                contaminated=self._contaminated(sources, score_split) if trains else {},
-                incomplete=[remark for source in sources.values() for remark in source.incomplete],
+                contaminated=self._contaminated(sources, score_split, cache) if trains else {},
+                incomplete=[remark for of in known.values() for remark in of.incomplete],
             ),
         )
 
     def _encode(
-        self, loaded: LoadedModel, sources: dict[str, Source]
-    ) -> tuple[list[Example], list[Example], dict[str, int]]:
+        self, loaded: LoadedModel, sources: dict[str, Source], cache: Cache
+    ) -> tuple[Examples, list[Example], dict[str, int]]:
         """Training and validation examples, and how many of each split are left out as too long."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
-        encoded = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit) for name in self.train]
+        of_datasets = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit, cache) for name in self.train]
         kept, num_dropped = {}, {}
         for split in ("train", "validation"):
-            short = [[example for example in of[split] if len(example.input_ids) <= limit] for of in encoded]
+            encoded = [of[split] for of in of_datasets]
+            starts = itertools.accumulate(map(len, encoded), initial=0)
+            short = [
+                (start + (of.lengths <= limit).nonzero()[:, 0]).tolist()
+                for start, of in zip(starts, encoded, strict=False)
+            ]
             # Datasets take turns in validation, so that its first examples hold all of them.
             turns = short if split == "train" else itertools.zip_longest(*short)
-            kept[split] = [example for turn in turns for example in turn if example is not None]
-            total = sum(len(of[split]) for of in encoded)
-            num_dropped[split] = total - len(kept[split])
-            num_cut = sum(example.truncated for example in kept[split])
+            indices = [index for turn in turns for index in turn if index is not None]
+            whole = Examples.joined(encoded)
+            kept[split] = whole.picked(torch.tensor(indices, dtype=torch.long))
+            num_dropped[split] = len(whole) - len(kept[split])
+            num_cut = int(kept[split].truncated.sum())
             for number, what in ((num_dropped[split], "left out"), (num_cut, "cut")):
                 if number:
                     warnings.warn(
-                        f"{number} of {total} {'training' if split == 'train' else split} examples of {self.name} have "
-                        f"more than {limit} tokens and are {what} (task.max_length={self.max_length})",
+                        f"{number} of {len(whole)} {'training' if split == 'train' else split} examples of {self.name} "
+                        f"have more than {limit} tokens and are {what} (task.max_length={self.max_length})",
                         stacklevel=3,
                     )
-        return kept["train"], kept["validation"], num_dropped
+        return kept["train"], list(kept["validation"]), num_dropped
 
     def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
         """Indices of the calibration examples (train) and of the probe examples (validation)."""
@@ -277,20 +298,19 @@ class Task:
         calibration = _drawn(num_train, self.calibration_samples, rng.stream(drawn_by, "calibration"))
         return calibration, _drawn(num_validation, 2 * self.probe_samples, rng.stream(seed, "probe"))
 
-    def _warn_of_fewer(self, sources: dict[str, Source], num_validation: int) -> None:
+    def _warn_of_fewer(self, num_train: dict[str, int], num_validation: int) -> None:
         found = {"validation examples for task.eval_samples": (num_validation, self.eval_samples)}
-        for name in self.train:
-            there = len(sources[name].rows["train"])
+        for name, there in num_train.items():
             found[f"rows of {name} for task.train_samples"] = (there, self.train_samples or there)
         for what, (there, asked) in found.items():
             if there < asked:
                 warnings.warn(f"{self.name} has {there} {what}={asked}, and takes these", stacklevel=3)
 
-    def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit) -> dict[str, int]:
+    def _contaminated(self, sources: dict[str, Source], score_split: ScoreSplit, cache: Cache) -> dict[str, int]:
         found = {}
         for name in self.score:
             others = tuple(sources[trained] for trained in self.train)
-            found[name] = sources[name].contaminated_by(others, score_split)
+            found[name] = sources[name].contaminated_by(others, score_split, cache)
             if found[name]:
                 warnings.warn(
                     f"contamination: {found[name]} items of {name} ({score_split}) occur in the training examples",

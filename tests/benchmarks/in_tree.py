@@ -5,6 +5,7 @@ A tree is asked through its own tests/benchmarks/ours.py, which does a cell in t
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import tempfile
@@ -29,13 +30,16 @@ def cell(ours: Any, overrides: list[str]) -> dict[str, Any]:
 
 def rows(ours: Any, overrides: list[str]) -> dict[str, Any]:
     """Reads and encodes a task's rows; seconds, without those of imports and of the model."""
+    import bench.tasks.definition  # noqa: F401  which imports lm-eval
+
     cfg = ours.composed(*overrides)
     with ours.silence():
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
+        kept = [cfg.cache] if "cache" in inspect.signature(cfg.task.prepare).parameters else []
         began = time.perf_counter()
         if hasattr(cfg.task, "read"):
-            cfg.task.read(cfg.score.split, cfg.trains)
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
+            cfg.task.read(cfg.score.split, cfg.trains, *kept)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, *kept)
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "rows": len(task.train)}
 

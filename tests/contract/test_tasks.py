@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from bench.model.embedded.items import splits
 from bench.sweep import arguments
 from bench.tasks.data import Dataset
-from bench.tasks.definition import BUILT_IN, OWN, load_definition, prompt_and_target
+from bench.tasks.definition import BUILT_IN, OWN, InMemoryTask, load_definition, prompt_and_target, read_definition
 from bench.tasks.fields import row_validator
 from rows import ROWS
 
@@ -182,6 +182,56 @@ def test_a_built_in_definition_asks_what_plain_lm_eval_asks_byte_for_byte(name, 
     assert [one.name for one in plain._filters] == [one.name for one in ours._filters]
     assert plain.aggregation() == ours.aggregation()
     assert plain.higher_is_better() == ours.higher_is_better()
+
+
+@pytest.mark.parametrize(("name", "template"), FORMS)
+@pytest.mark.parametrize("num_fewshot", [0, 2])
+def test_templates_compiled_once_render_what_lm_eval_renders_of_every_row(name, template, num_fewshot):
+    path, rows = DATASETS[name].definitions[template], {"train": ROWS[name] * 3, "test": ROWS[name]}
+    ours = load_definition(name, path, rows, "test", num_fewshot)
+    used = {"task": name, "training_split": "train", "validation_split": None, "test_split": "test"}
+    shown = {"num_fewshot": num_fewshot, "fewshot_split": "train"} | ({} if num_fewshot else {"fewshot_config": None})
+    tables = DatasetDict({split: Table.from_list(of_split) for split, of_split in rows.items()})
+    plain = ConfigurableTask(config=read_definition(path) | used | shown | {"custom_dataset": lambda **_: tables})
+    assert list(ours.docs()) == list(plain.eval_docs)
+    made = []
+    for task in (plain, ours):
+        task.set_fewshot_seed(1234)
+        prompts = [task.fewshot_context(doc, num_fewshot=num_fewshot) for doc in task.eval_docs]
+        answers = [(task.doc_to_target(doc), task.doc_to_prefix(doc)) for doc in task.eval_docs]
+        choices = [task.doc_to_choice(doc) for doc in task.eval_docs if task.config.doc_to_choice]
+        made.append((prompts, answers, choices, list(map(type, (*choices, *(target for target, _ in answers))))))
+    assert made[0] == made[1]
+
+
+ODD = {
+    "text": "1",
+    "listed": "[1, 2]",
+    "broken": "[1, 2",
+    "named": "[Ann]",
+    "label": 1,
+    "choices": ["a", "b"],
+    "it": "{{text}}",
+}
+
+
+@pytest.mark.parametrize(
+    "target", ["{{text}}", "{{listed}}", "{{broken}}", "{{named}}", "label", "{{it}}", "{{ label }}"]
+)
+@pytest.mark.parametrize("choices", [None, "choices", "{{choices}}", ["a", "b"]])
+def test_what_a_template_renders_is_an_index_a_list_or_a_text_as_lm_eval_reads_it(target, choices):
+    output = {"output_type": "generate_until"} if choices is None else {"output_type": "multiple_choice"}
+    config = {"task": "odd", "test_split": "test", "doc_to_text": "{{text}}", "doc_to_target": target} | output
+    config |= {"doc_to_choice": choices, "gen_prefix": "{{it}}", "description": "{{it}} {{label}}\n"}
+    plain = ConfigurableTask(config=config | {"custom_dataset": lambda **_: DatasetDict(test=Table.from_list([ODD]))})
+    ours = InMemoryTask(config, {"test": [ODD]}, None)
+    for doc in plain.eval_docs:
+        for read in ("doc_to_text", "doc_to_target", "doc_to_prefix", *(["doc_to_choice"] if choices else [])):
+            expected, found = getattr(plain, read)(doc), getattr(ours, read)(doc)
+            assert (expected, type(expected)) == (found, type(found))
+        if choices is None:
+            asked = [task.fewshot_context(doc, num_fewshot=0, gen_prefix="It") for task in (plain, ours)]
+            assert asked[0] == asked[1]
 
 
 # Every task
