@@ -204,7 +204,9 @@ def test_what_is_no_whole_gguf_file_is_refused_in_a_line_with_the_remedy(path, t
         assert "copy or download it again" in error_of(path)
     path.write_bytes(b"PK" + content[2:])
     assert "is no GGUF file (it does not begin with GGUF)" in error_of(path)
-    assert "does not exist; give a GGUF file, or a folder with one" in error_of(tmp_path / "nothing.gguf")
+    for kind in (None, "causal"):
+        with pytest.raises(ValueError, match=r"there is no file .*nothing\.gguf; give a GGUF file"):
+            model_of(tmp_path / "nothing.gguf", kind).identity()
     path.write_bytes(content.replace(b"llama", b"lhama"))
     assert "its architecture, lhama, cannot be read by transformers 5" in error_of(path)
     write(path, tiny(), **{"split.count": 2})

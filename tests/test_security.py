@@ -163,7 +163,8 @@ def test_a_pickle_instead_of_safetensors_is_refused_in_one_line(model_folder, tm
 
 
 def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch):
-    (tmp_path / "has_a_model").mkdir()
+    (tmp_path / "has_a_model" / "model").mkdir(parents=True)
+    (tmp_path / "has_a_model" / "model" / "config.json").write_text("{}")
     (tmp_path / "has_a_model" / "__init__.py").write_text("raise SystemExit('was imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
     folder = Model("x", None, "package", "has_a_model/model", None, None, "float32", "sdpa").place

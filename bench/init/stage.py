@@ -17,8 +17,8 @@ from bench.methods.base import Factors, Method, scaling_value
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
-from bench.model.layers import calls_noted, check_called, check_start, left_out, target_layers
-from bench.model.load import LoadedModel, evaluating
+from bench.model.layers import calls_noted, check_called, check_start, evaluating, left_out, target_layers
+from bench.model.load import LoadedModel
 from bench.model.loss import IGNORED
 from bench.process import ranks, rng
 from bench.process.phases import Phases

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.model.load import evaluating
+from bench.model.layers import evaluating
 from bench.model.loss import mean_loss
 from bench.process.phases import now
 

@@ -193,3 +193,15 @@ def check_start(layers: Mapping[str, nn.Linear], method: Method, rank: Rank, lea
     for name, layer in layers.items():
         shape = torch.empty(layer.out_features, layer.in_features, device="meta")
         method.check(Layer(name, shape, rank.r, scaling, learning_rates=learning_rates))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in its earlier mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -100,12 +99,15 @@ class Model:
             ValueError: the folder holds no model.
         """
         if self.source == "package":
-            return in_package(self.path)
-        place = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
+            place = in_package(self.path)
+        else:
+            place = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
+        if (place if place.suffix == gguf.SUFFIX else place / "config.json").is_file():
+            return place
         if place.suffix == gguf.SUFFIX:
-            return place
-        if (place / "config.json").is_file():
-            return place
+            raise ValueError(
+                f"model.path={self.path}: there is no file {place}; give a GGUF file, or a folder with one"
+            )
         if (file := gguf.found_in(place)) is not None:
             return file
         raise ValueError(
@@ -295,15 +297,3 @@ class Model:
         except (ValueError, ImportError):
             return False
         return True
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in its earlier mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

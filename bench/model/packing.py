@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from bench.model.layers import evaluating
 from bench.process import rng
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the largest logit
@@ -32,8 +33,6 @@ def understands_packing(model: Any) -> bool:
 
 @torch.no_grad()
 def _tried(model: Any) -> bool:
-    from bench.model.load import evaluating
-
     causal = not model.config.is_encoder_decoder and model.get_output_embeddings() is not None
     if not causal or "position_ids" not in inspect.signature(model.forward).parameters or model.device.type == "meta":
         return False

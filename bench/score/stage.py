@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from bench.model.layers import evaluating
 from bench.model.limits import max_tokens
-from bench.model.load import evaluating
 from bench.process.environment import quiet
 from bench.runs.record_parts import ScoringFacts
 from bench.score.backends import language_model, plain_generation_config

@@ -37,8 +37,6 @@ def metadata_of(file: Path) -> dict[str, Any]:
     """
     from transformers.integrations.gguf import read_gguf_metadata
 
-    if not file.is_file():
-        raise ValueError(f"model.path={file} does not exist; give a GGUF file, or a folder with one")
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise ValueError(f"model.path={file} is no GGUF file (it does not begin with GGUF); copy it again")
