@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from bench.tasks.contamination import contaminated
-from bench.tasks.data import Carving, Dataset, HubDataset, Splits, carve, read_jsonl
+from bench.tasks.data import Carving, Dataset, HubDataset, Splits, carve
 from bench.tasks.examples import Classification
 from bench.tasks.fields import problem, row_validator
+from bench.tasks.jsonl import read_jsonl
 
 HUB = HubDataset("nobody/words", None, "main")
 
