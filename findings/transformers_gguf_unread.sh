@@ -2,9 +2,9 @@
 # Reading a GGUF file of a Llama whose positions are scaled, or whose attention has biases.
 # Guess: what llama.cpp needs to compute the model (rope.scaling.* in the metadata, the tensor rope_freqs.weight, which
 #   holds the factors of Llama 3.1, the biases of attention) reaches the model, or transformers says that it does not.
-# Seen (transformers 5.23.0, gguf 0.19.0, torch 2.13.0): a plain file is read to the last digit. Of the others the model has
-#   rope_type "default" and no biases, and its logits are off by several units. Nothing is said: no error, no warning,
-#   and no name among the unexpected keys of output_loading_info.
+# Seen (transformers 5.23.0, gguf 0.19.0, torch 2.13.0): a plain file is read to the last digit. Of the others the model
+#   has rope_type "default" and no biases, and its logits are off by several units. Nothing is said: no error, no
+#   warning, and no name among the unexpected keys of output_loading_info.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
