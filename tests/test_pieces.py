@@ -150,7 +150,7 @@ def test_a_real_sized_batch_has_hardly_any_padding():
     batch = collate([Example([5] * n, [IGNORED] * (n - 2) + [5, 5]) for n in lengths], PAD)
     model = tiny_llama(max_position_embeddings=128)
     cutter = Cutter(model)
-    cutter.pass_tokens = 27.5  # of a model with 3.5 million parameters a block
+    cutter.pass_tokens, cutter.most_tokens = 27.5, 512  # of a model with 3.5 million parameters a block
     pieces = cutter.pieces(batch)
     computed = sum(piece["input_ids"].numel() for piece in pieces)
     assert sum(lengths) <= computed <= 1.05 * sum(lengths)
