@@ -25,8 +25,8 @@ Plan = list[list[Row]]  # of a batch: passes, each of rows
 # Measured on one core with 0.18 and 3.5 million parameters a block, forward and backward; under bfloat16 autocast the
 # frozen weights are rounded in every pass. On a GPU, where starting operations dominates, it is an estimate.
 PASS_TOKENS = {"cpu": (24.0, 1.25e7), "cpu bf16": (60.0, 1.7e7), "cuda": (24.0, 3e10), "cuda bf16": (60.0, 3e10)}
-MOST_TOKENS = {"cpu": 512, "cuda": 16384}  # of a piece of several rows: more are not faster, and take memory
-WORTHWHILE = 16  # a piece may have so many times the tokens that its pass costs: a tiny model's takes little memory
+MOST_TOKENS = {"cpu": 384, "cuda": 16384}  # of a piece of several rows: more are not faster, and take memory
+WORTHWHILE = 12  # a piece may have so many times the tokens that its pass costs: a tiny model's takes little memory
 DEARER = 1000  # a token costs 1 + width / DEARER, as it is compared with the others of its row: measured on one core
 
 
