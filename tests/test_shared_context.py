@@ -10,7 +10,7 @@ import yaml
 from stock_scores import differences, stock
 from zoo.architectures import EAGER, SIZES, SPREAD, ZOO, causal
 
-from bench.score import score
+from bench.score import score, shared_context
 from bench.score.language import CausalLM
 from bench.score.rows import outcomes
 from bench.score.shared_context import SharedContextLM
@@ -278,3 +278,13 @@ def test_every_task_is_answered_as_under_hflm(embedded):
     assert not list(differences(ours, expected, generates))
     assert {outcome.task for outcome in ours} == tasks.keys()
     assert len(tasks) > 40
+
+
+def test_what_is_nearly_certain_keeps_its_digits():
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(0)) + 30
+    at = torch.tensor([0, 3, 3, 6, 1])
+    wanted = torch.tensor([4, 9, 10, 49, 4])
+    logits[at, wanted] += 12
+    expected = logits.double().log_softmax(dim=-1)[at, wanted]
+    found = shared_context._log_probabilities(logits, at, wanted, rows=2)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)

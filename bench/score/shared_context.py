@@ -96,7 +96,7 @@ class SharedContextLM(EndedRowsLeaveLM):
         numbers = scored.flatten().cumsum(0) - 1  # of the logits that are kept, by token
         at, wanted = numbers[torch.cat(nodes)].to(self.device), torch.cat(targets).to(self.device)
         logits = self._logits(batch, scored)
-        likelihoods = (logits[at, wanted].float() - _logsumexp(logits)[at]).tolist()
+        likelihoods = _log_probabilities(logits, at, wanted).tolist()
         greedy = (logits.argmax(dim=-1)[at] == wanted).tolist()
         ends = accumulate(map(len, targets), initial=0)
         return {
@@ -183,6 +183,11 @@ def _is_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _logsumexp(logits: Tensor, rows: int = 256) -> Tensor:
-    """As torch.logsumexp over the vocabulary in float32, some rows at a time."""
-    return torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(rows)])
+def _log_probabilities(logits: Tensor, at: Tensor, wanted: Tensor, rows: int = 256) -> Tensor:
+    """Of the wanted entries at some rows of the logits, in float32, some rows at a time.
+
+    By log_softmax: the difference of a logit and a logsumexp loses the digits of what is nearly certain.
+    """
+    parts = zip(at.split(rows), wanted.split(rows), strict=True)
+    found = [logits[own].float().log_softmax(dim=-1).gather(1, entries[:, None]) for own, entries in parts]
+    return torch.cat(found).squeeze(1)
