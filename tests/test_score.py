@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.init import stage
 from bench.methods.base import PLAIN, Factors, Rank
 from bench.model import adapter
 from bench.model.embedded.items import splits
@@ -361,16 +362,17 @@ def test_bf16_is_autocast_over_weights_that_stay_as_they_are_and_the_record_says
     assert ours == pytest.approx(theirs, rel=0.05, abs=0.05)
 
 
-def test_a_precision_that_is_not_to_be_had_is_refused(monkeypatch):
-    from bench.score.guard import _check_bf16
-
+def test_a_precision_that_is_not_to_be_had_is_refused(monkeypatch, compose_run):
     with pytest.raises(ValueError, match=r"vllm computes in the model's dtype: model\.dtype=bfloat16"):
         check(whole(tiny_llama()), cola(), scoring(precision="bf16", backend="vllm"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     with pytest.raises(ValueError, match=r"capability 8\.0, and Tesla T4 has 7\.5; take score\.precision=fp32"):
-        _check_bf16(torch.device("cuda"), "hf")
+        check(whole(tiny_llama()), cola(), scoring(precision="bf16"))
+    with pytest.raises(ValueError, match=r"capability 8\.0, and Tesla T4 has 7\.5; take train\.precision=fp32"):
+        stage.check(compose_run("method=hu", "train.precision=bf16"))
 
 
 # Merged weights.

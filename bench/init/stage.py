@@ -18,6 +18,7 @@ from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
 from bench.model.layers import calls_noted, check_called, check_start, evaluating, left_out, target_layers
+from bench.model.limits import check_precision
 from bench.model.load import LoadedModel
 from bench.model.loss import IGNORED
 from bench.process import ranks, rng
@@ -63,8 +64,11 @@ def check(cfg: Run) -> None:
     """Refuses a model whose layers the run's method or PEFT cannot adapt; reads neither weights nor data.
 
     Raises:
-        ValueError: the rank does not fit a layer, the method refuses one, or not every target is a layer of its own.
+        ValueError: the rank does not fit a layer, the method refuses one, not every target is a layer of its own, or
+            the GPU has no bfloat16 to train in.
     """
+    if cfg.trains:
+        check_precision("train.precision", cfg.train.precision)
     skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
     check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)

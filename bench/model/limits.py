@@ -95,3 +95,25 @@ def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ki
     config = model.config.get_text_config()
     if kind == "encoder" and config.model_type not in AFTER_PADDING:  # whose positions count from the model's own
         config.pad_token_id = tokenizer.pad_token_id
+
+
+def check_precision(key: str, precision: str) -> None:
+    """Refuses autocast to bfloat16 on a GPU that computes in it by emulation only; CPUs all do.
+
+    Args:
+        key: of the configuration, for the message.
+        precision: fp32 or bf16.
+
+    Raises:
+        ValueError: the GPU has no bfloat16.
+    """
+    import torch
+
+    if precision != "bf16" or not torch.cuda.is_available():
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        major, minor = torch.cuda.get_device_capability()
+        raise ValueError(
+            f"{key}=bf16 needs a GPU of compute capability 8.0, and {torch.cuda.get_device_name()} has "
+            f"{major}.{minor}; take {key}=fp32"
+        )

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bench.model.limits import max_tokens
+from bench.model.limits import check_precision, max_tokens
 from bench.score.backends import vllm_class
 from bench.tasks.examples import encode_pair, move_spaces
 
 if TYPE_CHECKING:
-    import torch
-
     from bench.model.load import Kind, LoadedModel
     from bench.score.settings import Scoring
     from bench.tasks.definition import InMemoryTask
@@ -30,13 +28,15 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
 
     Raises:
         ValueError: vLLM with another than a causal model, or not installed; a precision that the device does not have;
-            a task that runs a model's code without
-            leave, has no form for an encoder, generates more than the model can hold, or has an answer without tokens
-            or with more than that.
+            a task that runs a model's code without leave, has no form for an encoder, generates more than the model
+            can hold, or has an answer without tokens or with more than that.
     """
-    if settings.precision == "bf16":
-        _check_bf16(loaded.model.device, settings.backend)
+    check_precision("score.precision", settings.precision)
     if settings.backend == "vllm":
+        if settings.precision == "bf16":
+            raise ValueError(
+                "score.precision=bf16 is autocast, and vllm computes in the model's dtype: model.dtype=bfloat16"
+            )
         if loaded.kind != "causal":
             raise ValueError(f"score.backend=vllm serves causal models only, and this one is {loaded.kind}; take hf")
         vllm_class()
@@ -57,21 +57,6 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
                     f"{name} generates up to {asked} tokens, which leaves no room for a prompt in the {limit} that the "
                     "model takes; score another model on it"
                 )
-
-
-def _check_bf16(device: torch.device, backend: str) -> None:
-    import torch
-
-    if backend == "vllm":
-        raise ValueError(
-            "score.precision=bf16 is autocast, and vllm computes in the model's dtype: model.dtype=bfloat16"
-        )
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        major, minor = torch.cuda.get_device_capability(device)
-        raise ValueError(
-            f"score.precision=bf16 needs a GPU of compute capability 8.0, and {torch.cuda.get_device_name(device)} has "
-            f"{major}.{minor}; take score.precision=fp32"
-        )
 
 
 def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings: Scoring) -> None:
