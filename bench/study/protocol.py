@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
+from bench.study.plan_file import ITEMS, PUBLISHED, RATE_KEY, SEEDS, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
 GRID = "grid"  # the rule of the stage select
@@ -43,6 +43,7 @@ class Definition:
         only: by method, the values of other axes with which it is run; all others are left out.
         run: names of the stages to run now, joined by commas; None for all.
         extend: points that may be added beyond an end of a grid at which the best rate lies.
+        pairing: what the tables' comparisons pair: "items", or "seeds" as well.
     """
 
     params: Mapping[str, str]
@@ -51,13 +52,15 @@ class Definition:
     only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     run: str | None = None
     extend: int = 0
+    pairing: Literal["items", "seeds"] = "items"
 
     @classmethod
     def from_config(cls, sweeper: DictConfig) -> Definition:
         """Reads `hydra.sweeper` of a composed configuration.
 
         Raises:
-            ValueError: a stage has no known rule for its learning rates, or `run` names a stage that does not exist.
+            ValueError: a stage has no known rule for its learning rates, `run` names a stage that does not exist, or
+                `pairing` is no known one.
         """
         values: Any = OmegaConf.to_container(sweeper, resolve=True)
         stages = {name: stage for name, stage in values["stages"].items() if stage is not None}
@@ -67,9 +70,11 @@ class Definition:
         asked = words(values.get("run"))
         if unknown := [name for name in asked if name not in stages]:
             raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
+        if (pairing := values.get("pairing") or ITEMS) not in (ITEMS, SEEDS):
+            raise ValueError(f"hydra.sweeper.pairing={pairing}; choose from {ITEMS}, {SEEDS}")
         return cls(
             values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run"),
-            values.get("extend") or 0,
+            values.get("extend") or 0, pairing,
         )  # fmt: skip
 
     @property

@@ -69,10 +69,12 @@ class OfItems:
     Attributes:
         items: one row an item, the summands; (num_items, num_sums).
         value: from sums, the last dimension, to the metric.
+        is_mean: whether it is the first sum over the second, a mean over items.
     """
 
     items: Array
     value: Callable[[Array], Array]
+    is_mean: bool = False
 
     @property
     def whole(self) -> float:
@@ -90,7 +92,8 @@ def of_items(metric: str, values: Array) -> OfItems | None:
     name = base_name(metric)
     if values.ndim == 1:
         items = np.column_stack([values, np.ones(len(values))])
-        return OfItems(items, _perplexity if name == "perplexity" else _ratio)
+        is_mean = name != "perplexity"
+        return OfItems(items, _ratio if is_mean else _perplexity, is_mean)
     if name in _OF_PAIRS:
         summands, value = _OF_PAIRS[name]
         return OfItems(summands(values), value)

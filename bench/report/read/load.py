@@ -17,7 +17,7 @@ from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
 from bench.study.folders import experiments_folder
-from bench.study.plan_file import RUN, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study.plan_file import ITEMS, RUN, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 BASELINE = "hu"  # LoRA, with which every method is compared
 
@@ -91,6 +91,11 @@ class Study:
     def stages(self) -> tuple[str, ...]:
         """Names of the stages, in the order in which they are run."""
         return self.plan.stages if self.plan else (RUN,)
+
+    @property
+    def pairing(self) -> str:
+        """What comparisons pair: the items, or runs under one seed as well."""
+        return self.plan.pairing if self.plan else ITEMS
 
     def at(self, stage: str) -> Study:
         """The same study with the cells of another stage, of its completed runs."""
