@@ -70,7 +70,8 @@ class Definition:
         asked = words(values.get("run"))
         if unknown := [name for name in asked if name not in stages]:
             raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
-        if (pairing := values.get("pairing") or ITEMS) not in (ITEMS, SEEDS):
+        pairing: Any = values.get("pairing") or ITEMS
+        if pairing not in (ITEMS, SEEDS):
             raise ValueError(f"hydra.sweeper.pairing={pairing}; choose from {ITEMS}, {SEEDS}")
         return cls(
             values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run"),

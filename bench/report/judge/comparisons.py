@@ -203,7 +203,7 @@ def detectable(judged: Judged, column: Measured) -> tuple[float, int] | None:
         pooled = float(np.mean([np.var(s.values, ddof=1) for s in samples])) / n if n > 1 else 0.0
         parts = 2 * [Part(pooled, n - 1)] if pooled else []
     else:
-        seeds = [one.parts[0].variance for one in found if one is not None and one.parts]
+        seeds = [part.variance for one in found if one is not None for part in one.seeds]
         parts = [Part(float(np.mean(seeds)), n - 1)] if seeds else []
     chosen = [sample.chosen for sample in samples if sample.chosen]
     if chosen:

@@ -11,7 +11,7 @@ from bench.report.judge.items import standard_error
 from bench.report.judge.metrics import Scale
 from bench.report.judge.scores import Sample
 from bench.report.judge.significance import items_p, seeds_p
-from bench.report.judge.statistics import Array, Estimate, Part, interval, over_seeds
+from bench.report.judge.statistics import CONFIDENCE, Array, Estimate, Part, interval, over_seeds
 from bench.study.plan_file import SEEDS
 
 
@@ -20,17 +20,23 @@ class Difference:
     """The mean of one method minus that of another.
 
     Attributes:
-        parts: of its variance over the seeds and by the chosen learning rates.
+        seeds, chosen: the parts of its variance over the seeds, and by the chosen learning rates.
         stderr: over the items; None if those of either are not known.
         n: the smaller number of seeds; with one there is no p-value over seeds.
         num_items: that both answered; None where they did not answer the same.
     """
 
     mean: float
-    parts: tuple[Part, ...]
+    seeds: tuple[Part, ...]
+    chosen: tuple[Part, ...]
     stderr: float | None
     n: int
     num_items: int | None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts of the variance but that over items."""
+        return self.seeds + self.chosen
 
     @property
     def p_seeds(self) -> float | None:
@@ -47,9 +53,9 @@ class Difference:
         """The larger of the two, which tests that neither seeds nor items explain the difference (Berger 1982)."""
         return max((p for p in (self.p_seeds, self.p_items) if p is not None), default=None)
 
-    def estimate(self, scale: Scale) -> Estimate:
-        """With its 95 % interval, within the bounds of a scale."""
-        return interval(self.mean, self.parts, self.stderr, scale, self.n)
+    def estimate(self, scale: Scale, confidence: float = CONFIDENCE) -> Estimate:
+        """With its interval, within the bounds of a scale."""
+        return interval(self.mean, self.parts, self.stderr, scale, self.n, confidence)
 
 
 def difference(one: Sample, other: Sample, pairing: str) -> Difference | None:
@@ -73,10 +79,11 @@ def difference(one: Sample, other: Sample, pairing: str) -> Difference | None:
     over = over_seeds(first - second) if paired else (*over_seeds(first), *over_seeds(second))
     sizes = [len(values) for values, sample in ((first, one), (second, other)) if not sample.fixed]
     n = min(sizes, default=1)
-    chosen = [part for part in (one.chosen, other.chosen) if part]
+    chosen = tuple(part for part in (one.chosen, other.chosen) if part)
     num_items = one.num_items if one.items and one.items == other.items else None
     stderr = _stderr(one, other, mine, theirs)
-    return Difference(float(first.mean() - second.mean()), (*(over if n > 1 else ()), *chosen), stderr, n, num_items)
+    mean = float(first.mean() - second.mean())
+    return Difference(mean, tuple(over) if n > 1 else (), chosen, stderr, n, num_items)
 
 
 def _stderr(one: Sample, other: Sample, mine: list[int], theirs: list[int]) -> float | None:

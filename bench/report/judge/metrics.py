@@ -36,6 +36,7 @@ class Scale:
 
 
 EVAL_LOSS = "eval_loss"
+LOSS = "loss"  # of the answers to the scored items
 SHARE = Scale()
 CORRELATION = Scale(low=-1.0)
 PERPLEXITY = Scale(high=math.inf, factor=1.0, unit="", decimals=2)
@@ -49,6 +50,7 @@ METRICS = {
     "byte_perplexity": PERPLEXITY,
     "bits_per_byte": NATS_OR_BITS,
     EVAL_LOSS: NATS_OR_BITS,
+    LOSS: NATS_OR_BITS,
 }
 
 

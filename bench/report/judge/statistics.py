@@ -79,8 +79,15 @@ def summed(parts: Sequence[Part]) -> Part:
     return Part(total, 1 / inverse if inverse else math.inf)
 
 
-def interval(center: float, parts: Sequence[Part], stderr: float | None, scale: Scale, n: int) -> Estimate:
-    """Howe's 95 % interval around a mean or a difference.
+def interval(
+    center: float,
+    parts: Sequence[Part],
+    stderr: float | None,
+    scale: Scale,
+    n: int,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Howe's interval around a mean or a difference.
 
     Args:
         center: the mean.
@@ -93,7 +100,8 @@ def interval(center: float, parts: Sequence[Part], stderr: float | None, scale: 
         return Estimate(center, None, None, n, "nothing")
     over: Over = "items" if n < 2 else "seeds" if stderr is None else "seeds and items"
     seeds = summed(parts)
-    half = math.hypot(quantile(seeds.degrees) * math.sqrt(seeds.variance), quantile(math.inf) * (stderr or 0.0))
+    over_items = quantile(math.inf, confidence) * (stderr or 0.0)
+    half = math.hypot(quantile(seeds.degrees, confidence) * math.sqrt(seeds.variance), over_items)
     return Estimate(center, max(center - half, scale.low), min(center + half, scale.high), n, over)
 
 
@@ -130,9 +138,9 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=4096)
-def quantile(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """The upper end of an interval of Student's t; of the normal distribution for infinite degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def interquartile_estimate(

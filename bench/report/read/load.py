@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.palette import order
+from bench.report.read.fits import refuse_unequal
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
@@ -130,13 +131,15 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """Reads the records of results_dir/name.
 
     Args:
-        mix: put records of different software, hardware or schema version into one report.
+        mix: put records of different software, hardware or schema version into one report, and rows whose learning
+            rates were chosen among unequal numbers.
 
     Returns:
         The study at its stage "tuned" if there is one, else at the last that is not the selection.
 
     Raises:
-        ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
+        ReportError: no such folder, no completed run, or several stacks or schema versions or unequal searches without
+            `mix`.
     """
     folder = existing_folder(results_dir, name)
     found, unreadable = read_members(folder)
@@ -149,7 +152,10 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
         refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
     scored = [stage for stage in study.stages if stage != SELECT]
-    return study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
+    study = study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
+    if not mix and study.stage == TUNED:
+        refuse_unequal(folder, plan, found, {cell.group for cell in study.cells})
+    return study
 
 
 def _command(experiment: str) -> str:

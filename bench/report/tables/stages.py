@@ -10,6 +10,7 @@ import pandas as pd
 from bench.report.judge.comparisons import Judged
 from bench.report.judge.metrics import scale_of
 from bench.report.judge.scores import sample_estimate
+from bench.report.read.fits import fits_text, unequal_fits
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
 from bench.study.plan_file import PUBLISHED, SHARED, TUNED
@@ -64,9 +65,12 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
     chosen = study.selection
     if not chosen:
         return ""
+    fits = unequal_fits(study.plan, study.members, {selection.group for selection in chosen})
     counts = sorted({len(selection.points) for selection in chosen})
     grids = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     text = f"Learning rates: the best of {grids} a row on the validation split, under other seeds (rates.md)."
+    if fits:
+        text += f" Not as many in every row: {fits_text(fits)}."
     if others:
         text += (
             f" Beside them the same rows of the stages {', '.join(others)}, matched by row; their n and rate follow."
