@@ -36,7 +36,7 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 INTERRUPTED: Final = "interrupted"
 # What two runs of one configuration may differ in: when and how long, and how much memory.
-TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "files")
+TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "registration", "files")
 
 
 class CorruptRecordError(ValueError):
@@ -59,6 +59,7 @@ class Record(BaseModel):
             result needed, and the other phases as they were done last.
         training: None where nothing is trained.
         attempts: when the run was begun and resumed, and at which step.
+        registration: hashes of the study's file, protocol and claims when the run was planned.
         files: size and sha256 of each file beside the record.
     """
 
@@ -80,6 +81,7 @@ class Record(BaseModel):
     scoring: parts.ScoringFacts = parts.ScoringFacts()
     error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
+    registration: dict[str, str] = {}
     files: dict[parts.FileName, parts.FileFacts] = {}
     schema_version: int = SCHEMA_VERSION
 

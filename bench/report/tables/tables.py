@@ -33,6 +33,7 @@ from bench.report.tables.stages import (
 from bench.runs.record import COMPLETED
 from bench.runs.record_parts import ErrorFacts
 from bench.study.plan_file import SEARCH, SELECT
+from bench.study.registration import registered, registration
 
 MAJORITY = "Majority class"
 Place = tuple[str, str]  # the names of task and model
@@ -212,6 +213,9 @@ def _lines(study: Study, judged: Stages) -> list[str]:
     used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
     lines = [
         rate_remark(study, [stage for stage in judged if stage != study.stage]),
+        registered(
+            [record for _, record in study.members], registration(study.plan.experiment if study.plan else None)
+        ),
         note(columns, any(map(num_head, study.cells))),
         stack(used),
         failures(every_failure),
