@@ -29,6 +29,7 @@ CHECKSUMMED = 4  # records of schema 3 have no checksums: they are reported, and
 READABLE = (3, 4, 5)
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
+LOSS = "loss"  # of a scored dataset's targets: the metric, and the filter of its items
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 Status = Literal["completed", "failed", "interrupted"]
