@@ -92,7 +92,7 @@ class Sweep:
             refuse(str(error))
         definition = None if self.expansion is None else self.expansion.definition
         stages = (RUN,) if definition is None else tuple(definition.stages)
-        declared = (definition.pairing, definition.extend) if definition else (ITEMS, None)
+        declared = (definition.pairing, definition.rates.reserve) if definition else (ITEMS, None)
         studies: dict[Path, list[PlannedRun]] = defaultdict(list)  # nearly always one
         for cell in self.planned:
             assert cell.run is not None

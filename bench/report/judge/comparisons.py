@@ -174,7 +174,7 @@ def significant_best(column: Measured, comparisons: Sequence[Comparison]) -> int
     for one in comparisons:
         if one.measured is column and [one.first, one.second] == best:
             better = one.is_significant and one.difference.is_better_than(0.0, column.higher_is_better)
-            return best[0] if better and len(column.samples[best[0]].values) > 1 else None  # type: ignore[union-attr]
+            return best[0] if better and one.difference.n > 1 else None
     return None
 
 

@@ -3,8 +3,9 @@
 A metric's `errors`, (num_units, num_runs), say how each unit moves the value of each run: the standard error over items
 of any weighted sum of runs, such as a mean over seeds or a difference of two methods, is the norm of the same weighted
 sum of them. A unit is an item or, where a dataset asks for the same fact in several wordings, the cluster of its items.
-Of a mean the errors are exact, the residuals of the units (Liang and Zeger 1986, Biometrika 73, with G / (G - 1) for G
-units); of other metrics, such as correlations, they are the deviations of resamples of the units.
+Of a mean, or another ratio of two sums, they are the residuals of the units (Liang and Zeger 1986, Biometrika 73, with
+G / (G - 1) for G units), which for a mean is exact; of other metrics, such as correlations, they are the deviations of
+resamples of the units.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def item_errors(runs: Sequence[OfItems], dataset: str, digest: int, clusters: Se
     """
     if clusters is not None:
         runs = [_clustered(run, clusters) for run in runs]
-    if all(run.is_mean for run in runs):
+    if all(run.is_ratio for run in runs):
         number = len(runs[0].items)
         residuals = [run.items[:, 0] - run.whole * run.items[:, 1] for run in runs]
         factor = math.sqrt(number / (number - 1)) if number > 1 else math.nan

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from bench.runs.record import LOSS
+
 Array = NDArray[np.floating]
 
 
@@ -36,7 +38,6 @@ class Scale:
 
 
 EVAL_LOSS = "eval_loss"
-LOSS = "loss"  # of the answers to the scored items
 SHARE = Scale()
 CORRELATION = Scale(low=-1.0)
 PERPLEXITY = Scale(high=math.inf, factor=1.0, unit="", decimals=2)
@@ -71,12 +72,12 @@ class OfItems:
     Attributes:
         items: one row an item, the summands; (num_items, num_sums).
         value: from sums, the last dimension, to the metric.
-        is_mean: whether it is the first sum over the second, a mean over items.
+        is_ratio: whether it is the first sum over the second, such as a mean over items or over their tokens.
     """
 
     items: Array
     value: Callable[[Array], Array]
-    is_mean: bool = False
+    is_ratio: bool = False
 
     @property
     def whole(self) -> float:
@@ -88,17 +89,17 @@ def of_items(metric: str, values: Array) -> OfItems | None:
     """How a metric comes from what outcomes.jsonl.gz holds of each item; None for one that is not known.
 
     Args:
-        values: (num_items,) a number an item, or (num_items, 2) a pair: gold and prediction, or log-likelihood and
-            number of words or bytes.
+        values: (num_items,) a number an item, or (num_items, 2) a pair: gold and prediction, log-likelihood and
+            number of words or bytes, or loss and number of label tokens.
     """
     name = base_name(metric)
     if values.ndim == 1:
         items = np.column_stack([values, np.ones(len(values))])
-        is_mean = name != "perplexity"
-        return OfItems(items, _ratio if is_mean else _perplexity, is_mean)
+        value: Callable[[Array], Array] = _perplexity if name == "perplexity" else _ratio
+        return OfItems(items, value, value is _ratio)
     if name in _OF_PAIRS:
-        summands, value = _OF_PAIRS[name]
-        return OfItems(summands(values), value)
+        summands, of_pairs = _OF_PAIRS[name]
+        return OfItems(summands(values), of_pairs, of_pairs is _ratio)
     return None
 
 
@@ -169,4 +170,5 @@ _OF_PAIRS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] 
     "word_perplexity": (np.asarray, _perplexity),
     "byte_perplexity": (np.asarray, _perplexity),
     "bits_per_byte": (np.asarray, _bits),
+    LOSS: (np.asarray, _ratio),
 }

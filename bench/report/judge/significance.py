@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,5 +71,7 @@ def dunnett_p(samples: Sequence[Array], control: Array) -> list[float | None]:
     everyone = [*samples, control]
     if min(map(len, everyone)) < 2 or all(np.ptp(values) < ROUNDING for values in everyone):
         return [None] * len(samples)
-    found = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0)).pvalue
+    with warnings.catch_warnings():  # of runs that are equal in one of the methods, which is no loss of precision
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        found = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0)).pvalue
     return [round(float(p), 4) for p in found]

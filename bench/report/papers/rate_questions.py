@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.report.judge.statistics import Array
 from bench.report.papers.answers import UNDECIDED, Answer, Group, selection_of, side
 from bench.report.read.load import Study
 from bench.study.plan_file import SELECT
-from bench.study.selection import Selection
+from bench.study.selection import Selection, lowered
 
 NUM_DRAWS = 4000  # of the means over selection seeds
 ENDS = (0.025, 0.975)
@@ -77,8 +76,9 @@ def rate_by_width(study: Study, a: Group, b: Group, widths: Mapping[str, int]) -
 
 def vertex(selection: Selection) -> float:
     """The logarithm to base 10 of the best rate of a grid, between its rates; at an edge the rate there."""
-    rates, means = _curve(selection)
-    return float(np.clip(_vertices(rates, means[None]), rates[0], rates[-1])[0])
+    rates, values = _curve(selection)
+    found = _vertices(rates, np.array([[of.mean() for of in values]]))
+    return float(np.clip(found, rates[0], rates[-1])[0])
 
 
 def vertex_draws(selection: Selection) -> Array:
@@ -87,18 +87,17 @@ def vertex_draws(selection: Selection) -> Array:
     A mean has the noise of Student's t: the standard deviation over seeds is estimated, pooled over the best rate and
     its neighbours, because three seeds of one rate are too few to be resampled.
     """
-    rates, means = _curve(selection)
+    rates, values = _curve(selection)
+    means = np.array([of.mean() for of in values])
     generator = np.random.default_rng(crc32(" ".join(selection.group).encode()))
-    values = {math.log10(point.learning_rate): _losses(selection, point.values) for point in selection.points}
     best = int(np.argmin(means))
-    near = [values[rate] for rate in rates[max(best - 1, 0) : best + 2] if len(values[rate]) > 1]
+    near = [of for of in values[max(best - 1, 0) : best + 2] if len(of) > 1]
     degrees = sum(len(of) - 1 for of in near)
     if not degrees:
         return np.full(NUM_DRAWS, vertex(selection))
     variance = sum(float(np.var(of, ddof=1)) * (len(of) - 1) for of in near) / degrees
     scale = np.sqrt(variance * degrees / generator.chisquare(degrees, size=(NUM_DRAWS, 1)))
-    sizes = np.array([len(values[rate]) for rate in rates])
-    noise = generator.standard_normal((NUM_DRAWS, len(rates))) / np.sqrt(sizes)
+    noise = generator.standard_normal((NUM_DRAWS, len(rates))) / np.sqrt([len(of) for of in values])
     step = float(np.diff(rates)[max(best - 1, 0) : best + 1].max(initial=0.0))
     missed = generator.uniform(-step * MISSED, step * MISSED, size=NUM_DRAWS)
     return _vertices(rates, means + scale * noise) + missed
@@ -129,17 +128,11 @@ def _vertices(rates: Array, means: Array) -> Array:
     return found
 
 
-def _curve(selection: Selection) -> tuple[Array, Array]:
-    """Logarithms of the rates at which no seed failed, and mean losses there."""
+def _curve(selection: Selection) -> tuple[Array, list[Array]]:
+    """Logarithms of the rates at which no seed failed, and what is minimised there, of each seed."""
     points = [point for point in selection.points if point.mean is not None]
-    rates = np.log10([point.learning_rate for point in points])
-    return rates, np.array([float(np.mean(_losses(selection, point.values))) for point in points])
-
-
-def _losses(selection: Selection, values: Sequence[float]) -> NDArray[np.floating]:
-    """Values of which lower is better: logarithms of losses, or scores with their sign turned."""
-    found = np.array(values, dtype=float)
-    return -found if selection.higher_is_better else np.log(np.maximum(found, np.finfo(float).tiny))
+    values = [np.array([lowered(value, selection.higher_is_better) for value in point.values]) for point in points]
+    return np.log10([point.learning_rate for point in points]), values
 
 
 def _num_seeds(selection: Selection) -> int:
