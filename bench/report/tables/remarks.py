@@ -155,7 +155,9 @@ def _detectable(judged: Judged) -> str:
         if result is not None and math.isfinite(result[0]):
             name = column.heading.removesuffix(f" {column.scale.unit}")
             unit = " points" if column.scale.unit == "%" else ""
-            found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
+            possible = result[0] <= column.of_differences.high
+            size = f"{column.scale.text(result[0])}{unit}" if possible else "more than there can be"
+            found.setdefault(result[1], []).append(f"{name} {size}")
     hypotheses = round(ALPHA / judged.smallest_alpha)
     level = "two-sided α = 0.05" + (f"/{hypotheses}, the first step of Holm's correction" if hypotheses > 1 else "")
     return " ".join(
