@@ -147,7 +147,7 @@ def _scoring(run: Run) -> tuple[int, int]:
     """Prompts with each choice or, where answers are generated, the longest one allowed; and targets for their loss."""
     tokens = passes = 0
     for dataset in (run.task.datasets[name] for name in run.task.score):
-        rows = 0 if dataset.runs_code else min(_num_items(run, dataset), run.score.num_loss_rows)
+        rows = 0 if dataset.runs_code else min(_num_rows(run, dataset), run.score.num_loss_rows)
         tokens += rows * run.task.max_length
         passes += math.ceil(rows / run.score.batch_size)
         if run.score.only_loss:
@@ -165,20 +165,25 @@ def _scoring(run: Run) -> tuple[int, int]:
 
 def num_items(run: Run) -> int:
     """How many items a run scores, by the official number of rows of its datasets."""
-    found = [_num_items(run, run.task.datasets[name]) for name in run.task.score]
-    return sum(min(number, run.score.num_loss_rows) for number in found) if run.score.only_loss else sum(found)
+    datasets = [run.task.datasets[name] for name in run.task.score]
+    if run.score.only_loss:
+        return sum(min(_num_rows(run, dataset), run.score.num_loss_rows) for dataset in datasets)
+    return sum(_num_items(run, dataset) for dataset in datasets)
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:
+    found = _num_rows(run, dataset)
+    return found if run.score.limit is None else min(found, run.score.limit)
+
+
+def _num_rows(run: Run, dataset: Dataset) -> int:
     if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
-        found = run.task.validation_samples
-    elif dataset.hub is None:
+        return run.task.validation_samples
+    if dataset.hub is None:
         from bench.model.embedded.items import SPLITS
 
-        found = SPLITS["test"]
-    else:
-        found = dataset.rows.get(dataset.splits.test or "", 0)
-    return found if run.score.limit is None else min(found, run.score.limit)
+        return SPLITS["test"]
+    return dataset.rows.get(dataset.splits.test or "", 0)
 
 
 @functools.cache
