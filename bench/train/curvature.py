@@ -1,0 +1,87 @@
+"""The largest eigenvalue of a Hessian, as it is and preconditioned as Adam's first step does. Pure functions.
+
+Adam's first step divides the gradient g by its own magnitude, entry by entry. D = |g| + rms(g), with the root of the
+mean square over all trained tensors together, keeps that off zero where A or B has no gradient yet. Gradient descent on
+a quadratic is stable below a rate of 2 / λ of H; with a fixed preconditioner λ is that of D^-1/2 H D^-1/2 (Cohen et al.
+2022, arXiv:2207.14484, section 2). bench.train.hessian applies this to a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Vector = Float[Tensor, "n"]
+
+TOLERANCE = 1e-2  # relative residual at which Lanczos' method ends: the error of the value itself is of its square
+
+
+@dataclass(frozen=True)
+class Eigenvalue:
+    """The largest eigenvalue that Lanczos' method found.
+
+    Attributes:
+        value: the largest Ritz value, which is never above the largest eigenvalue but for rounding.
+        residual: ‖M x - value x‖ / |value| of its unit Ritz vector x: an eigenvalue is relatively so near to it.
+        num_products: products with the matrix that were taken.
+    """
+
+    value: float
+    residual: float
+    num_products: int
+
+
+def largest_eigenvalue(
+    product: Callable[[Vector], Vector], start: Vector, num_products: int, tolerance: float = TOLERANCE
+) -> Eigenvalue:
+    """The largest eigenvalue (not the largest in magnitude) of a symmetric matrix M, by Lanczos' method.
+
+    Every new vector is made orthogonal to all earlier ones, twice; as many vectors as products are kept.
+
+    Args:
+        product: v -> M v.
+        start: (n,), not zero.
+        num_products: at most.
+        tolerance: the relative residual at which no further product is taken.
+    """
+    basis = [start / start.norm()]
+    T = torch.zeros(num_products + 1, num_products + 1, dtype=torch.float64)
+    for k in range(1, num_products + 1):
+        v = product(basis[-1])
+        T[k - 1, k - 1] = torch.dot(basis[-1], v)
+        for vector in (*basis, *basis):
+            v = v - torch.dot(vector, v) * vector
+        T[k, k - 1] = T[k - 1, k] = v.norm()
+        values, vectors = torch.linalg.eigh(T[:k, :k])
+        value, left = values[-1].item(), (T[k, k - 1] * vectors[-1, -1]).abs().item()
+        residual = left / abs(value) if value else left
+        if residual <= tolerance or k == num_products:
+            break
+        basis.append(v / T[k, k - 1].item())
+    return Eigenvalue(value, residual, k)
+
+
+def adam_scale(gradient: Vector) -> Vector:
+    """D = |g| + rms(g), entry by entry."""
+    return gradient.abs() + gradient.square().mean().sqrt()
+
+
+def preconditioned(product: Callable[[Vector], Vector], D: Vector) -> Callable[[Vector], Vector]:
+    """v -> D^-1/2 H D^-1/2 v, from v -> H v."""
+    root = D.rsqrt()
+    return lambda v: root * product(root * v)
+
+
+def centre(constant: float, eigenvalue: float) -> float:
+    """c / λ, rounded to four rates a decade, 10^(k/4) at two digits: ..., 1e-3, 1.8e-3, 3.2e-3, 5.6e-3, 1e-2, ...
+
+    Args:
+        constant: c.
+        eigenvalue: λ > 0, of the preconditioned Hessian.
+    """
+    return float(f"{10 ** (round(4 * math.log10(constant / eigenvalue)) / 4):.1e}")
