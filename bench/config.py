@@ -298,8 +298,7 @@ class Run:
     @property
     def rate(self) -> str:
         """The learning rate as a text; auto while it is not known."""
-        rate = self.schedule.learning_rate
-        return rate if isinstance(rate, str) else f"{rate:g}"
+        return AUTO if self.schedule.chooses_rate else f"{self.schedule.learning_rate:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON values for the record, without `run` and `checkpoint`."""

@@ -60,6 +60,13 @@ def test_the_residual_bounds_the_distance_to_an_eigenvalue_also_before_it_has_co
     assert few.value < more.value == pytest.approx(20.0, rel=1e-6)
 
 
+def test_a_matrix_that_is_not_symmetric_is_refused():
+    M = with_spectrum([9.0, 4.0, 1.0, -2.0, 0.5])
+    M[0, 1:] += 1.0
+    with pytest.raises(ValueError, match="not symmetric"):
+        largest(M)
+
+
 def test_a_start_in_an_invariant_subspace_ends_there():
     M = torch.diag(torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64))
     found = curvature.largest_eigenvalue(lambda v: M @ v, torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64), 10)
@@ -246,7 +253,7 @@ def test_what_cannot_be_measured_is_recorded_with_its_reason(compose_method, mon
         assert "GB for" in measured(found, task_of(8)).reason
     found.layers[0].module.register_forward_hook(lambda module, args, output: OnceDifferentiable.apply(output))
     facts = measured(found, task_of(8))
-    assert "once_differentiable" in facts.reason
+    assert "not symmetric" in facts.reason  # torch.autograd.grad takes the operation for a constant, without an error
     assert facts.plain is facts.preconditioned is None
 
 

@@ -19,6 +19,11 @@ from torch import Tensor
 Vector = Float[Tensor, "n"]
 
 TOLERANCE = 1e-2  # relative residual at which Lanczos' method ends: the error of the value itself is of its square
+NUM_PRODUCTS = 10  # at most, for each eigenvalue of a model
+VECTOR_BYTES = 4 * (
+    NUM_PRODUCTS + 6
+)  # a trained parameter: all vectors that are kept, the start, D and what is at work
+ASYMMETRY = 0.02  # of the largest entry of T; rounding to float32 leaves 1e-5
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,21 @@ def largest_eigenvalue(
         start: (n,), not zero.
         num_products: at most.
         tolerance: the relative residual at which no further product is taken.
+
+    Raises:
+        ValueError: M is not symmetric, such as a Hessian in which an operation that torch cannot differentiate twice
+            counts as a constant: torch.autograd.grad raises no error of it.
     """
     basis = [start / start.norm()]
     T = torch.zeros(num_products + 1, num_products + 1, dtype=torch.float64)
     for k in range(1, num_products + 1):
         v = product(basis[-1])
         T[k - 1, k - 1] = torch.dot(basis[-1], v)
+        if k > 1 and (off := abs(torch.dot(basis[-2], v).item() - T[k - 1, k - 2].item())) > ASYMMETRY * T.abs().max():
+            raise ValueError(
+                f"the second derivative is not symmetric (entries that should be equal differ by {off:.3g}): the model "
+                "has an operation that cannot be differentiated twice"
+            )
         for vector in (*basis, *basis):
             v = v - torch.dot(vector, v) * vector
         T[k, k - 1] = T[k - 1, k] = v.norm()

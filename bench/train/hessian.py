@@ -25,13 +25,13 @@ from bench.process.memory import available_bytes
 from bench.process.validation import one_line
 from bench.runs.record_parts import CurvatureFacts
 from bench.tasks.examples import collate
-from bench.train.curvature import Vector, adam_scale, largest_eigenvalue, preconditioned
+from bench.train.curvature import NUM_PRODUCTS, VECTOR_BYTES, Vector, adam_scale, largest_eigenvalue, preconditioned
 
 if TYPE_CHECKING:
     from bench.model.adapter import AdaptedLayer
     from bench.tasks import PreparedTask
 
-NUM_PRODUCTS = 10  # at most, for each of the two eigenvalues
+FREE_SHARE = 0.5  # of free memory that the vectors of Lanczos' method may take: another process may measure, too
 FLOAT32_SHARE = 0.5  # of free memory that float32 copies of the frozen weights may take
 FASTER = ("lora_B", MAGNITUDE)  # what LoRA+ trains at a multiple of the schedule's rate
 
@@ -132,7 +132,7 @@ def _eigenvalues(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ratios = {id(p): layer.lr_ratio for layer in layers for name, p in layer.parameters().items() if name in FASTER}
     ratio = torch.cat([p.new_full((p.numel(),), ratios.get(id(p), 1.0)) for p in trained])
-    needed, free = 4 * len(ratio) * (NUM_PRODUCTS + 6), _free_bytes(model.device)
+    needed, free = VECTOR_BYTES * len(ratio), FREE_SHARE * _free_bytes(model.device)
     if needed > free:
         raise ValueError(
             f"takes {needed / 1e9:.1f} GB for {len(ratio):,} parameters, of which {free / 1e9:.1f} are free"

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.dataclasses import dataclass
 
 from bench.runs.record_parts import TrainingFacts
@@ -24,6 +32,10 @@ class DivergedError(RuntimeError):
         self.step = step
 
 
+def _or_auto(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == AUTO else number(value)
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Train:
     """conf/train/*.yaml, explained in conf/README.md; the names are transformers.TrainingArguments' where it has them.
@@ -36,7 +48,7 @@ class Train:
     max_steps: PositiveInt
     batch_size: PositiveInt
     gradient_accumulation_steps: PositiveInt
-    learning_rate: PositiveFloat | Literal["auto"] | None
+    learning_rate: Annotated[PositiveFloat | None, WrapValidator(_or_auto)]
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
     warmup_steps: NonNegativeInt
     weight_decay: NonNegativeFloat
@@ -52,12 +64,12 @@ class Train:
     @property
     def peak(self) -> float:
         """The learning rate; 0 where there is none, or none yet."""
-        return 0.0 if self.learning_rate in (None, AUTO) else float(self.learning_rate)
+        return 0.0 if self.chooses_rate else self.learning_rate or 0.0
 
     @property
     def chooses_rate(self) -> bool:
         """Whether the learning rate follows from the curvature."""
-        return self.learning_rate == AUTO
+        return cast(object, self.learning_rate) == AUTO
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a run's numbers."""
