@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.model.adapter import AdaptedLayer
     from bench.tasks import PreparedTask
 
-FREE_SHARE = 0.5  # of free memory that the vectors of Lanczos' method may take: another process may measure, too
+FREE_SHARE = 0.5  # of free memory that the vectors may take, as another process may measure, too
 FLOAT32_SHARE = 0.5  # of free memory that float32 copies of the frozen weights may take
 FASTER = ("lora_B", MAGNITUDE)  # what LoRA+ trains at a multiple of the schedule's rate
 
@@ -131,17 +131,17 @@ def _eigenvalues(
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ratios = {id(p): layer.lr_ratio for layer in layers for name, p in layer.parameters().items() if name in FASTER}
-    ratio = torch.cat([p.new_full((p.numel(),), ratios.get(id(p), 1.0)) for p in trained])
-    needed, free = VECTOR_BYTES * len(ratio), FREE_SHARE * _free_bytes(model.device)
+    n = sum(p.numel() for p in trained)
+    needed, free = VECTOR_BYTES * n, FREE_SHARE * _free_bytes(model.device)
     if needed > free:
-        raise ValueError(
-            f"takes {needed / 1e9:.1f} GB for {len(ratio):,} parameters, of which {free / 1e9:.1f} are free"
-        )
-    start = torch.randn(len(ratio), generator=generator).to(model.device)
+        raise ValueError(f"takes {needed / 1e9:.1f} GB for {n:,} parameters, of which {free / 1e9:.1f} are free")
+    start = torch.randn(n, generator=generator).to(model.device)
     given = {name: tensor.to(model.device) for name, tensor in batch.items()}
     with rng.preserved(), evaluating(model), _in_float32(model) as dtype, sdpa_kernel(SDPBackend.MATH):
         hessian = Hessian(model, Cutter(model).pieces(given, most_rows=most_rows))
-        D = adam_scale(hessian.gradient()) / ratio
+        D = adam_scale(hessian.gradient())
+        for parameter, part in zip(trained, D.split([p.numel() for p in trained]), strict=True):
+            part /= ratios.get(id(parameter), 1.0)
         if not (D.isfinite().all() and D.all()):
             raise ValueError("the gradient is zero, or not finite")
         plain = largest_eigenvalue(hessian.product, start, NUM_PRODUCTS)
