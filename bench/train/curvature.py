@@ -21,8 +21,6 @@ Vector = Float[Tensor, "n"]
 TOLERANCE = 1e-2  # relative residual at which Lanczos' method ends: the error of the value itself is of its square
 NUM_PRODUCTS = 10  # at most, for each eigenvalue of a model
 VECTOR_BYTES = 4 * 10  # a trained parameter: its value, g, D, the start, three vectors and what is at work
-    NUM_PRODUCTS + 6
-)  # a trained parameter: all vectors that are kept, the start, D and what is at work
 ASYMMETRY = 0.02  # of the largest entry of T; rounding to float32 leaves 1e-5
 
 
@@ -46,8 +44,8 @@ def largest_eigenvalue(
 ) -> Eigenvalue:
     """The largest eigenvalue (not the largest in magnitude) of a symmetric matrix M, by Lanczos' method.
 
-    A new vector is made orthogonal to the two before it. To earlier ones it is so up to rounding over the residual (Paige
-    1976), 1e-5 at the tolerance: they need not be kept, for which full fine-tuning would have no memory.
+    A new vector is made orthogonal to the two before it. To earlier ones it is so up to rounding over the residual
+    (Paige 1976), 1e-5 at the tolerance: they need not be kept, for which full fine-tuning would have no memory.
 
     Args:
         product: v -> M v.

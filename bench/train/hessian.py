@@ -141,7 +141,7 @@ def _eigenvalues(
         hessian = Hessian(model, Cutter(model).pieces(given, most_rows=most_rows))
         D = adam_scale(hessian.gradient())
         for parameter, part in zip(trained, D.split([p.numel() for p in trained]), strict=True):
-            part /= ratios.get(id(parameter), 1.0)
+            part.div_(ratios.get(id(parameter), 1.0))
         if not (D.isfinite().all() and D.all()):
             raise ValueError("the gradient is zero, or not finite")
         plain = largest_eigenvalue(hessian.product, start, NUM_PRODUCTS)
