@@ -146,6 +146,8 @@ class Run:
     def from_record(cls, record: Record) -> Run:
         """The run that a record describes, with this machine's folders and conf/'s defaults for `run` and `checkpoint`.
 
+        One from before targets had a loss has none.
+
         Raises:
             ConfigError: as `from_config`.
         """
@@ -154,6 +156,7 @@ class Run:
         if record.identity.get("train", {}).get("learning_rate") == AUTO:
             config["train"]["learning_rate"] = AUTO  # the record has the number that it became
             config["learning_rate_source"] = None
+        config["score"] = {"loss_samples": 0} | config["score"]
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def with_a_rate(self, published: Mapping[str, Any]) -> Run:

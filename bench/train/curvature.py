@@ -8,13 +8,14 @@ a quadratic is stable below a rate of 2 / λ of H; with a fixed preconditioner �
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from bench.study.search import place_of, rate_at
 
 Vector = Float[Tensor, "n"]
 
@@ -92,10 +93,10 @@ def preconditioned(product: Callable[[Vector], Vector], D: Vector) -> Callable[[
 
 
 def centre(constant: float, eigenvalue: float) -> float:
-    """c / λ, rounded to four rates a decade, 10^(k/4) at two digits: ..., 1e-3, 1.8e-3, 3.2e-3, 5.6e-3, 1e-2, ...
+    """c / λ, rounded to the lattice of a search: ..., 1e-3, 1.8e-3, 3.2e-3, 5.6e-3, 1e-2, ...
 
     Args:
         constant: c.
         eigenvalue: λ > 0, of the preconditioned Hessian.
     """
-    return float(f"{10 ** (round(4 * math.log10(constant / eigenvalue)) / 4):.1e}")
+    return rate_at(place_of(constant / eigenvalue))
