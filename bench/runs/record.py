@@ -56,8 +56,9 @@ class Record(BaseModel):
         environment: code, versions, hardware and settings.
         command: the command line that makes exactly this run.
         model, data: name, revision or hash, and size of what was used.
-        phases: cost of load, calibrate, initialise, train, measure and score; of a resumed run, the training that its
-            result needed, and the other phases as they were done last.
+        phases: cost of load, calibrate, initialise, curvature, train, measure and score; of a resumed run, the training
+            that its result needed, the curvature as it was measured, and the other phases as they were done last.
+        curvature: at step 0; None where it was not asked for, and in a record from before it was measured.
         training: None where nothing is trained.
         attempts: when the run was begun and resumed, and at which step.
         registration: hashes of the study's file, protocol and claims when the run was planned.
@@ -77,6 +78,7 @@ class Record(BaseModel):
     data: parts.DataFacts = parts.DataFacts()
     phases: dict[str, parts.PhaseCost] = {}
     initialization: parts.InitializationFacts = parts.InitializationFacts()
+    curvature: parts.CurvatureFacts | None = None
     training: parts.TrainingFacts | None = None
     scores: list[parts.Score] = []
     scoring: parts.ScoringFacts = parts.ScoringFacts()

@@ -74,9 +74,10 @@ class TrainConfig(Part):
 
 
 class MeasureConfig(Part):
-    """The alignment probe: measured every so many steps; None or 0 for never."""
+    """The measures: alignment every so many steps, curvature of so many examples; None or 0 for never."""
 
     alignment_steps: Count | None = None
+    curvature_rows: Count | None = None
 
 
 class Config(Part):
@@ -257,6 +258,28 @@ class InitializationFacts(Part):
     calibration: CalibrationFacts | None = None
     calibration_ids: list[Count] = []
     layers: list[LayerReport] = []
+
+
+class CurvatureFacts(Part):
+    """The loss's largest eigenvalues at step 0 in the trained tensors (bench.train.hessian); None: not measured.
+
+    Attributes:
+        plain: of the Hessian H, in nats a token.
+        preconditioned: of D^-1/2 H D^-1/2 with D = |g| + rms(g), as Adam's first step scales the gradient g.
+        residuals: relative, of each of the two, where Lanczos' method ended.
+        num_products: products with H that each of the two took.
+        num_rows: training examples of the batch.
+        dtype: of the frozen weights, as the model computed.
+        reason: why nothing was measured; None where it was.
+    """
+
+    plain: Number = None
+    preconditioned: Number = None
+    residuals: dict[str, float] = {}
+    num_products: dict[str, Count] = {}
+    num_rows: Count = 0
+    dtype: str | None = None
+    reason: str | None = None
 
 
 class TrainingFacts(Part):

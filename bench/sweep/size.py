@@ -126,6 +126,8 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
 
     `eval` is the eval loss during training, `measure` the alignment measures. Generation takes a pass a token.
     """
+    from bench.train.curvature import NUM_PRODUCTS
+
     task, train = run.task, run.train
 
     def batches(examples: int, batch_size: int, times: int = 1) -> tuple[int, int]:
@@ -140,6 +142,8 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
         found["eval"] = batches(task.eval_samples, train.batch_size, evaluations)
         if interval := run.measure.alignment_steps:
             found["measure"] = batches(2 * task.probe_samples, 2 * task.probe_samples, 1 + train.max_steps // interval)
+        if rows := run.measure.curvature_rows:
+            found["curvature"] = batches(rows, rows, 2 * NUM_PRODUCTS)
     return found
 
 
@@ -212,6 +216,7 @@ def seconds(run: Run, flops_per_second: float) -> float:
     forward = 2 * (counted.linear + added)
     gradients = 3 * forward  # of every weight: calibration and the alignment measures
     flops = {"train": 2 * forward + min(2 * trained, forward), "measure": gradients}
+    flops["curvature"] = 2 * gradients  # the derivative of a gradient takes what the gradient took once more
     flops |= {"calibrate": gradients} if "gradient" in run.method.requires else {}
     found = counted.parameters * _weight_bytes(run) / READ_BYTES_PER_SECOND
     for phase, (tokens, passes) in tokens_and_passes(run).items():
@@ -222,6 +227,8 @@ def seconds(run: Run, flops_per_second: float) -> float:
 
 def peak_bytes(run: Run) -> int:
     """Memory at the peak of a run where its model is: weights, optimiser, activations and logits."""
+    from bench.train.curvature import VECTOR_BYTES
+
     counted, phases, length = size(run), tokens_and_passes(run), run.task.max_length
     trained, added = trained_and_added(run)
     whole = "weight" in run.method.trains
@@ -237,7 +244,8 @@ def peak_bytes(run: Run) -> int:
     width = 1 if compute_dtype(run) == "bfloat16" else 2
     activations = width * counted.blocks * 34 * length * batch * counted.hidden_size
     logits = batch * counted.outputs * (1 if run.model.found_kind == "encoder" else length)
-    return frozen + trained * TRAINED_BYTES + pretrained + activations + logits * 4 * 2  # and their gradient
+    a_parameter = max(TRAINED_BYTES, VECTOR_BYTES if run.measures_curvature and not run.sharded else 0)
+    return frozen + trained * a_parameter + pretrained + activations + logits * 4 * 2  # and their gradient
 
 
 def _weight_bytes(run: Run) -> int:

@@ -40,6 +40,8 @@ _SCORE = {
     "num_trainable": "Int64",
     "seconds": "float64",
     "peak_bytes": "Int64",
+    "curvature": "float64",
+    "preconditioned_curvature": "float64",
 }
 
 
@@ -66,6 +68,8 @@ def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
         - higher_is_better.
         - num_trainable: trainable parameters, without a classification head.
         - seconds: wall time of all phases; peak_bytes: the highest memory of any phase.
+        - curvature, preconditioned_curvature: the largest eigenvalue of the loss's Hessian at step 0, plain and as Adam
+          scales it; NA where it was not measured.
 
     Raises:
         ReportError: there is no such study; the message names those that there are.
@@ -79,6 +83,8 @@ def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
             "num_trainable": record.initialization.num_trainable if known else None,
             "seconds": sum(seconds) if seconds else None,
             "peak_bytes": max(peaks, default=None),
+            "curvature": record.curvature and record.curvature.plain,
+            "preconditioned_curvature": record.curvature and record.curvature.preconditioned,
         }
         for score in [*record.scores, *eval_loss_score(record)]:
             yield about | {
