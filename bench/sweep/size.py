@@ -164,12 +164,12 @@ def num_items(run: Run) -> int:
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:
-    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
-        found = run.task.validation_samples
-    elif dataset.hub is None:
-        from bench.model.embedded.items import SPLITS
+    if dataset.hub is None:
+        from bench.model.embedded.items import splits
 
-        found = SPLITS["test"]
+        found = len(splits(dataset.folder)[run.score.split])
+    elif run.score.split == "validation" or dataset.splits.test is None:
+        found = run.task.validation_samples
     else:
         found = dataset.rows.get(dataset.splits.test or "", 0)
     return found if run.score.limit is None else min(found, run.score.limit)
