@@ -139,11 +139,14 @@ class Run:
     def from_record(cls, record: Record) -> Run:
         """The run that a record describes, with this machine's folders and conf/'s defaults for `run` and `checkpoint`.
 
+        One from before targets had a loss has none.
+
         Raises:
             ConfigError: as `from_config`.
         """
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
         config, _ = modern(localised(record.config.model_dump()))
+        config["score"] = {"loss_samples": 0} | config["score"]
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def with_a_rate(self, published: Mapping[str, Any]) -> Run:

@@ -43,7 +43,8 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         # A row that cannot be used is refused before a model is loaded.
         cfg.task.read(cfg.score.split, cfg.trains, cfg.cache)
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache)
+        loss_rows = cfg.score.num_loss_rows
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
     start = stage.initialize(cfg, loaded, task, phases)
@@ -55,7 +56,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         phases.set_apart("measure", probe.seconds, within="train")
     trained = replace(loaded, model=start.model)
     with phases.measure("score"):
-        scored = score(trained, task.evaluations, cfg.score)
+        scored = score(trained, task.evaluations, cfg.score, task.targets)
     weights.save(start.model, start.layers, start.factors, attempt.weights_path)
     scored.facts.merged = check_merged(trained, task.evaluations, cfg.score, scored)
     return Result(loaded, task, start, training, phases, scored)
@@ -69,10 +70,10 @@ def job(config: DictConfig) -> str:
 
     cfg = resolvers.validated(config)
     resolvers.check_folder(cfg)
-    command = guard.command(compose.as_given(HydraConfig.get()), config, cfg)
+    origin = guard.origin(compose.as_given(HydraConfig.get()), config, cfg)
     if cfg.run.isolate:
-        return workers.supervise(workers.Cell(cfg, guard.position(), command))
-    return execute(cfg, run, guard.position(), command)
+        return workers.supervise(workers.Cell(cfg, guard.position(), origin))
+    return execute(cfg, run, guard.position(), origin)
 
 
 def main() -> None:

@@ -47,9 +47,10 @@ def test_tokens_are_counted_as_if_every_text_were_as_long_as_allowed(small_run):
     assert size.tokens_and_passes(small_run()) == {
         "train": (2 * 3 * 10, 2),
         "eval": (3 * 10, 1),
-        # four prompts in two batches, then 48 tokens for each, one pass a token and batch
-        "score": (4 * 10 + 4 * 48, 2 + 2 * 48),
+        # four prompts in two batches, then 48 tokens for each, one pass a token and batch; and the four targets' loss
+        "score": (4 * 10 + 4 * 48 + 4 * 10, 2 + 2 * 48 + 2),
     }
+    assert size.tokens_and_passes(small_run("score.only_loss=true"))["score"] == (4 * 10, 2)
 
 
 def test_measures_eval_losses_and_calibration_are_counted_as_often_as_they_happen(small_run):
@@ -66,14 +67,15 @@ def test_measures_eval_losses_and_calibration_are_counted_as_often_as_they_happe
 def test_each_choice_is_read_and_an_encoder_reads_an_item_once(compose_run):
     causal = compose_run("task=commonsense_tiny", "score.merged_samples=0", "task.max_length=10")
     encoder = compose_run("task=glue/sst2", "model=bert_base", "score.merged_samples=0", "task.max_length=10")
-    assert size.tokens_and_passes(causal)["score"][0] == size.GUESSED_CHOICES * 300 * 10
-    assert size.tokens_and_passes(encoder)["score"][0] == 872 * 10
+    assert size.tokens_and_passes(causal)["score"][0] == (size.GUESSED_CHOICES + 1) * 300 * 10
+    assert size.tokens_and_passes(encoder)["score"][0] == 2 * 872 * 10
 
 
 def test_the_items_are_those_of_the_split_that_is_scored(compose_run):
     assert size.num_items(compose_run()) == 1000
     assert size.num_items(compose_run("score.split=validation")) == 2000
     assert size.num_items(compose_run("task=glue/sst2", "model=bert_base", "score.limit=9")) == 9
+    assert size.num_items(compose_run("score.only_loss=true", "score.loss_samples=7")) == 7
 
 
 def test_humaneval_is_estimated_without_its_metric_which_comes_from_the_hub_and_runs_code(compose_run, monkeypatch):
@@ -91,8 +93,8 @@ def test_seconds_follow_from_flops_a_token(small_run):
     run = small_run()
     linear, (trained, added) = size.size(run).linear, size.trained_and_added(run)
     assert trained == added  # A and B
-    flops = 60 * (4 * (linear + added) + 2 * trained) + (30 + 232) * 2 * (linear + added)
-    launches = (3 * 2 + 1 + 98) * 4 * size.BLOCK_SECONDS  # of the four blocks, three times with a backward pass
+    flops = 60 * (4 * (linear + added) + 2 * trained) + (30 + 272) * 2 * (linear + added)
+    launches = (3 * 2 + 1 + 100) * 4 * size.BLOCK_SECONDS  # of the four blocks, three times with a backward pass
     loading = 803_968 * 4 / size.READ_BYTES_PER_SECOND
     assert size.seconds(run, 1e3) == pytest.approx(flops / 1e3 + launches + loading)
 
@@ -158,6 +160,12 @@ def test_records_are_scaled_to_the_examples_and_the_items_of_the_run(small_run):
     assert estimator(small_run()).seconds == pytest.approx(1.0 + 10.0 + 4.0)
 
 
+def test_records_of_the_loss_alone_say_nothing_of_a_run_with_metrics(small_run):
+    alone, whole = (small_run(f"score.only_loss={only}") for only in ("true", "false"))
+    assert estimated(whole, [record_of(alone)]).source.startswith("from the model's size")
+    assert estimated(alone, [record_of(alone)]).source == "from 1 record"
+
+
 def test_records_of_the_same_stack_and_method_come_first(small_run):
     mine, other_method = record_of(small_run(), train=10.0), record_of(small_run("method=lora_sb"), train=20.0)
     other_stack = record_of(small_run(), train=40.0, stack="there")
@@ -215,7 +223,7 @@ def test_estimates_from_sizes_come_near_the_committed_records(compose_run, study
         by_method[record.config.method.name].append(record.phases.values())
     assert {"hu", "full_ft", "lora_ga", "lora_sb", "none"} <= set(by_method)
     for method, runs in by_method.items():
-        found = estimated(compose_run(f"method={method}", *overrides))
+        found = estimated(compose_run(f"method={method}", *overrides, "score.loss_samples=0"))  # they have no such loss
         took = median(sum(phase.seconds for phase in phases) for phases in runs)
         peak = min(max(phase.peak_bytes for phase in phases) for phases in runs)
         assert 1 / 4 < found.seconds / took < 4, method

@@ -49,6 +49,7 @@ def markdown(tmp_path, *cells):
         ("word_perplexity", float("inf"), "t word_perplexity", "inf"),
         ("bits_per_byte", 0.75, "t bits_per_byte", "0.750"),
         ("mcc", None, "t mcc %", "nan"),
+        ("loss", 0.0625, "t loss", "0.062"),
     ],
 )
 def test_a_metric_is_printed_in_its_own_unit(metric, value, heading, text):
@@ -195,6 +196,22 @@ def test_a_wide_table_shows_the_first_metric_of_each_task_and_the_csv_all(tmp_pa
     assert list(rows["metric"][-2:]) == ["mean", "iqm"]
     eight = summary(study(cell("A", scores[:8])))
     assert sum(name.startswith("task") for name in eight) == 8
+
+
+def test_the_loss_of_targets_is_a_column_beside_the_metric_and_bold_where_it_is_lowest(tmp_path):
+    def run(shift, tasks="t"):
+        pairs = ((score(0.5 + shift, task), score(0.2 + shift, task, "loss", higher_is_better=False)) for task in tasks)
+        return [one for pair in pairs for one in pair]
+
+    cells = [cell(name, *(run(shift + noise) for noise in (0, 1e-4, 2e-4))) for name, shift in (("A", 0.1), ("B", 0.0))]
+    table = summary(study(*cells))
+    assert list(table.columns)[2:4] == ["t acc %", "t loss"]
+    assert [text.startswith("**") for text in table["t acc %"]] == [True, False]
+    assert [text.startswith("**") for text in table["t loss"]] == [False, True]
+    assert "(of loss the lowest, else the highest)" in markdown(tmp_path, *cells)
+    wide = summary(study(cell("A", run(0.0, "tabcd"))))
+    assert [name for name in wide if name.endswith(("loss", "acc %"))] == [f"{task} acc %" for task in "tabcd"]
+    assert wide["average %"][0] == "50.0 [49.9, 50.1]"
 
 
 def test_headings_tell_metrics_and_filters_apart():

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, mse_loss, pad
 
 Batch = Mapping[str, Tensor]
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
+LOGITS_AT_A_TIME = 256  # that are converted to float32 together
 
 
 def num_label_tokens(labels: Tensor) -> Tensor:
@@ -58,8 +59,44 @@ def mean_loss(model: Any, batch: Batch, *, whole: bool = False, call: Any = None
     given |= {"use_cache": False} if packed else {}  # with a cache, transformers does not look at positions
     if whole or not projects_labels(model):
         return call(**given).loss
-    following = pad(given.pop("labels")[:, 1:], (0, 1), value=IGNORED)  # the token that each position predicts
+    following = _following(given.pop("labels"))
     kept = following != IGNORED
     logits = call(**given, logits_to_keep=kept).logits
     targets = following[kept]
     return model.loss_function(logits, targets, vocab_size=logits.shape[-1], shift_labels=targets)
+
+
+def row_losses(model: Any, batch: Batch) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """The loss of each row of a batch, summed over its label tokens in float64, and the number of these.
+
+    Cross-entropy in float32; of an encoder that of the row's class, or the squared error of a regression. What a model
+    adds to its training loss, such as a router's, is not in it.
+
+    Args:
+        model: the model, possibly a PeftModel.
+        batch: as `mean_loss` takes it, a row an example.
+    """
+    labels = batch["labels"]
+    given = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if labels.dim() == 1:
+        logits = model(**given).logits.float().squeeze(1)
+        losses = mse_loss if logits.dim() == 1 else cross_entropy
+        return losses(logits, labels, reduction="none").double(), num_label_tokens(labels)
+    if model.config.is_encoder_decoder:
+        kept = labels != IGNORED
+        logits, targets = model(**batch).logits[kept], labels[kept]
+    else:
+        following = _following(labels)
+        kept = following != IGNORED
+        cheap = projects_labels(model)
+        found = model(**given, **({"logits_to_keep": kept} if cheap else {})).logits
+        logits, targets = found if cheap else found[kept], following[kept]
+    parts = zip(logits.split(LOGITS_AT_A_TIME), targets.split(LOGITS_AT_A_TIME), strict=True)
+    of_tokens = torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
+    sums = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+    return sums.index_add_(0, kept.nonzero()[:, 0], of_tokens.double()), num_label_tokens(labels)
+
+
+def _following(labels: Tensor) -> Tensor:
+    """The label that each position of a causal model predicts (batch, tokens)."""
+    return pad(labels[:, 1:], (0, 1), value=IGNORED)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bench.process.provenance import fingerprint
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
 from bench.study.plan_file import every_run_folder
+from bench.study.selection import first_of_each
 from bench.sweep import size
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Estimator:
     def __call__(self, run: Run) -> CostEstimate:
         """Seconds and memory from records where there are comparable ones, else from the model's size."""
         model = json.dumps(run.model.identity(), sort_keys=True)
-        found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains), [])
+        found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains, run.score.only_loss), [])
         here = [record for record in found if record.environment.fingerprint == self._stack]
         same = [record for record in here or found if record.config.method.name == run.method_name]
         records = same or here or found
@@ -89,7 +90,8 @@ class Estimator:
             if record.status == COMPLETED and record.environment.hardware.gpu == self._gpu:
                 model = json.dumps(record.identity["model"], sort_keys=True)
                 task = record.config.task
-                found[model, task.name, task.max_length, "train" in record.phases].append(record)
+                only_loss = record.config.score.get("only_loss", False)
+                found[model, task.name, task.max_length, "train" in record.phases, only_loss].append(record)
         return found
 
     def _from_size(self, run: Run) -> CostEstimate:
@@ -117,7 +119,7 @@ def estimator(results_dir: Path) -> Estimator:
 
 def _scaled(run: Run, record: Record) -> float:
     """The seconds of a record, its training scaled to this run's examples and its scoring to this run's items."""
-    scored = sum({score.task: score.num_examples for score in record.scores}.values())
+    scored = sum(score.num_examples for score in first_of_each(record.scores, lambda score: score.task))
     scale = {"score": size.num_items(run) / max(1, scored)}
     if run.trains:
         scale["train"] = scale["measure"] = size.num_examples(run.train) / max(

@@ -29,6 +29,7 @@ CHECKSUMMED = 4  # records of schema 3 have no checksums: they are reported, and
 READABLE = (3, 4, 5)
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
+LOSS = "loss"  # of a scored dataset's targets: the metric, and the filter of its items
 HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 Status = Literal["completed", "failed", "interrupted"]
@@ -36,7 +37,7 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 INTERRUPTED: Final = "interrupted"
 # What two runs of one configuration may differ in: when and how long, and how much memory.
-TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "files")
+TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "registration", "files")
 
 
 class CorruptRecordError(ValueError):
@@ -59,6 +60,7 @@ class Record(BaseModel):
             result needed, and the other phases as they were done last.
         training: None where nothing is trained.
         attempts: when the run was begun and resumed, and at which step.
+        registration: hashes of the study's file, protocol and claims when the run was planned.
         files: size and sha256 of each file beside the record.
     """
 
@@ -80,6 +82,7 @@ class Record(BaseModel):
     scoring: parts.ScoringFacts = parts.ScoringFacts()
     error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
+    registration: dict[str, str] = {}
     files: dict[parts.FileName, parts.FileFacts] = {}
     schema_version: int = SCHEMA_VERSION
 

@@ -41,13 +41,13 @@ def check_merged(
         scored: what `score` returned for the same model, unmerged.
 
     Returns:
-        num_items and num_differing; None without an adapter, with merged_samples=0, or if vLLM has scored the merged
-        weights already.
+        num_items and num_differing; None without an adapter, with merged_samples=0 or only_loss, or if vLLM has scored
+        the merged weights already.
     """
     from peft.tuners.lora.layer import LoraLayer
 
     adapters = [module for module in cast("nn.Module", loaded.model).modules() if isinstance(module, LoraLayer)]
-    if not adapters or not settings.merged_samples or settings.backend == "vllm":
+    if not adapters or not settings.merged_samples or settings.only_loss or settings.backend == "vllm":
         return None
     for adapter in adapters:
         cast(Any, adapter).merge()

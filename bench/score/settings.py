@@ -13,6 +13,9 @@ from bench.runs.record_parts import Score, ScoringFacts
 from bench.runs.renamed import hashed_split
 from bench.tasks import ScoreSplit
 
+# Keys that came later, and a value at which they change no number, too: a run at their defaults keeps its id.
+_LATER: dict[str, Any] = {"batch_tokens": None, "precision": None, "loss_samples": 0, "only_loss": None}
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Scoring:
@@ -24,6 +27,8 @@ class Scoring:
         batch_tokens: of likelihoods, where contexts are shared.
         precision: bf16 is autocast.
         backend: vllm is given the merged weights.
+        loss_samples: rows of each dataset, at most, whose targets' loss is a score; 0 for no such score.
+        only_loss: lm-eval is left out, and that loss the only score.
 
     The other attributes are explained in conf/README.md.
     """
@@ -36,15 +41,25 @@ class Scoring:
     confirm_run_unsafe_code: bool
     batch_tokens: PositiveInt = 2048
     precision: Literal["fp32", "bf16"] = "fp32"
+    loss_samples: NonNegativeInt = 1000
+    only_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.only_loss and not self.loss_samples:
+            raise ValueError("only_loss=true with loss_samples=0 scores nothing; ask for rows, such as 1000")
+
+    @property
+    def num_loss_rows(self) -> int:
+        """Rows of each dataset, at most, whose targets' loss is a score."""
+        return min(self.loss_samples, self.limit or self.loss_samples)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that can change a score."""
+        """The settings that can change a score; loss_samples=0 changes none, it leaves one out."""
         named = {name: getattr(self, name) for name in ("limit", "batch_size", "backend")}
-        # Keys that came later: a run at their defaults keeps its id.
         later = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name in ("batch_tokens", "precision") and getattr(self, field.name) != field.default
+            if field.name in _LATER and getattr(self, field.name) not in (field.default, _LATER[field.name])
         }
         return {"split": hashed_split(self.split)} | named | later
 
@@ -54,6 +69,7 @@ class Outcome:
     """One item under one filter: hash of the document, target, response and metrics.
 
     Attributes:
+        filter: lm-eval's, or "loss" where metrics has the loss of the item's target.
         response: the generated text, or the log-likelihoods of all choices.
         choice: index of the likeliest choice; None where the model generates or only reads.
     """

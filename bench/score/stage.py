@@ -13,6 +13,7 @@ from bench.process.environment import quiet
 from bench.runs.record_parts import ScoringFacts
 from bench.score.backends import language_model, plain_generation_config
 from bench.score.guard import check, count_truncated
+from bench.score.loss import target_losses
 from bench.score.rows import outcomes, scores
 from bench.score.settings import Scored, Scoring
 
@@ -22,12 +23,18 @@ if TYPE_CHECKING:
 
     from bench.model.load import LoadedModel
     from bench.tasks.definition import InMemoryTask
+    from bench.tasks.targets import Targets
 
 # Draws for the standard error of metrics without a closed form (MCC, F1); lm-eval's default of 100,000 takes minutes.
 BOOTSTRAP_DRAWS = 200
 
 
-def score(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> Scored:
+def score(
+    loaded: LoadedModel,
+    evaluations: Mapping[str, InMemoryTask],
+    settings: Scoring,
+    targets: Mapping[str, Targets] | None = None,
+) -> Scored:
     """Scores a model; leaves it in the mode it was in, and the global random streams as they were.
 
     Decoding is greedy: what the model's own generation_config says of sampling, beams and penalties is put aside, and
@@ -38,11 +45,15 @@ def score(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
         loaded: the model, possibly a PeftModel.
         evaluations: lm-eval tasks by name.
         settings: limit, batch size, backend, and leave to run a model's code.
+        targets: the rows whose targets' loss is a score, too, by dataset.
 
     Raises:
         ValueError: as `check`.
     """
     check(loaded, evaluations, settings)
+    losses, items = target_losses(loaded, targets or {}, settings)
+    if settings.only_loss:
+        return Scored(losses, items, ScoringFacts(precision=settings.precision))
     results, facts = evaluate(loaded, evaluations, settings, settings.limit, settings.batch_size)
     limit = max_tokens(loaded.model.config, loaded.tokenizer)
     for task, number in facts.truncated.items():
@@ -52,7 +63,10 @@ def score(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
                 f"{limit} tokens that the model takes, and were cut",
                 stacklevel=2,
             )
-    return Scored(scores(results, evaluations), outcomes(results), facts)
+    found = [*scores(results, evaluations), *losses]
+    datasets = list(dict.fromkeys(score.task for score in found))
+    found.sort(key=lambda score: datasets.index(score.task))  # the loss after the dataset's metrics
+    return Scored(found, [*outcomes(results), *items], facts)
 
 
 def evaluate(

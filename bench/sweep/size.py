@@ -144,9 +144,14 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
 
 
 def _scoring(run: Run) -> tuple[int, int]:
-    """Prompts with each choice or, where answers are generated, with the longest answer allowed."""
+    """Prompts with each choice or, where answers are generated, the longest one allowed; and targets for their loss."""
     tokens = passes = 0
     for dataset in (run.task.datasets[name] for name in run.task.score):
+        rows = 0 if dataset.runs_code else min(_num_items(run, dataset), run.score.num_loss_rows)
+        tokens += rows * run.task.max_length
+        passes += math.ceil(rows / run.score.batch_size)
+        if run.score.only_loss:
+            continue
         generated, choices = _asked(dataset.definitions[run.task.template])
         if run.model.found_kind == "encoder":
             generated, choices = 0, 1
@@ -160,7 +165,8 @@ def _scoring(run: Run) -> tuple[int, int]:
 
 def num_items(run: Run) -> int:
     """How many items a run scores, by the official number of rows of its datasets."""
-    return sum(_num_items(run, run.task.datasets[name]) for name in run.task.score)
+    found = [_num_items(run, run.task.datasets[name]) for name in run.task.score]
+    return sum(min(number, run.score.num_loss_rows) for number in found) if run.score.only_loss else sum(found)
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, LoadedRows, Rows, bar
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, Pair, classify, encode, encode_seq2seq, encode_texts
+from bench.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,19 +203,58 @@ class Source:
             return (values[start : start + AT_A_TIME] for start in bar(starts, f"encode {self.name}", "x 1000 rows"))
 
         if kind == "encoder":
-            classification = self.dataset.classification
-            assert classification is not None, "checked by Task.check"
-            yield from (classify(tokenizer, rows, classification, limit) for rows in chunks(self.rows[split]))
-            return
-        pairs = self._pairs(split)
+            yield from (self._classified(rows, tokenizer, limit) for rows in chunks(self.rows[split]))
+        else:
+            yield from (self._continued(pairs, tokenizer, kind, limit) for pairs in chunks(self._pairs(split)))
+
+    def _classified(
+        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, limit: int
+    ) -> list[Example]:
+        assert self.dataset.classification is not None, "checked by Task.check"
+        return classify(tokenizer, rows, self.dataset.classification, limit)
+
+    def _continued(
+        self, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int
+    ) -> list[Example]:
         if any(prompt for prompt, _ in pairs):
-            for chunk in chunks(pairs):
-                is_causal = kind == "causal"
-                yield encode(tokenizer, chunk) if is_causal else encode_seq2seq(tokenizer, chunk, limit)
-            return
+            return encode(tokenizer, pairs) if kind == "causal" else encode_seq2seq(tokenizer, pairs, limit)
         if kind != "causal":
             raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
-        yield from (encode_texts(tokenizer, [text for _, text in chunk], limit) for chunk in chunks(pairs))
+        return encode_texts(tokenizer, [text for _, text in pairs], limit)
+
+    def targets(
+        self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, num_rows: int, cache: Cache = OFF
+    ) -> Targets | None:
+        """The first rows of the scored split with their targets; None where an answer is code that is run.
+
+        Args:
+            tokenizer: the model's.
+            kind: of the model.
+            limit: tokens that the model takes.
+            num_rows: rows at most.
+            cache: what other runs have encoded.
+        """
+        if self.dataset.runs_code:
+            return None
+
+        def compute() -> Targets:
+            from bench.tasks.definition import prompt_and_target
+
+            assert self.scored is not None, "a dataset that is not scored has no scored split"
+            kept = self.known(cache).scored
+            task = self._task({self.scored: self.rows[self.scored] if kept is None else kept}, self.scored)
+
+            def encoded(doc: dict[str, Any]) -> list[Example]:
+                if kind == "encoder":
+                    return self._classified([doc], tokenizer, limit)
+                return self._continued([prompt_and_target(task, doc)], tokenizer, kind, limit)
+
+            return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, limit)
+
+        if (of_tokenizer := tokenizer_key(tokenizer)) is None:
+            return compute()
+        title = f"first {num_rows} targets of {self.scored} as {kind} tokens, at most {limit}"
+        return self._once((self.key, "targets", of_tokenizer, kind, limit, num_rows), title, compute, Targets, cache)
 
     def _pairs(self, split: str) -> list[Pair]:
         from bench.tasks.definition import prompt_and_target

@@ -23,6 +23,7 @@ from bench.tasks.data import Carving, Dataset
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
 from bench.tasks.source import OFF, Source, of_dataset
+from bench.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -45,6 +46,7 @@ class PreparedTask:
         probe: one batch of validation examples for the alignment measures; its first half gives the gradient
             estimate, its second half an independent one.
         evaluations: lm-eval tasks by name.
+        targets: the rows of scored datasets whose targets' loss is a score, by name.
         pad_token_id: the token that fills a batch.
         facts: what the record says of the data.
     """
@@ -56,6 +58,7 @@ class PreparedTask:
     calibration_checkpointing: bool
     probe: dict[str, torch.Tensor]
     evaluations: dict[str, InMemoryTask]
+    targets: dict[str, Targets]
     pad_token_id: int
     facts: DataFacts
 
@@ -195,7 +198,13 @@ class Task:
         return sources
 
     def prepare(
-        self, loaded: LoadedModel, seed: int, score_split: ScoreSplit, trains: bool = True, cache: Cache = OFF
+        self,
+        loaded: LoadedModel,
+        seed: int,
+        score_split: ScoreSplit,
+        trains: bool = True,
+        cache: Cache = OFF,
+        loss_samples: int = 0,
     ) -> PreparedTask:
         """Encodes the examples, and draws the calibration and probe batches.
 
@@ -205,6 +214,7 @@ class Task:
             score_split: the split to score.
             trains: whether anything is trained; if not, the training split is not read.
             cache: what other runs have read and encoded.
+            loss_samples: rows of each scored dataset, at most, whose targets' loss is a score.
 
         Raises:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
@@ -237,6 +247,7 @@ class Task:
             calibration_checkpointing=self.calibration_checkpointing,
             probe=collate([validation[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
+            targets=self._targets(loaded, sources, loss_samples, cache),
             pad_token_id=pad,
             facts=DataFacts(
                 name=self.name,
@@ -280,6 +291,14 @@ class Task:
                         stacklevel=3,
                     )
         return kept["train"], list(kept["validation"]), num_dropped
+
+    def _targets(
+        self, loaded: LoadedModel, sources: dict[str, Source], num_rows: int, cache: Cache
+    ) -> dict[str, Targets]:
+        limit = max_tokens(loaded.model.config, loaded.tokenizer)
+        of = {name: sources[name] for name in (self.score if num_rows else ())}
+        found = {name: one.targets(loaded.tokenizer, loaded.kind, limit, num_rows, cache) for name, one in of.items()}
+        return {name: targets for name, targets in found.items() if targets is not None}
 
     def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
         """Indices of the calibration examples (train) and of the probe examples (validation)."""

@@ -19,9 +19,9 @@ def cells(run_cell_in_module):
 def test_every_method_runs_to_a_complete_record(cells, method):
     record, folder = cells[method]
     assert record.status == "completed", record.error
-    assert [score.metric for score in record.scores] == ["exact_match,strict-match"]
+    assert [score.metric for score in record.scores] == ["exact_match,strict-match", "loss"]
     assert (folder.path / "trained.safetensors").is_file()
-    assert len(folder.rows("outcomes.jsonl.gz")) == record.scores[0].num_examples == 4
+    assert len(folder.rows("outcomes.jsonl.gz")) == sum(score.num_examples for score in record.scores) == 8
     assert {"load", "score"} <= set(record.phases)
     assert all(phase.seconds >= 0 for phase in record.phases.values())
     assert record.data.sha256
@@ -106,7 +106,7 @@ def test_the_other_tasks_run_with_every_kind_of_method(run_cell, task):
     for method in ("full_ft", "lora_sb"):
         record, _ = run_cell(f"method={method}", f"task={task}", "train.max_steps=2")
         assert record.status == "completed", record.error
-        assert all(-1 <= score.value <= 1 for score in record.scores)
+        assert all(-1 <= score.value <= 1 for score in record.scores if score.higher_is_better)
 
 
 def test_a_run_that_fails_leaves_a_record_and_its_curve(run_cell):

@@ -14,7 +14,7 @@ import pandas as pd
 from bench.report.judge.comparisons import measured, ranked
 from bench.report.judge.scores import collect
 from bench.report.read.load import Cell, Study
-from bench.study.plan_file import SELECT
+from bench.study.plan_file import SEARCH, SELECT
 from bench.study.selection import Selection
 
 MOST_CELLS = 24  # rows of a table in one figure
@@ -62,7 +62,7 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
         places: names of task and model of everything that can be drawn.
         every: leave nothing out, whatever time it takes.
     """
-    scored = bool(study.cells) and study.stage != SELECT
+    scored = bool(study.cells) and study.stage not in (SEARCH, SELECT)
     kinds = tuple(kind for kind in KINDS if (study.selection if kind == RATES else scored))
     if every:
         return Choice(kinds, tuple(places), None)

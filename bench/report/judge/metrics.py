@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from bench.runs.record import LOSS
+
 Array = NDArray[np.floating]
 
 
@@ -49,6 +51,7 @@ METRICS = {
     "byte_perplexity": PERPLEXITY,
     "bits_per_byte": NATS_OR_BITS,
     EVAL_LOSS: NATS_OR_BITS,
+    LOSS: NATS_OR_BITS,
 }
 
 
@@ -84,8 +87,8 @@ def of_items(metric: str, values: Array) -> OfItems | None:
     """How a metric comes from what outcomes.jsonl.gz holds of each item; None for one that is not known.
 
     Args:
-        values: (num_items,) a number an item, or (num_items, 2) a pair: gold and prediction, or log-likelihood and
-            number of words or bytes.
+        values: (num_items,) a number an item, or (num_items, 2) a pair: gold and prediction, log-likelihood and
+            number of words or bytes, or loss and number of label tokens.
     """
     name = base_name(metric)
     if values.ndim == 1:
@@ -164,4 +167,5 @@ _OF_PAIRS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] 
     "word_perplexity": (np.asarray, _perplexity),
     "byte_perplexity": (np.asarray, _perplexity),
     "bits_per_byte": (np.asarray, _bits),
+    LOSS: (np.asarray, _ratio),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runs.record import HASH_DIGITS, OUTCOMES, CorruptRecordError, read_rows
+from bench.runs.record import HASH_DIGITS, LOSS, OUTCOMES, CorruptRecordError, read_rows
 
 NO_FILTER = "none"
 
@@ -41,7 +41,8 @@ def items_of(folder: Path, dataset: str, metric: str) -> Items | None:
     if not path.is_file():
         return None
     name, _, filtered = metric.partition(",")
-    return _read(path, path.stat().st_mtime_ns).get((dataset, filtered or NO_FILTER, name))
+    filtered = filtered or (LOSS if name == LOSS else NO_FILTER)
+    return _read(path, path.stat().st_mtime_ns).get((dataset, filtered, name))
 
 
 @lru_cache(maxsize=20_000)
