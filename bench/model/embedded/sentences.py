@@ -16,6 +16,10 @@ _ACTIONS = (
     ("likes", "like", "food"),
 )
 
+# Share of the pairs in their usual form, in which one word decides; the others ask for two words at once. Adapters of
+# a few numbers, LoRA-XS and LoRA-SB of rank 8, learn the usual form in 300 steps, LoRA and full fine-tuning both.
+USUAL = 0.75
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -57,10 +61,13 @@ def draw_transfer(rng: random.Random) -> tuple[str, str]:
 
 
 def draw_retold_gift(rng: random.Random) -> Pair:
-    """A gift, and the same two people in the other order: they are giver and taker as before if the verb changes."""
+    """A gift, and the same two people in the other order: they are giver and taker as before if the verb changes.
+
+    In the usual form it is told by the giver first: the verb of the second sentence decides.
+    """
     one, two = rng.sample(PEOPLE, 2)
     gift = count(rng.randint(2, 20), rng.choice(THINGS))
-    gives, holds = rng.random() < 0.5, rng.random() < 0.5
+    gives, holds = rng.random() < USUAL, rng.random() < 0.5
 
     def told(subject: str, other: str, gives: bool) -> str:
         return f"{subject} gives {gift} to {other}." if gives else f"{subject} gets {gift} from {other}."
@@ -78,14 +85,18 @@ def draw_comparison(rng: random.Random) -> tuple[str, str]:
         amounts = {one: many, two: few}
     subject, reference = rng.sample((one, two), 2)
     word = "more" if amounts[subject] > amounts[reference] else "fewer"
-    return f"{one} has {count(amounts[one], thing)} and {two} has {amounts[two]}.", f"{subject} has {word} than {reference}."
+    first = f"{one} has {count(amounts[one], thing)} and {two} has {amounts[two]}."
+    return first, f"{subject} has {word} than {reference}."
 
 
 def draw_change(rng: random.Random) -> Pair:
-    """A story of up to three events, and whether there are more or fewer things at its end than before."""
+    """A story of up to three events, and whether there are more things at its end, or fewer, than before.
+
+    In the usual form the second sentence says more: the direction of the story decides.
+    """
     story = draw_story(rng, 1, 3)
     while story.quantity == story.start:
         story = draw_story(rng, 1, 3)
-    holds = rng.random() < 0.5
-    word = "more" if (story.quantity > story.start) == holds else "fewer"
-    return Pair(story.told, f"Now {story.person} has {word} {story.things} than before.", holds)
+    more = rng.random() < USUAL
+    second = f"Now {story.person} has {'more' if more else 'fewer'} {story.things} than before."
+    return Pair(story.told, second, more == (story.quantity > story.start))

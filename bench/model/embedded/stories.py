@@ -2,7 +2,7 @@
 
 A story is told in two ways. Pretraining tells it as prose, each event followed by its equation
 (bench.model.embedded.corpus); gsm_tiny asks for its end first and wants the equations as the answer, entailment_tiny
-whether there are more or fewer things at its end than before (bench.model.embedded.items). All quantities stay in 1..99.
+asks whether there are more things at its end than before (bench.model.embedded.items). All quantities stay in 1..99.
 """
 
 from __future__ import annotations
