@@ -181,12 +181,12 @@ def _num_items(run: Run, dataset: Dataset) -> int:
 
 
 def _num_rows(run: Run, dataset: Dataset) -> int:
-    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
-        return run.task.validation_samples
     if dataset.hub is None:
-        from bench.model.embedded.items import SPLITS
+        from bench.model.embedded.items import splits
 
-        return SPLITS["test"]
+        return len(splits(dataset.folder)[run.score.split])
+    if run.score.split == "validation" or dataset.splits.test is None:
+        return run.task.validation_samples
     return dataset.rows.get(dataset.splits.test or "", 0)
 
 
