@@ -1,9 +1,9 @@
 """Two arms of one method, each with its own search for a learning rate: how often are they called different?
 
 `PYTHONPATH=tests python tests/simulated_studies.py` prints the share of 1,000 studies for each method and number of
-seeds. The curves of accuracy and loss against learning rate are those of experiments/LOG.md (ten rates, two seeds, 90
-and 100 steps). In every study the optimum of each arm lies somewhere else on the lattice of rates, the search begins off
-its centre, smaller budgets have their optimum at larger rates, and seeds scatter accuracy and loss together. The search,
+seeds. The curves of accuracy and loss against learning rate are those of experiments/LOG.md (ten rates, two seeds, 100
+steps). In every study the optimum of each arm lies somewhere else on the lattice of rates, the search begins off its
+centre, smaller budgets have their optimum at larger rates, and seeds scatter accuracy and loss together. The search,
 its choice and the test are those of the suite.
 """
 
