@@ -11,6 +11,7 @@ from bench.methods.base import AdapterOptions, Rank
 from bench.model.layers import evaluating
 from bench.model.loss import mean_loss
 from bench.model.pieces import cut
+from bench.report.read.curvature import constant
 from bench.run import run
 from bench.runs import job
 from bench.runs.folder import RunFolder, read_begun
@@ -27,6 +28,7 @@ from starts import start
 SMALL = {"vocab_size": 13, "hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 1}
 SMALL |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}  # of full fine-tuning 510 parameters
 METHODS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))
+C = constant()
 RANK = Rank("r2", 2, 4.0)
 WAYS = [("hu", False), ("pissa", False), ("asymmetry_b", False), ("mica", False), ("lora_sb", False)]
 WAYS += [("full_ft", False), ("hu", True), ("pissa", True)]
@@ -292,16 +294,16 @@ def test_a_rate_follows_from_it_and_the_identity_stays_as_it_was_given(compose_r
     from bench.runs import assemble
 
     cfg = compose_run("train.learning_rate=auto")
-    known = cfg.with_curvature(CurvatureFacts(preconditioned=438.0))
-    assert (known.schedule.learning_rate, known.learning_rates.peak) == (0.018, 0.018)
-    assert (cfg.learning_rates.peak, cfg.rate, known.rate) == (0.0, "auto", "0.018")
+    known, rate = cfg.with_curvature(CurvatureFacts(preconditioned=438.0)), curvature.centre(C, 438)
+    assert (known.schedule.learning_rate, known.learning_rates.peak) == (rate, rate)
+    assert (cfg.learning_rates.peak, cfg.rate, known.rate) == (0.0, "auto", f"{rate:g}")
     assert known.run_id == cfg.run_id
     assert cfg.identity["train"]["learning_rate"] == "auto"
-    assert cfg.identity["train"]["curvature_constant"] == 7.7
+    assert cfg.identity["train"]["curvature_constant"] == C
     assert cfg.identity["measure"]["curvature_rows"] == 8
     record = assemble.failed(known, ValueError("no"), "")
-    assert record.config.train.learning_rate == 0.018
-    assert record.config.learning_rate_source.startswith("auto: 7.7 / 438, ")
+    assert record.config.train.learning_rate == rate
+    assert record.config.learning_rate_source.startswith(f"auto: {C:g} / 438, ")
     again = Run.from_record(record)
     assert (again.run_id, again.rate, again.learning_rate_source) == (cfg.run_id, "auto", None)
     assert assemble.failed(cfg, ValueError("no"), "").config.train.learning_rate is None
@@ -312,7 +314,7 @@ def test_a_run_with_a_given_rate_has_the_id_that_it_had_before_curvature_was_mea
     other = compose_run("measure.curvature_rows=0", "train.curvature_constant=5")
     assert one.run_id == other.run_id
     assert "curvature" not in str(one.identity)
-    autos = {compose_run("train.learning_rate=auto", f"train.curvature_constant={c}").run_id for c in (7.7, 5)}
+    autos = {compose_run("train.learning_rate=auto", f"train.curvature_constant={c}").run_id for c in (C, 5)}
     assert len(autos) == 2
 
 
@@ -359,12 +361,12 @@ def test_measuring_changes_no_other_number_of_a_run(run_cell):
 
 def test_a_run_with_auto_trains_at_the_rate_that_follows_and_is_repeated_to_the_bit(run_cell, tmp_path, capsys):
     record, cell = run_cell(*AUTO)
-    rate = curvature.centre(7.7, record.curvature.preconditioned)
+    rate = curvature.centre(C, record.curvature.preconditioned)
     assert record.config.train.learning_rate == rate
     assert max(row["learning_rate"] for row in cell.rows("curve.jsonl")) == rate
     told = [line for line in capsys.readouterr().out.splitlines() if "learning_rate" in line]
     assert len(told) == 1
-    assert told[0].startswith(f"train.learning_rate={rate:g} is auto: 7.7 / ")
+    assert told[0].startswith(f"train.learning_rate={rate:g} is auto: {C:g} / ")
     assert told[0].endswith("the centre of a grid, and not a tuned rate")
     assert differences(cell.path, rerun(cell.path, tmp_path / "again")) == []
 
@@ -389,7 +391,7 @@ def test_a_resumed_run_keeps_the_rate_and_does_not_measure_again(compose_run, tm
     assert [attempt["from_step"] for attempt in record.attempts] == [0, 2]
     assert record.curvature.model_dump() == kept["facts"]
     assert record.phases["curvature"].seconds == kept["cost"]["seconds"]
-    assert record.config.train.learning_rate == curvature.centre(7.7, record.curvature.preconditioned)
+    assert record.config.train.learning_rate == curvature.centre(C, record.curvature.preconditioned)
 
 
 @pytest.mark.parametrize(("method", "flag"), [(name, name == "lora_sb") for name in METHODS])
