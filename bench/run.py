@@ -32,12 +32,12 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     from bench.process import rng
     from bench.process.phases import Phases
     from bench.runs.assemble import Result
-    from bench.score import check, check_merged, score
+    from bench.score import before_training, check, check_merged, score
     from bench.train import train
     from bench.train.probe import AlignmentProbe
 
     rng.seed_global(cfg.seed)
-    phases, training = Phases.begin(attempt.enter), None
+    phases, training, pretrained, retention = Phases.begin(attempt.enter), None, None, None
     with phases.measure("load"):
         stage.check(cfg)
         # A row that cannot be used is refused before a model is loaded.
@@ -47,6 +47,8 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
+        if cfg.trains:
+            pretrained = before_training(cfg.retention, loaded, cfg.model.source == "embedded", cfg.score, cfg.cache)
     start = stage.initialize(cfg, loaded, task, phases)
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
@@ -57,9 +59,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     trained = replace(loaded, model=start.model)
     with phases.measure("score"):
         scored = score(trained, task.evaluations, cfg.score, task.targets)
+        if pretrained is not None:
+            retention = pretrained.facts(trained, cfg.score)
     weights.save(start.model, start.layers, start.factors, attempt.weights_path)
     scored.facts.merged = check_merged(trained, task.evaluations, cfg.score, scored)
-    return Result(loaded, task, start, training, phases, scored)
+    return Result(loaded, task, start, training, phases, scored, retention)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

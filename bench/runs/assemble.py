@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """The outputs of the stages; `training` is None where nothing is trained."""
+    """The outputs of the stages; `training` and `retention` are None where nothing is trained."""
 
     loaded: LoadedModel
     task: PreparedTask
@@ -30,6 +30,7 @@ class Result:
     training: Training | None
     phases: Phases
     scored: Scored
+    retention: parts.RetentionFacts | None = None
 
 
 def completed(cfg: Run, result: Result) -> Record:
@@ -52,6 +53,7 @@ def completed(cfg: Run, result: Result) -> Record:
     if result.training is not None:
         record.training = result.training.facts
     record.scores, record.scoring = result.scored.scores, result.scored.facts
+    record.retention = result.retention
     return record
 
 

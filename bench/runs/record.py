@@ -59,6 +59,7 @@ class Record(BaseModel):
         phases: cost of load, calibrate, initialise, train, measure and score; of a resumed run, the training that its
             result needed, and the other phases as they were done last.
         training: None where nothing is trained.
+        retention: None where nothing is trained, or nothing was measured.
         attempts: when the run was begun and resumed, and at which step.
         files: size and sha256 of each file beside the record.
     """
@@ -79,6 +80,7 @@ class Record(BaseModel):
     training: parts.TrainingFacts | None = None
     scores: list[parts.Score] = []
     scoring: parts.ScoringFacts = parts.ScoringFacts()
+    retention: parts.RetentionFacts | None = None
     error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
     files: dict[parts.FileName, parts.FileFacts] = {}
@@ -93,6 +95,11 @@ class Record(BaseModel):
     def eval_loss(self) -> float | None:
         """After the last step, in nats; None where nothing was trained or it was not measured."""
         return self.training.eval_loss if self.training else None
+
+    @property
+    def forgetting(self) -> float | None:
+        """By how much the loss on text of the pretraining kind rose, in nats per token; None where it is not known."""
+        return self.retention.forgetting if self.retention else None
 
     @property
     def init_seconds(self) -> float:
