@@ -74,10 +74,10 @@ def job(config: DictConfig) -> str:
 
     cfg = resolvers.validated(config)
     resolvers.check_folder(cfg)
-    command = guard.command(compose.as_given(HydraConfig.get()), config, cfg)
+    origin = guard.origin(compose.as_given(HydraConfig.get()), config, cfg)
     if cfg.run.isolate:
-        return workers.supervise(workers.Cell(cfg, guard.position(), command))
-    return execute(cfg, run, guard.position(), command)
+        return workers.supervise(workers.Cell(cfg, guard.position(), origin))
+    return execute(cfg, run, guard.position(), origin)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def rerun(folder: Path, root: Path) -> Path:
     """
     from bench.config import Run
     from bench.run import run
-    from bench.runs.job import execute
+    from bench.runs.job import Origin, execute
     from bench.runs.tracking import Track
 
     record = read_record(folder)
@@ -71,7 +71,7 @@ def rerun(folder: Path, root: Path) -> Path:
     cfg = replace(Run.from_record(record), results_dir=root, track=Track(mode="none", project="verify"))
     if cfg.run_id != record.run_id:
         raise ValueError(f"this configuration is {cfg.run_id} here, not {record.run_id}: data, model or suite changed")
-    execute(cfg, run, "[1/1]", record.command)
+    execute(cfg, run, "[1/1]", Origin(record.command, record.registration))
     return root / cfg.study / cfg.run_id
 
 

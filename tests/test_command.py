@@ -1,5 +1,4 @@
 import os
-import runpy
 import subprocess
 import sys
 
@@ -54,12 +53,3 @@ def test_waiting_threads_spin_for_a_bounded_time_unless_the_user_has_said_for_ho
 def test_one_line_of_an_error_is_its_first_or_its_name():
     assert one_line(ValueError("a\nb")) == "a"
     assert one_line(KeyError()) == "KeyError"
-
-
-def test_an_earlier_command_says_what_it_is_called_now_and_is_that_command(monkeypatch, capsys):
-    called = []
-    monkeypatch.setattr("bench.run.main", lambda: called.extend(sys.argv[1:]))
-    monkeypatch.setattr(sys, "argv", ["extend", "lora_ga/llama2_tiny", "seed=1"])
-    runpy.run_module("bench.extend", run_name="__main__")
-    assert called == ["-m", "+experiments=lora_ga/llama2_tiny", "hydra.sweeper.extend=4", "seed=1"]
-    assert capsys.readouterr().err == f"warning: bench.extend is called python -m bench.run {' '.join(called)} now\n"

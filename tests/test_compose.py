@@ -81,7 +81,7 @@ def test_what_a_command_line_interpolates_stays_as_written_until_a_cell_is_compo
         config, run = loader.load_configuration("config", first, RunMode.RUN), sweep.compose(first)
         assert as_given(config.hydra) == first
         for composed in (config, sweep.compose.config(first)):  # of a single run, and of a cell that a worker gets
-            command = guard.command(first, composed, run)
+            command = guard.origin(first, composed, run).command
             assert shlex.split(command)[3:] == [*first[:-1], "results_dir=FOLDER"]
     HydraConfig.instance().cfg = None
 

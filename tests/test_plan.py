@@ -163,7 +163,7 @@ def test_a_best_rate_at_the_edge_of_its_grid_is_pointed_at(make):
     found = selection(make, (0.1, 0.2, 0.9))
     assert found.edges == ("lora_ga (method=lora_ga; upper end, 0.01)",)
     assert "best rate at the edge: lora_ga" in summary.text(found)
-    assert "+experiments=mine hydra.sweeper.extend=4 adds points" in summary.text(found)
+    assert "+experiments=mine hydra.sweeper.rates.reserve=4 adds points" in summary.text(found)
 
 
 @pytest.mark.parametrize(("values", "missing"), [((0.1, 0.9, 0.2), 0), ((0.1, 0.2, 0.9), 1)])
@@ -196,7 +196,7 @@ def test_machines_get_the_same_numbers(make, capsys):
         (["demo", "rank=8"], "say rank=r8"),
         (["dem"], "experiments=dem does not exist"),
         (["demo", "hu"], "hu is no override; write key=value"),
-        (["lora_ga/llama2_tiny", "hydra.sweeper.run=final"], "hydra.sweeper.run=final: the stages are select"),
+        (["lora_ga/llama2_tiny", "hydra.sweeper.run=final"], "hydra.sweeper.run=final: the stages are search"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(arguments, message, capsys):
@@ -233,7 +233,7 @@ def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_t
 def test_what_a_command_line_interpolates_is_filled_in_each_cell():
     given = ["method=hu", "rank=r4,r16", "rank.lora_alpha=${rank.r}"]
     cells = planned_cells("demo", [*given, "seed=0"])
-    cells += planned_cells("lora_ga/llama2_tiny", [*given, "hydra.sweeper.run=select", "train.learning_rate=1e-3"])
+    cells += planned_cells("lora_ga/llama2_tiny", [*given, "hydra.sweeper.run=search", "train.learning_rate=1e-3"])
     assert {(cell.run.rank.r, cell.run.rank.lora_alpha) for cell in cells} == {(4, 4.0), (16, 16.0)}
     assert {text for cell in cells for text in cell.planned.overrides if "lora_alpha" in text} == {given[-1]}
 
@@ -284,11 +284,11 @@ hydra:
     monkeypatch.chdir(tmp_path)
     found = overview(planned_cells("mine", []))
     assert [(stage.name, stage.to_do, stage.waiting) for stage in found.stages] == [
-        ("select", 10, 0), ("tuned", 0, 6), ("shared", 0, 6),
+        ("search", 6, 16), ("select", 0, 18), ("tuned", 0, 6), ("shared", 0, 6),
     ]  # fmt: skip
     assert not (tmp_path / "results").exists()
-    (only,) = overview(planned_cells("mine", ["hydra.sweeper.run=select", "seed=100,101"])).stages
-    assert (only.name, only.to_do) == ("select", 20)
+    (only,) = overview(planned_cells("mine", ["hydra.sweeper.run=search", "seed=100,101"])).stages
+    assert (only.name, only.to_do) == ("search", 12)
 
 
 def test_an_experiment_that_cannot_be_composed_is_refused_in_one_line(tmp_path, monkeypatch, capsys):

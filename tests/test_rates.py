@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 from records import a_config, make_record
 
-from bench.study.selection import Point, Selection, grid, on_grid, select
+from bench.study.selection import Point, Selection, select
 
 
 def a_record(rate, seed, value=None, status="completed", higher=True, scores=None, loss=1.0):
@@ -16,21 +17,6 @@ def a_record(rate, seed, value=None, status="completed", higher=True, scores=Non
 
 def selection(*points, higher=True):
     return Selection(("method=hu",), "hu", "LoRA", tuple(Point(*point) for point in points), "acc", higher)
-
-
-def test_a_grid_lies_evenly_around_its_centre():
-    assert grid(1e-2, 5) == (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    assert grid(3e-3, 3) == (1e-3, 3e-3, 1e-2)
-    assert grid(2e-3, 5, per_decade=3) == (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-    assert on_grid(1.0, 1) == 3.0
-    assert on_grid(1e-4, -1, per_decade=1) == 1e-5
-
-
-def test_a_centre_off_the_series_and_an_even_grid_are_refused():
-    with pytest.raises(ValueError, match=r"0\.002 is not in the series 1-3-10"):
-        grid(2e-3, 5)
-    with pytest.raises(ValueError, match="points=4: a grid has an odd number"):
-        grid(1e-3, 4)
 
 
 def test_the_best_rate_has_the_best_mean():
@@ -91,3 +77,41 @@ def test_metrics_of_both_directions_cannot_choose():
     ]
     with pytest.raises(ValueError, match="metrics of both directions: a acc, b perplexity"):
         select((), [a_record(1e-2, 100, scores=scores)])
+
+
+def test_the_loss_of_the_scored_splits_targets_is_what_the_rate_is_chosen_by():
+    losses = [
+        {"task": task, "metric": metric, "value": value, "higher_is_better": metric != "loss"}
+        for task, metric, value in (("t", "acc", 0.9), ("t", "loss", 0.5), ("u", "acc", 0.8), ("u", "loss", 2.0))
+    ]
+    found = select((), [a_record(1e-3, 100, scores=losses)])
+    assert (found.metric, found.higher_is_better) == ("loss", False)
+    assert found.points[0].values == (pytest.approx(1.0),)  # the geometric mean: neither task outweighs the other
+
+
+def test_the_tuned_rate_is_the_vertex_where_the_neighbours_are_known_and_else_the_best_rate():
+    points = [Point(rate, (math.exp((math.log10(rate) + 2.05) ** 2),)) for rate in (5.6e-3, 1e-2, 1.8e-2)]
+    found = Selection((), "hu", "LoRA", tuple(points), "loss", False)
+    assert found.best.learning_rate == 1e-2
+    assert found.vertex == pytest.approx(10**-2.05, rel=0.02)
+    far = replace(found, points=tuple(Point(rate, (1.0 + (rate != 1e-2),)) for rate in (1e-3, 1e-2, 1e-1)))
+    assert far.vertex == 1e-2
+    failed = replace(found, points=(*points[:2], Point(1.8e-2, (), 1)))
+    assert failed.vertex == 1e-2
+
+
+def test_the_plateau_holds_the_rates_within_one_standard_error():
+    points = [Point(5.6e-3, (1.30, 1.34)), Point(1e-2, (1.00, 1.04)), Point(1.8e-2, (1.02, 1.05))]
+    found = Selection((), "hu", "LoRA", tuple(points), "loss", False)
+    assert found.plateau == (1e-2, 1.8e-2)
+    assert replace(found, points=(Point(1e-2, (1.0,)),)).plateau is None
+
+
+def test_fits_and_steps_of_smaller_budgets_are_counted():
+    full = [a_record(1e-2, seed, 0.5) for seed in (100, 101)]
+    small = [a_record(rate, 100, 0.5, status) for rate, status in ((1e-2, "completed"), (1e-1, "failed"))]
+    for record in small:
+        record.config.train.max_steps = 20
+    found = select((), full, small)
+    assert (found.num_fits, found.num_steps) == (4, 40)
+    assert [rung.steps for rung in found.rungs] == [20]

@@ -149,7 +149,7 @@ def test_the_template_of_a_community_study_expands_into_runs(tmp_path, monkeypat
     (folder / "gsm_tiny.yaml").write_text(template.read_text())
     monkeypatch.setattr(search_path, "experiments_folder", lambda: tmp_path / "experiments")
     definition = staged("+experiments=community/your_study/gsm_tiny")
-    assert list(definition.stages) == ["select", "tuned"]
+    assert list(definition.stages) == ["search", "select", "tuned"]
     assert set(definition.rates.centre) == {"hu", "lora_ga"}
 
 

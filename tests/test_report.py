@@ -303,8 +303,8 @@ def test_a_best_rate_at_the_edge_is_explained_with_the_command_that_extends_it(t
     text = write_tables(staged(tmp_path), tmp_path / "tables")
     assert "Learning rates: the best of 3 a row on the validation split" in text
     assert (
-        "a better one may lie beyond: LORA_GA upper; `python -m bench.run -m +experiments=study hydra.sweeper.extend=4`"
-        in text
+        "a better one may lie beyond: LORA_GA upper; "
+        "`python -m bench.run -m +experiments=study hydra.sweeper.rates.reserve=4`" in text
     )
     assert "Failed runs, not counted: LORA_XS 1." in text
 

@@ -16,6 +16,7 @@ from conftest import SHORT, composed_run
 from bench.process import memory
 from bench.process.signals import InterruptedRunError
 from bench.runs.folder import RunFolder
+from bench.runs.job import Origin
 from bench.runs.lease import holder
 from bench.runs.record import ALIGNMENT, CURVE, OUTCOMES, WEIGHTS, read_record, read_rows, without_timing
 from bench.sweep import capacity, size, workers
@@ -135,7 +136,7 @@ def test_memory_ends_at_the_limit_of_the_control_group_or_of_one_above_it(tmp_pa
 
 def a_cell(number=0, isolate=False):
     run = SimpleNamespace(run_id=f"run-{number}", run=SimpleNamespace(isolate=isolate))
-    return Cell(run, f"[{number}]", "command")
+    return Cell(run, f"[{number}]", Origin("command"))
 
 
 class Idle(workers.Worker):

@@ -23,7 +23,8 @@ def text(found: Overview) -> str:
     if any(source.startswith("from the model's size") for source in found.sources):
         lines.append(_BOUNDS)
     lines += [
-        f"best rate at the edge: {edge}; {found.command} hydra.sweeper.extend=4 adds points" for edge in found.edges
+        f"best rate at the edge: {edge}; {found.command} hydra.sweeper.rates.reserve=4 adds points"
+        for edge in found.edges
     ]
     return "\n".join([*lines, "", f"start: {found.command}"])
 

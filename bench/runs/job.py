@@ -6,9 +6,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,26 @@ failures: list[str] = []
 offline: list[Path] = []
 
 
-def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> str:
+@dataclass(frozen=True)
+class Origin:
+    """What a record says of where its run comes from.
+
+    Attributes:
+        command: the command line that makes exactly this run.
+        registration: hashes of the study's file, protocol and claims, as they are before the run.
+    """
+
+    command: str | None = None
+    registration: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self, record: Record, attempts: list[dict[str, Any]]) -> None:
+        """Puts it into a record, with the attempts at the run."""
+        record.attempts, record.command = attempts, self.command
+        if self.registration:
+            record.registration = dict(self.registration)
+
+
+def execute(cfg: Run, run: Spine, position: str, origin: Origin = Origin()) -> str:
     """Does one run, unless it is done or running in another process; prints a line that says how it ended.
 
     A run that was killed or interrupted is resumed from its newest checkpoint. One that failed is skipped, unless
@@ -47,7 +66,7 @@ def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> 
         cfg: the cell.
         run: bench.run.run.
         position: "[3/21]", for the lines printed.
-        command: the command line that makes exactly this run, for its record.
+        origin: for the run's record.
 
     Returns:
         completed, failed, done (earlier), running (in another process), or stopped (at run.stop_at_step).
@@ -58,13 +77,13 @@ def execute(cfg: Run, run: Spine, position: str, command: str | None = None) -> 
     ranks.start()
     with signals.handled():
         try:
-            return _lead(cfg, run, position, command) if ranks.rank() == 0 else _follow(cfg, run)
+            return _lead(cfg, run, position, origin) if ranks.rank() == 0 else _follow(cfg, run)
         except InterruptedRunError as stopped:
             say(f"{position} {cfg.run_id}: stopped by {stopped}; the same command resumes it", sys.stderr)
             raise
 
 
-def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
+def _lead(cfg: Run, run: Spine, position: str, origin: Origin) -> str:
     """In the process of rank 0: decides whether the run is to be done, tells the other ranks, and does it."""
     folder = RunFolder.of(cfg)
     settled = _settled(cfg, folder)
@@ -81,7 +100,7 @@ def _lead(cfg: Run, run: Spine, position: str, command: str | None) -> str:
                 elif settled is None and attempt is not None:
                     ranks.broadcast_object(True)
                     say(f"{position} {cfg.run_id}")
-                    return _attempt(cfg, run, attempt, position, command)
+                    return _attempt(cfg, run, attempt, position, origin)
         except (OSError, ValueError) as error:  # the lease could not be taken, or freed
             settled = FAILED, f"failed: {error}"
     assert settled is not None
@@ -114,7 +133,7 @@ def stopped(cfg: Run) -> str | None:
     return f"is at step {found.step} of {last} already, beyond run.stop_at_step={stop}" if found.step > stop else None
 
 
-def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str | None) -> str:
+def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Origin) -> str:
     """Does a run whose lease this process holds, and records how it ends."""
     began = time.perf_counter()
     if (source := cfg.learning_rate_source) is not None:
@@ -128,11 +147,11 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, command: str
                 record, outcomes = _recorded(cfg, run, attempt)
             except InterruptedRunError as stopped:
                 record = assemble.interrupted(cfg, str(stopped))
-                record.attempts, record.command = attempt.history, command
+                origin.told(record, attempt.history)
                 with suppress(OSError):  # its checkpoints are enough to resume from
                     attempt.interrupt(record)
                 raise
-            record.attempts, record.command = attempt.history, command
+            origin.told(record, attempt.history)
             with signals.deferred():
                 tracker.finish(record)
                 attempt.close(record, outcomes)

@@ -37,7 +37,7 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 INTERRUPTED: Final = "interrupted"
 # What two runs of one configuration may differ in: when and how long, and how much memory.
-TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "files")
+TIMING = ("seconds", "total_seconds", "peak_bytes", "read", "attempts", "registration", "files")
 
 
 class CorruptRecordError(ValueError):
@@ -61,6 +61,7 @@ class Record(BaseModel):
         training: None where nothing is trained.
         retention: None where nothing is trained, or nothing was measured.
         attempts: when the run was begun and resumed, and at which step.
+        registration: hashes of the study's file, protocol and claims when the run was planned.
         files: size and sha256 of each file beside the record.
     """
 
@@ -83,6 +84,7 @@ class Record(BaseModel):
     retention: parts.RetentionFacts | None = None
     error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
+    registration: dict[str, str] = {}
     files: dict[parts.FileName, parts.FileFacts] = {}
     schema_version: int = SCHEMA_VERSION
 

@@ -25,7 +25,7 @@ from bench.runs.record import (
     read_rows,
     write_record,
 )
-from bench.study.plan_file import SELECT, read_plan, run_folders
+from bench.study.plan_file import SEARCH, SELECT, read_plan, run_folders
 
 
 def compact(folder: Path) -> tuple[int, int]:
@@ -39,8 +39,8 @@ def compact(folder: Path) -> tuple[int, int]:
         raise ValueError(f"{folder} holds no run")
     before = _size(folder)
     plan = read_plan(folder)
-    scored = {run.run_id for run in plan.runs if run.stage != SELECT} if plan else set()
-    chosen = {run.run_id for run in plan.of(SELECT)} - scored if plan else set()
+    scored = {run.run_id for run in plan.runs if run.stage not in (SEARCH, SELECT)} if plan else set()
+    chosen = {run.run_id for stage in (SEARCH, SELECT) for run in plan.of(stage)} - scored if plan else set()
     for run in runs:
         _compact_run(run, keeps_rows=run.name not in chosen)
     shutil.rmtree(folder / "wandb", ignore_errors=True)

@@ -24,8 +24,9 @@ from bench.runs.record_parts import FileName
 
 STUDY = "study.json"
 RUN = "run"  # the one stage of a sweep without stages
-SELECT = "select"  # the stage in which learning rates are chosen
-TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # stages by the rule that gives their learning rates
+# Stages, by the rule that gives their learning rates: those that are tried, with small and with the full budget...
+SEARCH, SELECT = "search", "select"
+TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # ...and those that are reported.
 RATE_KEY = "train.learning_rate="
 
 
@@ -56,7 +57,7 @@ class PlannedRun:
     @property
     def key(self) -> tuple[str, ...]:
         """Identifies the run among those of newer plans, where a chosen learning rate may be another one."""
-        chosen = self.stage not in (SELECT, RUN)
+        chosen = self.stage not in (SEARCH, SELECT, RUN)
         return (self.stage, *(text for text in self.overrides if not (chosen and text.startswith(RATE_KEY))))
 
 
@@ -79,11 +80,13 @@ class StudyPlan:
         return tuple(run for run in self.runs if run.stage == stage)
 
     def joined(self, newer: StudyPlan) -> StudyPlan:
-        """Joins this plan with a newer one of the same study, which replaces runs of equal key."""
+        """Joins this plan with a newer one, which replaces runs of equal key, and those of its rows that waited."""
         stages = tuple(dict.fromkeys((*newer.stages, *self.stages)))
-        runs = self._by_key() | newer._by_key()
-        kept = sorted(chain.from_iterable(runs.values()), key=lambda run: stages.index(run.stage))
-        return replace(newer, stages=stages, runs=tuple(kept))
+        renewed = {(run.stage, run.group) for run in newer.runs}
+        kept = [run for run in self.runs if run.run_id is not None or (run.stage, run.group) not in renewed]
+        runs = replace(self, runs=tuple(kept))._by_key() | newer._by_key()
+        ordered = sorted(chain.from_iterable(runs.values()), key=lambda run: stages.index(run.stage))
+        return replace(newer, stages=stages, runs=tuple(ordered))
 
     def _by_key(self) -> dict[tuple[str, ...], list[PlannedRun]]:
         """The runs by key; cells that differ in data.root alone have the same."""

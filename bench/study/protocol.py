@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
-GRID = "grid"  # the rule of the stage select
-RULES = (GRID, TUNED, SHARED, PUBLISHED)
+RULES = (SEARCH, SELECT, TUNED, SHARED, PUBLISHED)
+AUTO = "auto"  # of a centre: from the curvature of the loss at step 0
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,31 @@ class Rates:
     """hydra.sweeper.rates: the learning rates of every rule.
 
     Attributes:
-        centre: by method, the middle of its grid: in the 1-3-10 series (per_decade 2) or the 1-2-5 series (3).
-        points: rates of each grid; odd.
+        centre: by method, the rate around which its search begins; or `auto`: that of train.learning_rate=auto, of
+            which every method runs one cell first.
+        points: rates that the search tries at the first budget, the same number for every method; at least 3.
+        budgets: shares of the full budget of steps, ascending; the last is the full one, 1.
+        reserve: rates that the selection may add where its best one is the smallest or largest.
         shared: the one rate of all methods, or the name of the method whose tuned rate all take.
         published: by method, the rate in its paper.
     """
 
-    centre: Mapping[str, float]
-    points: int = 5
-    per_decade: int = 2
+    centre: Mapping[str, float] | str
+    points: int = 7
+    budgets: Sequence[float] = (0.25, 0.5, 1.0)
+    reserve: int = 2
     shared: str | float | None = None
     published: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.centre, str) and self.centre != AUTO:
+            raise ValueError(f"hydra.sweeper.rates.centre={self.centre}: a rate for each method, or {AUTO}")
+        if self.points < 3:
+            raise ValueError(f"hydra.sweeper.rates.points={self.points}: a search begins with 3 rates; give 3 or more")
+        if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[-1] != 1 or self.budgets[0] <= 0:
+            raise ValueError(
+                f"hydra.sweeper.rates.budgets={list(self.budgets)}: shares of train.max_steps, ascending, the last 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,6 @@ class Definition:
         stages: by name, the stage's overrides beside `rate`.
         only: by method, the values of other axes with which it is run; all others are left out.
         run: names of the stages to run now, joined by commas; None for all.
-        extend: points that may be added beyond an end of a grid at which the best rate lies.
     """
 
     params: Mapping[str, str]
@@ -50,7 +63,6 @@ class Definition:
     rates: Rates
     only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     run: str | None = None
-    extend: int = 0
 
     @classmethod
     def from_config(cls, sweeper: DictConfig) -> Definition:
@@ -68,9 +80,8 @@ class Definition:
         if unknown := [name for name in asked if name not in stages]:
             raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
         return cls(
-            values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run"),
-            values.get("extend") or 0,
-        )  # fmt: skip
+            values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run")
+        )
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -117,21 +128,23 @@ class StageCell:
     Attributes:
         group: overrides that all stages share, without the seed.
         overrides: all of its overrides but the learning rate.
-        learning_rate: None if it is not chosen yet, or if the method trains nothing.
-        waits: it is not chosen yet.
+        learning_rate: None if it is not chosen yet, or if the method trains nothing; `auto` is the suite's to find.
+        waits: it is not chosen yet; a rate that is given all the same is only what it might be.
     """
 
     stage: str
     group: tuple[str, ...]
     overrides: tuple[str, ...]
-    learning_rate: float | None
+    learning_rate: float | str | None
     waits: bool = False
 
     @property
     def all_overrides(self) -> tuple[str, ...]:
         """The overrides with the learning rate, as Hydra takes them."""
-        rate = () if self.learning_rate is None else (f"{RATE_KEY}{self.learning_rate:g}",)
-        return (*self.overrides, *rate)
+        rate = self.learning_rate
+        if rate is None:
+            return self.overrides
+        return (*self.overrides, RATE_KEY + (rate if isinstance(rate, str) else f"{rate:g}"))
 
 
 def words(text: Any) -> list[str]:

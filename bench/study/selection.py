@@ -1,7 +1,8 @@
-"""Learning rates: the grid around a centre, and the choice of the best one by scores on the validation split.
+"""The choice of the best learning rate, from the records of a group's search on the validation split.
 
-Each group (method, rank, task, model) chooses from the records of its own grid alone; all grids have the same size.
-Chosen is the rate with the best mean over seeds, the smaller of equal ones; a rate at which a seed failed is out.
+Each group (method, rank, task, model) chooses from its own records alone, by the loss of the validation split's targets
+where the records have it. The best rate has the best mean over seeds, the smaller of equal ones; a rate at which a seed
+failed is out. What is run on is the vertex of the parabola through it and its neighbours (bench.study.search).
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any, Literal, TypeVar
 
 from bench.runs.record import COMPLETED, Record
 from bench.runs.record_parts import Score
+from bench.study import search
 
-# Mantissas of a decade by points per decade: half decades and the 1-2-5 series.
-SERIES = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}
 # Means of equal scores differ in the last bit with their number; far below one item of any test set.
 ROUNDING = 1e-9
 EVAL_LOSS = "eval_loss"
+LOSS = "loss"  # of the scored split's targets
 
 Item = TypeVar("Item")
 
@@ -42,11 +43,21 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The learning rates tried with one budget of optimiser steps, ascending."""
+
+    steps: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
 class Selection:
     """The learning rates of one group, ascending, with the values by which the best is chosen.
 
     Attributes:
-        metric: name of the values: a metric's name, "mean of 3 first metrics", or eval_loss.
+        points: at the full budget.
+        metric: name of the values: loss, a metric's name, "mean of 3 first metrics", or eval_loss.
+        rungs: what was tried at smaller budgets, the smallest first.
     """
 
     group: tuple[str, ...]
@@ -55,6 +66,7 @@ class Selection:
     points: tuple[Point, ...]
     metric: str
     higher_is_better: bool
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def best(self) -> Point | None:
@@ -70,60 +82,105 @@ class Selection:
 
     @property
     def at_edge(self) -> Literal["lower", "upper"] | None:
-        """The end of the grid at which the best rate lies, beyond which a better one may be; None if inside."""
+        """The end of the tried rates at which the best one lies, beyond which a better one may be; None if inside."""
         if self.best is self.points[0]:
             return "lower"
         return "upper" if self.best is self.points[-1] else None
 
+    @property
+    def lowered(self) -> dict[int, tuple[float, ...]]:
+        """What is minimised, by place of the lattice of rates: the value of each seed, infinite where one failed."""
+        return {
+            search.place_of(point.learning_rate): tuple(lowered(value, self.higher_is_better) for value in point.values)
+            if point.mean is not None
+            else (math.inf,)
+            for point in self.points
+        }
 
-def on_grid(centre: float, steps: int, per_decade: int = 2) -> float:
-    """The rate `steps` places above a centre, or below it, in the 1-3-10 series (2 a decade) or the 1-2-5 series (3).
+    @property
+    def vertex(self) -> float | None:
+        """The learning rate at the vertex of the parabola through the best rate and its neighbours; None as `best`."""
+        if self.best is None:
+            return None
+        means = {place: fmean(values) for place, values in self.lowered.items()}
+        best = search.best_place(means)
+        neighbours = [means.get(place, math.inf) for place in (best - 1, best + 1)]
+        found = self.best.learning_rate
+        return search.rate_of_vertex(search.vertex(means)) if all(map(math.isfinite, neighbours)) else found
 
-    Raises:
-        ValueError: the centre is not in the series.
-    """
-    series = SERIES[per_decade]
-    decade = math.floor(math.log10(centre) + ROUNDING)
-    mantissa = centre / 10.0**decade
-    place = next((i for i, m in enumerate(series) if math.isclose(m, mantissa, rel_tol=1e-6)), None)
-    if place is None:
-        raise ValueError(f"{centre:g} is not in the series {'-'.join(map(str, (*series, 10)))} of a grid's centre")
-    decades, index = divmod(place + steps, len(series))
-    return float(f"{series[index]}e{decade + decades}")
+    @property
+    def plateau(self) -> tuple[float, float] | None:
+        """The smallest and the largest rate within one standard error of the best one; None with one seed."""
+        if self.best is None or max(len(point.values) for point in self.points) < 2:
+            return None
+        places = search.plateau(self.lowered)
+        rates = sorted(p.learning_rate for p in self.points if search.place_of(p.learning_rate) in places)
+        return rates[0], rates[-1]
+
+    @property
+    def num_fits(self) -> int:
+        """Fine-tunings that the search took, failed ones included."""
+        tried = [*self.points, *(point for rung in self.rungs for point in rung.points)]
+        return sum(len(point.values) + point.failed for point in tried)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of these fine-tunings at smaller budgets than the full one."""
+        return sum(rung.steps * (len(p.values) + p.failed) for rung in self.rungs for p in rung.points)
 
 
-def grid(centre: float, points: int, per_decade: int = 2) -> tuple[float, ...]:
-    """The learning rates of a grid, ascending, with the centre in the middle.
-
-    Raises:
-        ValueError: `points` is not an odd positive number, or the centre is not in the series.
-    """
-    if points < 1 or points % 2 == 0:
-        raise ValueError(f"points={points}: a grid has an odd number of points, its centre in the middle")
-    half = points // 2
-    return tuple(on_grid(centre, step, per_decade) for step in range(-half, half + 1))
+def lowered(value: float, higher_is_better: bool) -> float:
+    """What is minimised: the logarithm of a loss, or a score with its sign turned."""
+    if higher_is_better:
+        return -value
+    return math.log(value) if value > 0 else -math.inf if value == 0 else math.nan
 
 
-def select(group: tuple[str, ...], records: Sequence[Record]) -> Selection:
-    """Collects the values of one group's grid from its records, failed runs included.
+def select(group: tuple[str, ...], records: Sequence[Record], smaller: Sequence[Record] = ()) -> Selection:
+    """Collects the values of one group's search from its records, failed runs included.
 
-    The value of a run is the mean of the first metrics of its datasets or, if it scores none, its eval loss.
+    The value of a run is the geometric mean of its datasets' losses on the scored split; without these the mean of
+    their first metrics or, if it scores none, its eval loss.
+
+    Args:
+        group: of the study's plan.
+        records: at the full budget.
+        smaller: at smaller budgets.
 
     Raises:
         ValueError: of these metrics some are better when higher and others when lower.
     """
+    metric, higher = _metric([record for record in records if record.status == COMPLETED])
+    by_budget: dict[int, list[Record]] = defaultdict(list)
+    for record in smaller:
+        by_budget[record.config.train.max_steps].append(record)
+    rungs = tuple(Rung(steps, _points(by_budget[steps])) for steps in sorted(by_budget))
+    first = records[0]
+    return Selection(group, first.config.method.name, first.label, _points(records), metric, higher, rungs)
+
+
+def _points(records: Sequence[Record]) -> tuple[Point, ...]:
     by_rate: dict[float, list[Record]] = defaultdict(list)
     for record in records:
         by_rate[record.config.train.learning_rate or 0.0].append(record)
-    completed = [record for record in records if record.status == COMPLETED]
-    metric, higher = _metric(completed)
     points = []
     for rate in sorted(by_rate):
         runs = sorted(by_rate[rate], key=lambda record: record.config.seed)
         values = tuple(_value(run) for run in runs if run.status == COMPLETED)
         points.append(Point(rate, values, sum(run.status != COMPLETED for run in runs)))
-    first = records[0]
-    return Selection(group, first.config.method.name, first.label, tuple(points), metric, higher)
+    return tuple(points)
+
+
+def minimised(records: Sequence[Record]) -> float:
+    """The mean over seeds of what the search minimises at one rate and budget; infinite where a seed failed.
+
+    Raises:
+        ValueError: as `select`.
+    """
+    higher = _metric(records)[1]
+    values = [lowered(_value(record), higher) if record.status == COMPLETED else math.inf for record in records]
+    found = fmean(values)
+    return found if math.isfinite(found) else math.inf
 
 
 def first_of_each(items: Iterable[Item], dataset: Callable[[Item], Any]) -> list[Item]:
@@ -134,14 +191,21 @@ def first_of_each(items: Iterable[Item], dataset: Callable[[Item], Any]) -> list
     return list(found.values())
 
 
+def _losses(record: Record) -> list[Score]:
+    return [score for score in record.scores if score.metric == LOSS]
+
+
 def _first_metrics(record: Record) -> list[Score]:
     return first_of_each(record.scores, lambda score: score.task)
 
 
 def _metric(records: Iterable[Record]) -> tuple[str, bool]:
-    scores = next((_first_metrics(record) for record in records if record.scores), [])
-    if not scores:
+    scored = next((record for record in records if record.scores), None)
+    if scored is None:
         return EVAL_LOSS, False
+    if _losses(scored):
+        return LOSS, False
+    scores = _first_metrics(scored)
     directions = {score.higher_is_better for score in scores}
     if len(directions) > 1:
         names = ", ".join(f"{score.task} {score.metric}" for score in scores)
@@ -151,5 +215,7 @@ def _metric(records: Iterable[Record]) -> tuple[str, bool]:
 
 
 def _value(record: Record) -> float:
+    if losses := _losses(record):
+        return geometric_mean(math.nan if score.value is None else score.value for score in losses)
     values = [score.value for score in _first_metrics(record)] or [record.eval_loss]
     return fmean(math.nan if value is None else value for value in values)

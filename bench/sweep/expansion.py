@@ -1,29 +1,30 @@
 """Sweeps in stages: learning rates are chosen on the validation split, then the test split is scored at those.
 
 An experiment's hydra.sweeper has `params`, the axes common to all stages (their product gives the rows of the study's
-table), `rates` (each method's grid of learning rates), and `stages`, in order; conf/protocol/standard.yaml explains
-them. A stage starts when the one before has ended, with any launcher, because its learning rates are read from that
-one's records.
+table), `rates` (how each method's learning rate is searched), and `stages`, in order; conf/protocol/standard.yaml
+explains them. A stage starts when the one before has ended, with any launcher, because its learning rates are read from
+that one's records; the stages of the search go on in rounds, as long as their records name further rates.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from bench.runs.record import CorruptRecordError, Record, read_record
-from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED, PlannedRun
-from bench.study.protocol import GRID, RATE, Definition, StageCell, words
-from bench.study.selection import Selection, grid, on_grid, select
+from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED, PlannedRun
+from bench.study.protocol import RATE, Definition, StageCell, words
+from bench.study.selection import Selection, select
 from bench.sweep.compose import product
+from bench.sweep.search import Search, Trial
 
 if TYPE_CHECKING:
     from bench.config import Run
 
+_SOME_RATE = f"{RATE_KEY}1e-3"  # of a run that is composed for its other settings
 # Keys that are left out of the command that reruns a cell: they change no result, or are given once for the command.
 _OF_THE_COMMAND = ("cache", "hydra", "experiments", "run", "checkpoint", "launch")
 
@@ -35,7 +36,7 @@ class PlannedCell:
     Attributes:
         planned: its entry in study.json.
         overrides: its whole command line.
-        run: None if the cell is refused; at the centre of its grid if it waits for its learning rate.
+        run: None if the cell is refused; with some learning rate if it waits for its own.
     """
 
     planned: PlannedRun
@@ -67,30 +68,33 @@ class Expansion:
         self._base = tuple(text for text in arguments if text.startswith(("+", "~", "hydra")))
         self._given = {text.partition("=")[0]: text for text in arguments if text not in self._base}
         self._common = {key: self._given.pop(key, f"{key}={value}") for key, value in definition.params.items()}
-        self._selections: dict[tuple[str, ...], Selection | None] = {}
+        self._searches: dict[tuple[str, ...], Search] = {}
+        self._found: dict[str, Record] = {}  # by run id
 
     def groups(self) -> list[tuple[str, ...]]:
         """The rows of the table: the product of the common axes, without what `only` leaves out."""
         return [group for group in product(list(self._common.values())) if self._takes_part(group)]
 
     def cells(self, stage: str) -> Iterator[StageCell]:
-        """The cells of one stage; a grid's with the points added to it before."""
+        """The cells of one stage; of the search those that its records name so far, then what may follow."""
         rule = self.definition.stages[stage][RATE]
         for group in self.groups():
-            rates: Sequence[float | None] = self._rates(rule, group)
-            waits = rule in (TUNED, SHARED) and list(rates) == [None] and _method(group) != "none"
-            for overrides in self._overrides(stage, group):
-                for rate in rates:
-                    yield StageCell(stage, group, overrides, rate, waits)
+            if rule in (SEARCH, SELECT):
+                trials = [] if _method(group) == "none" else self.search(group).trials
+                yield from (cell for trial in trials if trial.stage == rule for cell in self._of_trial(group, trial))
+                continue
+            rate = self._rate(rule, group)
+            waits = rule in (TUNED, SHARED) and rate is None and _method(group) != "none"
+            yield from (StageCell(stage, group, own, rate, waits) for own in self._overrides(stage, group))
 
     def planned(self, stage: str) -> Iterator[PlannedCell]:
         """The cells of a stage, validated, those with equal runs once."""
         seen = set()
         for cell in self.cells(stage):
             overrides, told = cell.all_overrides, shown(cell.all_overrides)
-            rate = self.definition.rates.centre.get(_method(cell.group)) if cell.waits else None
+            some = (_SOME_RATE,) if cell.waits and cell.learning_rate is None else ()
             try:
-                run = self._compose((*overrides, *([f"{RATE_KEY}{rate:g}"] if rate else [])))
+                run = self._compose((*overrides, *some))
             except ValueError as error:
                 yield PlannedCell(PlannedRun(stage, cell.group, told, None, str(error)), overrides, None)
                 continue
@@ -99,15 +103,33 @@ class Expansion:
                 planned = PlannedRun(stage, cell.group, told, None if cell.waits else run.run_id)
                 yield PlannedCell(planned, overrides, run)
 
+    def search(self, group: tuple[str, ...]) -> Search:
+        """The search of a group's learning rate, as far as its records say."""
+        if group not in self._searches:
+            centre, method = self.definition.rates.centre, _method(group)
+            if not isinstance(centre, str) and method not in centre:
+                raise ValueError(f"hydra.sweeper.rates.centre has nothing for method={method}")
+            around = None if isinstance(centre, str) else centre[method]
+            self._searches[group] = Search(self.definition.rates, around, lambda trial: self._records(group, trial))
+        return self._searches[group]
+
     def selection(self, group: tuple[str, ...]) -> Selection | None:
-        """What the records of the grid's stage say of a group; None as long as one is missing."""
-        if group not in self._selections:
-            self._selections[group] = self._read(group)
-        return self._selections[group]
+        """What the records of the search say of a group; None as long as one is missing."""
+        if not self._is_searched(group) or not (found := self.search(group)).complete:
+            return None
+        records: dict[str, list[Record]] = {SEARCH: [], SELECT: []}
+        for trial in found.trials:
+            records[trial.stage] += self._records(group, trial) or []
+        return select(group, records[SELECT], records[SEARCH])
+
+    def _is_searched(self, group: tuple[str, ...]) -> bool:
+        centre = self.definition.rates.centre
+        return _method(group) != "none" and (isinstance(centre, str) or _method(group) in centre)
 
     def forget(self) -> None:
-        """Drops what was read from records, because new ones may have come."""
-        self._selections.clear()
+        """Drops what was read of records, because new ones may have come."""
+        self._searches.clear()
+        self._found = {run_id: record for run_id, record in self._found.items() if record.status == COMPLETED}
 
     def batches(self, plan: Callable[[], None]) -> Iterator[list[tuple[str, ...]]]:
         """The overrides of each stage's cells, when its turn has come: the records that it needs can be read then.
@@ -116,38 +138,43 @@ class Expansion:
             plan: called whenever learning rates have become known, so that the study's plan can be written.
         """
         for stage in self.definition.asked:
-            self.forget()
-            plan()
-            cells = list(self.planned(stage))
-            for cell in cells:
-                if cell.waits:
-                    print(f"{stage}: {' '.join(cell.planned.group)} has no learning rate yet: its grid is not "
-                          "complete, or no rate of it survived", file=sys.stderr)  # fmt: skip
-            if ready := [cell.overrides for cell in cells if cell.run is not None and not cell.waits]:
-                yield ready
-            if self.definition.stages[stage][RATE] == GRID and self.definition.extend:
-                yield from iter(self._beyond_grids, [])  # until it returns none
+            yield from self._rounds(stage, plan)
         self.forget()
         plan()
 
-    def _beyond_grids(self) -> list[tuple[str, ...]]:
-        """The overrides of one more rate for each group whose best one is at an end of its grid."""
-        self.forget()
-        rates = ((group, self.beyond(group)) for group in self.groups())
-        return [cell.all_overrides for group, rate in rates if rate for cell in self.grid_cells(group, rate)]
+    def _rounds(self, stage: str, plan: Callable[[], None]) -> Iterator[list[tuple[str, ...]]]:
+        """The overrides of a stage's cells, and of those that their records name then, until these name no more."""
+        launched: set[tuple[str, ...]] = set()
+        while True:
+            self.forget()
+            plan()
+            cells = list(self.planned(stage))
+            searches = self.definition.stages[stage][RATE] in (SEARCH, SELECT)
+            for cell in cells if not searches else ():
+                if cell.waits:
+                    print(f"{stage}: {' '.join(cell.planned.group)} has no learning rate yet: its search is not "
+                          "complete, or no rate of it survived", file=sys.stderr)  # fmt: skip
+            ready = [cell.overrides for cell in cells if cell.run is not None and not cell.waits]
+            if not (new := [overrides for overrides in ready if overrides not in launched]):
+                return
+            launched |= set(new)
+            yield new
+            if not searches:
+                return
 
-    def beyond(self, group: tuple[str, ...]) -> float | None:
-        """The next rate beyond the end of the grid at which the best one lies; None if none is due."""
-        found, rates = self.selection(group), self.definition.rates
-        if found is None or found.at_edge is None or len(found.points) >= rates.points + self.definition.extend:
-            return None
-        place, step = (-1, 1) if found.at_edge == "upper" else (0, -1)
-        return on_grid(found.points[place].learning_rate, step, rates.per_decade)
+    def _of_trial(self, group: tuple[str, ...], trial: Trial) -> list[StageCell]:
+        """The cells of a trial, one for each seed of its stage."""
+        stage = next((name for name, one in self.definition.stages.items() if one[RATE] == trial.stage), None)
+        if stage is None:
+            raise ValueError(f"hydra.sweeper.stages has no stage of rate: {trial.stage}, which the search needs")
+        cells = []
+        for overrides in self._overrides(stage, group):
+            budget = () if trial.share == 1 else (f"train.max_steps={self._steps(overrides, trial.share)}",)
+            cells.append(StageCell(stage, group, (*overrides, *budget), trial.rate, trial.guessed))
+        return cells
 
-    def grid_cells(self, group: tuple[str, ...], rate: float) -> list[StageCell]:
-        """The cells of the grid's stage at one more rate."""
-        stage = next(name for name, stage in self.definition.stages.items() if stage[RATE] == GRID)
-        return [StageCell(stage, group, overrides, rate) for overrides in self._overrides(stage, group)]
+    def _steps(self, overrides: tuple[str, ...], share: float) -> int:
+        return max(1, round(share * self._compose((*overrides, _SOME_RATE)).train.max_steps))
 
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
         """All but the learning rate of a group's cells in a stage; the command line's come last."""
@@ -155,47 +182,34 @@ class Expansion:
         axes = list((settings | self._given).values())
         return [(*self._base, *group, *own) for own in product(axes)]
 
-    def _read(self, group: tuple[str, ...]) -> Selection | None:
-        if _method(group) not in self.definition.rates.centre:
-            return None
-        rates, per_decade = list(self._grid(group)), self.definition.rates.per_decade
-        records = [record for rate in rates for record in self._records(group, rate)]
-        if len(records) < sum(len(self.grid_cells(group, rate)) for rate in rates):
-            return None
-        for edge, step in ((rates[0], -1), (rates[-1], 1)):  # what was added before
-            places = count(step, step)
-            while found := self._records(group, on_grid(edge, next(places), per_decade)):
-                records += found
-        return select(group, records)
-
-    def _records(self, group: tuple[str, ...], rate: float) -> list[Record]:
-        found = {}
-        for cell in self.grid_cells(group, rate):
+    def _records(self, group: tuple[str, ...], trial: Trial) -> list[Record] | None:
+        """The records of a trial; None as long as one is missing."""
+        records = []
+        for cell in self._of_trial(group, trial):
             run = self._compose(cell.all_overrides)
-            with suppress(CorruptRecordError):
-                found[run.run_id] = read_record(run.results_dir / run.study / run.run_id)
-        return list(found.values())
+            if run.run_id not in self._found:
+                with suppress(CorruptRecordError):
+                    self._found[run.run_id] = read_record(run.results_dir / run.study / run.run_id)
+            if run.run_id not in self._found:
+                return None
+            records.append(self._found[run.run_id])
+        return records
 
-    def _rates(self, rule: str, group: tuple[str, ...]) -> Sequence[float | None]:
-        """The learning rates of a group under a rule; [None] where there is none, or none yet."""
+    def _rate(self, rule: str, group: tuple[str, ...]) -> float | None:
+        """The learning rate of a group under a rule; None where there is none, or none yet."""
         if _method(group) == "none":
-            return [] if rule == GRID else [None]
-        if rule == GRID:
-            found = self.selection(group)
-            return [point.learning_rate for point in found.points] if found else self._grid(group)
+            return None
         if rule == PUBLISHED:
-            return [self._of(self.definition.rates.published, PUBLISHED, group)]
+            if _method(group) not in self.definition.rates.published:
+                raise ValueError(f"hydra.sweeper.rates.published has nothing for method={_method(group)}")
+            return self.definition.rates.published[_method(group)]
         shared = self.definition.rates.shared
         if rule == SHARED and shared is None:
             raise ValueError("hydra.sweeper.rates.shared is missing: a number, or a method whose tuned rate all take")
         if rule == SHARED and not isinstance(shared, str):
-            return [shared]
+            return shared
         chosen = self.selection(group if rule == TUNED else self._as_method(group, str(shared)))
-        return [chosen.best.learning_rate if chosen and chosen.best else None]
-
-    def _grid(self, group: tuple[str, ...]) -> tuple[float, ...]:
-        rates = self.definition.rates
-        return grid(self._of(rates.centre, "centre", group), rates.points, rates.per_decade)
+        return chosen.vertex if chosen else None
 
     def _as_method(self, group: tuple[str, ...], method: str) -> tuple[str, ...]:
         """The same row of another method; of another rank where it does not take part with this one."""
@@ -207,11 +221,6 @@ class Expansion:
         if near is None:
             raise ValueError(f"hydra.sweeper.rates.shared={method}: it is no method of this sweep")
         return near
-
-    def _of(self, table: Mapping[str, float], name: str, group: tuple[str, ...]) -> float:
-        if _method(group) not in table:
-            raise ValueError(f"hydra.sweeper.rates.{name} has nothing for method={_method(group)}")
-        return table[_method(group)]
 
     def _takes_part(self, group: Sequence[str]) -> bool:
         wanted = self.definition.only.get(_method(group), {})

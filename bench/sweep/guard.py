@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan
+from bench.study.registration import registration
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import as_given
 from bench.sweep.expansion import portable, repeating
@@ -27,6 +28,7 @@ from bench.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from bench.config import Run
+    from bench.runs.job import Origin
 
 POSITION = "LORA_INIT_BENCH_POSITION"  # tells the process of a cell which one it is, such as "[3/21]"
 RETRY, MOST_NAMED = "run.retry_failed=true", 5
@@ -80,8 +82,8 @@ def _commits(config: DictConfig, run: Run) -> Iterator[str]:
             yield f"task.datasets.{name}.hub.revision={dataset.hub.revision}"
 
 
-def command(overrides: Sequence[str], config: DictConfig, run: Run) -> str:
-    """The command line that makes exactly this run, without folders of this machine.
+def origin(overrides: Sequence[str], config: DictConfig, run: Run) -> Origin:
+    """The command line that makes exactly this run, without folders of this machine, and what its study registered.
 
     Args:
         overrides: of the run, with the experiment.
@@ -89,7 +91,10 @@ def command(overrides: Sequence[str], config: DictConfig, run: Run) -> str:
         run: built from it; it has found the commits of branches and tags.
     """
     pinned = portable([*overrides, *_commits(config, run)])
-    return StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), pinned, None))
+    from bench.runs import job
+
+    command = StudyPlan(experiment(), (), ()).command(PlannedRun(RUN, (), pinned, None))
+    return job.Origin(command, registration(experiment()))
 
 
 def hint(runs: list[Run]) -> str | None:

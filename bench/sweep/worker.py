@@ -26,12 +26,12 @@ class Cell:
     Attributes:
         run: validated.
         position: "[3/21]", for the lines printed.
-        command: the command line that makes exactly this run, for its record.
+        origin: for the run's record.
     """
 
     run: Run
     position: str
-    command: str
+    origin: job.Origin
 
 
 class WithoutBars:
@@ -78,7 +78,7 @@ def serve(spine: Callable[..., Any]) -> None:
             job.say(f"{cell.position} {cell.run.run_id}: failed: its data or its model changed since the sweep began")
             how = FAILED
         else:
-            how = job.execute(cell.run, spine, cell.position, cell.command)
+            how = job.execute(cell.run, spine, cell.position, cell.origin)
         with suppress(OSError):  # the sweep has been killed meanwhile
             connection.send((how, job.offline[num_before:]))
 

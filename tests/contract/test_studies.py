@@ -14,7 +14,6 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from bench.study.folders import CONF
-from bench.study.selection import grid
 from bench.sweep import arguments
 from bench.sweep.sweep import Sweep
 from bench.tasks.definition import BUILT_IN, load_definition
@@ -27,7 +26,7 @@ FILES = {
 }
 HUB = [name for name in FILES if not name.endswith("_tiny") and not name.startswith("community/")]
 FOLDERS = sorted({str(Path(name).parent) for name in FILES})
-SELECT = "select"
+SEARCH, SELECT = "search", "select"
 
 # The papers' budgets: examples a step, epochs (of a task, or of the one task), warm-up as a share of the steps.
 BUDGETS = {
@@ -56,7 +55,7 @@ class Study:
             config = compose("config", overrides=given, return_hydra_config=True)
             sweep = Sweep(config, given)
             expansion = sweep.expansion
-            expansion.selection = lambda group: None  # no records
+            expansion._records = lambda group, trial: None  # there are none
             self.definition, self.groups = expansion.definition, expansion.groups()
             self.cells = {stage: list(expansion.cells(stage)) for stage in self.definition.stages}
             self.runs = {
@@ -107,16 +106,16 @@ def test_every_value_of_every_axis_makes_a_valid_run(study):
     assert all(run.run_id and run.study == study.name for runs in study.runs.values() for run in runs)
 
 
-def test_every_method_that_trains_has_a_grid_of_the_same_size(study):
+def test_every_method_that_trains_has_as_many_fits_in_its_search(study):
     rates = study.definition.rates
-    assert set(rates.centre) == study.trained
-    for centre in rates.centre.values():
-        assert len(grid(centre, rates.points, rates.per_decade)) == rates.points
-    seeds = _seeds(study.cells[SELECT])
-    count = {group: 0 for group in study.groups if "method=none" not in group}
-    for cell in study.cells[SELECT]:
-        count[cell.group] += 1
-    assert set(count.values()) == {rates.points * len(seeds)}
+    assert rates.centre == "auto" or set(rates.centre) == study.trained
+    count = {(stage, group): 0 for stage in (SEARCH, SELECT) for group in study.groups if "method=none" not in group}
+    for stage, group in count:
+        count[stage, group] = sum(cell.group == group for cell in study.cells[stage])
+    of_search = [number for (stage, _), number in count.items() if stage == SEARCH]
+    of_select = [number for (stage, _), number in count.items() if stage == SELECT]
+    assert set(of_search) == {rates.points + (rates.points + 1) // 2}
+    assert set(of_select) == {3 * len(_seeds(study.cells[SELECT]))}
 
 
 def test_a_published_stage_has_a_rate_for_every_method_that_trains(study):
@@ -128,11 +127,12 @@ def test_a_published_stage_has_a_rate_for_every_method_that_trains(study):
 
 
 def test_learning_rates_are_chosen_on_other_rows_and_under_other_seeds_than_what_is_reported(study):
-    reported = [run for stage, runs in study.runs.items() if stage != SELECT for run in runs]
-    assert {run.score.split for run in study.runs[SELECT]} == {"validation"}
+    reported = [run for stage, runs in study.runs.items() if stage not in (SEARCH, SELECT) for run in runs]
+    assert {run.score.split for stage in (SEARCH, SELECT) for run in study.runs[stage]} == {"validation"}
     assert {run.score.split for run in reported} <= {"test"}
     seeds = {stage: _seeds(cells) for stage, cells in study.cells.items()}
-    assert not seeds.pop(SELECT) & set(chain.from_iterable(seeds.values()))
+    tried = seeds.pop(SEARCH) | seeds.pop(SELECT)
+    assert not tried & set(chain.from_iterable(seeds.values()))
 
 
 def test_the_controlled_track_has_one_scaling_rule_for_all_that_train_a_or_b(study):

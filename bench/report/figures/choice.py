@@ -14,7 +14,7 @@ import pandas as pd
 from bench.report.judge.comparisons import measured, ranked
 from bench.report.judge.scores import collect
 from bench.report.read.load import Cell, Study
-from bench.study.plan_file import SELECT
+from bench.study.plan_file import SEARCH, SELECT
 from bench.study.selection import Selection
 
 MOST_CELLS = 24  # rows of a table in one figure
@@ -63,7 +63,7 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
         places: names of task and model of everything that can be drawn.
         every: leave nothing out, whatever time it takes.
     """
-    scored = bool(study.cells) and study.stage != SELECT
+    scored = bool(study.cells) and study.stage not in (SEARCH, SELECT)
     measured = any(run.forgetting is not None for cell in study.cells for run in cell.runs)
     there = {RATES: bool(study.selection), RETENTION: scored and measured}
     kinds = tuple(kind for kind in KINDS if there.get(kind, scored))

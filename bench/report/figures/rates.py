@@ -31,20 +31,23 @@ def variant_of(selection: Selection, selections: Sequence[Selection]) -> tuple[s
 
 
 def rates_data(selections: Sequence[Selection]) -> pd.DataFrame:
-    """One row a selection and learning rate, in the unit of the tables: mean and range over seeds.
+    """One row a selection, budget and learning rate, in the unit of the tables: mean and range over seeds.
 
     `mean` is over the seeds that completed, `failed` the number of the others; a rate with a failed seed is not `best`.
+    `budget` is the number of steps, 0 for the full one.
     """
     rows = []
     for selection in selections:
         factor = scale_of(selection.metric).factor
-        for point in selection.points:
+        smaller = [(rung.steps, point) for rung in selection.rungs for point in rung.points]
+        for budget, point in (*smaller, *((0, point) for point in selection.points)):
             values = [factor * value for value in point.values if math.isfinite(value)]
             rows.append(
                 {
                     "method": selection.method,
                     "cell": ", ".join((selection.label, *variant_of(selection, selections))),
                     "metric": selection.metric,
+                    "budget": budget,
                     "learning_rate": point.learning_rate,
                     "mean": sum(values) / len(values) if values else math.nan,
                     "low": min(values, default=math.nan),
@@ -62,7 +65,8 @@ def rates_data(selections: Sequence[Selection]) -> pd.DataFrame:
 def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.DataFrame) -> Figure | None:
     """Each method's score at each learning rate: the mean over seeds, bars their range.
 
-    The ring is around the best rate; a cross above the axis is a rate at which a seed failed.
+    The ring is around the best rate; a cross above the axis is a rate at which a seed failed. Pale lines are of smaller
+    budgets.
 
     Args:
         selections: of one task and model.
@@ -80,7 +84,11 @@ def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.Data
     crosses = 0.015
     for name, label, selection, look in zip(names, labels, selections, drawn, strict=True):
         own = data[(data["method"] == selection.method) & (data["cell"] == name)]
-        _curve(axis, own, look, label)
+        for _, smaller in own[own["budget"] > 0].groupby("budget"):
+            axis.plot(
+                smaller["learning_rate"], smaller["mean"], linestyle=":", marker=".", color=look.color, alpha=0.45
+            )
+        _curve(axis, own[own["budget"] == 0], look, label)
         failed = own.loc[own["failed"] > 0, "learning_rate"]
         if len(failed):
             axis.plot(failed, [crosses] * len(failed), "x", color=look.color, transform=axis.get_xaxis_transform())
@@ -89,6 +97,7 @@ def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.Data
     bottom_legend(figure, *axis.get_legend_handles_labels())
     seeds = int((data["n"] + data["failed"]).max())
     notes = [f"{place[0]}, {place[1]}, validation split, {seeds} seed{'s' * (seeds > 1)}", "ring: best rate"]
+    notes += ["pale: smaller budgets"] * bool((data["budget"] > 0).any())
     notes += ["bars: range over seeds"] * (seeds > 1) + ["cross: a seed failed"] * bool(data["failed"].any())
     figure.suptitle("; ".join(notes))
     return figure

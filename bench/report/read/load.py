@@ -17,7 +17,7 @@ from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
 from bench.study.folders import experiments_folder
-from bench.study.plan_file import RUN, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study.plan_file import RUN, SEARCH, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
 
 BASELINE = "hu"  # LoRA, with which every method is compared
 
@@ -102,13 +102,18 @@ class Study:
     @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
         """The scores at each learning rate of the selection stage, one Selection a group, in the methods' order."""
+        full, smaller = (self._by_group(stage) for stage in (SELECT, SEARCH))
+        found = [rates.select(group, records, smaller.get(group, ())) for group, records in full.items()]
+        return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
+
+    def _by_group(self, stage: str) -> dict[tuple[str, ...], list[Record]]:
+        """The records of a stage that have a learning rate, by group."""
         groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-        known = _groups(self.plan, SELECT)
-        for _, record in _of_stage(self.members, self.plan, SELECT) if SELECT in self.stages else []:
+        known = _groups(self.plan, stage)
+        for _, record in _of_stage(self.members, self.plan, stage) if stage in self.stages else []:
             if record.config.train.learning_rate is not None:
                 groups[known[record.run_id]].append(record)
-        found = [rates.select(group, records) for group, records in groups.items()]
-        return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
+        return dict(groups)
 
     @property
     def selection_by_place(self) -> dict[tuple[str, str], list[rates.Selection]]:
@@ -143,7 +148,7 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     if not mix:
         refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
-    scored = [stage for stage in study.stages if stage != SELECT]
+    scored = [stage for stage in study.stages if stage not in (SEARCH, SELECT)]
     return study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
 
 

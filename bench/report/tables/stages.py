@@ -64,9 +64,7 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
     chosen = study.selection
     if not chosen:
         return ""
-    counts = sorted({len(selection.points) for selection in chosen})
-    grids = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    text = f"Learning rates: the best of {grids} a row on the validation split, under other seeds (rates.md)."
+    text = _search_text(chosen)
     if others:
         text += (
             f" Beside them the same rows of the stages {', '.join(others)}, matched by row; their n and rate follow."
@@ -76,9 +74,21 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
         named = ", ".join(f"{_name(selection)} {selection.at_edge}" for selection in edge)
         text += (
             f" (edge): the best rate is the smallest or largest tried, a better one may lie beyond: {named}; "
-            f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.extend=4` adds the missing points."
+            f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.rates.reserve=4` adds the missing points."
         )
     return text
+
+
+def _search_text(chosen: Sequence[Selection]) -> str:
+    counts = sorted({selection.num_fits if selection.rungs else len(selection.points) for selection in chosen})
+    numbers = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    if not any(selection.rungs for selection in chosen):
+        return f"Learning rates: the best of {numbers} a row on the validation split, under other seeds (rates.md)."
+    budgets = [str(rung.steps) for rung in max((selection.rungs for selection in chosen), key=len)]
+    return (
+        "Learning rates: the vertex of each row's own curve on the validation split, by the loss of its targets, "
+        f"under other seeds, from {numbers} fits a row, with {', '.join(budgets)} steps before all (rates.md)."
+    )
 
 
 def rates_table(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
@@ -92,6 +102,7 @@ def rates_table(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
             | {f"{point.learning_rate:g}": _point(selection, point) for point in selection.points}
             | {"points": str(len(selection.points))}
             | {"n": "–".join(map(str, sorted({len(point.values) + point.failed for point in selection.points})))}
+            | _choice(selection)
             for selection in found
         ]
         tables.append((place, pd.DataFrame(rows)))
@@ -116,11 +127,29 @@ def rates_numbers(study: Study) -> pd.DataFrame:
             "best": point is selection.best,
             "at_edge": selection.at_edge if point is selection.best else None,
             "num_points": len(selection.points),
+            **_budget(selection, steps, point),
         }
         for place, found in study.selection_by_place.items()
         for selection in found
-        for point in selection.points
+        for steps, points in (*((rung.steps, rung.points) for rung in selection.rungs), (None, selection.points))
+        for point in points
     )
+
+
+def _budget(selection: Selection, steps: int | None, point: Any) -> dict[str, Any]:
+    """Of a search: the budget of a point, and at the full one the rate that was taken; nothing for a grid."""
+    if not selection.rungs:
+        return {}
+    values = ",".join(f"{value:.6g}" for value in point.values)
+    return {"smaller_budget": steps, "vertex": None if steps else selection.vertex, "values": values}
+
+
+def _choice(selection: Selection) -> dict[str, str]:
+    """The rate that was taken, and the rates that do as well; nothing for a grid of one seed."""
+    if selection.plateau is None:
+        return {}
+    low, high = (f"{rate:g}" for rate in selection.plateau)
+    return {"vertex": f"{selection.vertex:g}", "within one s.e.": low if low == high else f"{low} to {high}"}
 
 
 def _point(selection: Selection, point: Any) -> str:

@@ -32,7 +32,8 @@ from bench.report.tables.stages import (
 )
 from bench.runs.record import COMPLETED
 from bench.runs.record_parts import ErrorFacts
-from bench.study.plan_file import SELECT
+from bench.study.plan_file import SEARCH, SELECT
+from bench.study.registration import registered, registration
 
 MAJORITY = "Majority class"
 Place = tuple[str, str]  # the names of task and model
@@ -178,7 +179,7 @@ def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
 
 def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
-    stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SELECT, study.stage)}
+    stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SEARCH, SELECT, study.stage)}
     return {
         stage: {place: judge(part.cells) for place, part in one.by_task_and_model.items()}
         for stage, one in stages.items()
@@ -228,6 +229,9 @@ def _lines(study: Study, judged: Stages) -> list[str]:
     used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
     lines = [
         rate_remark(study, [stage for stage in judged if stage != study.stage]),
+        registered(
+            [record for _, record in study.members], registration(study.plan.experiment if study.plan else None)
+        ),
         note(columns, any(map(num_head, study.cells))),
         stack(used),
         failures(every_failure),

@@ -71,8 +71,8 @@ class WorkersLauncher(Launcher):
         cells = []
         for number, overrides in enumerate(job_overrides, initial_job_idx + 1):
             run = sweep.compose(overrides)
-            command = guard.command(overrides, sweep.compose.config(overrides), run)
-            cells.append(workers.Cell(run, f"[{number}/{sweep.num_launched}]", command))
+            origin = guard.origin(overrides, sweep.compose.config(overrides), run)
+            cells.append(workers.Cell(run, f"[{number}/{sweep.num_launched}]", origin))
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=how)
             for overrides, how in zip(job_overrides, self._pool.launch(cells), strict=True)

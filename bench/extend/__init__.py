@@ -1,1 +1,0 @@
-"""Kept for one release: see `__main__`."""

@@ -1,0 +1,74 @@
+"""Preregistration: hashes of what a study asks and how it will answer, taken before its runs and kept in their records.
+
+A change of the claims, their margins, the seeds or the rule of learning rates after the first run has another hash; the
+study's tables name it. Comments and the order of keys count for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.process.hashes import values_sha256
+from bench.runs.record import Record
+from bench.study.folders import CONF, experiments_folder
+
+CLAIMS = "_claims.yaml"
+STUDY, PROTOCOL, CLAIMED = "study", "protocol", "claims"
+_GROUP = "/protocol"
+_DIGITS = 12
+
+
+def registration(experiment: str | None) -> dict[str, str]:
+    """The hashes of an experiment's file, of the protocol that it lists, and of the claims that it answers.
+
+    Args:
+        experiment: below the folder of experiments, without .yaml; without one, or where it is not there, nothing is
+            registered.
+    """
+    folder = experiments_folder()
+    path = None if folder is None or experiment is None else folder / f"{experiment}.yaml"
+    if folder is None or path is None or not path.is_file():
+        return {}
+    study = _read(path)
+    protocols = [one[_GROUP] for one in study.get("defaults", []) if isinstance(one, dict) and _GROUP in one]
+    parts = {STUDY: study}
+    if protocols:
+        parts[PROTOCOL] = [_read(CONF / "protocol" / f"{name}.yaml") for name in protocols]
+    claims = _read(folder / CLAIMS) if (folder / CLAIMS).is_file() else []
+    if own := [claim for claim in claims if claim.get("study") == experiment]:
+        parts[CLAIMED] = own
+    return {name: values_sha256(content)[:_DIGITS] for name, content in parts.items()}
+
+
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def registered(records: Sequence[Record], now: dict[str, str]) -> str:
+    """What was registered before a study's first run, and what was changed since; "" where nothing was.
+
+    Args:
+        records: of the study.
+        now: the hashes of its files as they are.
+    """
+    ordered = sorted((record for record in records if record.registration), key=_began)
+    if not ordered:
+        return ""
+    first = ordered[0].registration
+    parts = ", ".join(f"{name} {digest}" for name, digest in first.items())
+    text = f"Registered before the first run, {_began(ordered[0])[:10]}: {parts}."
+    for name in dict.fromkeys((*first, *now)):
+        later = [record for record in ordered if record.registration.get(name) != first.get(name)]
+        if later:
+            text += f" The {name} changed before {len(later)} of {len(records)} runs."
+        elif now.get(name) != first.get(name):
+            text += f" The {name} changed after the last run."
+    return text
+
+
+def _began(record: Record) -> str:
+    return str(next((attempt.get("started") for attempt in record.attempts if attempt.get("started")), ""))
