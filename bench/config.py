@@ -27,7 +27,7 @@ from bench.runs.record import Record, identity_digest
 from bench.runs.record_parts import CurvatureFacts
 from bench.runs.renamed import modern
 from bench.runs.tracking import Track
-from bench.score import Scoring
+from bench.score import Retention, Scoring
 from bench.study.folders import CONF
 from bench.tasks import Task
 from bench.train import Train
@@ -104,6 +104,7 @@ class Run:
     train: Train
     measure: Measure
     score: Scoring
+    retention: Retention
     track: Track
     data: Data
     svd: SVDSettings
@@ -146,7 +147,7 @@ class Run:
     def from_record(cls, record: Record) -> Run:
         """The run that a record describes, with this machine's folders and conf/'s defaults for `run` and `checkpoint`.
 
-        One from before targets had a loss has none.
+        What was not measured then is not measured now.
 
         Raises:
             ConfigError: as `from_config`.
@@ -157,6 +158,7 @@ class Run:
             config["train"]["learning_rate"] = AUTO  # the record has the number that it became
             config["learning_rate_source"] = None
         config["score"] = {"loss_samples": 0} | config["score"]
+        config = {"retention": {"text": None, "num_tokens": 0}} | config
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def with_a_rate(self, published: Mapping[str, Any]) -> Run:
@@ -315,9 +317,10 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Everything that can change the run's numbers, and nothing else.
 
-        No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank if no adapter
-        is added, calibration if no statistics are required, the svd key if nothing is decomposed; rank, seed and
-        training if nothing is trained, except the seed that draws an encoder's head.
+        No paths, no tracking, no study, no cache, no retention, which moves no other number. Axes that the
+        method ignores are left out: the rank if no adapter is added, calibration if no statistics are required, the svd
+        key if nothing is decomposed; rank, seed and training if nothing is trained, except the seed that draws an
+        encoder's head.
         """
         method, task = self.method, self.task.identity(self.trains, self.score.split)
         unused = () if method.requires else ("calibration",)

@@ -33,12 +33,12 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     from bench.process.phases import Phases
     from bench.runs.assemble import Result
     from bench.runs.job import say
-    from bench.score import check, check_merged, score
+    from bench.score import before_training, check, check_merged, score
     from bench.train import hessian, train
     from bench.train.probe import AlignmentProbe
 
     rng.seed_global(cfg.seed)
-    phases, training = Phases.begin(attempt.enter), None
+    phases, training, pretrained, retention = Phases.begin(attempt.enter), None, None, None
     with phases.measure("load"):
         stage.check(cfg)
         # A row that cannot be used is refused before a model is loaded.
@@ -48,6 +48,8 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
+        if cfg.trains:
+            pretrained = before_training(cfg.retention, loaded, cfg.model.source == "embedded", cfg.score, cfg.cache)
     cfg = cfg.with_curvature(attempt.curvature)  # known where an earlier attempt is resumed
     start = stage.initialize(cfg, loaded, task, phases)
     if cfg.measures_curvature and attempt.curvature is None:
@@ -70,9 +72,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     trained = replace(loaded, model=start.model)
     with phases.measure("score"):
         scored = score(trained, task.evaluations, cfg.score, task.targets)
+        if pretrained is not None:
+            retention = pretrained.facts(trained, cfg.score)
     weights.save(start.model, start.layers, start.factors, attempt.weights_path)
     scored.facts.merged = check_merged(trained, task.evaluations, cfg.score, scored)
-    return Result(loaded, task, start, attempt.curvature, training, phases, scored)
+    return Result(loaded, task, start, attempt.curvature, training, phases, scored, retention)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """The outputs of the stages; `curvature` is None where it was not measured, `training` where nothing is trained."""
+    """The outputs of the stages; `curvature` and `retention` are None where not measured, `training` without it."""
 
     loaded: LoadedModel
     task: PreparedTask
@@ -31,6 +31,7 @@ class Result:
     training: Training | None
     phases: Phases
     scored: Scored
+    retention: parts.RetentionFacts | None = None
 
 
 def completed(cfg: Run, result: Result) -> Record:
@@ -54,6 +55,7 @@ def completed(cfg: Run, result: Result) -> Record:
     if result.training is not None:
         record.training = result.training.facts
     record.scores, record.scoring = result.scored.scores, result.scored.facts
+    record.retention = result.retention
     return record
 
 

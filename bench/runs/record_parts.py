@@ -323,6 +323,28 @@ class Score(Part):
     majority: Number = None
 
 
+class RetentionFacts(Part):
+    """The loss on held-out text of the kind that the model was pretrained on.
+
+    Attributes:
+        text: what it is, without the folder.
+        num_tokens: of the text.
+        loss_before, loss_after: of the pretrained and of the trained model, nats per token.
+    """
+
+    text: str = ""
+    num_tokens: Count = 0
+    loss_before: Number = None
+    loss_after: Number = None
+
+    @property
+    def forgetting(self) -> float | None:
+        """By how much the loss rose, nats per token; None where it is not known."""
+        if self.loss_before is None or self.loss_after is None:
+            return None
+        return self.loss_after - self.loss_before
+
+
 class ScoringFacts(Part):
     """How items were scored.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.report.figures import cost, curvature, gradient, loss, rates
+from bench.report.figures import cost, curvature, gradient, loss, rates, retention
 from bench.report.figures.choice import CURVATURE, RATES, Choice, Place, best_cells, best_selections, choose
 from bench.report.figures.draw import styled
 from bench.report.read.curvature import rates_and_curvatures
@@ -87,6 +87,9 @@ def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     if "score" in wanted:
         scored = cost.score_data(cells)
         yield "score", cost.score_against_parameters(cells, scored), scored
+    if "retention" in wanted:
+        kept = retention.retention_data(cells)
+        yield "retention", retention.score_against_forgetting(cells, kept), kept
     if "cost" in wanted:
         costs = cost.cost_data(cells)
         yield "cost", cost.cost(cells, costs), costs
