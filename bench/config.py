@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter
@@ -24,17 +24,21 @@ from bench.process.validation import one_line
 from bench.runs.checkpoint import Checkpointing
 from bench.runs.names import checked_name, checked_study
 from bench.runs.record import Record, identity_digest
+from bench.runs.record_parts import CurvatureFacts
 from bench.runs.renamed import modern
 from bench.runs.tracking import Track
-from bench.score import Scoring
+from bench.score import Retention, Scoring
 from bench.study.folders import CONF
 from bench.tasks import Task
 from bench.train import Train
+from bench.train.curvature import centre
 from bench.train.probe import Measure
+from bench.train.settings import AUTO
 
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 LONGEST_MESSAGE = 2000  # characters
 _OF_THE_COMMAND = ("run", "checkpoint")  # keys that change how a command works and no result; not recorded
+_NOT_RECORDED = (*_OF_THE_COMMAND, "resolved_rate")
 
 
 class ConfigError(ValueError):
@@ -85,7 +89,7 @@ class Run:
     """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on.
 
     The fields are the keys of conf/config.yaml; learning_rate_source says who published train.learning_rate, where
-    nobody gave it and the model is not embedded.
+    nobody gave it and the model is not embedded. With train.learning_rate=auto `with_curvature` gives it a number.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -100,6 +104,7 @@ class Run:
     train: Train
     measure: Measure
     score: Scoring
+    retention: Retention
     track: Track
     data: Data
     svd: SVDSettings
@@ -107,6 +112,7 @@ class Run:
     run: Execution
     checkpoint: Checkpointing
     learning_rate_source: str | None = None
+    resolved_rate: float | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -124,6 +130,8 @@ class Run:
             values, renamed = modern(config)
             for note in renamed:
                 warnings.warn(note, stacklevel=2)
+            if "resolved_rate" in values:
+                raise ConfigError("resolved_rate follows from train.learning_rate=auto and cannot be given")
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
@@ -139,14 +147,18 @@ class Run:
     def from_record(cls, record: Record) -> Run:
         """The run that a record describes, with this machine's folders and conf/'s defaults for `run` and `checkpoint`.
 
-        One from before targets had a loss has none.
+        What was not measured then is not measured now.
 
         Raises:
             ConfigError: as `from_config`.
         """
         defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
         config, _ = modern(localised(record.config.model_dump()))
+        if record.identity.get("train", {}).get("learning_rate") == AUTO:
+            config["train"]["learning_rate"] = AUTO  # the record has the number that it became
+            config["learning_rate_source"] = None
         config["score"] = {"loss_samples": 0} | config["score"]
+        config = {"retention": {"text": None, "num_tokens": 0}} | config
         return cls.from_config({key: defaults[key] for key in _OF_THE_COMMAND} | config)
 
     def with_a_rate(self, published: Mapping[str, Any]) -> Run:
@@ -183,6 +195,8 @@ class Run:
         checked_study(self.study)
         if self.trains and self.train.learning_rate is None:
             raise ValueError(f"method={self.method_name} needs a learning rate: train.learning_rate=1e-3")
+        if self.trains and self.train.chooses_rate:
+            self._check_auto()
         trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
         if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
             raise ValueError(
@@ -196,7 +210,7 @@ class Run:
             )
         kind = self.model.found_kind
         self.task.check(kind)
-        if self.train.parallel == "fsdp" and kind == "seq2seq":
+        if self.sharded and kind == "seq2seq":
             # torch 2.13: "shared with a parameter already managed by another FSDP group"
             raise ValueError(
                 "train.parallel=fsdp cannot shard a sequence-to-sequence model, whose encoder and decoder share their "
@@ -214,30 +228,88 @@ class Run:
                 "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
             )
 
+    def _check_auto(self) -> None:
+        if not self.measure.curvature_rows or self.train.curvature_constant is None:
+            raise ValueError(
+                "train.learning_rate=auto follows from the curvature at step 0, with train.curvature_constant and "
+                "measure.curvature_rows; say measure.curvature_rows=8, or give a rate"
+            )
+        if self.sharded:
+            raise ValueError(
+                "train.learning_rate=auto follows from the curvature, which train.parallel=fsdp leaves out; give a "
+                "rate, or take train.parallel=ddp"
+            )
+
+    def with_curvature(self, found: CurvatureFacts | None) -> Run:
+        """The run itself or, with train.learning_rate=auto, with the rate that follows; its identity stays what it was.
+
+        Args:
+            found: the curvature at step 0; None where it is not known yet.
+
+        Raises:
+            ValueError: the curvature could not be measured, or the loss curves downwards in all directions.
+        """
+        if not (self.trains and self.train.chooses_rate) or found is None:
+            return self
+        if found.reason is not None or found.preconditioned is None or found.preconditioned <= 0:
+            why = found.reason or f"the largest preconditioned eigenvalue is {found.preconditioned:.3g}"
+            raise ValueError(f"train.learning_rate=auto has no curvature to follow ({why}); give a rate")
+        constant = cast(float, self.train.curvature_constant)
+        source = (
+            f"auto: {constant:g} / {found.preconditioned:.4g}, the largest eigenvalue of the preconditioned Hessian at "
+            "step 0; the centre of a grid, and not a tuned rate"
+        )
+        return replace(self, resolved_rate=centre(constant, found.preconditioned), learning_rate_source=source)
+
+    @property
+    def schedule(self) -> Train:
+        """The settings of training with the learning rate as a number, as soon as it is known."""
+        return self.train if self.resolved_rate is None else replace(self.train, learning_rate=self.resolved_rate)
+
     @property
     def trains(self) -> bool:
         """Whether the method trains anything."""
         return bool(self.method.trains)
 
     @property
+    def measures_curvature(self) -> bool:
+        """Whether the curvature at step 0 is asked for."""
+        return self.trains and self.measure.curvature_rows > 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether training shards the weights."""
+        return self.train.parallel == "fsdp"
+
+    @property
     def tags(self) -> list[str]:
         """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
         rank = [self.rank.name] if self.method.has_adapter else []
-        trained = [f"seed {self.seed}", f"lr {self.train.learning_rate:g}"] if self.trains else []
+        trained = [f"seed {self.seed}", f"lr {self.rate}"] if self.trains else []
         return [self.method_name, *rank, self.task.name, self.model.name, *trained]
 
     @property
     def learning_rates(self) -> LearningRates:
-        """The learning rates that a method may use: the peak, the first step's, and that of a calibration batch."""
+        """The learning rates that a method may use: the peak, the first step's, and that of a calibration batch.
+
+        Zeros while the rate is not known: the curvature that it follows from is that of a start without a step in it.
+        """
         return LearningRates(
-            peak=self.train.learning_rate or 0.0,
-            first=self.train.first_learning_rate(),
-            calibration=self.train.first_learning_rate(self.task.calibration_batch_size),
+            peak=self.schedule.peak,
+            first=self.schedule.first_learning_rate(),
+            calibration=self.schedule.first_learning_rate(self.task.calibration_batch_size),
         )
+
+    @property
+    def rate(self) -> str:
+        """The learning rate as a text; auto while it is not known."""
+        return AUTO if self.schedule.chooses_rate else f"{self.schedule.learning_rate:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON values for the record, without `run` and `checkpoint`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_THE_COMMAND}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RECORDED}
+        number = None if self.schedule.chooses_rate else self.schedule.learning_rate  # null: not known yet
+        values["train"] = asdict(self.schedule) | {"learning_rate": number}
         values["method"] = {"name": values.pop("method_name")} | _method_values(self.method)
         return _plain(values)
 
@@ -245,9 +317,10 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Everything that can change the run's numbers, and nothing else.
 
-        No paths, no tracking, no study, no cache. Axes that the method ignores are left out: the rank if no adapter
-        is added, calibration if no statistics are required, the svd key if nothing is decomposed; rank, seed and
-        training if nothing is trained, except the seed that draws an encoder's head.
+        No paths, no tracking, no study, no cache, no retention, which moves no other number. Axes that the
+        method ignores are left out: the rank if no adapter is added, calibration if no statistics are required, the svd
+        key if nothing is decomposed; rank, seed and training if nothing is trained, except the seed that draws an
+        encoder's head.
         """
         method, task = self.method, self.task.identity(self.trains, self.score.split)
         unused = () if method.requires else ("calibration",)
@@ -258,7 +331,8 @@ class Run:
             "score": self.score.identity(),
         }
         if self.trains:
-            values |= {"seed": self.seed, "train": self.train.identity(), "measure": self.measure}
+            values |= {"seed": self.seed, "train": self.train.identity()}
+            values["measure"] = self.measure.identity(self.train.chooses_rate)
         elif self.model.found_kind == "encoder":
             values["seed"] = self.seed
         if method.has_adapter:

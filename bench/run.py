@@ -29,15 +29,16 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     """
     from bench.init import stage
     from bench.model import weights
-    from bench.process import rng
+    from bench.process import ranks, rng
     from bench.process.phases import Phases
     from bench.runs.assemble import Result
-    from bench.score import check, check_merged, score
-    from bench.train import train
+    from bench.runs.job import say
+    from bench.score import before_training, check, check_merged, score
+    from bench.train import hessian, train
     from bench.train.probe import AlignmentProbe
 
     rng.seed_global(cfg.seed)
-    phases, training = Phases.begin(attempt.enter), None
+    phases, training, pretrained, retention = Phases.begin(attempt.enter), None, None, None
     with phases.measure("load"):
         stage.check(cfg)
         # A row that cannot be used is refused before a model is loaded.
@@ -47,19 +48,35 @@ def run(cfg: Run, attempt: Attempt) -> Result:
         task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
+        if cfg.trains:
+            pretrained = before_training(cfg.retention, loaded, cfg.model.source == "embedded", cfg.score, cfg.cache)
+    cfg = cfg.with_curvature(attempt.curvature)  # known where an earlier attempt is resumed
     start = stage.initialize(cfg, loaded, task, phases)
+    if cfg.measures_curvature and attempt.curvature is None:
+        with phases.measure("curvature"):
+            found = hessian.measure(start.model, start.layers, task, cfg.measure.curvature_rows, cfg.seed, cfg.sharded)
+        attempt.keep(found, phases.by_name["curvature"])
+        cfg = cfg.with_curvature(found)
+        if cfg.resolved_rate is not None and cfg.method.reads_learning_rates:  # it has started from a rate of zero
+            loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
+            start = stage.initialize(cfg, loaded, task, phases)
+    phases.by_name |= attempt.kept_phases
+    if cfg.resolved_rate is not None and ranks.rank() == 0:
+        say(f"train.learning_rate={cfg.rate} is {cfg.learning_rate_source}")
     if cfg.trains:
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
         with phases.measure("train"):
-            training = train(start.model, task, cfg.train, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, attempt)
+            training = train(start.model, task, cfg.schedule, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, attempt)
         phases.carry("train", training.carried_seconds)
         phases.set_apart("measure", probe.seconds, within="train")
     trained = replace(loaded, model=start.model)
     with phases.measure("score"):
         scored = score(trained, task.evaluations, cfg.score, task.targets)
+        if pretrained is not None:
+            retention = pretrained.facts(trained, cfg.score)
     weights.save(start.model, start.layers, start.factors, attempt.weights_path)
     scored.facts.merged = check_merged(trained, task.evaluations, cfg.score, scored)
-    return Result(loaded, task, start, training, phases, scored)
+    return Result(loaded, task, start, attempt.curvature, training, phases, scored, retention)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

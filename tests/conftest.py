@@ -26,6 +26,7 @@ SHORT = (
     "train.eval_steps=2",
     "train.warmup_steps=2",
     "measure.alignment_steps=2",
+    "measure.curvature_rows=0",
     "task.eval_samples=8",
     "task.calibration_samples=8",
     "task.calibration_batch_size=4",

@@ -200,9 +200,9 @@ def inputs_of(model, layers, batch):
     return {name: inputs for name, (inputs,) in calls_of(model, layers, batch).items()}
 
 
-def random_batch(rows, tokens, seed=0):
+def random_batch(rows, tokens, seed=0, vocabulary=50):
     """A batch of random tokens, the first two of each row a prompt that the loss leaves out."""
-    ids = torch.randint(0, 50, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(0, vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
     labels[:, :2] = -100
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

@@ -1,6 +1,7 @@
 import json
 import random
 from itertools import islice
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ CHECKPOINT = Path(items.__file__).parent / "tiny_llama"
 
 
 def asked(item):
-    return tuple(str(value) for key, value in item.items() if key not in ("label", "answer", "choices"))
+    return tuple(str(value) for key, value in item.items() if key not in ("label", "answer", "choices", "fact"))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -25,20 +26,18 @@ def test_splits_are_disjoint_and_no_item_occurs_twice(name):
     assert len(everything) == len(set(everything))
 
 
-def test_a_fact_is_asked_in_one_split_only():
-    def facts(split):
-        rows = items.splits("commonsense_tiny")[split]
-        creatures = {c.name: c for c in CREATURES}
-        found = set()
+def test_a_fact_is_asked_in_two_wordings_and_in_one_split_only():
+    creatures = {c.name: c for c in CREATURES}
+    asked_in = {}
+    for split, rows in items.splits("commonsense_tiny").items():
+        assert len(rows) == 2 * items.FACTS[split]
         for row in rows:
             (name,) = [word.strip("?") for word in row["question"].split() if word.strip("?") in creatures]
-            found.add((name, row["choices"][row["label"]]))
-        return found
-
-    values = {split: facts(split) for split in ("train", "validation", "test")}
-    # A creature's kind, home, food and colour have no value in common, so that a pair names one fact.
-    assert not values["train"] & values["test"]
-    assert not values["validation"] & values["test"]
+            # A creature's kind, home, food and colour have no value in common, so that a pair names one fact.
+            asked_in.setdefault((name, row["choices"][row["label"]]), []).append((split, row["fact"]))
+    assert len(asked_in) == 4 * len(creatures)
+    assert all(len(found) == 2 and len(set(found)) == 1 for found in asked_in.values())
+    assert len({found[0] for found in asked_in.values()}) == len(asked_in)
 
 
 def test_the_gold_choice_is_the_creatures_property():
@@ -57,6 +56,44 @@ def test_every_answer_follows_from_its_steps():
             left, right = step.split(" = ")
             assert eval(left) == int(right)
         assert last == f"#### {right}"
+
+
+def test_a_problem_has_two_to_four_equations():
+    lengths = {item["answer"].count(" = ") for rows in items.splits("gsm_tiny").values() for item in rows}
+    assert lengths == {2, 3, 4}
+
+
+def number_at_the_end(story):
+    """What a story tells, read sentence by sentence: the number at its start and at its end."""
+    opening, *events = story.rstrip(".").split(". ")
+    start = now = prod(int(word) for word in opening.split() if word.isdigit())
+    for event in events:
+        (number,) = [int(word) for word in event.split() if word.isdigit()] or [0]
+        if "buys" in event or "finds" in event:
+            now += number
+        elif "loses" in event or "sells" in event:
+            now -= number
+        elif "half" in event:
+            now /= 2
+        else:
+            now *= 2 if "twice" in event else 3
+    return start, now
+
+
+def test_entailment_is_whether_there_are_more_or_fewer_than_before():
+    for item in items.splits("entailment_tiny")["test"]:
+        start, end = number_at_the_end(item["sentence1"])
+        assert item["label"] == (("more" if end > start else "fewer") in item["sentence2"])
+        assert end != start
+
+
+def test_a_paraphrase_has_the_same_giver_and_taker():
+    for item in items.splits("paraphrase_tiny")["test"]:
+        gifts = []
+        for sentence in (item["sentence1"], item["sentence2"]):
+            subject, verb, *gift, _, other = sentence.rstrip(".").split()
+            gifts.append((subject, other, gift) if verb == "gives" else (other, subject, gift))
+        assert item["label"] == (gifts[0] == gifts[1])
 
 
 def test_quantities_stay_between_1_and_99():

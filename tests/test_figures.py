@@ -4,7 +4,7 @@ import itertools
 import pytest
 from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
-from bench.report.figures import cost, draw, gradient, loss, rates, write_figures
+from bench.report.figures import cost, draw, gradient, loss, rates, retention, write_figures
 from bench.report.palette import LOOKS, look, order
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import load_study
@@ -17,6 +17,7 @@ LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp
 def write_run(
     root, method="hu", seed=0, *, value=0.5, losses=(3.0, 2.0, 1.0), scores=None, parameters=1000, rate=0.01, r=None,
     task="t", model="m", kind="causal", status="completed", measures=("cosine", "captured_energy"), init=0.5,
+    retention=None,
 ):  # fmt: skip
     """A run of 3 steps, 100 tokens and 2 seconds each, its losses the eval losses too; returns its folder's name."""
     config = a_config(method, seed, rate, task, model)
@@ -39,6 +40,7 @@ def write_run(
         "train": {"seconds": 6.0, "peak_bytes": 2**22},
     }
     record.scores = [a_score(value)] if scores is None else scores
+    record.retention = {"loss_before": 1.0, "loss_after": retention} if retention and trained else None
     folder = root / "study" / name
     folder.mkdir(parents=True)
     write_record(folder, record)
@@ -111,6 +113,41 @@ def test_every_figure_is_written_as_png_pdf_and_csv(tmp_path):
     names, folder = drawn(tmp_path)
     assert names == {"convergence", "target", "alignment", "layers", "features", "score", "cost"}
     assert {path.name for path in folder.iterdir()} == {f"{n}.{kind}" for n in names for kind in ("png", "pdf", "csv")}
+
+
+def test_forgetting_is_drawn_against_the_score_with_the_front_of_both(tmp_path):
+    runs = {"hu": ((0.8, 1.5), (0.9, 1.7)), "pissa": ((0.8, 2.5), (0.8, 2.5)), "milora": ((0.5, 1.1), (0.6, 1.1))}
+    for method, seeds in runs.items():
+        for seed, (value, after) in enumerate(seeds):
+            write_run(tmp_path, method, seed, value=value, retention=after)
+    write_run(tmp_path, "none")
+    write_run(tmp_path, "olora", value=0.99)
+    names, folder = drawn(tmp_path)
+    assert "retention" in names
+    rows = {row["method"]: row for row in read_csv(folder / "retention.csv")}
+    assert {name: row["on_front"] for name, row in rows.items()} == {"hu": "True", "pissa": "False", "milora": "True"}
+    hu = {name: float(rows["hu"][name]) for name in ("forgetting", "forgetting_low", "forgetting_high", "mean")}
+    # two seeds: 12.706 standard deviations over the root of two, 0.1414 / 1.4142
+    assert hu == pytest.approx(
+        {"forgetting": 0.6, "forgetting_low": -0.6706, "forgetting_high": 1.8706, "mean": 85.0}, rel=1e-4
+    )
+    figure = retention.score_against_forgetting(cells := cells_of(tmp_path), retention.retention_data(cells))
+    assert sorted(
+        line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() not in ("None", "_", "|")
+    ) == pytest.approx([0.1, 0.6, 1.5])
+
+
+def test_of_three_datasets_the_average_is_drawn_against_forgetting(tmp_path):
+    scores = [a_score(value, task) for task, value in zip("abc", (0.2, 0.4, 0.9), strict=True)]
+    write_run(tmp_path, "hu", scores=scores, retention=1.25)
+    (row,) = retention.retention_data(cells_of(tmp_path)).to_dict("records")
+    assert (row["dataset"], row["forgetting"]) == ("average", 0.25)
+    assert row["mean"] == pytest.approx(50.0)
+
+
+def test_the_front_holds_what_no_other_beats():
+    points = [(1, 5), (2, 5), (2, 6), (3, 4), (float("nan"), 9), (1, 5)]
+    assert draw.pareto_front(*zip(*points, strict=True)) == [True, False, True, False, False, True]
 
 
 def test_what_the_records_lack_has_no_figure_and_is_no_error(tmp_path):

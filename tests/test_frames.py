@@ -13,7 +13,7 @@ import pytest
 from bench.report import alignment, curves, frame
 from bench.report.__main__ import main
 from bench.report.read.members import ReportError
-from bench.runs.record import read_record, read_rows
+from bench.runs.record import SCHEMA_VERSION, read_record, read_rows, write_record
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -28,7 +28,7 @@ def test_a_score_a_row_is_the_records_score():
     assert not scores.duplicated(["stage", "run_id", "dataset", "metric"]).any()
     for row in scores[scores["metric"] != "eval_loss"].sample(5, random_state=0).itertuples():
         record = read_record(folder_of(row.run_id))
-        (score,) = record.scores
+        score = next(one for one in record.scores if one.metric == row.metric)
         assert (row.value, row.stderr, row.num_items) == (score.value, score.stderr, score.num_examples)
         assert row.seconds == pytest.approx(sum(phase.seconds for phase in record.phases.values()))
         assert row.num_trainable == record.initialization.num_trainable
@@ -40,8 +40,19 @@ def test_what_a_run_has_not_is_missing():
     assert (scores.loc["hu", "rank"] == 8).all()
     untrained = scores.loc[["none"]]
     assert untrained[["seed", "learning_rate", "rank"]].isna().all(axis=None)
-    assert set(untrained["metric"]) == {"exact_match,strict-match"}
-    assert set(scores.loc["hu", "metric"]) == {"exact_match,strict-match", "eval_loss"}
+    assert {"exact_match,strict-match"} <= set(untrained["metric"]) <= {"exact_match,strict-match", "loss"}
+    assert set(scores.loc["hu", "metric"]) - {"loss"} == {"exact_match,strict-match", "eval_loss"}
+
+
+def test_the_loss_before_and_after_training_are_columns(tmp_path):
+    source = next((RESULTS / "demo").glob("hu-*"))
+    record = read_record(source)
+    record.schema_version = SCHEMA_VERSION
+    record.retention = {"text": "t", "num_tokens": 9, "loss_before": 1.5, "loss_after": 2.0}
+    (tmp_path / "trial" / source.name).mkdir(parents=True)
+    write_record(tmp_path / "trial" / source.name, record)
+    found = frame("trial", tmp_path)
+    assert (set(found["retention_before"]), set(found["retention_after"])) == ({1.5}, {2.0})
 
 
 def test_a_failed_run_is_a_row_without_a_metric(tmp_path):

@@ -17,7 +17,7 @@ from bench.sweep.expansion import PlannedCell
 
 HOUR = 3600.0
 TASK_SCORE = {
-    "task": "gsm_tiny", "metric": "exact_match", "num_examples": 400, "higher_is_better": True, "stderr": None,
+    "task": "gsm_tiny", "metric": "exact_match", "num_examples": 1000, "higher_is_better": True, "stderr": None,
     "majority": None,
 }  # fmt: skip
 

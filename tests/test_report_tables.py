@@ -214,6 +214,27 @@ def test_the_loss_of_targets_is_a_column_beside_the_metric_and_bold_where_it_is_
     assert wide["average %"][0] == "50.0 [49.9, 50.1]"
 
 
+def test_forgetting_is_a_column_where_it_is_known(tmp_path):
+    def forgetful(label, *afters):
+        found = cell(label, *([score(0.5)] for _ in afters))
+        for run, after in zip(found.runs, afters, strict=True):
+            run.retention = {"text": "t", "num_tokens": 9, "loss_before": 1.0, "loss_after": after}
+        return found
+
+    cells = [cell("Pretrained", [score(0.5)]), forgetful("A", 1.1, 1.3), forgetful("B", 0.75)]
+    # two seeds: 0.2 and Student's 12.706 times 0.1414 / 1.4142
+    assert list(summary(study(*cells))["forgetting"]) == ["–", "0.200 [-1.071, 1.471]", "-0.250"]
+    rows = numbers(study(*cells)).set_index("label")
+    assert rows.loc["A", ["forgetting", "forgetting_low", "forgetting_high"]].tolist() == pytest.approx(
+        [0.2, -1.07062, 1.47062]
+    )
+    assert "Forgetting: by how much training raised the loss" in markdown(tmp_path, *cells)
+    without = cell("A", [score(0.5)])
+    assert "forgetting" not in summary(study(without))
+    assert "forgetting" not in numbers(study(without))
+    assert "Forgetting" not in markdown(tmp_path, without)
+
+
 def test_headings_tell_metrics_and_filters_apart():
     def headings(*metrics, tasks=("t",)):
         table = summary(study(cell("A", [score(0.5, task, metric) for task in tasks for metric in metrics])))

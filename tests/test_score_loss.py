@@ -14,6 +14,7 @@ from bench.process.store import Cache
 from bench.report.judge.metrics import of_items
 from bench.report.read.outcomes import items_of
 from bench.runs.record import LOSS
+from bench.runs.record_parts import Config
 from bench.score import score
 from bench.score.loss import losses_of, ratio
 from bench.tasks.examples import Example
@@ -189,12 +190,12 @@ def test_loss_alone_of_no_rows_is_refused(compose):
         Run.from_config(compose("score.only_loss=true", "score.loss_samples=0"))
 
 
-def test_a_run_from_before_targets_had_a_loss_is_repeated_without(run):
+def test_a_run_from_before_losses_were_taken_is_repeated_without_them(run):
     record, _ = run
-    earlier = record.model_copy(deep=True)
-    del earlier.config.score["loss_samples"]
-    again = Run.from_record(earlier)
-    assert (again.score.loss_samples, again.run_id) == (0, record.run_id)
+    config = record.config.model_dump()
+    del config["score"]["loss_samples"], config["retention"]
+    again = Run.from_record(record.model_copy(update={"config": Config.model_validate(config)}))
+    assert (again.score.loss_samples, again.retention.num_tokens, again.run_id) == (0, 0, record.run_id)
 
 
 # In a run

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from simulated_studies import called_different
 
 from bench.study.search import (
     beyond,
@@ -104,3 +105,10 @@ def test_the_plateau_widens_with_the_seeds_spread():
     noisy = {place: (mean - 0.4, mean + 0.4) for place, mean in means.items()}
     assert plateau(calm) == [1]
     assert plateau(noisy) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates(n):
+    """At most 5 %; of 150 studies at most 14, as 39 times of 40 at 5 %. The script tries 1,000 of each kind."""
+    found = called_different("hu", n, 150, np.random.default_rng(n))
+    assert max(found.values()) <= 14 / 150

@@ -158,6 +158,8 @@ class Method:
         decomposes: matrices seen by `layer.leading` only. Calibration then keeps their leading singular triplets
             instead of them, computed once for every rank that `svd.rank` covers, by the solver that the `svd` key
             names. A property where it depends on the settings.
+        reads_learning_rates: whether ranks or factors depend on `layer.learning_rates`. With train.learning_rate=auto
+            such a method starts twice: from rates of zero, and again when the rate is known.
         scaling: the rule for s; a field of every method that has an adapter.
     """
 
@@ -165,6 +167,7 @@ class Method:
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_A", "lora_B"})
     keeps_function: ClassVar[bool]
     requires: ClassVar[frozenset[Statistic]] = frozenset()
+    reads_learning_rates: ClassVar[bool] = False
     scaling: ScalingRule
 
     @property

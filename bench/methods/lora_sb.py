@@ -39,6 +39,7 @@ class LoRASB(Method):
     requires: ClassVar[frozenset[Statistic]] = frozenset({"gradient"})
     trains: ClassVar[frozenset[Trainable]] = frozenset({"lora_R"})
     keeps_function: ClassVar[bool] = False
+    reads_learning_rates: ClassVar[bool] = True
 
     scaling: ScalingRule
     variant: Literal["exact", "official"]

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """The outputs of the stages; `training` is None where nothing is trained."""
+    """The outputs of the stages; `curvature` and `retention` are None where not measured, `training` without it."""
 
     loaded: LoadedModel
     task: PreparedTask
     initialization: Initialization
+    curvature: parts.CurvatureFacts | None
     training: Training | None
     phases: Phases
     scored: Scored
+    retention: parts.RetentionFacts | None = None
 
 
 def completed(cfg: Run, result: Result) -> Record:
     """The record of a run whose stages have all ended."""
-    record = _begun(cfg, COMPLETED)
+    record = _begun(cfg.with_curvature(result.curvature), COMPLETED)
     record.model = parts.ModelFacts(
         name=cfg.model.name,
         kind=result.loaded.kind,
@@ -49,9 +51,11 @@ def completed(cfg: Run, result: Result) -> Record:
     record.data = result.task.facts
     record.phases = {name: parts.PhaseCost(**asdict(phase)) for name, phase in result.phases.by_name.items()}
     record.initialization = result.initialization.facts
+    record.curvature = result.curvature
     if result.training is not None:
         record.training = result.training.facts
     record.scores, record.scoring = result.scored.scores, result.scored.facts
+    record.retention = result.retention
     return record
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.process import provenance, ranks, signals
 from bench.process.files import write_whole
 from bench.process.hashes import tokenizer_sha256
+from bench.process.phases import Phase
 from bench.process.redact import without_secrets
 from bench.runs import checkpoint
 from bench.runs.checkpoint import Checkpoint, Checkpointing, Checkpoints
@@ -33,6 +34,7 @@ from bench.runs.record import (
     describe_files,
     write_record,
 )
+from bench.runs.record_parts import CurvatureFacts
 
 if TYPE_CHECKING:
     from bench.model.load import LoadedModel
@@ -82,6 +84,8 @@ class Attempt:
         mirror: is given each row of the curve and the alignment rows of its step, as the workspace is.
         checkpoints: None before `made_from`.
         resume_from: the checkpoint from which training resumes, or None.
+        curvature: at step 0: measured by this attempt or, with the rate that follows from it, by the one it resumes.
+        kept_phases: what measuring it has cost.
         stop_at_step: of training, where this attempt ends; None: with the run.
         history: when this and earlier attempts began, from which step they went on, and where they were to stop.
         wandb_id: the id of the run's W&B run, the same for every attempt.
@@ -93,11 +97,14 @@ class Attempt:
         self.mirror: Rows = lambda row, alignment: None
         self.checkpoints: Checkpoints | None = None
         self.resume_from: Checkpoint | None = None
+        self.curvature: CurvatureFacts | None = None
+        self.kept_phases: dict[str, Phase] = {}
         self.stop_at_step: int | None = None
         self.history: list[dict[str, Any]] = []
         self.wandb_id = uuid.uuid4().hex[:12]
         self._identity: dict[str, Any] = {}
         self._places: dict[str, str | None] = {}
+        self._kept: dict[str, Any] | None = None
 
     @property
     def weights_path(self) -> Path:
@@ -118,6 +125,7 @@ class Attempt:
         begun, started = read_begun(self.path), datetime.now(UTC).isoformat(timespec="seconds")
         self._identity, self._places = without_secrets(identity), dict(places)
         self.wandb_id = begun.get("wandb_id", self.wandb_id)
+        self._kept = begun.get("curvature")
         self.history = [*begun.get("attempts", []), {"started": started, "from_step": 0}]
         for name in (CURVE, ALIGNMENT, WEIGHTS, RECORD):
             (self.path / name).unlink(missing_ok=True)
@@ -158,8 +166,19 @@ class Attempt:
         }
         self.checkpoints = Checkpoints(self.path / checkpoint.FOLDER, settings, stamp)
         self.resume_from = ranks.broadcast_object(self.checkpoints.newest() if self._lease is not None else None)
+        kept = ranks.broadcast_object(self._kept if self._lease is not None and self.resume_from is not None else None)
+        if kept:
+            self.curvature = CurvatureFacts.model_validate(kept["facts"])
+            self.kept_phases = {"curvature": Phase(**kept["cost"])}
         if self.resume_from is not None and self._lease is not None:
             self.history[-1]["from_step"] = self.resume_from.step
+            self._note()
+
+    def keep(self, found: CurvatureFacts, cost: Phase) -> None:
+        """Notes the curvature at step 0 for this attempt and for those that resume it."""
+        self.curvature, self.kept_phases = found, {"curvature": cost}
+        self._kept = {"facts": found.model_dump(), "cost": asdict(cost)}
+        if self._lease is not None:
             self._note()
 
     def log(self, row: dict[str, Any], alignment: list[AlignmentRow]) -> None:
@@ -249,5 +268,6 @@ class Attempt:
     def _note(self) -> None:
         begun = {
             "identity": self._identity, "places": self._places, "wandb_id": self.wandb_id, "attempts": self.history,
+            "curvature": self._kept,
         }  # fmt: skip
         write_whole(self.path / BEGUN, json.dumps(begun))

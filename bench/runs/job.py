@@ -137,7 +137,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Orig
     """Does a run whose lease this process holds, and records how it ends."""
     began = time.perf_counter()
     if (source := cfg.learning_rate_source) is not None:
-        say(f"train.learning_rate={cfg.train.learning_rate:g} was not given: it is that of {source}")
+        say(f"train.learning_rate={cfg.rate} was not given: it is that of {source}")
     try:
         attempt.begin(cfg.identity, cfg.places)
         attempt.stop_at_step = cfg.run.stop_at_step
@@ -146,7 +146,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Orig
             try:
                 record, outcomes = _recorded(cfg, run, attempt)
             except InterruptedRunError as stopped:
-                record = assemble.interrupted(cfg, str(stopped))
+                record = assemble.interrupted(_as_far_as_known(cfg, attempt), str(stopped))
                 origin.told(record, attempt.history)
                 with suppress(OSError):  # its checkpoints are enough to resume from
                     attempt.interrupt(record)
@@ -184,8 +184,15 @@ def _recorded(cfg: Run, run: Spine, attempt: Attempt) -> tuple[Record, list[dict
         raise
     except Exception as error:  # whatever it is, it is recorded and must not stop a sweep
         _tell_ranks(cfg, error)
-        return assemble.failed(cfg, error, traceback.format_exc()), []
+        return assemble.failed(_as_far_as_known(cfg, attempt), error, traceback.format_exc()), []
     return assemble.completed(cfg, result), [asdict(outcome) for outcome in result.scored.outcomes]
+
+
+def _as_far_as_known(cfg: Run, attempt: Attempt) -> Run:
+    """The cell of a run that did not complete, with the learning rate of train.learning_rate=auto if it was found."""
+    with suppress(ValueError):  # which is what the run failed of
+        return cfg.with_curvature(attempt.curvature)
+    return cfg
 
 
 def _follow(cfg: Run, run: Spine) -> str:

@@ -56,9 +56,11 @@ class Record(BaseModel):
         environment: code, versions, hardware and settings.
         command: the command line that makes exactly this run.
         model, data: name, revision or hash, and size of what was used.
-        phases: cost of load, calibrate, initialise, train, measure and score; of a resumed run, the training that its
-            result needed, and the other phases as they were done last.
+        phases: cost of load, calibrate, initialise, curvature, train, measure and score; of a resumed run, the training
+            that its result needed, the curvature as it was measured, and the other phases as they were done last.
+        curvature: at step 0; None where it was not asked for, and in a record from before it was measured.
         training: None where nothing is trained.
+        retention: None where nothing is trained, or nothing was measured.
         attempts: when the run was begun and resumed, and at which step.
         registration: hashes of the study's file, protocol and claims when the run was planned.
         files: size and sha256 of each file beside the record.
@@ -77,9 +79,11 @@ class Record(BaseModel):
     data: parts.DataFacts = parts.DataFacts()
     phases: dict[str, parts.PhaseCost] = {}
     initialization: parts.InitializationFacts = parts.InitializationFacts()
+    curvature: parts.CurvatureFacts | None = None
     training: parts.TrainingFacts | None = None
     scores: list[parts.Score] = []
     scoring: parts.ScoringFacts = parts.ScoringFacts()
+    retention: parts.RetentionFacts | None = None
     error: parts.ErrorFacts | None = None
     attempts: list[dict[str, Any]] = []
     registration: dict[str, str] = {}
@@ -95,6 +99,11 @@ class Record(BaseModel):
     def eval_loss(self) -> float | None:
         """After the last step, in nats; None where nothing was trained or it was not measured."""
         return self.training.eval_loss if self.training else None
+
+    @property
+    def forgetting(self) -> float | None:
+        """By how much the loss on text of the pretraining kind rose, in nats per token; None where it is not known."""
+        return self.retention.forgetting if self.retention else None
 
     @property
     def init_seconds(self) -> float:

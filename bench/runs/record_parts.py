@@ -74,9 +74,10 @@ class TrainConfig(Part):
 
 
 class MeasureConfig(Part):
-    """The alignment probe: measured every so many steps; None or 0 for never."""
+    """The measures: alignment every so many steps, curvature of so many examples; None or 0 for never."""
 
     alignment_steps: Count | None = None
+    curvature_rows: Count | None = None
 
 
 class Config(Part):
@@ -259,6 +260,28 @@ class InitializationFacts(Part):
     layers: list[LayerReport] = []
 
 
+class CurvatureFacts(Part):
+    """The loss's largest eigenvalues at step 0 in the trained tensors (bench.train.hessian); None: not measured.
+
+    Attributes:
+        plain: of the Hessian H, in nats a token.
+        preconditioned: of D^-1/2 H D^-1/2 with D = |g| + rms(g), as Adam's first step scales the gradient g.
+        residuals: relative, of each of the two, where Lanczos' method ended.
+        num_products: products with H that each of the two took.
+        num_rows: training examples of the batch.
+        dtype: of the frozen weights, as the model computed.
+        reason: why nothing was measured; None where it was.
+    """
+
+    plain: Number = None
+    preconditioned: Number = None
+    residuals: dict[str, float] = {}
+    num_products: dict[str, Count] = {}
+    num_rows: Count = 0
+    dtype: str | None = None
+    reason: str | None = None
+
+
 class TrainingFacts(Part):
     """Training.
 
@@ -298,6 +321,28 @@ class Score(Part):
     num_examples: Count = 0
     higher_is_better: bool = True
     majority: Number = None
+
+
+class RetentionFacts(Part):
+    """The loss on held-out text of the kind that the model was pretrained on.
+
+    Attributes:
+        text: what it is, without the folder.
+        num_tokens: of the text.
+        loss_before, loss_after: of the pretrained and of the trained model, nats per token.
+    """
+
+    text: str = ""
+    num_tokens: Count = 0
+    loss_before: Number = None
+    loss_after: Number = None
+
+    @property
+    def forgetting(self) -> float | None:
+        """By how much the loss rose, nats per token; None where it is not known."""
+        if self.loss_before is None or self.loss_after is None:
+            return None
+        return self.loss_after - self.loss_before
 
 
 class ScoringFacts(Part):

@@ -22,7 +22,7 @@ from bench.runs.record import (
 )
 
 # The fields of a record that hold a run's results; the others say what it was made from.
-RESULTS = {"status", "model", "data", "initialization", "training", "scores", "scoring"}
+RESULTS = {"status", "model", "data", "initialization", "curvature", "training", "scores", "scoring", "retention"}
 
 
 def problems(folder: Path) -> list[str]:

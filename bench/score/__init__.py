@@ -6,7 +6,10 @@ encoders with a classification head, which lm-eval does not know, through a clas
 
 from bench.score.guard import check
 from bench.score.merged import check_merged
+from bench.score.retention import Retention, before_training
 from bench.score.settings import Outcome, Score, Scored, Scoring
 from bench.score.stage import score
 
-__all__ = ["Outcome", "Score", "Scored", "Scoring", "check", "check_merged", "score"]
+__all__ = [
+    "Outcome", "Retention", "Score", "Scored", "Scoring", "before_training", "check", "check_merged", "score",
+]  # fmt: skip

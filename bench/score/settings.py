@@ -13,6 +13,7 @@ from bench.runs.record_parts import Score, ScoringFacts
 from bench.runs.renamed import hashed_split
 from bench.tasks import ScoreSplit
 
+LOSS_SAMPLES = 1000
 # Keys that came later, and a value at which they change no number, too: a run at their defaults keeps its id.
 _LATER: dict[str, Any] = {"batch_tokens": None, "precision": None, "loss_samples": 0, "only_loss": None}
 
@@ -27,7 +28,8 @@ class Scoring:
         batch_tokens: of likelihoods, where contexts are shared.
         precision: bf16 is autocast.
         backend: vllm is given the merged weights.
-        loss_samples: rows of each dataset, at most, whose targets' loss is a score; 0 for no such score.
+        loss_samples: rows of each dataset, at most, whose targets' loss is a score; 0 for no such score; None for as
+            many as lm-eval scores, at most LOSS_SAMPLES.
         only_loss: lm-eval is left out, and that loss the only score.
 
     The other attributes are explained in conf/README.md.
@@ -41,17 +43,17 @@ class Scoring:
     confirm_run_unsafe_code: bool
     batch_tokens: PositiveInt = 2048
     precision: Literal["fp32", "bf16"] = "fp32"
-    loss_samples: NonNegativeInt = 1000
+    loss_samples: NonNegativeInt | None = None
     only_loss: bool = False
 
     def __post_init__(self) -> None:
-        if self.only_loss and not self.loss_samples:
+        if self.only_loss and self.loss_samples == 0:
             raise ValueError("only_loss=true with loss_samples=0 scores nothing; ask for rows, such as 1000")
 
     @property
     def num_loss_rows(self) -> int:
         """Rows of each dataset, at most, whose targets' loss is a score."""
-        return min(self.loss_samples, self.limit or self.loss_samples)
+        return min(self.limit or LOSS_SAMPLES, LOSS_SAMPLES) if self.loss_samples is None else self.loss_samples
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a score; loss_samples=0 changes none, it leaves one out."""

@@ -126,6 +126,8 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
 
     `eval` is the eval loss during training, `measure` the alignment measures. Generation takes a pass a token.
     """
+    from bench.train.curvature import NUM_PRODUCTS
+
     task, train = run.task, run.train
 
     def batches(examples: int, batch_size: int, times: int = 1) -> tuple[int, int]:
@@ -140,6 +142,8 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
         found["eval"] = batches(task.eval_samples, train.batch_size, evaluations)
         if interval := run.measure.alignment_steps:
             found["measure"] = batches(2 * task.probe_samples, 2 * task.probe_samples, 1 + train.max_steps // interval)
+        if rows := run.measure.curvature_rows:
+            found["curvature"] = batches(rows, rows, 2 * NUM_PRODUCTS)
     return found
 
 
@@ -147,7 +151,7 @@ def _scoring(run: Run) -> tuple[int, int]:
     """Prompts with each choice or, where answers are generated, the longest one allowed; and targets for their loss."""
     tokens = passes = 0
     for dataset in (run.task.datasets[name] for name in run.task.score):
-        rows = 0 if dataset.runs_code else min(_num_items(run, dataset), run.score.num_loss_rows)
+        rows = 0 if dataset.runs_code else min(_num_rows(run, dataset), run.score.num_loss_rows)
         tokens += rows * run.task.max_length
         passes += math.ceil(rows / run.score.batch_size)
         if run.score.only_loss:
@@ -165,20 +169,25 @@ def _scoring(run: Run) -> tuple[int, int]:
 
 def num_items(run: Run) -> int:
     """How many items a run scores, by the official number of rows of its datasets."""
-    found = [_num_items(run, run.task.datasets[name]) for name in run.task.score]
-    return sum(min(number, run.score.num_loss_rows) for number in found) if run.score.only_loss else sum(found)
+    datasets = [run.task.datasets[name] for name in run.task.score]
+    if run.score.only_loss:
+        return sum(min(_num_rows(run, dataset), run.score.num_loss_rows) for dataset in datasets)
+    return sum(_num_items(run, dataset) for dataset in datasets)
 
 
 def _num_items(run: Run, dataset: Dataset) -> int:
-    if run.score.split == "validation" or (dataset.hub is not None and dataset.splits.test is None):
-        found = run.task.validation_samples
-    elif dataset.hub is None:
-        from bench.model.embedded.items import SPLITS
-
-        found = SPLITS["test"]
-    else:
-        found = dataset.rows.get(dataset.splits.test or "", 0)
+    found = _num_rows(run, dataset)
     return found if run.score.limit is None else min(found, run.score.limit)
+
+
+def _num_rows(run: Run, dataset: Dataset) -> int:
+    if dataset.hub is None:
+        from bench.model.embedded.items import splits
+
+        return len(splits(dataset.folder)[run.score.split])
+    if run.score.split == "validation" or dataset.splits.test is None:
+        return run.task.validation_samples
+    return dataset.rows.get(dataset.splits.test or "", 0)
 
 
 @functools.cache
@@ -207,6 +216,7 @@ def seconds(run: Run, flops_per_second: float) -> float:
     forward = 2 * (counted.linear + added)
     gradients = 3 * forward  # of every weight: calibration and the alignment measures
     flops = {"train": 2 * forward + min(2 * trained, forward), "measure": gradients}
+    flops["curvature"] = 2 * gradients  # the derivative of a gradient takes what the gradient took once more
     flops |= {"calibrate": gradients} if "gradient" in run.method.requires else {}
     found = counted.parameters * _weight_bytes(run) / READ_BYTES_PER_SECOND
     for phase, (tokens, passes) in tokens_and_passes(run).items():
@@ -217,6 +227,8 @@ def seconds(run: Run, flops_per_second: float) -> float:
 
 def peak_bytes(run: Run) -> int:
     """Memory at the peak of a run where its model is: weights, optimiser, activations and logits."""
+    from bench.train.curvature import VECTOR_BYTES
+
     counted, phases, length = size(run), tokens_and_passes(run), run.task.max_length
     trained, added = trained_and_added(run)
     whole = "weight" in run.method.trains
@@ -232,7 +244,8 @@ def peak_bytes(run: Run) -> int:
     width = 1 if compute_dtype(run) == "bfloat16" else 2
     activations = width * counted.blocks * 34 * length * batch * counted.hidden_size
     logits = batch * counted.outputs * (1 if run.model.found_kind == "encoder" else length)
-    return frozen + trained * TRAINED_BYTES + pretrained + activations + logits * 4 * 2  # and their gradient
+    a_parameter = max(TRAINED_BYTES, VECTOR_BYTES if run.measures_curvature and not run.sharded else 0)
+    return frozen + trained * a_parameter + pretrained + activations + logits * 4 * 2  # and their gradient
 
 
 def _weight_bytes(run: Run) -> int:

@@ -46,13 +46,13 @@ def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> Trai
         raise ValueError(
             f"train.batch_size={settings.batch_size} cannot be shared out evenly over {ranks.size()} processes"
         )
-    apart = ("batch_size", "learning_rate", "eval_steps", "precision", "parallel")  # the others have the same names
+    apart = ("batch_size", "learning_rate", "eval_steps", "precision", "parallel", "curvature_constant")
     return TrainingArguments(
-        **{name: value for name, value in asdict(settings).items() if name not in apart},
+        **{name: value for name, value in asdict(settings).items() if name not in apart},  # of the same names
         output_dir=scratch,
         per_device_train_batch_size=share,
         per_device_eval_batch_size=share,
-        learning_rate=settings.learning_rate or 0.0,
+        learning_rate=settings.peak,
         use_cpu=not torch.cuda.is_available(),
         bf16=settings.precision == "bf16",
         train_sampling_strategy="sequential",

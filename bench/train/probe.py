@@ -38,9 +38,20 @@ _Finish = Callable[["AdaptedLayer", Tensor | None, Tensor | None, _FeatureNorms]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Measure:
-    """conf/measure/*.yaml: `alignment_steps` is the interval between probes after step 0; 0 switches them off."""
+    """conf/measure/*.yaml.
+
+    Attributes:
+        alignment_steps: interval between alignment probes after step 0; 0 switches them off.
+        curvature_rows: training examples of the curvature at step 0; 0 switches it off.
+    """
 
     alignment_steps: NonNegativeInt
+    curvature_rows: NonNegativeInt = 0  # records from before it was measured lack it
+
+    def identity(self, chooses_rate: bool) -> dict[str, int]:
+        """The settings that can change a run's numbers; those of the curvature where the learning rate follows it."""
+        rows = {"curvature_rows": self.curvature_rows} if chooses_rate else {}
+        return {"alignment_steps": self.alignment_steps} | rows
 
 
 @plain_dataclass(frozen=True)

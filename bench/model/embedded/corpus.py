@@ -51,8 +51,8 @@ def fact(rng: random.Random, creature: Creature | None = None) -> str:
 
 def restated(rng: random.Random) -> str:
     """A gift or a comparison, then what follows from it."""
-    pair = rng.choice((draw_transfer, draw_comparison))(rng, holds=True)
-    return f"{pair.first} So {pair.second}"
+    first, second = rng.choice((draw_transfer, draw_comparison))(rng)
+    return f"{first} So {second}"
 
 
 def shelf(rng: random.Random) -> str:

@@ -1,22 +1,25 @@
 """The items of the embedded tasks, in disjoint train, validation and test splits fixed by one seed.
 
 Fields carry the names of the public datasets they stand for: question and answer (GSM8K), question, choices and
-label (commonsense), sentence or sentence1, sentence2 and label (GLUE).
+label (commonsense), sentence or sentence1, sentence2 and label (GLUE). An item of commonsense_tiny also names its fact,
+which is asked for in two wordings: its two items are not independent.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
 
-from bench.model.embedded.sentences import Pair, draw_clause, draw_comparison, draw_transfer
+from bench.model.embedded.sentences import Pair, draw_change, draw_clause, draw_retold_gift
 from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
 
 ITEM_SEED = 20260102
-SPLITS = {"train": 4000, "validation": 200, "test": 400}
+SPLITS = {"train": 4000, "validation": 2000, "test": 1000}  # of commonsense_tiny:
+FACTS = {"train": 174, "validation": 60, "test": 150}
 Item = dict[str, Any]
 
 _PROPERTIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -29,9 +32,8 @@ NUM_CHOICES = 4
 
 
 def _gsm(rng: random.Random) -> Item:
-    story = draw_story(rng, 2, 3)
-    told = " ".join([story.opening, *(event.sentence for event in story.events if event.sentence)])
-    question = f"{told} How many {story.things} does {story.person} have now?"
+    story = draw_story(rng, 2, 4)
+    question = f"{story.told} How many {story.things} does {story.person} have now?"
     steps = "\n".join(event.equation for event in story.events)
     return {"question": question, "answer": f"{steps}\n#### {story.quantity}"}
 
@@ -48,8 +50,8 @@ def _labelled(pair: Pair) -> Item:
 _DRAWN: dict[str, Callable[[random.Random], Item]] = {
     "gsm_tiny": _gsm,
     "acceptability_tiny": _acceptability,
-    "paraphrase_tiny": lambda rng: _labelled(draw_transfer(rng)),
-    "entailment_tiny": lambda rng: _labelled(draw_comparison(rng)),
+    "paraphrase_tiny": lambda rng: _labelled(draw_retold_gift(rng)),
+    "entailment_tiny": lambda rng: _labelled(draw_change(rng)),
 }
 
 
@@ -74,16 +76,17 @@ def _commonsense_splits() -> dict[str, list[Item]]:
     rng = random.Random(f"{ITEM_SEED}/commonsense_tiny")
     facts = [(creature, row) for creature in CREATURES for row in _PROPERTIES]
     rng.shuffle(facts)
-    cut = {"test": facts[:150], "validation": facts[150:200], "train": facts[200:]}
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    left = iter(facts)
+    cut = {split: list(itertools.islice(left, size)) for split, size in reversed(FACTS.items())}
+    splits: dict[str, list[Item]] = {split: [] for split in FACTS}
     for split, rows in cut.items():
         for creature, (name, values, questions) in rows:
             gold = getattr(creature, name)
             for question in questions:
                 choices = [gold, *rng.sample([value for value in values if value != gold], NUM_CHOICES - 1)]
                 rng.shuffle(choices)
-                item = {"question": question.format(creature.name), "choices": choices, "label": choices.index(gold)}
-                splits[split].append(item)
+                asked = {"question": question.format(creature.name), "choices": choices, "label": choices.index(gold)}
+                splits[split].append(asked | {"fact": f"{name} of {creature.name}"})
         rng.shuffle(splits[split])
     return splits
 

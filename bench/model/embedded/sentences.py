@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import CREATURES, PEOPLE, THINGS, count
 
 _ACTIONS = (
@@ -14,6 +15,10 @@ _ACTIONS = (
     ("hides", "hide", "thing"),
     ("likes", "like", "food"),
 )
+
+# Share of the pairs in their usual form, in which one word decides; the others ask for two words at once. Adapters of
+# a few numbers, LoRA-XS and LoRA-SB of rank 8, learn the usual form in 300 steps, LoRA and full fine-tuning both.
+USUAL = 0.75
 
 
 @dataclass(frozen=True)
@@ -47,37 +52,51 @@ def draw_clause(rng: random.Random, grammatical: bool = True) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def draw_transfer(rng: random.Random, holds: bool | None = None) -> Pair:
-    """A gift told from both sides; when it does not hold, the roles, the number or the thing differ."""
-    giver, taker, other = rng.sample(PEOPLE, 3)
-    thing, wrong_thing = rng.sample(THINGS, 2)
-    number = rng.randint(2, 20)
-    holds = rng.random() < 0.5 if holds is None else holds
-    first = f"{giver} gives {count(number, thing)} to {taker}."
-    if not holds:
-        wrong = rng.choice(("roles", "person", "number", "thing"))
-        if wrong == "roles":
-            giver, taker = taker, giver
-        elif wrong == "person":
-            taker = other
-        elif wrong == "number":
-            number += rng.choice((-1, 1))
-        else:
-            thing = wrong_thing
-    return Pair(first, f"{taker} gets {count(number, thing)} from {giver}.", holds)
+def draw_transfer(rng: random.Random) -> tuple[str, str]:
+    """A gift told by its giver, then by its taker."""
+    giver, taker, _ = rng.sample(PEOPLE, 3)  # as many as the corpus of the shipped checkpoints drew
+    thing, _ = rng.sample(THINGS, 2)
+    gift = count(rng.randint(2, 20), thing)
+    return f"{giver} gives {gift} to {taker}.", f"{taker} gets {gift} from {giver}."
 
 
-def draw_comparison(rng: random.Random, holds: bool | None = None) -> Pair:
-    """Two people's quantities, and who has more or fewer."""
+def draw_retold_gift(rng: random.Random) -> Pair:
+    """A gift, and the same two people in the other order: they are giver and taker as before if the verb changes.
+
+    In the usual form it is told by the giver first: the verb of the second sentence decides.
+    """
+    one, two = rng.sample(PEOPLE, 2)
+    gift = count(rng.randint(2, 20), rng.choice(THINGS))
+    gives, holds = rng.random() < USUAL, rng.random() < 0.5
+
+    def told(subject: str, other: str, gives: bool) -> str:
+        return f"{subject} gives {gift} to {other}." if gives else f"{subject} gets {gift} from {other}."
+
+    return Pair(told(one, two, gives), told(two, one, gives != holds), holds)
+
+
+def draw_comparison(rng: random.Random) -> tuple[str, str]:
+    """Two people's quantities, then who has more or fewer."""
     one, two = rng.sample(PEOPLE, 2)
     thing = rng.choice(THINGS)
     few, many = sorted(rng.sample(range(2, 40), 2))
-    holds = rng.random() < 0.5 if holds is None else holds
     amounts = {one: few, two: many}
     if rng.random() < 0.5:
         amounts = {one: many, two: few}
     subject, reference = rng.sample((one, two), 2)
-    more = amounts[subject] > amounts[reference]
-    word = "more" if more == holds else "fewer"
+    word = "more" if amounts[subject] > amounts[reference] else "fewer"
     first = f"{one} has {count(amounts[one], thing)} and {two} has {amounts[two]}."
-    return Pair(first, f"{subject} has {word} than {reference}.", holds)
+    return first, f"{subject} has {word} than {reference}."
+
+
+def draw_change(rng: random.Random) -> Pair:
+    """A story of up to three events, and whether there are more things at its end, or fewer, than before.
+
+    In the usual form the second sentence says more: the direction of the story decides.
+    """
+    story = draw_story(rng, 1, 3)
+    while story.quantity == story.start:
+        story = draw_story(rng, 1, 3)
+    more = rng.random() < USUAL
+    second = f"Now {story.person} has {'more' if more else 'fewer'} {story.things} than before."
+    return Pair(story.told, second, more == (story.quantity > story.start))

@@ -1,8 +1,8 @@
 """Arithmetic stories: a person's things change in steps, each step one sentence and one equation.
 
 A story is told in two ways. Pretraining tells it as prose, each event followed by its equation
-(bench.model.embedded.corpus); gsm_tiny asks for its end first and wants the equations as the answer
-(bench.model.embedded.items). All quantities stay in 1..99.
+(bench.model.embedded.corpus); gsm_tiny asks for its end first and wants the equations as the answer, entailment_tiny
+asks whether there are more things at its end than before (bench.model.embedded.items). All quantities stay in 1..99.
 """
 
 from __future__ import annotations
@@ -26,12 +26,23 @@ class Event:
 
 @dataclass(frozen=True)
 class Story:
-    """A person, a thing, the opening quantity and what happens to it."""
+    """A person, a thing, the opening quantity and what happens to it.
+
+    Attributes:
+        opening: the sentence that tells the quantity at the start.
+        start: that quantity; of boxes of things the total, which is the first equation.
+    """
 
     person: str
     thing: str
     opening: str
+    start: int
     events: tuple[Event, ...]
+
+    @property
+    def told(self) -> str:
+        """The opening and the events, without equations."""
+        return " ".join([self.opening, *(event.sentence for event in self.events if event.sentence)])
 
     @property
     def quantity(self) -> int:
@@ -82,12 +93,12 @@ def draw_story(rng: random.Random, min_events: int, max_events: int) -> Story:
     """
     person, thing = rng.choice(PEOPLE), rng.choice(THINGS)
     num_events = rng.randint(min_events, max_events)
-    opening, now, first = _opening(rng, person, thing)
-    events = [first] if first else []
+    opening, start, first = _opening(rng, person, thing)
+    events, now = [first] if first else [], start
     who = pronoun(person)
     while len(events) < num_events:
         event = _change(rng, who, now)
         if event and 1 <= event.quantity <= MAX_QUANTITY:
             events.append(event)
             now = event.quantity
-    return Story(person, thing, opening, tuple(events))
+    return Story(person, thing, opening, start, tuple(events))

@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.report.figures import cost, gradient, loss, rates
-from bench.report.figures.choice import RATES, Choice, Place, best_cells, best_selections, choose
+from bench.report.figures import cost, curvature, gradient, loss, rates, retention
+from bench.report.figures.choice import CURVATURE, RATES, Choice, Place, best_cells, best_selections, choose
 from bench.report.figures.draw import styled
+from bench.report.read.curvature import rates_and_curvatures
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import Cell, Study
 
@@ -29,7 +30,8 @@ def drawn_places(study: Study) -> list[Place]:
 def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> list[Path]:
     """Writes every figure that the records have data for, each as NAME.png, NAME.pdf and NAME.csv.
 
-    Of the selection stage only the learning rates are drawn; all else is of the study's own stage.
+    Of the selection stage only the learning rates are drawn, and the best ones against the curvature; all else is of
+    the study's own stage.
 
     Args:
         study: with the cells of its main stage.
@@ -48,10 +50,14 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
         shown, curves = best_cells(cells, choice.most_cells), best_selections(selections, choice.most_cells)
         data = rates.rates_data(curves if RATES in choice.kinds else [])
         of_rates: Drawn = (RATES, rates.rates(curves, place, data), data)
-        for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates]):
+        points = rates_and_curvatures(study, selections if CURVATURE in choice.kinds else [])
+        explained = curvature.curvature_data(points)
+        of_curvature: Drawn = (CURVATURE, curvature.curvature(place, explained), explained)
+        for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates, of_curvature]):
             if figure is None:
                 continue
             few, all_rows = (len(curves), len(selections)) if name == RATES else (len(shown), len(cells))
+            few = all_rows if name == CURVATURE else few
             left_out = f"the best of each method, {few} of {all_rows} rows" if few < all_rows else ""
             stem = "-".join([name, *place]).replace("/", "-") if len(places) > 1 else name
             written.append(_save(figure, numbers, folder / stem, left_out))
@@ -81,6 +87,9 @@ def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
     if "score" in wanted:
         scored = cost.score_data(cells)
         yield "score", cost.score_against_parameters(cells, scored), scored
+    if "retention" in wanted:
+        kept = retention.retention_data(cells)
+        yield "retention", retention.score_against_forgetting(cells, kept), kept
     if "cost" in wanted:
         costs = cost.cost_data(cells)
         yield "cost", cost.cost(cells, costs), costs

@@ -19,11 +19,13 @@ from bench.study.selection import Selection
 
 MOST_CELLS = 24  # rows of a table in one figure
 MOST_FIGURES = 32  # of one report
-RATES = "rates"
+RATES, CURVATURE, RETENTION = "rates", "curvature", "retention"
 # What each kind of figure shows, in the order in which a large study drops them from the end.
 KINDS = {
     RATES: "Score on the validation split against learning rate; the best of each method is marked",
+    CURVATURE: "Best learning rate against the largest eigenvalue of the Hessian at step 0, plain and preconditioned",
     "score": "Score against trainable parameters, with 95 % intervals",
+    RETENTION: "Score against forgetting, the rise of the loss on text of the pretraining kind, with 95 % intervals",
     "convergence": "Training and eval loss against step, tokens and seconds, initialisation included; mean over "
     "seeds and their range",
     "target": "What it takes to reach an eval loss: the seeds, their median and range",
@@ -63,7 +65,9 @@ def choose(study: Study, places: Sequence[Place], every: bool = False) -> Choice
         every: leave nothing out, whatever time it takes.
     """
     scored = bool(study.cells) and study.stage not in (SEARCH, SELECT)
-    kinds = tuple(kind for kind in KINDS if (study.selection if kind == RATES else scored))
+    measured = any(run.forgetting is not None for cell in study.cells for run in cell.runs)
+    there = {RATES: bool(study.selection), CURVATURE: bool(study.selection), RETENTION: scored and measured}
+    kinds = tuple(kind for kind in KINDS if there.get(kind, scored))
     if every:
         return Choice(kinds, tuple(places), None)
     kept, drawn = kinds[: max(1, MOST_FIGURES // max(1, len(places)))], tuple(places[:MOST_FIGURES])

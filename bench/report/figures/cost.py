@@ -20,6 +20,7 @@ from bench.report.figures.draw import (
     log_axis,
     number,
     panels,
+    pareto_front,
     spans_widely,
     styled,
 )
@@ -64,18 +65,12 @@ def score_data(cells: Sequence[Cell]) -> pd.DataFrame:
     for column in scores.first_metrics:
         own = (data["dataset"] == column.dataset) & (data["metric"] == column.metric)
         sign = 1 if column.higher_is_better else -1
-        data.loc[own, "on_front"] = _on_front(data.loc[own, "trainable_parameters"], sign * data.loc[own, "mean"])
+        trained = data.loc[own, "trainable_parameters"].where(
+            data["trainable_parameters"] > 0
+        )  # others are on no front
+        data.loc[own, "on_front"] = pareto_front(trained, sign * data.loc[own, "mean"])
         data.loc[own, ["mean", "low", "high", "majority"]] *= column.scale.factor
     return data
-
-
-def _on_front(parameters: pd.Series, score: pd.Series) -> list[bool]:
-    """Pareto optimality; methods that train nothing are on no front."""
-    others = [(p, s) for p, s in zip(parameters, score, strict=True) if p > 0]
-    return [
-        own[0] > 0 and own[1] == own[1] and not any(p <= own[0] and s >= own[1] and (p, s) != own for p, s in others)
-        for own in zip(parameters, score, strict=True)
-    ]
 
 
 @styled()

@@ -132,6 +132,16 @@ def band(axis: Axes, rows: pd.DataFrame, x: str, line: Line, shade: float = 0.13
         axis.fill_between(rows[x], rows["low"], rows["high"], color=look.color, alpha=shade, linewidth=0)
 
 
+def pareto_front(costs: Iterable[float], gains: Iterable[float]) -> list[bool]:
+    """Which points no other beats: none has as low a cost and as high a gain, or better. NaN is on no front."""
+    points = list(zip(costs, gains, strict=True))
+    return [
+        own[0] == own[0] and own[1] == own[1]
+        and not any(cost <= own[0] and gain >= own[1] and (cost, gain) != own for cost, gain in points)
+        for own in points
+    ]  # fmt: skip
+
+
 def shade_of(shown: Sequence[Line]) -> float:
     """The opacity of bands: fainter where many lie over each other."""
     return 0.06 if len(shown) > MANY else 0.13

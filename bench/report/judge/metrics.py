@@ -42,6 +42,7 @@ SHARE = Scale()
 CORRELATION = Scale(low=-1.0)
 PERPLEXITY = Scale(high=math.inf, factor=1.0, unit="", decimals=2)
 NATS_OR_BITS = Scale(high=math.inf, factor=1.0, unit="", decimals=3)
+FORGETTING = Scale(low=-math.inf, high=math.inf, factor=1.0, unit="", decimals=3)  # nats a token
 METRICS = {
     "mcc": CORRELATION,
     "pearson": CORRELATION,

@@ -38,8 +38,12 @@ _SCORE = {
     "num_items": "Int64",
     "higher_is_better": "boolean",
     "num_trainable": "Int64",
+    "retention_before": "float64",
+    "retention_after": "float64",
     "seconds": "float64",
     "peak_bytes": "Int64",
+    "curvature": "float64",
+    "preconditioned_curvature": "float64",
 }
 
 
@@ -65,7 +69,11 @@ def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
         - num_items: scored items.
         - higher_is_better.
         - num_trainable: trainable parameters, without a classification head.
+        - retention_before, retention_after: loss on text of the pretraining kind before and after training, in nats per
+          token; NA where it was not measured.
         - seconds: wall time of all phases; peak_bytes: the highest memory of any phase.
+        - curvature, preconditioned_curvature: the largest eigenvalue of the loss's Hessian at step 0, plain and as Adam
+          scales it; NA where it was not measured.
 
     Raises:
         ReportError: there is no such study; the message names those that there are.
@@ -77,8 +85,12 @@ def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
         known = "num_trainable" in record.initialization.model_fields_set
         about = {
             "num_trainable": record.initialization.num_trainable if known else None,
+            "retention_before": record.retention.loss_before if record.retention else None,
+            "retention_after": record.retention.loss_after if record.retention else None,
             "seconds": sum(seconds) if seconds else None,
             "peak_bytes": max(peaks, default=None),
+            "curvature": record.curvature and record.curvature.plain,
+            "preconditioned_curvature": record.curvature and record.curvature.preconditioned,
         }
         for score in [*record.scores, *eval_loss_score(record)]:
             yield about | {

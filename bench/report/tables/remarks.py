@@ -65,6 +65,11 @@ def remarks(judged: Judged) -> list[str]:
         )
     if any(column.dataset is None for column in shown):
         lines.append("Eval loss in nats.")
+    if any(run.forgetting is not None for cell in cells for run in cell.runs):
+        lines.append(
+            "Forgetting: by how much training raised the loss on held-out text of the pretraining kind, nats a token, "
+            "over seeds."
+        )
     if any(flagged(cell, one.above_majority) for cell, _, one in found):
         lines.append(f"{DAGGER}: trained, but the 95 % interval is not wholly above the majority class.")
     if single := {id(cell): cell.title for cell, _, one in found if cell.trained and one.estimate.over == "items"}:

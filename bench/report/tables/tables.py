@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.judge.comparisons import Judged, judge, significant_best
-from bench.report.judge.metrics import SHARE
+from bench.report.judge.metrics import FORGETTING, SHARE
 from bench.report.judge.scores import Column, Found, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
@@ -50,6 +50,12 @@ def num_head(cell: Cell) -> int:
     return cell.runs[0].initialization.num_head
 
 
+def forgetting(cell: Cell) -> Estimate | None:
+    """By how much the loss on text of the pretraining kind rose, over seeds; None where a run does not know."""
+    values = [found for run in cell.runs if (found := run.forgetting) is not None]
+    return estimate(values, None, FORGETTING) if values and len(values) == len(cell.runs) else None
+
+
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
     parts = study.by_task_and_model
@@ -65,12 +71,20 @@ def _numbers(judged: Stages) -> pd.DataFrame:
         | {"trainable_parameters": trainable_parameters(cell), "head_parameters": num_head(cell)}
         | {"init_seconds": mean(run.init_seconds for run in cell.runs)}
         | {"train_seconds": mean(run.seconds("train") for run in cell.runs)}
+        | _forgetting_numbers(cell)
         for stage, of in judged.items()
         for (task, model), one in of.items()
         for cell, found in zip(one.cells, one.scores.found, strict=True)
         for row in _score_numbers(found, one.scores.averaged)
     ]
     return pd.DataFrame(rows).astype({"num_examples": "Int64"}) if rows else pd.DataFrame()
+
+
+def _forgetting_numbers(cell: Cell) -> dict[str, float | None]:
+    found = forgetting(cell)
+    return (
+        {} if found is None else {"forgetting": found.mean, "forgetting_low": found.low, "forgetting_high": found.high}
+    )
 
 
 def _score_numbers(found: Mapping[Column, Found], averaged: Sequence[Column]) -> Iterator[dict[str, Any]]:
@@ -118,6 +132,8 @@ def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[st
             texts[axis] = [DASH if value is None else str(value) for value in values]
     texts["learning rate"] = [*(rate_text(cell, at_edge) for cell in cells), *missing]
     texts |= {name: [*of_cells, *missing] for name, of_cells in _metrics(judged).items()}
+    if any(found := [forgetting(cell) for cell in cells]):
+        texts["forgetting"] = [*(interval_text(one, FORGETTING) for one in found), *missing]
     texts["n"] = [*(str(len(cell.runs)) for cell in cells), *missing]
     texts |= side_columns(everyone, others)
     texts["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
