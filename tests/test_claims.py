@@ -1,23 +1,19 @@
 import csv
 import json
+import math
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 from records import a_config, a_score, make_record, write_rows
+from scipy import stats
 
-from bench.report.claims import NOT_RUN, answer, claims_list, main, read_claims, write_claims
-from bench.report.papers.questions import (
-    NO,
-    NOT_SETTLED,
-    YES,
-    NotRunError,
-    fewer_parameters,
-    fewer_steps,
-    higher_score,
-    larger_rate,
-    rate_by_width,
-)
+from bench.report.claims import NOT_RUN, answers, claims_list, main, read_claims, sharing, write_claims
+from bench.report.papers.answers import EQUIVALENT, NO, NOT_LEARNED, UNDECIDED, YES, Answer, NotRunError
+from bench.report.papers.rate_questions import larger_rate, rate_by_width
+from bench.report.papers.score_questions import as_high_score, fewer_parameters, higher_score
+from bench.report.papers.step_questions import fewer_steps
 from bench.report.read.load import ReportError, load_study
 from bench.runs.record import write_record
 from bench.study.folders import ROOT
@@ -25,6 +21,12 @@ from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 CLAIMS = ROOT / "experiments" / "_claims.yaml"
 HU, REVERSED = {"method": "hu"}, {"method": "reversed"}
+GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+def alone(compared):
+    """The answer to a question on scores where no other is asked."""
+    return compared if isinstance(compared, Answer) else compared.answer(compared.p)
 
 
 class Maker:
@@ -38,17 +40,21 @@ class Maker:
         model, status = about.get("model", "m"), about.get("status", "completed")
         run_id = "-".join([method, stage, str(rate), model, *group, str(seed)])
         config = a_config(method, seed, rate, model=model) | {"stage": stage, "group": list(group)}
+        config["train"]["max_steps"] = about.get("steps", 4)
         record = make_record(run_id, status, method.upper(), config, config, {"fingerprint": "f"})
         record.initialization = {"num_trainable": about.get("num_trainable", 100), "num_head": 0}
         record.phases = {"initialise": {"seconds": about.get("init", 0.0)}}
-        record.training = {"num_steps": 4}
+        record.training = {"num_steps": 4, "eval_loss": about.get("loss")}
         higher = about.get("higher_is_better", True)
         scores = value if isinstance(value, dict) else {"t": value}
         record.scores = [
-            a_score(one, task, about.get("metric", "acc"), stderr=None, higher_is_better=higher)
+            a_score(
+                one, task, about.get("metric", "acc"),
+                stderr=None, higher_is_better=higher, majority=about.get("majority"),
+            )
             for task, one in scores.items()
             if one is not None
-        ]
+        ]  # fmt: skip
         folder = self.root / "p/s" / run_id
         folder.mkdir(parents=True)
         write_record(folder, record)
@@ -56,11 +62,12 @@ class Maker:
         write_rows(folder / "curve.jsonl", [{"step": n, "seconds": n, "eval_loss": loss} for n, loss in losses])
         self.runs.append(PlannedRun(stage, (f"method={method}", *group), (f"x={run_id}",), run_id))
 
-    def select(self, method, best, rates=(0.001, 0.003, 0.01, 0.03, 0.1), **about):
-        """Scores of 0.5 at the best rate, 0.3 below and 0.1 above it."""
+    def select(self, method, best, rates=GRID, seeds=(100, 101, 102), noise=0.01, **about):
+        """Scores around a parabola with its vertex at the best rate, in decades."""
         for rate in rates:
-            value = 0.5 if rate == best else 0.3 if rate < best else 0.1
-            self.run(method, value, seed=100, stage="select", rate=rate, **about)
+            for place, seed in enumerate(seeds):
+                value = 0.6 - 0.2 * math.log10(rate / best) ** 2 + noise * (place - 1)
+                self.run(method, value, seed=seed, stage="select", rate=rate, **about)
 
     def study(self):
         stages = tuple(dict.fromkeys(run.stage for run in self.runs))
@@ -80,48 +87,93 @@ def pairs(made, ours, theirs, **about):
     return made.study()
 
 
-def test_the_difference_is_paired_by_seed(made):
-    # differences 1, 2, 3 points although the seeds lie 40 points apart: 2 ± t(0.975, 2) 4.3027 / sqrt(3) = 2 ± 2.4842
-    found = higher_score(pairs(made, (0.11, 0.52, 0.93), (0.10, 0.50, 0.90)), HU, REVERSED)
+def test_the_difference_is_of_two_independent_groups_of_seeds(made):
+    found = alone(higher_score(pairs(made, (0.11, 0.52, 0.93), (0.10, 0.50, 0.90)), HU, REVERSED))
+    welch = stats.ttest_ind((11, 52, 93), (10, 50, 90), equal_var=False)
     assert (found.estimate, found.n, found.unit) == (pytest.approx(2.0), 3, "points")
-    assert found.high - found.estimate == pytest.approx(2.4842, abs=1e-3)
-    assert found.text == NOT_SETTLED
-    assert "3 seeds find a difference of 3.26 points" in found.details  # power 80 % at 3.264 standard deviations
+    assert (found.low, found.high, found.p) == pytest.approx((*welch.confidence_interval(), welch.pvalue))
+    # (1.959964 + 0.841621)^2 (41^2 + 40^2) / 2^2 = 6,438, with Student's t a few more
+    assert (found.text, found.seeds_needed) == (UNDECIDED, 6_440)
+    assert "6,440 seeds would find a difference of this size" in found.details
+
+
+def test_a_study_that_declares_it_pairs_its_seeds(made):
+    study = pairs(made, (0.11, 0.52, 0.93), (0.10, 0.50, 0.90))
+    study = replace(study, plan=replace(study.plan, pairing="seeds"))
+    # differences 1, 2, 3 points although the seeds lie 40 points apart: 2 ± t(0.975, 2) 4.3027 / sqrt(3) = 2 ± 2.4842
+    assert alone(higher_score(study, HU, REVERSED)).high == pytest.approx(4.4842, abs=1e-3)
 
 
 @pytest.mark.parametrize(("shift", "text"), [(0.2, YES), (-0.2, NO)])
 def test_an_interval_on_one_side_is_an_answer(made, shift, text):
-    found = higher_score(pairs(made, (0.5 + shift, 0.501 + shift, 0.502 + shift), (0.5, 0.5, 0.5)), HU, REVERSED)
-    assert found.text == text
+    study = pairs(made, (0.5 + shift, 0.501 + shift, 0.502 + shift), (0.5, 0.5, 0.5))
+    compared = higher_score(study, HU, REVERSED)
+    assert alone(compared).text == text
+    assert compared.answer(0.06).text == UNDECIDED  # after a correction
+
+
+def test_a_score_and_a_loss_that_disagree_decide_nothing(made):
+    for seed in range(3):
+        made.run("hu", 0.7 + seed / 100, seed, loss=0.2)
+        made.run("reversed", 0.5, seed, loss=0.1)
+    found = alone(higher_score(made.study(), HU, REVERSED))
+    assert found.text == UNDECIDED
+    assert "HU has 2 [2, 2] times the loss; score and loss disagree in sign" in found.details
+
+
+def test_where_a_claim_asks_for_the_loss_the_loss_is_tested(made):
+    for seed in range(3):
+        made.run("hu", 0.99, seed, loss=0.1 * (1 + seed / 50))
+        made.run("reversed", 0.98, seed, loss=0.2 * (1 + seed / 50))
+    study = made.study()
+    found = alone(higher_score(study, HU, REVERSED, endpoint="loss"))
+    assert (found.text, found.estimate, found.unit) == (YES, pytest.approx(0.5), "times the loss")
+    assert found.low < 0.5 < found.high < 0.6
+    assert alone(higher_score(study, REVERSED, HU, endpoint="loss")).text == NO
+
+
+def test_methods_that_are_alike_within_the_margin_are_equivalent(made):
+    study = pairs(made, (0.700, 0.701, 0.699), (0.702, 0.703, 0.701))
+    found = alone(higher_score(study, HU, REVERSED))
+    assert (found.text, found.details.rpartition("; ")[2]) == (EQUIVALENT, "within 1 point")
+    narrower = higher_score(study, HU, REVERSED, margin=0.3)  # the 90 % interval is [-0.37, -0.03]
+    assert narrower.answer(1.0).text == UNDECIDED
+
+
+def test_what_neither_has_learned_is_left_out_or_the_answer(made):
+    ours = [{"x": 0.26 + seed / 100, "y": 0.9 + seed / 100} for seed in range(3)]
+    theirs = [{"x": 0.25 - seed / 100, "y": 0.5} for seed in range(3)]
+    study = pairs(made, ours, theirs, majority=0.3)
+    found = alone(higher_score(study, HU, REVERSED))
+    assert (found.text, found.estimate) == (YES, pytest.approx(41))
+    assert "without x, which neither learned" in found.details
+    found = alone(higher_score(study, HU, REVERSED, task="x"))
+    assert (found.text, found.details, found.estimate) == (NOT_LEARNED, "neither is clear of chance in x", None)
 
 
 def test_of_a_metric_that_is_better_lower_the_lower_is_the_higher_score(made):
     study = pairs(made, (1.0, 1.1, 1.2), (2.0, 2.1, 2.3), metric="perplexity", higher_is_better=False)
-    found = higher_score(study, HU, REVERSED)
+    found = alone(higher_score(study, HU, REVERSED))
     assert (found.text, found.estimate, found.unit) == (YES, pytest.approx(3.1 / 3), "")
 
 
-def test_one_seed_settles_nothing(made):
-    found = higher_score(pairs(made, (0.9,), (0.1,)), HU, REVERSED)
-    assert (found.text, found.low, found.n) == (NOT_SETTLED, None, 1)
+def test_one_seed_decides_nothing(made):
+    found = alone(higher_score(pairs(made, (0.9,), (0.1,)), HU, REVERSED))
+    assert (found.text, found.low, found.n) == (UNDECIDED, None, 1)
     assert "one seed" in found.details
-
-
-def test_only_seeds_of_both_are_compared(made):
-    made.run("reversed", 0.0, seed=7)
-    assert higher_score(pairs(made, (0.5, 0.5), (0.4, 0.4)), HU, REVERSED).n == 2
 
 
 def test_several_tasks_count_by_their_mean_and_one_can_be_asked_for(made):
     study = pairs(made, [{"x": 0.5, "y": 0.9}] * 2, [{"x": 0.5, "y": 0.5}] * 2)
-    assert higher_score(study, HU, REVERSED).estimate == pytest.approx(20)
-    assert higher_score(study, HU, REVERSED, task="y").estimate == pytest.approx(40)
+    assert alone(higher_score(study, HU, REVERSED)).estimate == pytest.approx(20)
+    assert alone(higher_score(study, HU, REVERSED, task="y")).estimate == pytest.approx(40)
 
 
-def test_as_good_within_a_margin_is_another_question_than_better(made):
+def test_as_high_within_a_margin_is_another_question_than_higher(made):
     study = pairs(made, (0.497, 0.498, 0.499), (0.5, 0.501, 0.502))
-    assert higher_score(study, HU, REVERSED).text == NO
-    assert higher_score(study, HU, REVERSED, margin=1.0).text == YES
+    assert alone(higher_score(study, HU, REVERSED)).text == NO
+    assert alone(as_high_score(study, HU, REVERSED)).text == YES
+    assert alone(as_high_score(study, HU, REVERSED, margin=0.05)).text == NO
 
 
 def test_a_stage_can_be_asked_for(made):
@@ -129,8 +181,8 @@ def test_a_stage_can_be_asked_for(made):
         for seed in (0, 1):
             made.run("hu", value, seed, stage=stage)
             made.run("reversed", 0.5, seed, stage=stage)
-    assert higher_score(made.study(), HU, REVERSED).text == YES
-    assert higher_score(made.study(), HU, REVERSED, stage="shared").text == NO
+    assert alone(higher_score(made.study(), HU, REVERSED)).text == YES
+    assert alone(higher_score(made.study(), HU, REVERSED, stage="shared")).text == NO
     with pytest.raises(NotRunError, match="no stage 'published'; there are: tuned, shared"):
         higher_score(made.study(), HU, REVERSED, stage="published")
 
@@ -141,60 +193,82 @@ def test_a_group_is_found_by_its_overrides_and_a_rank_that_is_not_swept_is_not_a
         made.run("lora_sb", 0.8, seed, group=("rank=r16",))
         made.run("hu", 0.6, seed, group=("rank=r8",))
     study = made.study()
-    assert higher_score(study, {"method": "lora_sb", "rank": "r16"}, HU | {"rank": "r8"}).text == YES
+    assert alone(higher_score(study, {"method": "lora_sb", "rank": "r16"}, HU | {"rank": "r8"})).text == YES
     with pytest.raises(ReportError, match="fits several groups"):
         higher_score(study, {"method": "lora_sb"}, HU)
     with pytest.raises(NotRunError, match="no completed run of method=hu rank=r16 in p/s, stage tuned"):
         higher_score(study, HU | {"rank": "r16"}, HU | {"rank": "r8"})
     unswept = Maker(made.root / "other")
-    assert higher_score(pairs(unswept, (0.5, 0.5), (0.4, 0.4)), HU | {"rank": "r8"}, REVERSED).text == YES
+    assert alone(higher_score(pairs(unswept, (0.5, 0.5), (0.4, 0.4)), HU | {"rank": "r8"}, REVERSED)).text == YES
 
 
 @pytest.mark.parametrize(
     ("best_a", "best_b", "text"),
-    [(0.03, 0.003, YES), (0.003, 0.03, NO), (0.03, 0.01, NOT_SETTLED), (0.01, 0.01, NOT_SETTLED)],
+    [(0.03, 0.004, YES), (0.004, 0.03, NO), (0.012, 0.01, UNDECIDED), (0.01, 0.01, UNDECIDED)],
 )
-def test_a_rate_is_larger_only_beyond_the_grids_step(made, best_a, best_b, text):
+def test_a_best_rate_is_the_vertex_of_its_curve(made, best_a, best_b, text):
     made.select("hu", best_a)
     made.select("reversed", best_b)
     found = larger_rate(made.study(), HU, REVERSED)
-    assert (found.text, found.estimate) == (text, pytest.approx(best_a / best_b))
+    assert (found.text, found.estimate, found.n) == (text, pytest.approx(best_a / best_b), 3)
+    assert found.low < found.estimate < found.high
 
 
-def test_a_best_rate_that_another_nearly_equals_settles_nothing(made):
-    made.select("reversed", 0.003)
-    for rate, value in ((0.001, 0.3), (0.003, 0.49), (0.01, 0.3), (0.03, 0.5), (0.1, 0.1)):
-        made.run("hu", value, seed=100, stage="select", rate=rate)
+def test_a_flat_or_noisy_curve_decides_less(made):
+    made.select("hu", 0.03, noise=0.6)
+    made.select("reversed", 0.004)
+    assert larger_rate(made.study(), HU, REVERSED).text == UNDECIDED
+
+
+def test_one_selection_seed_decides_nothing(made):
+    made.select("hu", 0.05, seeds=(100,))
+    made.select("reversed", 0.002, seeds=(100,))
     found = larger_rate(made.study(), HU, REVERSED)
-    assert (found.text, found.estimate) == (NOT_SETTLED, pytest.approx(10))
-    assert found.low == pytest.approx(0.003 / 0.003 / (10 / 3))
-    assert larger_rate(made.study(), HU, REVERSED, within=1).text == YES
+    assert (found.text, found.low) == (UNDECIDED, None)
+    assert "one selection seed" in found.details
 
 
-def test_a_best_rate_at_an_edge_beyond_which_the_answer_may_turn_settles_nothing(made):
-    made.select("hu", 0.1)
-    made.select("reversed", 0.01, rates=(0.001, 0.003, 0.01))
+def test_a_best_rate_at_an_edge_is_only_bounded_on_one_side(made):
+    made.select("hu", 1.0)
+    made.select("reversed", 0.01)
     found = larger_rate(made.study(), HU, REVERSED)
-    assert found.text == NOT_SETTLED
-    assert "0.01, upper edge of the grid" in found.details
+    assert (found.text, found.high) == (YES, math.inf)
+    assert "0.1, upper edge of the grid" in found.details
+    both = Maker(made.root / "both")
+    both.select("hu", 1.0)
+    both.select("reversed", 2.0)
+    assert larger_rate(both.study(), HU, REVERSED).text == UNDECIDED
 
 
-def test_the_largest_rate_that_still_trains_is_named(made):
-    for rate, value in ((0.01, 0.5), (0.03, 0.48), (0.1, 0.4)):
-        made.run("hu", value, stage="select", rate=rate)
-        made.run("reversed", value if rate < 0.03 else 0.0, stage="select", rate=rate)
-    assert "largest within 5 % of the best score: 0.03 against 0.01" in larger_rate(made.study(), HU, REVERSED).details
-    assert "0.1 against 0.01" in larger_rate(made.study(), HU, REVERSED, within=20).details
+def budgets(made, method, losses):
+    """Final losses at budgets of 30, 60 and 120 steps, of three seeds."""
+    for steps, loss in zip((30, 60, 120), losses, strict=True):
+        for seed in range(3):
+            group = (f"train.max_steps={steps}",)
+            made.run(method, 0.5, seed, steps=steps, loss=loss * (1 + (seed - 1) / 100), group=group)
 
 
-def test_steps_to_the_others_final_loss_are_a_share_of_its_steps(made):
+def test_steps_are_compared_between_budgets_that_have_ended(made):
+    budgets(made, "lora_ga", (2.0, 1.0, 0.5))
+    budgets(made, "hu", (4.0, 2.0, 1.0))
+    study = made.study()
+    found = fewer_steps(study, {"method": "lora_ga"}, HU)
+    assert (found.text, found.estimate, found.n) == (YES, pytest.approx(0.5), 3)
+    assert 0.45 < found.low < 0.5 < found.high < 0.55
+    never = fewer_steps(study, HU, {"method": "lora_ga"})
+    assert (never.text, never.estimate, never.low, never.high) == (NO, None, math.inf, math.inf)
+    assert "more than 100%" in never.details
+
+
+def test_without_budgets_curves_are_described_and_decide_nothing(made):
     # 1.5 lies halfway between steps 1 and 2: 1.5 of 4 steps; 1.5 s and 2.5 s before them of 4 s
     for seed in (0, 1):
         made.run("lora_ga", 0.5, seed, losses=[(1, 2.0), (2, 1.0), (4, 0.5)], init=2.5)
         made.run("hu", 0.5, seed, losses=[(1, 3.0), (2, 2.0), (4, 1.5)])
     found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
-    assert (found.text, found.estimate, found.n) == (YES, pytest.approx(0.375), 2)
+    assert (found.text, found.estimate, found.n) == (UNDECIDED, pytest.approx(0.375), 2)
     assert "38% [38%, 38%] of its steps and 100% [100%, 100%] of its seconds" in found.details
+    assert found.details.endswith("; within one schedule, which decides nothing")
 
 
 def test_a_loss_that_is_not_reached_is_said_and_has_no_mean(made):
@@ -202,29 +276,28 @@ def test_a_loss_that_is_not_reached_is_said_and_has_no_mean(made):
         made.run("lora_ga", 0.5, seed, losses=[(2, 3.0), (4, last)])
         made.run("hu", 0.5, seed, losses=[(2, 3.0), (4, 1.5)])
     found = fewer_steps(made.study(), {"method": "lora_ga"}, HU)
-    assert (found.text, found.estimate) == (NOT_SETTLED, None)
+    assert (found.text, found.estimate) == (UNDECIDED, None)
     assert "does not reach the final eval loss of HU in 1 of 2 seeds; where it does, after 80%" in found.details
     assert fewer_steps(made.study(), HU, HU).estimate == 1.0
 
 
 def test_the_slope_by_width_is_of_the_logarithms(made):
-    # Half decades; hu falls by one for each decade of width, slope -1/2, reversed by two, slope -1. A best rate may lie
-    # a quarter of a decade away at either end of two decades: each slope is known to 1/4, their difference to 1/2.
-    grid = [10 ** (-place / 2) for place in range(-1, 7)]
+    # hu falls by half a decade for each decade of width, slope -1/2, reversed by a whole one.
+    grid = [10 ** (-place / 2) for place in range(-1, 8)]
     for place, model in enumerate(("w10", "w100", "w1000")):
-        for method, best in (("hu", grid[1 + place]), ("reversed", grid[1 + 2 * place])):
+        for method, best in (("hu", 10 ** (-0.5 - place / 2)), ("reversed", 10 ** (-0.5 - place))):
             made.select(method, best, grid, model=model, group=(f"model={model}",))
     found = rate_by_width(made.study(), HU, REVERSED, {"w10": 10, "w100": 100, "w1000": 1000})
-    assert (found.text, found.n) == (NOT_SETTLED, 3)
-    assert (found.estimate, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
-    assert found.details.startswith("slope by width 10, 100, 1000: HU -0.50 ± 0.25")
+    assert (found.text, found.n, found.estimate) == (YES, 3, pytest.approx(0.5))
+    assert 0.25 < found.low < 0.5 < found.high < 0.75
+    assert found.details.startswith("slope by width 10, 100, 1000: HU -0.50")
 
 
 def test_fewer_parameters_answers_by_the_score_and_counts(made):
     for seed in (0, 1):
         made.run("lora_sb", 0.6, seed, num_trainable=100)
         made.run("hu", 0.5, seed, num_trainable=4200)
-    found = fewer_parameters(made.study(), {"method": "lora_sb"}, HU)
+    found = alone(fewer_parameters(made.study(), {"method": "lora_sb"}, HU))
     assert (found.text, found.estimate) == (YES, pytest.approx(10))
     assert "100 against 4,200 trainable parameters, 42 times fewer" in found.details
     assert fewer_parameters(made.study(), HU, {"method": "lora_sb"}).text == NO
@@ -248,7 +321,11 @@ ONE = """
         ("kind: higher_score", "kind: better", "claim one: kind='better': unknown kind; known: higher_score"),
         ("source: abstract, ", "", "claim one: source is missing"),
         ("a: {method: hu}, ", "", "claim one: a is missing"),
-        ("a: {method: hu}", "a: {method: hu}, width: 3", "'width'; higher_score takes a, b, stage, task, margin"),
+        (
+            "a: {method: hu}",
+            "a: {method: hu}, width: 3",
+            "'width'; higher_score takes a, b, stage, task, margin, endpoint",
+        ),
         ("a: {method: hu}", "a: hu", "claim one: a='hu': input should be a valid dictionary"),
         ("- {", "{", "not a list of claims"),
         ("- {", "- {{", "claims.yaml: "),
@@ -267,10 +344,10 @@ def test_two_claims_of_one_id_are_refused(tmp_path):
 
 def test_a_study_without_records_is_not_run_yet_and_the_command_says_how(tmp_path):
     (claim,) = read_claims(claims_of(tmp_path, ONE))
-    found = answer(claim, tmp_path / "results")
+    (found,) = answers([claim], tmp_path / "results")
     assert found.text == NOT_RUN
     assert claims_list([(claim, found)]) == (
-        "### P\n\n- C **not run yet**. (`python -m bench.run -m +experiments=p/s`)\n"
+        "### P\n\n- (1) C **not run yet**. (`python -m bench.run -m +experiments=p/s`)\n"
     )
 
 
@@ -278,14 +355,14 @@ def test_a_study_that_lacks_one_method_is_not_run_yet_either(made, tmp_path):
     (claim,) = read_claims(claims_of(tmp_path, ONE))
     made.run("hu", 0.5)
     made.study()
-    found = answer(claim, tmp_path)
+    (found,) = answers([claim], tmp_path)
     assert (found.text, found.details) == (NOT_RUN, "no completed run of method=reversed in p/s, stage tuned")
 
 
 def test_a_study_that_cannot_be_reported_is_no_answer(made, tmp_path):
     (claim,) = read_claims(claims_of(tmp_path, ONE))
     made.run("hu", status="failed")
-    assert answer(claim, tmp_path).text == "no answer"
+    assert answers([claim], tmp_path)[0].text == "no answer"
 
 
 def test_the_list_has_a_bullet_a_claim_and_the_csv_a_row(made, tmp_path):
@@ -295,10 +372,22 @@ def test_the_list_has_a_bullet_a_claim_and_the_csv_a_row(made, tmp_path):
     assert (tmp_path / "claims.md").read_text() == markdown
     heading, _, first, second = markdown.splitlines()[:4]
     assert heading == "### P"
-    assert first.startswith("- C **yes**: HU 71, REVERSED 50. +21 [+18.5, +23.5] points, n = 3 (`python -m")
-    assert second == "- C **not run yet**. (`python -m bench.run -m +experiments=p/other`)"
+    numbers = "+21 [+18.5, +23.5] points, n = 3, p < 0.001 (`python -m"
+    assert first.startswith(f"- (1) C **yes**: HU 71, REVERSED 50; no loss is known. {numbers}")
+    assert second == "- (2) C **not run yet**. (`python -m bench.run -m +experiments=p/other`)"
     rows = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
     assert [(row["id"], row["answer"], row["n"]) for row in rows] == [("one", "yes", "3"), ("two", NOT_RUN, "")]
+
+
+def test_the_p_values_of_all_questions_on_scores_are_corrected_together_and_shared_runs_named(made, tmp_path):
+    claims = read_claims(claims_of(tmp_path, ONE + ONE.replace("id: one", "id: two")))
+    pairs(made, (0.70, 0.71, 0.73), (0.60, 0.58, 0.63))
+    alone = answers(claims[:1], tmp_path)[0]
+    one, two = answers(claims, tmp_path)
+    assert (alone.p, alone.p_holm) == (one.p, one.p)
+    assert one.p_holm == two.p_holm == pytest.approx(2 * one.p)
+    assert sharing([one, two, Answer(NOT_RUN)]) == [(1,), (0,), ()]
+    assert "; same runs as 2 (`python" in claims_list(list(zip(claims, (one, two), strict=True)))
 
 
 def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_an_embedded_study():

@@ -4,21 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
-from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
-from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
+from bench.report.judge.differences import difference
+from bench.report.judge.improvement import newcombe, probability_of_improvement
+from bench.report.judge.items import item_errors, standard_error
 from bench.report.judge.metrics import CORRELATION, SHARE, Scale, of_items
-from bench.report.judge.statistics import (
-    detectable_difference,
-    draw_items,
-    estimate,
-    interquartile_estimate,
-    items_p,
-    mcnemar_p,
-    seeds_p,
-    sign_flip_p,
-    spread,
-)
+from bench.report.judge.power import detectable_difference, power, seeds_needed
+from bench.report.judge.scores import Sample, sample_estimate
+from bench.report.judge.significance import dunnett_p, items_p, mcnemar_p, seeds_p
+from bench.report.judge.statistics import Part, estimate, interquartile_estimate, interval, over_seeds, summed, wilson
 
 ANY = Scale(low=-math.inf, high=math.inf)
 
@@ -70,14 +64,44 @@ def test_no_right_answer_among_400_is_not_known_to_be_none(values):
     assert (found.low, found.high) == (0.0, pytest.approx(0.009512, abs=1e-6))
 
 
-def test_drawing_items_anew_finds_the_standard_error_of_a_share():
-    right = of_items("acc", np.repeat([1.0, 0.0], [30, 70]))
-    draws = draw_items([right, right], "t", 1)
-    assert draws.shape == (1000, 2)
-    assert (draws[:, 0] == draws[:, 1]).all()  # the same items under every seed
-    assert spread(draws.mean(axis=1)) == pytest.approx(math.sqrt(0.3 * 0.7 / 100), rel=0.07)
-    other = draw_items([right], "u", 1)
-    assert abs(np.corrcoef(draws[:, 0], other[:, 0])[0, 1]) < 0.1  # other datasets are drawn apart
+def test_the_standard_error_over_items_of_a_mean_is_exact():
+    values = np.repeat([1.0, 0.0], [30, 70])
+    errors = item_errors([of_items("acc", values)] * 2, "t", 1)
+    assert errors.shape == (100, 2)
+    assert standard_error(errors.mean(axis=1)) == pytest.approx(values.std(ddof=1) / 10, rel=1e-6)
+    assert standard_error(errors[:, 0] - errors[:, 1]) == 0.0  # the same items under every seed
+
+
+def test_the_standard_error_of_a_loss_is_that_of_a_ratio_of_its_tokens():
+    losses, tokens = np.array([2.0, 9.0, 4.0, 1.0]), np.array([1.0, 4.0, 3.0, 1.0])
+    pairs = of_items("loss", np.column_stack([losses, tokens]))
+    residuals = losses - 16 / 9 * tokens
+    assert pairs.whole == pytest.approx(16 / 9)
+    assert standard_error(item_errors([pairs], "t", 1)[:, 0]) == pytest.approx(
+        math.sqrt((residuals**2).sum() * 4 / 3) / 9, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("metric", ["acc", "mcc"])
+def test_items_that_ask_for_one_fact_are_not_independent(metric):
+    # Every fact is asked twice and answered alike: half as many items as it seems, sqrt(2) times the error.
+    generator = np.random.default_rng(0)
+    once = generator.integers(2, size=(150, 2)).astype(float)
+    once = once[:, 0] if metric == "acc" else once
+    twice, facts = np.concatenate([once, once]), [f"f{number}" for number in range(150)] * 2
+    apart, together = (item_errors([of_items(metric, twice)], "t", 1, of)[:, 0] for of in (None, facts))
+    of_facts = standard_error(item_errors([of_items(metric, once)], "t", 1)[:, 0])
+    assert standard_error(together) == pytest.approx(of_facts, rel=1e-6 if metric == "acc" else 0.06)
+    assert standard_error(together) / standard_error(apart) == pytest.approx(math.sqrt(2), rel=0.06)
+
+
+def test_resampled_items_have_the_spread_that_the_metric_has():
+    correct = of_items("mcc", pairs_of("mcc"))
+    plain = of_items("acc", np.ones(60))
+    errors = item_errors([correct, plain], "t", 1)
+    resampled = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), size=4000) @ correct.items
+    assert standard_error(errors[:, 0]) == pytest.approx(correct.value(resampled.astype(float)).std(), rel=0.1)
+    assert standard_error(errors[:, 1]) == 0.0
 
 
 def pairs_of(metric):
@@ -150,13 +174,26 @@ def test_the_interquartile_mean_leaves_the_lowest_and_highest_quarter_out():
     assert interquartile_estimate([np.array([1.0, 3, 4, 7]), np.array([80.0, 2, 5, 6])], None, ANY).mean == 4.5
 
 
-def test_the_interval_of_the_interquartile_mean_draws_runs_within_each_task():
-    tasks = [np.array([0.1, 0.1]), np.array([0.5, 0.5]), np.array([0.9, 0.9])]
-    found = interquartile_estimate(tasks, None, SHARE)
-    assert found.mean == found.low == found.high == 0.5  # a draw over tasks would have moved it
-    spread_out = interquartile_estimate([np.array([0.4, 0.6])] * 3, None, SHARE)
-    assert 0.4 <= spread_out.low < 0.5 < spread_out.high <= 0.6
-    assert interquartile_estimate([task[:1] for task in tasks], None, SHARE).low is None
+def test_the_interval_of_the_interquartile_mean_is_yuens_from_five_runs_on():
+    runs = np.array([3.0, 1, 4, 1.5, 9])
+    found = interquartile_estimate([runs], None, ANY)
+    # 1 and 9 are left out; Winsorised 3, 1.5, 4, 1.5, 4; h = 3: s_w sqrt(n) / h, here with n - 1 degrees of freedom
+    half = stats.t.ppf(0.975, 4) * np.array([3, 1.5, 4, 1.5, 4]).std(ddof=1) * math.sqrt(5) / 3
+    assert (found.mean, found.high - found.mean) == (pytest.approx(8.5 / 3), pytest.approx(half))
+    assert interquartile_estimate([runs[:4]], None, ANY).low is None
+
+
+@pytest.mark.parametrize(("n", "together"), [(5, 0.0), (5, 0.5), (10, 0.5)])
+def test_the_interval_of_the_interquartile_mean_covers(n, together):
+    generator = np.random.default_rng(0)
+
+    def drawn(size):
+        common = generator.normal(size=size) * math.sqrt(together)
+        return np.arange(3.0)[:, None] + common + math.sqrt(1 - together) * generator.normal(size=(3, size))
+
+    truth = interquartile_estimate(drawn(50_000), None, ANY).mean
+    found = [interquartile_estimate(drawn(n), None, ANY) for _ in range(500)]
+    assert np.mean([one.low < truth < one.high for one in found]) > 0.90
 
 
 def test_the_probability_of_improvement_counts_pairs_of_runs_ties_half():
@@ -166,21 +203,101 @@ def test_the_probability_of_improvement_counts_pairs_of_runs_ties_half():
     assert probability_of_improvement([a], [b], False).mean == 1.5 / 4
     assert probability_of_improvement([a], [b], True).mean == stats.mannwhitneyu(a, b).statistic / 4
     assert probability_of_improvement([a, a], [b, a], True).mean == (2.5 / 4 + 0.5) / 2
-    found = improvement_estimate([a], [b], True)
-    assert (found.mean, found.low, found.high) == (0.625, 0.0, 1.0)
-    assert improvement_estimate([a + 1], [b], True).low == 1.0
+    assert probability_of_improvement([a[:1]], [b], True).low is None
 
 
-def test_flipping_the_signs_of_three_seeds_cannot_go_below_a_quarter():
-    # of the 8 flips of (1, 2, 3), one sum is as high as 6; of (1, 2, -3), five are at least 0 and five at most 0
-    assert list(sign_flip_p(np.array([[0.1, 0.2, 0.3], [0.1, 0.2, -0.3], [0.0, 0.0, 0.0]]))) == [0.25, 1.0, 1.0]
-    assert sign_flip_p(np.arange(1.0, 7.0)) == 2 / 2**6
+@pytest.mark.parametrize(("n", "low"), [(3, 0.50), (5, 0.64), (10, 0.80)])
+def test_runs_of_which_all_are_better_do_not_make_it_certain(n, low):
+    found = probability_of_improvement([np.arange(n) + 100.0], [np.arange(n) * 1.0], True)
+    assert (round(found.low, 2), found.mean, found.high) == (low, 1.0, 1.0)
+    turned = probability_of_improvement([np.arange(n) * 1.0], [np.arange(n) + 100.0], True)
+    assert (turned.low, turned.high) == (0.0, pytest.approx(1 - found.low))
 
 
-def test_students_paired_t_over_seeds():
-    # mean 2, standard error 1 / sqrt(3): t = 3.4641 with 2 degrees of freedom
-    assert seeds_p(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 * stats.t.sf(2 * math.sqrt(3), 2))
-    assert list(seeds_p(np.array([[0.0, 0.0], [0.1, 0.1]]))) == [1.0, 0.0]
+def test_newcombes_limits_lie_196_standard_errors_away():
+    for end in newcombe(0.7, 4, 6):
+        variance = end * (1 - end) * (1 + 4 * ((1 - end) / (2 - end) + end / (1 + end))) / 24
+        assert abs(end - 0.7) == pytest.approx(1.959964 * math.sqrt(variance))
+
+
+@pytest.mark.parametrize(("n", "truth"), [(3, 0.5), (3, 0.76), (5, 0.76), (5, 0.92)])
+def test_the_interval_of_the_probability_of_improvement_covers(n, truth):
+    generator, covered = np.random.default_rng(0), 0
+    shift = math.sqrt(2) * stats.norm.ppf(truth)
+    for _ in range(500):
+        found = probability_of_improvement([generator.normal(shift, size=n)], [generator.normal(size=n)], True)
+        covered += found.low <= truth <= found.high
+    assert covered / 500 > 0.88  # two standard errors of the simulation below .905
+
+
+def test_over_seeds_two_methods_are_compared_by_welch():
+    one, other = np.array([1.0, 2.0, 4.0]), np.array([0.0, 0.1, 0.3, 0.2, 0.1])
+    parts = (*over_seeds(one), *over_seeds(other))
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    assert seeds_p(one.mean() - other.mean(), parts) == pytest.approx(welch.pvalue)
+    assert summed(parts).degrees == pytest.approx(welch.df)
+    found = interval(one.mean() - other.mean(), parts, None, ANY, 3)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    assert (seeds_p(0.0, ()), seeds_p(0.1, ())) == (1.0, 0.0)
+
+
+def sample(values, seeds=None, **about):
+    return Sample(tuple(seeds or range(len(values))), np.array(values), None, (), None, **about)
+
+
+def test_runs_are_paired_by_seed_only_where_the_study_says_so():
+    one, other = sample([1.0, 2.0, 4.0]), sample([0.5, 1.5, 3.0, 9.0], seeds=(0, 1, 2, 7))
+    paired = difference(one, other, "seeds")
+    assert paired.p_seeds == pytest.approx(stats.ttest_rel([1.0, 2.0, 4.0], [0.5, 1.5, 3.0]).pvalue)
+    assert (paired.n, paired.mean) == (3, pytest.approx(2 / 3))
+    welch = difference(one, other, "items")
+    assert welch.p_seeds == pytest.approx(stats.ttest_ind(one.values, other.values, equal_var=False).pvalue)
+    assert difference(one, sample([1.0], seeds=(9,)), "seeds") is None
+
+
+def test_what_trains_nothing_is_the_same_under_every_seed_and_a_single_run_is_not():
+    runs, constant = sample([0.5, 0.6, 0.7]), sample([0.1], fixed=True)
+    assert difference(runs, constant, "items").p_seeds == pytest.approx(stats.ttest_1samp(runs.values, 0.1).pvalue)
+    assert difference(runs, sample([0.1]), "items").p_seeds is None
+
+
+def test_the_choice_of_a_learning_rate_adds_to_what_seeds_leave_open():
+    one, other = sample([0.5, 0.6, 0.7], choice_variance=0.01, choice_degrees=2), sample([0.1, 0.2, 0.2])
+    plain = difference(sample([0.5, 0.6, 0.7]), other, "items")
+    found = difference(one, other, "items")
+    assert summed(found.parts).variance == pytest.approx(summed(plain.parts).variance + 0.01)
+    assert found.p_seeds > plain.p_seeds
+    # 0.1^2 / 3 with 2 degrees of freedom and 0.01 with 2
+    total = 0.01 / 3 + 0.01
+    half = stats.t.ppf(0.975, total**2 / (((0.01 / 3) ** 2 + 0.01**2) / 2)) * math.sqrt(total)
+    assert sample_estimate(one, ANY).high == pytest.approx(0.6 + half)
+    assert detectable_difference(found.parts, 0.0, 0.05) > detectable_difference(plain.parts, 0.0, 0.05)
+
+
+@pytest.mark.parametrize(("n", "sd_choice", "degrees"), [(3, 1.0, 2), (5, 2.0, 4), (10, 1.0, 2)])
+def test_two_arms_of_one_method_whose_rates_were_chosen_differ_in_at_most_5_percent(n, sd_choice, degrees):
+    # The variance of the choice is known up to a chi-squared with its degrees of freedom; one run has variance 1.
+    generator = np.random.default_rng(0)
+    found = blind = 0
+    for _ in range(1000):
+        chosen = sd_choice**2 * generator.chisquare(degrees, size=2) / degrees
+        arms = [generator.normal(sd_choice * generator.normal(), 1.0, size=n) for _ in range(2)]
+        one, other = (sample(a, choice_variance=c, choice_degrees=degrees) for a, c in zip(arms, chosen, strict=True))
+        found += difference(one, other, "items").p_seeds < 0.05
+        blind += difference(sample(arms[0]), sample(arms[1]), "items").p_seeds < 0.05
+    assert found <= 64  # 50 and two standard errors of the simulation
+    assert blind > 150
+
+
+def test_dunnetts_comparison_with_a_control_is_one_test_of_all():
+    generator = np.random.default_rng(0)
+    control, first, second = (generator.normal(mean, size=5) for mean in (0.0, 0.0, 2.5))
+    found = dunnett_p([first, second], control)
+    assert found == pytest.approx(stats.dunnett(first, second, control=control).pvalue, abs=2e-3)
+    assert found[1] < 0.05 < found[0]
+    assert dunnett_p([first], control)[0] == pytest.approx(stats.ttest_ind(first, control).pvalue, abs=1e-3)
+    assert dunnett_p([first[:1], second], control) == [None, None]
+    assert dunnett_p([np.ones(3)], np.zeros(3)) == [None]
 
 
 def test_mcnemar_looks_only_at_what_one_of_two_runs_has_right():
@@ -205,19 +322,39 @@ def test_the_test_over_items_agrees_with_the_permutation_of_pairs():
     assert items_p(apart.mean(), apart.std(ddof=1) / math.sqrt(200), 200) == pytest.approx(permuted, abs=0.02)
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_the_detectable_difference_is_found_with_power_80_percent(n):
-    found = detectable_difference(0.02, 0.0, n)
-    assert TTestIndPower().power(found / 0.02, n, 0.05) == pytest.approx(0.8)
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 6])
+@pytest.mark.parametrize("stderr", [0.0, 0.5])
+def test_the_detectable_difference_is_found_with_power_80_percent_by_the_rule_of_the_tables(n, alpha, stderr):
+    size = detectable_difference([Part(1 / n, n - 1)] * 2, stderr, alpha)
+    generator, found, trials = np.random.default_rng(0), 0, 1500
+    for _ in range(trials):
+        one, other, items = generator.normal(size, size=n), generator.normal(size=n), stderr * generator.normal()
+        parts, mean = (*over_seeds(one), *over_seeds(other)), one.mean() - other.mean() + items
+        p = max(seeds_p(mean, parts), items_p(mean, stderr, None) if stderr else 0.0)
+        found += p < alpha and interval(mean, parts, stderr or None, ANY, n).low > 0
+    assert 0.77 < found / trials < 0.83
+
+
+def test_over_seeds_of_a_large_study_it_is_the_normal_one():
+    # (1.959964 + 0.841621) * sqrt(2 / 400)
+    assert detectable_difference([Part(1 / 400, 399)] * 2, 0.0, 0.05) == pytest.approx(0.1981, rel=0.01)
 
 
 def test_with_one_seed_only_the_items_set_what_is_detectable():
     # (1.959964 + 0.841621) * 0.01
-    assert detectable_difference(0.0, 0.01, 1) == pytest.approx(0.02801585, abs=1e-6)
-    assert NormalIndPower().power(1.0, 1, 0.05) < 0.8
+    assert detectable_difference([], 0.01, 0.05) == pytest.approx(0.02801585, abs=1e-6)
+    assert detectable_difference([], 0.0, 0.05) == 0.0
 
 
-def test_items_add_to_what_seeds_leave_undetected():
-    alone, both = detectable_difference(0.02, 0.0, 3), detectable_difference(0.02, 0.02, 3)
-    # variance of the difference 2 * 0.02^2 / 3, and with items 0.02^2 more: 2.5 times
-    assert both == pytest.approx(alone * math.sqrt(2.5))
+def test_the_seeds_that_a_difference_takes_are_the_fewest_that_find_it():
+    needed = seeds_needed(-1.0, (1.0, 1.0), (), 0.1, 0.05)
+    for n, enough in ((needed - 1, False), (needed, True)):
+        assert (power(1.0, [Part(1 / n, n - 1)] * 2, 0.1, 0.05) >= 0.8) is enough
+    assert 17 <= needed <= 20  # two-sample t with equal variances: 17
+    assert seeds_needed(1.0, (1.0, 1.0), (), 0.5, 0.05) is None  # 2.8 standard errors over items are more than 1
+    assert seeds_needed(1.0, (1.0, 1.0), (Part(1.0, 2.0),), 0.0, 0.05) is None
+
+
+def test_wilsons_interval_of_one_collapse_among_three():
+    assert wilson(1, 3) == pytest.approx((0.0615, 0.7923), abs=1e-4)

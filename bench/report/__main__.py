@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = command.parser("report", __doc__, study=True)
     parser.add_argument(
-        "--mix", action="store_true", help="put records of different stacks or schema versions into one table"
+        "--mix", action="store_true", help="put different stacks, schema versions or unequal searches into one table"
     )
     parser.add_argument("--every-figure", action="store_true", help="also those that a large study leaves out; slow")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write bench.report.frame as CSV, and no report")

@@ -12,7 +12,7 @@ from bench.report.page import PageTable, write_page
 from bench.report.papers.published import shown_tables, write_paper_tables
 from bench.report.read.load import ReportError, Study
 from bench.report.tables.paired import comparison_table
-from bench.report.tables.remarks import note, remarks
+from bench.report.tables.remarks import comparison_note, note, remarks
 from bench.report.tables.stages import rates_table
 from bench.report.tables.tables import Stages, judge_stages, num_head, summaries, write_tables
 
@@ -78,7 +78,7 @@ def page_tables(study: Study, judged: Stages) -> list[PageTable]:
         one, name = judged[study.stage][place], ", ".join(place)
         notes = [*remarks(one), note(one.columns, any(map(num_head, one.cells)))]
         shown.append((f"Scores: {name}", table, notes))
-        shown.append((f"Comparisons: {name}", comparison_table(one), []))
+        shown.append((f"Comparisons: {name}", comparison_table(one), [comparison_note(one)]))
     rates = rates_table(study) if study.selection else []
     shown += [(f"Learning rates: {', '.join(place)}", table, []) for place, table in rates]
     shown += shown_tables(study)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -28,6 +29,7 @@ RUN = "run"  # the one stage of a sweep without stages
 SEARCH, SELECT = "search", "select"
 TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # ...and those that are reported.
 RATE_KEY = "train.learning_rate="
+ITEMS, SEEDS = "items", "seeds"  # what a study's comparisons pair: items only, or runs under one seed as well
 
 
 RESULTS = Path("results")  # results_dir of conf/config.yaml
@@ -63,11 +65,20 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All runs that sweeps into one study's folder have planned; `experiment` is None without an experiment file."""
+    """All runs that sweeps into one study's folder have planned.
+
+    Attributes:
+        experiment: None without an experiment file.
+        pairing: what comparisons pair, "items" or "seeds", as the study declared it.
+        reserve: learning rates that the search of one method may have more than that of another; None in a plan from
+            before that was stated.
+    """
 
     experiment: str | None
     stages: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
+    pairing: Literal["items", "seeds"] = "items"
+    reserve: int | None = None
 
     def command(self, run: PlannedRun, results_dir: Path = RESULTS) -> str:
         """The shell command that runs exactly this run; it names a results folder other than the default one."""
@@ -137,5 +148,6 @@ def write_plan(folder: Path, plan: StudyPlan) -> None:
     """Writes study.json as a whole, or not at all; secrets are redacted."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(asdict(run)) for run in plan.runs)  # a run a line: changes can be read
-    head = json.dumps({"experiment": plan.experiment, "stages": plan.stages})[1:-1]
+    about = asdict(replace(plan, runs=()))
+    head = json.dumps({name: value for name, value in about.items() if name != "runs"})[1:-1]
     write_whole(folder / STUDY, redacted(f'{{{head}, "runs": [\n{lines}\n]}}\n'))

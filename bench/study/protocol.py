@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED
+from bench.study.plan_file import ITEMS, PUBLISHED, RATE_KEY, SEARCH, SEEDS, SELECT, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
 RULES = (SEARCH, SELECT, TUNED, SHARED, PUBLISHED)
@@ -56,6 +56,7 @@ class Definition:
         stages: by name, the stage's overrides beside `rate`.
         only: by method, the values of other axes with which it is run; all others are left out.
         run: names of the stages to run now, joined by commas; None for all.
+        pairing: what the tables' comparisons pair: "items", or "seeds" as well.
     """
 
     params: Mapping[str, str]
@@ -63,13 +64,15 @@ class Definition:
     rates: Rates
     only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     run: str | None = None
+    pairing: Literal["items", "seeds"] = "items"
 
     @classmethod
     def from_config(cls, sweeper: DictConfig) -> Definition:
         """Reads `hydra.sweeper` of a composed configuration.
 
         Raises:
-            ValueError: a stage has no known rule for its learning rates, or `run` names a stage that does not exist.
+            ValueError: a stage has no known rule for its learning rates, `run` names a stage that does not exist, or
+                `pairing` is no known one.
         """
         values: Any = OmegaConf.to_container(sweeper, resolve=True)
         stages = {name: stage for name, stage in values["stages"].items() if stage is not None}
@@ -79,8 +82,16 @@ class Definition:
         asked = words(values.get("run"))
         if unknown := [name for name in asked if name not in stages]:
             raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
+        pairing: Any = values.get("pairing") or ITEMS
+        if pairing not in (ITEMS, SEEDS):
+            raise ValueError(f"hydra.sweeper.pairing={pairing}; choose from {ITEMS}, {SEEDS}")
         return cls(
-            values["params"] or {}, stages, Rates(**values["rates"]), values.get("only") or {}, values.get("run")
+            values["params"] or {},
+            stages,
+            Rates(**values["rates"]),
+            values.get("only") or {},
+            values.get("run"),
+            pairing,
         )
 
     @property

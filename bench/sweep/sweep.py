@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
 from bench.runs.lease import is_held
-from bench.study.plan_file import RUN, PlannedRun, StudyPlan, read_plan, write_plan
+from bench.study.plan_file import ITEMS, RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition, check_sweeper
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import Composer, product
@@ -90,7 +90,9 @@ class Sweep:
                 self.planned.append(cell)
         except ValueError as error:
             refuse(str(error))
-        stages = (RUN,) if self.expansion is None else tuple(self.expansion.definition.stages)
+        definition = None if self.expansion is None else self.expansion.definition
+        stages = (RUN,) if definition is None else tuple(definition.stages)
+        declared = (definition.pairing, definition.rates.reserve) if definition else (ITEMS, None)
         studies: dict[Path, list[PlannedRun]] = defaultdict(list)  # nearly always one
         for cell in self.planned:
             assert cell.run is not None
@@ -99,7 +101,7 @@ class Sweep:
                 check_folder(cell.run)
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
-            _write(folder, StudyPlan(experiment(), stages, tuple(runs)))
+            _write(folder, StudyPlan(experiment(), stages, tuple(runs), *declared))
 
     def batches(self) -> Iterator[list[list[str]]]:
         """The overrides of the cells to launch, a stage at a time, without those that are done.

@@ -1,42 +1,34 @@
-"""Paired comparisons of the rows of one table, by seed and by item.
+"""Comparisons of the rows of one table, over seeds and over items.
 
-A difference is claimed only where both the seeds and the items show it: its p-value is the larger of two, Student's
-paired t over seeds and a test over items (McNemar's exact one for one seed, else a paired bootstrap), which tests the
-union of their hypotheses (Berger 1982, Technometrics 24). A test over items alone would take the luck of a seed for the
-method; one over seeds alone, the luck of the test set. The family of hypotheses of a table is each trained method
-against LoRA and the best against the runner-up, in every column; Holm's correction is over this family. All other
-pairs are in comparisons.csv without a correction.
+A difference is claimed only where both the seeds and the items show it: its p-value is the larger of two, Welch's t
+over seeds and a test over the items that both answered (McNemar's exact one for one seed, else the normal one), which
+tests the union of their hypotheses (Berger 1982, Technometrics 24). A test over items alone would take the luck of a
+seed for the method; one over seeds alone, the luck of the test set. Runs under one seed share the order of the data and
+are not alike for it, so that pairing them only loses degrees of freedom; a study that expects otherwise declares
+hydra.sweeper.pairing=seeds. The family of hypotheses of a table is each trained method against LoRA and the best
+against the runner-up, in every column; Holm's correction is over this family. All other pairs are in comparisons.csv
+without a correction.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 import numpy as np
 
-from bench.report.judge.improvement import improvement_estimate, probability_of_improvement
+from bench.report.judge.differences import Difference, difference
+from bench.report.judge.improvement import probability_of_improvement
 from bench.report.judge.metrics import SHARE, Scale
+from bench.report.judge.power import detectable_difference
 from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
-from bench.report.judge.statistics import (
-    Array,
-    Estimate,
-    detectable_difference,
-    estimate,
-    holm,
-    items_p,
-    mcnemar_p,
-    seeds_p,
-    sign_flip_p,
-    spread,
-)
+from bench.report.judge.significance import ALPHA, dunnett_p, holm, mcnemar_p
+from bench.report.judge.statistics import Array, Estimate, Part
 from bench.report.read.load import BASELINE, Cell
 from bench.report.read.outcomes import items_of
-
-ALPHA = 0.05
+from bench.study.plan_file import ITEMS
 
 
 @dataclass(frozen=True)
@@ -68,13 +60,13 @@ class Comparison:
 
     Attributes:
         first, second: places of the rows' cells.
-        difference: first minus second, over the seeds that both have.
+        difference: first minus second.
         num_items: on which they are paired; None where they are not.
-        p_seeds, p_permutation, p_items: two-sided, of the t-test over seeds, of flipping signs over seeds, and over
-            items; None where there is one seed, or no items are known.
+        p_seeds, p_items: two-sided, over seeds and over items; None where there is one seed, or no items are known.
         improvement: the probability that a run of the first beats one of the second.
         in_family: of the hypotheses that Holm corrects.
         p_holm: p corrected; None outside the family.
+        p_dunnett: over seeds, of the simultaneous comparison of all trained methods with LoRA; None for other pairs.
     """
 
     first: int
@@ -83,11 +75,11 @@ class Comparison:
     difference: Estimate
     num_items: int | None
     p_seeds: float | None
-    p_permutation: float | None
     p_items: float | None
     improvement: Estimate
     in_family: bool = False
     p_holm: float | None = None
+    p_dunnett: float | None = None
 
     @property
     def p(self) -> float | None:
@@ -108,6 +100,7 @@ class Judged:
     Attributes:
         columns: of the scores, those that are shown.
         measured: the same with their samples, and the average.
+        pairing: what the study pairs: its items, or also its seeds.
     """
 
     cells: tuple[Cell, ...]
@@ -115,13 +108,19 @@ class Judged:
     columns: tuple[Column, ...]
     measured: tuple[Measured, ...]
     comparisons: tuple[Comparison, ...]
+    pairing: str = ITEMS
+
+    @property
+    def smallest_alpha(self) -> float:
+        """What Holm's correction leaves for the smallest p-value of the table."""
+        return ALPHA / max(1, sum(one.p_holm is not None for one in self.comparisons))
 
 
-def judge(cells: Sequence[Cell]) -> Judged:
+def judge(cells: Sequence[Cell], pairing: str = ITEMS) -> Judged:
     """The scores of the rows of one table, and their comparisons."""
     scores = collect(cells)
     columns = measured(scores, scores.shown)
-    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns))
+    return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairing), pairing)
 
 
 def matches(one: Cell, other: Cell) -> bool:
@@ -151,7 +150,7 @@ def measured(scores: Scores, columns: Sequence[Column]) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Comparison, ...]:
+def compare(cells: Sequence[Cell], columns: Sequence[Measured], pairing: str = ITEMS) -> tuple[Comparison, ...]:
     """Compares every pair of rows that match, and corrects the p-values of the family."""
     made: list[Comparison] = []
     matched = {pair for pair in combinations(range(len(cells)), 2) if matches(*(cells[index] for index in pair))}
@@ -159,7 +158,7 @@ def compare(cells: Sequence[Cell], columns: Sequence[Measured]) -> tuple[Compari
         family = _family(cells, column)
         turned = {(min(pair), max(pair)): pair for pair in family}
         pairs = [turned.get(pair, pair) for pair in sorted(matched | set(turned))]
-        made += _compared(cells, column, pairs, set(family))
+        made += _with_dunnett(cells, _compared(cells, column, pairs, set(family), pairing))
     corrected = [index for index, one in enumerate(made) if one.in_family and one.p is not None]
     for index, p in zip(corrected, holm([made[index].p or 0.0 for index in corrected]), strict=True):
         made[index] = replace(made[index], p_holm=p)
@@ -175,7 +174,7 @@ def significant_best(column: Measured, comparisons: Sequence[Comparison]) -> int
     for one in comparisons:
         if one.measured is column and [one.first, one.second] == best:
             better = one.is_significant and one.difference.is_better_than(0.0, column.higher_is_better)
-            return best[0] if better and len(column.samples[best[0]].values) > 1 else None  # type: ignore[union-attr]
+            return best[0] if better and one.difference.n > 1 else None
     return None
 
 
@@ -186,22 +185,31 @@ def ranked(column: Measured) -> list[int]:
     return sorted((i for i, mean in enumerate(means) if not math.isnan(mean)), key=lambda i: (sign * means[i], i))
 
 
-def detectable(cells: Sequence[Cell], column: Measured) -> tuple[float, int] | None:
-    """The minimum detectable effect of two trained methods (two-sided 5 %, power 0.8), and its number of seeds.
+def detectable(judged: Judged, column: Measured) -> tuple[float, int] | None:
+    """The minimum detectable effect of two trained methods by the table's own rule, and its number of seeds.
 
-    The spread over seeds is pooled over the methods. The items' standard error is the median of those of
-    the differences from the first of them.
+    The variance over seeds, and that by the choice of rates, is pooled over the methods. The items' standard error is
+    the median of those of the differences from the first of them.
     """
-    samples = [sample for cell, sample in zip(cells, column.samples, strict=True) if sample and cell.trained]
+    samples = [sample for cell, sample in zip(judged.cells, column.samples, strict=True) if sample and cell.trained]
     samples = [sample for sample in samples if np.isfinite(sample.values).all()]
     if len(samples) < 2:
         return None
     n = min(len(sample.values) for sample in samples)
-    pooled = math.sqrt(np.mean([np.var(s.values, ddof=1) for s in samples])) if n > 1 else 0.0
-    pairs = [(samples[0], other) for other in samples[1:]]
-    errors = [error for error in (paired(*pair)[1] for pair in pairs) if error is not None]
+    found = [difference(samples[0], other, judged.pairing) for other in samples[1:]]
+    errors = [one.stderr for one in found if one is not None and one.stderr is not None]
     items = float(np.median(errors)) if errors else 0.0
-    return (detectable_difference(pooled, items, n), n) if pooled or items else None
+    if judged.pairing == ITEMS:
+        pooled = float(np.mean([np.var(s.values, ddof=1) for s in samples])) / n if n > 1 else 0.0
+        parts = 2 * [Part(pooled, n - 1)] if pooled else []
+    else:
+        seeds = [part.variance for one in found if one is not None for part in one.seeds]
+        parts = [Part(float(np.mean(seeds)), n - 1)] if seeds else []
+    chosen = [sample.chosen for sample in samples if sample.chosen]
+    if chosen:
+        variance = sum(part.variance for part in chosen) / len(samples)
+        parts += 2 * [Part(variance, min(part.degrees for part in chosen))]
+    return (detectable_difference(parts, items, judged.smallest_alpha), n) if parts or items else None
 
 
 def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
@@ -220,75 +228,58 @@ def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
 
 
 def _compared(
-    cells: Sequence[Cell], column: Measured, pairs: Sequence[tuple[int, int]], family: set[tuple[int, int]]
+    cells: Sequence[Cell],
+    column: Measured,
+    pairs: Sequence[tuple[int, int]],
+    family: set[tuple[int, int]],
+    pairing: str,
 ) -> list[Comparison]:
     made: list[Comparison] = []
-    by_n: dict[int, list[tuple[int, Array]]] = defaultdict(list)
     for first, second in pairs:
-        one, other = (_extended(cells, column, index, against) for index, against in ((first, second), (second, first)))
-        if one is None or other is None:
+        one, other = column.samples[first], column.samples[second]
+        found = difference(one, other, pairing) if one is not None and other is not None else None
+        if one is None or other is None or found is None:
             continue
-        values, stderr = paired(one, other)
-        if not len(values) or not np.isfinite(values).all():
-            continue
-        num_items = one.num_items if one.items and one.items == other.items else None
-        difference = estimate(values.tolist(), stderr, column.of_differences)
-        single = _mcnemar(cells, column, first, second, one, other) if len(values) == 1 else None
-        p_items = items_p(difference.mean, stderr, num_items) if stderr is not None and single is None else single
-        in_family = (first, second) in family
-        # With its interval within the family only: of all pairs it would take minutes.
-        runs = column.tasks[first], column.tasks[second], column.higher_is_better
-        chance = improvement_estimate(*runs) if in_family else probability_of_improvement(*runs)
-        if len(values) > 1:
-            by_n[len(values)].append((len(made), values))
-        made.append(Comparison(first, second, column, difference, num_items, None, None, p_items, chance, in_family))
-    for found in by_n.values():
-        differences = np.stack([values for _, values in found])
-        tests = zip(found, seeds_p(differences), sign_flip_p(differences), strict=True)
-        for (index, _), over_seeds, flipped in tests:
-            made[index] = replace(made[index], p_seeds=float(over_seeds), p_permutation=float(flipped))
+        p_items = _mcnemar(cells, column, first, second, found)
+        improvement = probability_of_improvement(column.tasks[first], column.tasks[second], column.higher_is_better)
+        made.append(
+            Comparison(
+                first, second, column, found.estimate(column.of_differences), found.num_items, found.p_seeds,
+                found.p_items if p_items is None else p_items, improvement, (first, second) in family,
+            )
+        )  # fmt: skip
     return made
 
 
-def _extended(cells: Sequence[Cell], column: Measured, index: int, against: int) -> Sample | None:
-    """A row's sample; one that is not trained and was run once is the same under every seed of the other."""
-    sample, other = column.samples[index], column.samples[against]
-    if sample is None or other is None or cells[index].trained or len(sample.seeds) > 1:
-        return sample
-    n = len(other.seeds)
-    draws = None if sample.draws is None else np.repeat(sample.draws, n, axis=1)
-    return replace(sample, seeds=other.seeds, values=np.repeat(sample.values, n), draws=draws)
+def _with_dunnett(cells: Sequence[Cell], made: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one column, those of trained methods with one row of LoRA with Dunnett's p-value."""
+    found = list(made)
+    baselines = {one.second for one in made if one.in_family and cells[one.second].method == BASELINE}
+    for control in sorted(baselines):
+        against = [i for i, one in enumerate(made) if one.in_family and one.second == control and _trained(cells, one)]
+        samples = [made[i].measured.samples for i in against]
+        values = [of[made[i].first].values for i, of in zip(against, samples, strict=True)]  # type: ignore[union-attr]
+        if values:
+            p_values = dunnett_p(values, samples[0][control].values)  # type: ignore[union-attr]
+            for i, p in zip(against, p_values, strict=True):
+                found[i] = replace(found[i], p_dunnett=p)
+    return found
 
 
-def paired(one: Sample, other: Sample) -> tuple[Array, float | None]:
-    """The differences under the seeds that both have, (num_seeds,), and the standard error of their mean over items."""
-    places = [(one.seeds.index(seed), other.seeds.index(seed)) for seed in one.seeds if seed in other.seeds]
-    if not places:
-        return np.zeros(0), None
-    same_items = one.items == other.items
-    if one.draws is not None and other.draws is not None and same_items and one.seeds == other.seeds:
-        return one.values - other.values, spread(one.mean_draws - other.mean_draws)
-    mine, theirs = map(list, zip(*places, strict=True))
-    values = one.values[mine] - other.values[theirs]
-    if one.draws is not None and other.draws is not None and same_items:
-        return values, spread(one.draws[:, mine].mean(axis=1) - other.draws[:, theirs].mean(axis=1))
-    # Not the same items: independent, which for methods that agree on most items is too wide.
-    known = one.stderr is not None and other.stderr is not None
-    return values, math.hypot(one.stderr or 0.0, other.stderr or 0.0) if known else None
+def _trained(cells: Sequence[Cell], one: Comparison) -> bool:
+    return cells[one.first].trained and cells[one.second].trained
 
 
-def _mcnemar(
-    cells: Sequence[Cell], column: Measured, first: int, second: int, one: Sample, other: Sample
-) -> float | None:
-    """McNemar's p-value for the one seed that both have; None unless both answered the same items right or wrong."""
-    if column.column is None or column.column.dataset is None or not one.items or one.items != other.items:
+def _mcnemar(cells: Sequence[Cell], column: Measured, first: int, second: int, found: Difference) -> float | None:
+    """McNemar's p-value of two single runs; None unless both answered the same items, no clusters, right or wrong."""
+    if column.column is None or column.column.dataset is None or found.num_items is None:
         return None
-    seed = next(seed for seed in one.seeds if seed in other.seeds)
+    if any(len(cells[index].runs) > 1 for index in (first, second)):
+        return None
     answers = []
     for index in (first, second):
-        place = next((i for i, run in enumerate(cells[index].runs) if run.config.seed == seed), 0)
-        items = items_of(cells[index].folders[place], column.column.dataset, column.column.metric)
-        if items is None or items.values.ndim != 1 or not np.isin(items.values, (0.0, 1.0)).all():
+        items = items_of(cells[index].folders[0], column.column.dataset, column.column.metric)
+        if items is None or items.values.ndim != 1 or items.clusters or not np.isin(items.values, (0.0, 1.0)).all():
             return None
         answers.append(items.values)
     return mcnemar_p(*answers)

@@ -73,10 +73,12 @@ class OfItems:
     Attributes:
         items: one row an item, the summands; (num_items, num_sums).
         value: from sums, the last dimension, to the metric.
+        is_ratio: whether it is the first sum over the second, such as a mean over items or over their tokens.
     """
 
     items: Array
     value: Callable[[Array], Array]
+    is_ratio: bool = False
 
     @property
     def whole(self) -> float:
@@ -94,10 +96,11 @@ def of_items(metric: str, values: Array) -> OfItems | None:
     name = base_name(metric)
     if values.ndim == 1:
         items = np.column_stack([values, np.ones(len(values))])
-        return OfItems(items, _perplexity if name == "perplexity" else _ratio)
+        value: Callable[[Array], Array] = _perplexity if name == "perplexity" else _ratio
+        return OfItems(items, value, value is _ratio)
     if name in _OF_PAIRS:
-        summands, value = _OF_PAIRS[name]
-        return OfItems(summands(values), value)
+        summands, of_pairs = _OF_PAIRS[name]
+        return OfItems(summands(values), of_pairs, of_pairs is _ratio)
     return None
 
 

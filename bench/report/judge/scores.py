@@ -11,8 +11,10 @@ from statistics import mean
 
 import numpy as np
 
+from bench.report.judge.choice import chosen_by
+from bench.report.judge.items import item_errors, standard_error
 from bench.report.judge.metrics import SHARE, Scale, base_name, of_items, scale_of
-from bench.report.judge.statistics import Array, Estimate, draw_items, estimate, interquartile_estimate, spread
+from bench.report.judge.statistics import Array, Estimate, Part, estimate, interquartile_estimate, over_seeds
 from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Cell
 from bench.report.read.outcomes import items_of
@@ -45,27 +47,39 @@ class Sample:
 
     Attributes:
         seeds, values: (num_seeds,), one a run.
-        draws: the values on resampled items, (num_draws, num_runs); None if the items are not known.
+        errors: how each unit of items moves each run's value, (num_units, num_runs); None if the items are not known.
         items: which items, by number and digest of each dataset; methods with the same can be compared item by item.
-        stderr: of the mean over the items; without draws from the records, as if seeds did not differ in their items.
+        stderr: of the mean over the items; where they are not known from the records, as if seeds did not differ in
+            their items.
+        choice_variance: of the mean, what comes from having chosen its learning rate from data; the unit is that of the
+            values, squared.
+        choice_degrees: the degrees of freedom with which that is known.
+        fixed: of a method that trains nothing and was run once: another seed would not change it.
     """
 
     seeds: tuple[int, ...]
     values: Array
-    draws: Array | None
+    errors: Array | None
     items: tuple[tuple[int, int], ...]
     stderr: float | None
+    choice_variance: float = 0.0
+    choice_degrees: float = math.inf
+    fixed: bool = False
 
-    @functools.cached_property
-    def mean_draws(self) -> Array:
-        """The mean over runs of each draw, (num_draws,); the sample must have draws."""
-        assert self.draws is not None
-        return self.draws.mean(axis=1)
+    @property
+    def chosen(self) -> Part | None:
+        """The variance of the mean from the choice of its learning rate; None if there is none."""
+        return Part(self.choice_variance, self.choice_degrees) if self.choice_variance else None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the variance of the mean over seeds and chosen learning rates."""
+        return (*over_seeds(self.values), *([self.chosen] if self.chosen else []))
 
     @property
     def num_items(self) -> int | None:
         """Number of items of all datasets; None if the items are not known."""
-        return sum(number for number, _ in self.items) if self.draws is not None else None
+        return sum(number for number, _ in self.items) if self.errors is not None else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class Found:
     Attributes:
         majority: the metric of answering every item with the most frequent class; None where that has no meaning.
         num_examples: scored items of one run.
+        chance: the accuracy of choosing blindly; None where answers are no choice or the metric is no accuracy.
     """
 
     estimate: Estimate
@@ -82,6 +97,7 @@ class Found:
     above_majority: bool | None
     num_examples: int | None
     sample: Sample
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,17 +145,24 @@ def average(found: Mapping[Column, Found], columns: Sequence[Column]) -> Sample 
     samples = [found[column].sample for column in columns if column in found]
     if len(samples) < len(columns) or len({sample.seeds for sample in samples}) > 1:
         return None
-    draws = [sample.draws for sample in samples if sample.draws is not None]
+    errors = [sample.errors / len(samples) for sample in samples if sample.errors is not None]
     stderrs = [sample.stderr for sample in samples if sample.stderr is not None]
-    drawn: Array | None = None
+    whole = np.vstack(errors) if len(errors) == len(samples) else None
     stderr: float | None = None
-    if len(draws) == len(samples):
-        drawn = np.mean(draws, axis=0)
-        stderr = spread(drawn.mean(axis=1))
+    if whole is not None:
+        stderr = standard_error(whole.mean(axis=1))
     elif len(stderrs) == len(samples):
         stderr = float(np.linalg.norm(stderrs)) / len(samples)
-    values = np.mean([sample.values for sample in samples], axis=0)
-    return Sample(samples[0].seeds, values, drawn, tuple(item for s in samples for item in s.items), stderr)
+    return replace(
+        samples[0],
+        values=np.mean([sample.values for sample in samples], axis=0),
+        errors=whole,
+        items=tuple(item for sample in samples for item in sample.items),
+        stderr=stderr,
+        # One learning rate was chosen for all of them: its errors may all have one sign.
+        choice_variance=mean(math.sqrt(sample.choice_variance) for sample in samples) ** 2,
+        choice_degrees=min(sample.choice_degrees for sample in samples),
+    )
 
 
 def average_scale(columns: Sequence[Column]) -> Scale:
@@ -149,7 +172,7 @@ def average_scale(columns: Sequence[Column]) -> Scale:
 
 def sample_estimate(sample: Sample, scale: Scale) -> Estimate:
     """Mean and interval of a sample."""
-    return estimate(sample.values.tolist(), sample.stderr, scale)
+    return estimate(sample.values.tolist(), sample.stderr, scale, chosen=sample.chosen)
 
 
 def interquartile(found: Mapping[Column, Found], columns: Sequence[Column]) -> Estimate | None:
@@ -157,9 +180,14 @@ def interquartile(found: Mapping[Column, Found], columns: Sequence[Column]) -> E
     if any(column not in found for column in columns):
         return None
     samples = [found[column].sample for column in columns]
-    draws = [sample.draws for sample in samples if sample.draws is not None]
-    tasks = [sample.values for sample in samples]
-    return interquartile_estimate(tasks, draws if len(draws) == len(tasks) else None, average_scale(columns))
+    errors = [sample.errors for sample in samples if sample.errors is not None]
+    whole = average(found, columns)
+    return interquartile_estimate(
+        [sample.values for sample in samples],
+        errors if len(errors) == len(samples) else None,
+        average_scale(columns),
+        whole.chosen if whole else None,
+    )
 
 
 def heading(column: Column, columns: Sequence[Column]) -> str:
@@ -177,14 +205,21 @@ def _found(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Foun
     scores = [score for _, score in entries]
     sample = _sample(cell, column, entries)
     num_examples = scores[0].num_examples or None
-    estimated = estimate(sample.values.tolist(), sample.stderr, column.scale, num_examples)
+    estimated = estimate(sample.values.tolist(), sample.stderr, column.scale, num_examples, sample.chosen)
     majorities = [score.majority for score in scores if score.majority is not None]
     majority = mean(majorities) if majorities else None
     above = None
     if majority is not None:  # the mean itself where no interval is known
         known = estimated if estimated.low is not None else replace(estimated, low=estimated.mean, high=estimated.mean)
         above = known.is_better_than(majority, column.higher_is_better)
-    return Found(estimated, majority, above, num_examples, sample)
+    return Found(estimated, majority, above, num_examples, sample, _chance(cell, column))
+
+
+def _chance(cell: Cell, column: Column) -> float | None:
+    if column.dataset is None or not base_name(column.metric).startswith("acc") or not cell.folders:
+        return None
+    items = items_of(cell.folders[0], column.dataset, column.metric)
+    return None if items is None else items.chance
 
 
 def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sample:
@@ -192,21 +227,25 @@ def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sam
     seeds = tuple(cell.runs[index].config.seed for index, _ in entries)
     folders = tuple(cell.folders[index] for index, _ in entries) if cell.folders else ()
     stamps = tuple(path.stat().st_mtime_ns if (path := folder / OUTCOMES).is_file() else 0 for folder in folders)
-    drawn = _draws(folders, stamps, column, values) if folders and all(stamps) else None
-    if drawn is not None:
-        draws, items = drawn
-        return Sample(seeds, np.array(values), draws, (items,), spread(draws.mean(axis=1)))
+    known = _errors(folders, stamps, column, values) if folders and all(stamps) else None
+    fixed = not cell.trained and len(entries) == 1
+    chosen = chosen_by(cell.tried, column.dataset, column.metric) or Part(0.0, math.inf)
+    choice = {"choice_variance": chosen.variance, "choice_degrees": chosen.degrees}
+    if known is not None:
+        errors, items = known
+        over_items = standard_error(errors.mean(axis=1))
+        return Sample(seeds, np.array(values), errors, (items,), over_items, **choice, fixed=fixed)
     stderrs = [score.stderr for _, score in entries]
-    known = [stderr for stderr in stderrs if stderr is not None and math.isfinite(stderr)]
-    stderr = math.sqrt(mean(stderr**2 for stderr in known)) if len(known) == len(stderrs) else None
-    return Sample(seeds, np.array(values, dtype=float), None, (), stderr)
+    given = [stderr for stderr in stderrs if stderr is not None and math.isfinite(stderr)]
+    stderr = math.sqrt(mean(stderr**2 for stderr in given)) if len(given) == len(stderrs) else None
+    return Sample(seeds, np.array(values, dtype=float), None, (), stderr, **choice, fixed=fixed)
 
 
 @functools.lru_cache(maxsize=4096)
-def _draws(
+def _errors(
     folders: tuple[Path, ...], _stamps: tuple[int, ...], column: Column, values: tuple[float, ...]
 ) -> tuple[Array, tuple[int, int]] | None:
-    """The metric of each run on resampled items, and number and digest of the items.
+    """How each unit of items moves the metric of each run, and number and digest of the items.
 
     None unless all runs answered the same items and the metric computed from them is the one of the record.
     """
@@ -221,5 +260,5 @@ def _draws(
             return None
     first = found[0]
     assert first is not None
-    draws = draw_items([run for run in runs if run], column.dataset, first.digest)
-    return draws, (len(first.values), first.digest)
+    errors = item_errors([run for run in runs if run], column.dataset, first.digest, first.clusters)
+    return errors, (len(first.values), first.digest)

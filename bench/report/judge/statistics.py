@@ -1,12 +1,13 @@
-"""Means over seeds and items with their intervals, tests of differences, and the minimum detectable effect.
+"""Means over seeds and items with their intervals.
 
-Two things make a score uncertain: the seed, and the items that happen to be in the test set. All seeds answer the same
-items, so these are resampled for all seeds at once (a bootstrap stratified by seed), which gives their standard error.
-Seeds are too few to be resampled: percentiles over three seeds cover 50 to 70 % where they say 95, and over seeds and
-items down to 86 (tests/test_statistics.py simulates both). Their part of the interval is Student's t, which is exact
-for few. The squares of the two half-widths add (Howe 1974, J. Am. Stat. Assoc. 69), so the interval is never narrower
-than either. With one seed it is over items alone; where no items are known, over seeds alone. Over seeds alone it would
-shrink to nothing where seeds happen to agree, on however few items, and covers 80 to 94 % of new items and seeds.
+Three things make a score uncertain: the seed, the items that happen to be in the test set, and the learning rate, which
+was chosen from data. Seeds are too few to be resampled: percentiles over three seeds cover 50 to 70 % where they say 95
+(tests/test_statistics.py simulates it). Their part of an interval is Student's t, which is exact for few; that of a
+difference of two methods is Welch's (1947, Biometrika 34), whose variances are those of two independent groups of runs,
+with Satterthwaite's degrees of freedom. The variance that a chosen learning rate adds is one more term in them.
+Items are answered by all seeds alike, so their standard error is a part of its own (bench.report.judge.items). The
+squares of the two half-widths add (Howe 1974, J. Am. Stat. Assoc. 69), so the interval is never narrower than either.
+With one seed it is over items alone; where no items are known, over seeds alone.
 """
 
 from __future__ import annotations
@@ -16,21 +17,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import stats
 
-from bench.report.judge.metrics import SHARE, OfItems, Scale
+from bench.report.judge.metrics import SHARE, Scale
 from bench.study.selection import ROUNDING
 
 Array = NDArray[np.floating]
 CONFIDENCE = 0.95
-NUM_DRAWS = 1000  # of items: a standard error to 2 %
-NUM_RESAMPLES = 2000  # of seeds, for percentiles; rliable's default
-DIGITS = 1e9  # of a difference, those that count in a permutation
-BATCH = 100  # permutations at a time
+TRIMMED = 0.25  # of the scores at either end, which an interquartile mean leaves out
+TRIMMED_FROM = 5  # runs: its interval covers 89 to 96 % with three, 92 to 96 % with five and with ten
 Over = Literal["seeds and items", "seeds", "items", "nothing"]
 
 
@@ -58,184 +56,124 @@ class Estimate:
         return self.low > value + ROUNDING if higher_is_better else self.high < value - ROUNDING
 
 
-def estimate(values: Sequence[float], stderr: float | None, scale: Scale, num_items: int | None = None) -> Estimate:
-    """The mean of one metric over the runs of a cell, or of differences over seeds, with its 95 % interval.
+@dataclass(frozen=True)
+class Part:
+    """A part of the variance of a mean: what was estimated, and with how many degrees of freedom."""
+
+    variance: float
+    degrees: float
+
+
+def over_seeds(values: Array) -> tuple[Part, ...]:
+    """The variance of a mean over seeds, (num_seeds,); nothing for one seed or values that are equal."""
+    n = len(values)
+    return (Part(float(np.var(values, ddof=1)) / n, n - 1),) if n > 1 and np.ptp(values) >= ROUNDING else ()
+
+
+def summed(parts: Sequence[Part]) -> Part:
+    """The sum of independent parts, with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2)."""
+    total = sum(part.variance for part in parts)
+    if not total:
+        return Part(0.0, math.inf)
+    inverse = sum(part.variance**2 / part.degrees for part in parts) / total**2
+    return Part(total, 1 / inverse if inverse else math.inf)
+
+
+def interval(
+    center: float,
+    parts: Sequence[Part],
+    stderr: float | None,
+    scale: Scale,
+    n: int,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Howe's interval around a mean or a difference.
+
+    Args:
+        center: the mean.
+        parts: of its variance over seeds and chosen learning rates.
+        stderr: its standard error over the items; None if the items are not known.
+        scale: whose bounds the interval does not exceed.
+        n: number of seeds; with one and without items there is no interval.
+    """
+    if not math.isfinite(center) or (n < 2 and stderr is None):
+        return Estimate(center, None, None, n, "nothing")
+    over: Over = "items" if n < 2 else "seeds" if stderr is None else "seeds and items"
+    seeds = summed(parts)
+    over_items = quantile(math.inf, confidence) * (stderr or 0.0)
+    half = math.hypot(quantile(seeds.degrees, confidence) * math.sqrt(seeds.variance), over_items)
+    return Estimate(center, max(center - half, scale.low), min(center + half, scale.high), n, over)
+
+
+def estimate(
+    values: Sequence[float],
+    stderr: float | None,
+    scale: Scale,
+    num_items: int | None = None,
+    chosen: Part | None = None,
+) -> Estimate:
+    """The mean of one metric over the runs of a cell with its 95 % interval.
 
     Args:
         values: (num_seeds,).
         stderr: standard error of their mean over the items, the same in every run; None if the items are not known.
         scale: of the metric, whose bounds the interval does not exceed.
         num_items: number of items; if given, a share of exactly 0 or 1 in every run has Wilson's interval.
-
-    Returns:
-        Howe's interval over seeds and items (see above), Student's over seeds, or the normal one over items.
+        chosen: the variance of the mean that comes from having chosen its learning rate from data.
     """
     n, center = len(values), float(np.mean(values))
-    if not math.isfinite(center):
-        return Estimate(center, None, None, n, "nothing")
-    over = _over(n, stderr)
-    if over == "nothing":
-        return Estimate(center, None, None, n, over)
-    if num_items and scale == SHARE and not stderr and min(center, 1 - center) < ROUNDING:
-        from statsmodels.stats.proportion import proportion_confint
-
-        found = proportion_confint(round(center * num_items), num_items, 1 - CONFIDENCE, method="wilson")
-        low, high = (round(float(end), 12) for end in found)  # which rounding leaves at 1e-18
-        return Estimate(center, low, high, n, over)
-    seeds = _quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    half = math.hypot(seeds, _quantile(math.inf) * (stderr or 0.0))
-    return Estimate(center, max(center - half, scale.low), min(center + half, scale.high), n, over)
+    if num_items and scale == SHARE and not stderr and stderr is not None and min(center, 1 - center) < ROUNDING:
+        low, high = wilson(round(center * num_items), num_items)
+        return Estimate(center, low, high, n, "seeds and items" if n > 1 else "items")
+    parts = (*over_seeds(np.asarray(values)), *([chosen] if chosen else [])) if math.isfinite(center) else ()
+    return interval(center, parts, stderr, scale, n)
 
 
-def _over(n: int, stderr: float | None) -> Over:
-    if n > 1:
-        return "seeds" if stderr is None else "seeds and items"
-    return "nothing" if stderr is None else "items"
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, total, 1 - CONFIDENCE, method="wilson")
+    return round(float(low), 12), round(float(high), 12)  # which rounding leaves at 1e-18
 
 
-@lru_cache
-def _quantile(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+@lru_cache(maxsize=4096)
+def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """The upper end of an interval of Student's t; of the normal distribution for infinite degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
-@lru_cache(maxsize=4)
-def _item_weights(dataset: str, digest: int, num_items: int) -> NDArray[np.float32]:
-    """How often each resample has each item, (NUM_DRAWS, num_items); the same for the same items."""
-    generator = np.random.default_rng([crc32(dataset.encode()), digest])
-    even = np.full(num_items, 1 / num_items)
-    return generator.multinomial(num_items, even, size=NUM_DRAWS).astype(np.float32)
+def interquartile_estimate(
+    tasks: Sequence[Array], errors: Sequence[Array] | None, scale: Scale, chosen: Part | None = None
+) -> Estimate:
+    """The interquartile mean over tasks and runs (Agarwal et al. 2021, rliable) with Yuen's interval, of Student's t.
 
-
-def draw_items(runs: Sequence[OfItems], dataset: str, digest: int) -> Array:
-    """The metric of each run on resampled items; a resample has the same items in every run.
+    The lowest and the highest quarter of all scores are left out of the mean. Its variance is that of the Winsorised
+    scores (Yuen 1974, Biometrika 61), summed over tasks within each run, since the tasks are not a sample and a run's
+    scores in them depend on each other. With fewer than TRIMMED_FROM runs it covers too little and is not given; a
+    percentile bootstrap covers less still (tests/test_statistics.py simulates both).
 
     Args:
-        runs: one a run, of the same items in the same order, each (num_items, num_sums).
-        dataset, digest: name the items: methods that answered the same ones share the resamples.
-
-    Returns:
-        (NUM_DRAWS, num_runs).
-    """
-    weights = _item_weights(dataset, digest, len(runs[0].items))
-    summands = np.hstack([run.items for run in runs])
-    whole = np.array_equal(summands, np.round(summands)) and np.abs(summands).sum() < 2**24
-    # Sums of whole numbers are exact in float32; others are not, and differ from one processor to the next.
-    sums = weights @ summands.astype(np.float32) if whole else weights.astype(float) @ summands
-    parts = np.split(sums.astype(float), np.cumsum([run.items.shape[1] for run in runs])[:-1], axis=1)
-    return np.column_stack([run.value(part) for run, part in zip(runs, parts, strict=True)])
-
-
-def spread(draws: Array) -> float:
-    """The standard error from draws, (NUM_DRAWS,), to the digits that are the same on every processor."""
-    return float(f"{np.std(draws, ddof=1):.6g}")
-
-
-def interquartile_estimate(tasks: Sequence[Array], draws: Sequence[Array] | None, scale: Scale) -> Estimate:
-    """Interquartile mean over tasks and runs, with a percentile bootstrap over runs, stratified by task.
-
-    The lowest and the highest quarter of the scores are left out (Agarwal et al. 2021, rliable).
-
-    Args:
-        tasks: the scores of each task, (num_runs,).
-        draws: of each task the scores on resampled items, (NUM_DRAWS, num_runs): then items are resampled too, and a
-            single run has an interval. None if the items are not known.
+        tasks: the scores of each task, (num_runs,), the runs in the same order in every task.
+        errors: of each task how each unit of items moves the runs' scores (bench.report.judge.items); None if the items
+            are not known.
         scale: of the scores, whose bounds the interval does not exceed.
+        chosen: the variance that comes from having chosen the learning rate from data.
     """
-    n = min(map(len, tasks))
-    center = float(stats.trim_mean(np.concatenate(tasks), 0.25))
-    if not math.isfinite(center) or (n == 1 and draws is None):
+    scores = np.array(tasks)
+    n, size = scores.shape[1], scores.size
+    center = float(stats.trim_mean(scores, TRIMMED, axis=None))
+    if n < TRIMMED_FROM or not np.isfinite(scores).all():
         return Estimate(center, None, None, n, "nothing")
-    generator = np.random.default_rng(0)
-    drawn = []
-    for place, scores in enumerate(tasks):
-        runs = generator.integers(len(scores), size=(NUM_RESAMPLES, len(scores)))
-        if draws is None:
-            drawn.append(scores[runs])
-        else:
-            drawn.append(draws[place][np.arange(NUM_RESAMPLES)[:, None] % NUM_DRAWS, runs])
-    low, high = percentiles(stats.trim_mean(np.hstack(drawn), 0.25, axis=1))
-    return Estimate(center, max(low, scale.low), min(high, scale.high), n, _over(n, None if draws is None else 0.0))
-
-
-def percentiles(values: Array) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of resampled values, (num_resamples,)."""
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def seeds_p(differences: Array) -> Array:
-    """p-values of Student's paired t over seeds, two-sided: it assumes normal differences, for power with three seeds.
-
-    Args:
-        differences: (..., num_seeds), at least two seeds.
-
-    Returns:
-        (...).
-    """
-    mean, constant = np.mean(differences, axis=-1), np.ptp(differences, axis=-1) < ROUNDING
-    varied = np.where(constant[..., None], np.arange(differences.shape[-1]), differences)
-    found = stats.ttest_1samp(varied, 0.0, axis=-1).pvalue
-    return np.where(constant, np.where(np.abs(mean) < ROUNDING, 1.0, 0.0), found)
-
-
-def sign_flip_p(differences: Array) -> Array:
-    """p-values of the sign-flip permutation test over seeds, two-sided: at least 2/2^n, so with three seeds 0.25.
-
-    Up to 13 seeds every flip is tried; of more, 9,999 at random (scipy's default).
-
-    Args:
-        differences: (..., num_seeds), at least two seeds.
-
-    Returns:
-        (...).
-    """
-    # Whole numbers, whose sums are exact in float64: equal sums are ties, whichever the order of adding.
-    whole, rng = np.round(differences * DIGITS), np.random.default_rng(0)
-    kind = {"permutation_type": "samples", "vectorized": True, "axis": -1, "batch": BATCH, "rng": rng}
-    found = stats.permutation_test((whole,), np.sum, **kind)
-    return np.asarray(found.pvalue)
-
-
-def mcnemar_p(first: Array, second: Array) -> float:
-    """p-value of McNemar's exact test of two runs' right (1) and wrong (0) answers to the same items, (num_items,)."""
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    right, other = first > 0.5, second > 0.5
-    table = [[int(np.sum(a & b)) for b in (other, ~other)] for a in (right, ~right)]
-    return float(mcnemar(table, exact=True).pvalue)
-
-
-def items_p(difference: float, stderr: float, num_items: int | None) -> float:
-    """Two-sided p-value over items: the mean difference against its bootstrap standard error, normal.
-
-    It is at least 2^(1 - num_items), the smallest p-value of a sign-flip test over as many items.
-    """
-    if abs(difference) < ROUNDING:
-        return 1.0
-    found = 2 * float(special.ndtr(-abs(difference) / stderr)) if stderr > 0 else 0.0
-    return max(found, 2.0 ** (1 - num_items)) if num_items else found
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family's p-values, (num_comparisons,)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
-
-
-def detectable_difference(seeds_sd: float, items_stderr: float, n: int, power: float = 0.8) -> float:
-    """The minimum detectable effect: the difference of two methods that n seeds find with this power, two-sided at 5 %.
-
-    Args:
-        seeds_sd: standard deviation over seeds within a method, in the metric's unit.
-        items_stderr: standard error of a difference over the items, in the same unit.
-        n: seeds of each method; with one, only the items vary.
-        power: the probability of a significant result.
-    """
-    from statsmodels.stats.power import NormalIndPower, TTestIndPower
-
-    # The variance of the difference is 2 sd^2 / n + stderr^2: as if each run's were sd^2 + n stderr^2 / 2.
-    one_run = math.sqrt((seeds_sd**2 if n > 1 else 0.0) + n * items_stderr**2 / 2)
-    solver = TTestIndPower() if n > 1 else NormalIndPower()
-    return float(solver.solve_power(nobs1=n, alpha=1 - CONFIDENCE, power=power)) * one_run
+    cut = int(TRIMMED * size)
+    order = np.argsort(scores, axis=None, kind="stable")[cut : size - cut]
+    kept = np.zeros(size)
+    kept[order] = 1 / len(order)
+    weights = kept.reshape(scores.shape)
+    low, high = scores.flat[order[0]], scores.flat[order[-1]]
+    moved = np.clip(scores, low, high).sum(axis=0) * n / len(order)  # of each run; their mean is the Winsorised one
+    stderr = None
+    if errors is not None:
+        stderr = math.sqrt(sum(float(np.sum((of @ weight) ** 2)) for of, weight in zip(errors, weights, strict=True)))
+    parts = (*over_seeds(moved), *([chosen] if chosen else []))
+    return interval(center, parts, stderr, scale, n)

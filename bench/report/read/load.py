@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.palette import order
+from bench.report.read.fits import refuse_unequal
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
 from bench.study.folders import experiments_folder
-from bench.study.plan_file import RUN, SEARCH, SELECT, TUNED, CorruptPlanError, StudyPlan, every_run_folder, read_plan
+from bench.study.plan_file import (
+    ITEMS,
+    RUN,
+    SEARCH,
+    SELECT,
+    TUNED,
+    CorruptPlanError,
+    StudyPlan,
+    every_run_folder,
+    read_plan,
+)
 
 BASELINE = "hu"  # LoRA, with which every method is compared
 
@@ -31,6 +42,7 @@ class Cell:
         label: the method as its paper prints it.
         axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
         group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
+        tried: of a tuned row the records of its selection, at the best rate and its neighbours.
     """
 
     method: str
@@ -39,6 +51,7 @@ class Cell:
     runs: list[Record]
     folders: list[Path]
     group: tuple[str, ...] = ()
+    tried: tuple[Record, ...] = ()
 
     @property
     def learning_rate(self) -> float | None:
@@ -92,12 +105,19 @@ class Study:
         """Names of the stages, in the order in which they are run."""
         return self.plan.stages if self.plan else (RUN,)
 
+    @property
+    def pairing(self) -> str:
+        """What comparisons pair: the items, or runs under one seed as well."""
+        return self.plan.pairing if self.plan else ITEMS
+
     def at(self, stage: str) -> Study:
         """The same study with the cells of another stage, of its completed runs."""
         members = _of_stage(self.members, self.plan, stage)
         completed = [member for member in members if member[1].status == COMPLETED]
         failed = [record for _, record in members if record.status != COMPLETED]
-        return replace(self, cells=_cells(completed, self.plan, stage), failed=failed, stage=stage)
+        tried = self._by_group(SELECT) if stage == TUNED else {}
+        cells = [replace(one, tried=tuple(tried.get(one.group, ()))) for one in _cells(completed, self.plan, stage)]
+        return replace(self, cells=cells, failed=failed, stage=stage)
 
     @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
@@ -130,13 +150,15 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
     """Reads the records of results_dir/name.
 
     Args:
-        mix: put records of different software, hardware or schema version into one report.
+        mix: put records of different software, hardware or schema version into one report, and rows whose learning
+            rates were chosen among unequal numbers.
 
     Returns:
         The study at its stage "tuned" if there is one, else at the last that is not the selection.
 
     Raises:
-        ReportError: no such folder, no completed run, or several stacks or schema versions without `mix`.
+        ReportError: no such folder, no completed run, or several stacks or schema versions or unequal searches without
+            `mix`.
     """
     folder = existing_folder(results_dir, name)
     found, unreadable = read_members(folder)
@@ -149,7 +171,10 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
         refuse_mixture(folder, completed)
     study = Study(name, folder, [], [], unreadable, plan, members=found)
     scored = [stage for stage in study.stages if stage not in (SEARCH, SELECT)]
-    return study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
+    study = study.at(TUNED if TUNED in scored else (scored or study.stages)[-1])
+    if not mix and study.stage == TUNED:
+        refuse_unequal(folder, plan, found, {cell.group for cell in study.cells})
+    return study
 
 
 def _command(experiment: str) -> str:

@@ -1,4 +1,4 @@
-"""The paired comparisons of a table, as text and as numbers."""
+"""The comparisons of a table, as text and as numbers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def comparison_table(judged: Judged) -> pd.DataFrame:
             )[0],
             "n": str(one.difference.n),
             "items": DASH if one.num_items is None else f"{one.num_items:,}",
-            "p seeds, t": p_text(one.p_seeds),
-            "p seeds, permuted": p_text(one.p_permutation),
+            "p seeds": p_text(one.p_seeds),
             "p items": p_text(one.p_items),
             "p, Holm": p_text(one.p_holm),
+            "p seeds, Dunnett": p_text(one.p_dunnett),
             "P(better)": interval_text(one.improvement, _CHANCE),
         }
         for one in judged.comparisons
@@ -59,11 +59,11 @@ def comparison_numbers(judged: Judged, stage: str | None, place: tuple[str, str]
             "n": one.difference.n,
             "paired_items": one.num_items,
             "p_seeds": one.p_seeds,
-            "p_seeds_permutation": one.p_permutation,
             "p_items": one.p_items,
             "p": one.p,
             "in_family": one.in_family,
             "p_holm": one.p_holm,
+            "p_dunnett": one.p_dunnett,
             "is_significant": one.is_significant,
             "probability_of_improvement": one.improvement.mean,
             "probability_low": one.improvement.low,

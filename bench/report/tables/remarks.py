@@ -7,16 +7,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.report.judge.comparisons import Comparison, Judged, detectable
-from bench.report.judge.scores import Column, Scores
+from bench.report.judge.learning import failures_of
+from bench.report.judge.scores import Column, Found, Scores
+from bench.report.judge.significance import ALPHA
 from bench.report.read.load import BASELINE, Cell
 from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
+from bench.study.plan_file import SEEDS
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table
 
 _INTERVAL = "Mean [95 % interval] over seeds and test items (of one seed over items only)."
-_BOLD = "if significantly better than the runner-up, paired by seed and item (Holm-corrected p < 0.05, comparisons.md)."
+_BOLD = "if significantly better than the runner-up over seeds and items (Holm-corrected p < 0.05, comparisons.md)."
+DUNNETT = (
+    "p seeds: {test}. p, Holm: the larger of p over seeds and p over items, corrected for the number of rows; it "
+    "decides. p seeds, Dunnett: over seeds, all trained methods of a column against LoRA at once; it assumes equal "
+    "variances over seeds, and takes the items and the learning rates as given."
+)
 _SECONDS = "Init: calibration and factorisation, train: the training loop, in seconds, means over seeds."
 _HEAD = "Head: parameters of the classification head, which every method trains and trainable does not count."
 
@@ -52,8 +60,8 @@ def remarks(judged: Judged) -> list[str]:
         whole = len(averaged) == len(scores.first_metrics)
         which = "each task" if whole else ", ".join(str(column.dataset) for column in averaged)
         lines.append(
-            f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds; its interval "
-            "is a percentile bootstrap stratified by task."
+            f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds, with Yuen's "
+            "interval from five seeds on."
         )
     if any(column.dataset is None for column in shown):
         lines.append("Eval loss in nats.")
@@ -68,7 +76,7 @@ def remarks(judged: Judged) -> list[str]:
         everyone = len(single) == sum(cell.trained for cell in cells) > 1
         named = "every method" if everyone else ", ".join(single.values())
         lines.append(f"One seed: interval over items only ({named}).")
-    lines += [_compared(judged), _detectable(judged), *_data(cells, scores)]
+    lines += [_compared(judged), _detectable(judged), _collapsed(found, shown), *_data(cells, scores)]
     return [line for line in lines if line]
 
 
@@ -123,7 +131,19 @@ def _compared(judged: Judged) -> str:
     if not significant:
         said = [f"smallest p: {_said(judged, min(family, key=lambda one: (one.p_holm, one.p, one.first)))}"]
     text += f"{': ' if significant else '; '}{'; '.join(said)}."
-    return f"Paired by seed and item, with {baseline} and the best with the runner-up: {text}"
+    return f"Compared {_pairing(judged)}, with {baseline} and the best with the runner-up: {text}"
+
+
+def _pairing(judged: Judged) -> str:
+    return (
+        "over seeds (paired, Student's t) and items" if judged.pairing == SEEDS else "over seeds (Welch's t) and items"
+    )
+
+
+def comparison_note(judged: Judged) -> str:
+    """What the p-values of the comparisons are; "" where there is none."""
+    test = "Student's paired t" if judged.pairing == SEEDS else "Welch's t"
+    return DUNNETT.format(test=test) if any(one.in_family for one in judged.comparisons) else ""
 
 
 def _said(judged: Judged, one: Comparison) -> str:
@@ -136,15 +156,39 @@ def _said(judged: Judged, one: Comparison) -> str:
 def _detectable(judged: Judged) -> str:
     found: dict[int, list[str]] = {}
     for column in judged.measured:
-        result = detectable(judged.cells, column)
+        result = detectable(judged, column)
         if result is not None and math.isfinite(result[0]):
             name = column.heading.removesuffix(f" {column.scale.unit}")
             unit = " points" if column.scale.unit == "%" else ""
-            found.setdefault(result[1], []).append(f"{name} {column.scale.text(result[0])}{unit}")
+            possible = result[0] <= column.of_differences.high
+            size = f"{column.scale.text(result[0])}{unit}" if possible else "more than there can be"
+            found.setdefault(result[1], []).append(f"{name} {size}")
+    hypotheses = round(ALPHA / judged.smallest_alpha)
+    level = "two-sided α = 0.05" + (f"/{hypotheses}, the first step of Holm's correction" if hypotheses > 1 else "")
     return " ".join(
-        f"Minimum detectable effect (two-sided α = 0.05, power 0.8, n = {n} {'seed, over items' if n == 1 else 'seeds'}"
-        f", uncorrected): {', '.join(texts)}."
+        f"Minimum detectable effect, the difference of two methods that this comparison finds with probability 0.8 "
+        f"({level}, n = {n} {'seed, over items' if n == 1 else 'seeds'}): {', '.join(texts)}."
         for n, texts in found.items()
+    )
+
+
+def _collapsed(found: Sequence[tuple[Cell, Column, Found]], shown: Sequence[Column]) -> str:
+    """The rate of failure of each cell whose runs are partly collapsed."""
+    said = []
+    for cell, column, one in found:
+        failed = failures_of(cell, column, one)
+        if failed is None:
+            continue
+        where = f" in {column.dataset}" if len(shown) > 1 else ""
+        said.append(
+            f"{cell.title}{where} {failed.num_collapsed} of {failed.n} ({failed.num_collapsed / failed.n:.0%} "
+            f"[{failed.low:.0%}, {failed.high:.0%}]), mean of the others {column.scale.text(failed.mean_of_others)}"
+        )
+    if not said:
+        return ""
+    return (
+        "Collapsed runs (no score two standard errors above chance, or a training loss that rose), beside runs that "
+        f"trained, with Wilson's interval of their share: {'; '.join(said)}."
     )
 
 

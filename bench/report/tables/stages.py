@@ -10,6 +10,7 @@ import pandas as pd
 from bench.report.judge.comparisons import Judged
 from bench.report.judge.metrics import scale_of
 from bench.report.judge.scores import sample_estimate
+from bench.report.read.fits import fits_text, unequal_fits
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
 from bench.study.plan_file import PUBLISHED, SHARED, TUNED
@@ -65,6 +66,8 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
     if not chosen:
         return ""
     text = _search_text(chosen)
+    if fits := unequal_fits(study.plan, study.members, {selection.group for selection in chosen}):
+        text += f" Fits, not as many in every row: {fits_text(fits)}."
     if others:
         text += (
             f" Beside them the same rows of the stages {', '.join(others)}, matched by row; their n and rate follow."

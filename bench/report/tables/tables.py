@@ -19,7 +19,7 @@ from bench.report.judge.scores import Column, Found, average, average_scale, int
 from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.paired import comparison_numbers, comparison_table
-from bench.report.tables.remarks import failures, flagged, majority_texts, note, remarks, stack
+from bench.report.tables.remarks import comparison_note, failures, flagged, majority_texts, note, remarks, stack
 from bench.report.tables.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
 from bench.report.tables.stages import (
     alone,
@@ -59,7 +59,7 @@ def forgetting(cell: Cell) -> Estimate | None:
 def numbers(study: Study) -> pd.DataFrame:
     """One row a cell and metric of one stage, every number unrounded; missing is NaN."""
     parts = study.by_task_and_model
-    return _numbers({study.stage: {place: judge(part.cells) for place, part in parts.items()}})
+    return _numbers({study.stage: {place: judge(part.cells, study.pairing) for place, part in parts.items()}})
 
 
 def _numbers(judged: Stages) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _forgetting_numbers(cell: Cell) -> dict[str, float | None]:
 def _score_numbers(found: Mapping[Column, Found], averaged: Sequence[Column]) -> Iterator[dict[str, Any]]:
     """The metrics of one cell, then its average and interquartile mean if the table has them."""
     for column, one in found.items():
-        alone = estimate(one.sample.values.tolist(), None, column.scale)
+        alone = estimate(one.sample.values.tolist(), None, column.scale, chosen=one.sample.chosen)
         yield {
             "dataset": column.dataset,
             "metric": column.metric,
@@ -181,7 +181,7 @@ def judge_stages(study: Study) -> Stages:
     """Scores and comparisons of the study's own stage, and of the others beside the selection."""
     stages = {study.stage: study} | {s: study.at(s) for s in study.stages if s not in (SEARCH, SELECT, study.stage)}
     return {
-        stage: {place: judge(part.cells) for place, part in one.by_task_and_model.items()}
+        stage: {place: judge(part.cells, study.pairing) for place, part in one.by_task_and_model.items()}
         for stage, one in stages.items()
     }
 
@@ -213,7 +213,9 @@ def write_tables(study: Study, folder: Path, judged: Stages | None = None) -> st
     frames = []
     for stage, of in judged.items() if len(judged) > 1 else [(None, judged[study.stage])]:
         for place, one in of.items():
-            compared.append((", ".join([*([stage] if stage else []), *place]), comparison_table(one), []))
+            compared.append(
+                (", ".join([*([stage] if stage else []), *place]), comparison_table(one), [comparison_note(one)])
+            )
             frames += list(comparison_numbers(one, stage, place))
     _write(folder / "comparisons", compared, pd.DataFrame(frames))
     if study.selection:
@@ -265,7 +267,7 @@ def _write(
         if len(kept) > 1:
             blocks.append(prose(f"## {title}"))
             sources.append(comment(title))
-        blocks += [markdown(table), *map(prose, below)]
+        blocks += [markdown(table), *map(prose, filter(None, below))]
         sources.append(latex(table))
     text = "\n\n".join([*blocks, *map(prose, lines)]) + "\n"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
