@@ -74,7 +74,7 @@ def arm(method: Method, n: int, rng: np.random.Generator) -> dict[str, Sample]:
     def run(place: float, budget: float = 0.0) -> tuple[float, float]:
         at, noise = place - moved - budget, rng.standard_normal(2)
         also = CORRELATION * noise[0] + math.sqrt(1 - CORRELATION**2) * noise[1]
-        return method.accuracy(at) + ACCURACY_SD * noise[0], method.log_loss(at) + LOG_LOSS_SD * also
+        return float(method.accuracy(at) + ACCURACY_SD * noise[0]), float(method.log_loss(at) + LOG_LOSS_SD * also)
 
     centre, tried = round(method.best + moved + rng.normal(0, CENTRE_SD)), dict[int, float]()
     while places := search.next_places(tried, centre, POINTS):

@@ -4,6 +4,9 @@ from dataclasses import replace
 import pytest
 from records import a_config, make_record
 
+from bench.report.judge.choice import chosen_by
+from bench.report.judge.scores import collect
+from bench.report.read.load import Cell
 from bench.study.selection import Point, Selection, select
 
 
@@ -115,3 +118,40 @@ def test_fits_and_steps_of_smaller_budgets_are_counted():
     found = select((), full, small)
     assert (found.num_fits, found.num_steps) == (4, 40)
     assert [rung.steps for rung in found.rungs] == [20]
+
+
+def tried(noise, columns=("acc", "loss")):
+    """Runs of a selection at three rates under three seeds, whose accuracy rises with the rate."""
+    found = []
+    for number, rate in enumerate((5.6e-3, 1e-2, 1.8e-2)):
+        for seed in (100, 101, 102):
+            moved = noise * (seed - 101)
+            values = {"acc": 0.5 + 0.1 * number, "loss": math.exp(0.5 * (number - 1) ** 2 + moved)}
+            scores = [
+                {"task": "t", "metric": name, "value": values[name], "higher_is_better": name == "acc"}
+                for name in columns
+            ]
+            found.append(a_record(rate, seed, scores=scores))
+    return found
+
+
+def test_a_tuned_score_is_as_uncertain_as_the_choice_of_its_rate_makes_it():
+    calm, noisy = (chosen_by(tried(noise), "t", "acc") for noise in (0.01, 0.1))
+    assert (calm.degrees, noisy.degrees) == (6, 6)
+    # 0.1 a place; the vertex moves by the difference of the neighbours over four times the bend of 0.5.
+    spread = 0.1 * 0.01 * math.sqrt(2 / 3) / (4 * 0.5)
+    assert math.sqrt(calm.variance) == pytest.approx(spread, rel=0.1)
+    assert noisy.variance > 50 * calm.variance
+    assert chosen_by(tried(0.1, ("loss",)), "t", "acc") is None  # the score was not taken there
+    assert chosen_by([record for record in tried(0.1) if record.config.seed == 100], "t", "acc") is None
+    assert chosen_by([], "t", "acc") is None
+
+
+def test_a_tuned_row_has_the_runs_of_its_selection_and_its_interval_their_uncertainty():
+    runs = [a_record(1e-2, seed, 0.6 + 0.01 * seed) for seed in (0, 1, 2)]
+    alone = Cell("hu", "LoRA", {}, runs, [])
+    plain, wide = (collect([cell]).found[0] for cell in (alone, replace(alone, tried=tuple(tried(0.3)))))
+    (column,) = plain
+    assert wide[column].sample.choice_variance > 0 == plain[column].sample.choice_variance
+    widths = [one[column].estimate.high - one[column].estimate.low for one in (plain, wide)]
+    assert widths[1] > widths[0]

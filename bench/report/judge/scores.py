@@ -11,6 +11,7 @@ from statistics import mean
 
 import numpy as np
 
+from bench.report.judge.choice import chosen_by
 from bench.report.judge.items import item_errors, standard_error
 from bench.report.judge.metrics import SHARE, Scale, base_name, of_items, scale_of
 from bench.report.judge.statistics import Array, Estimate, Part, estimate, interquartile_estimate, over_seeds
@@ -228,13 +229,16 @@ def _sample(cell: Cell, column: Column, entries: list[tuple[int, Score]]) -> Sam
     stamps = tuple(path.stat().st_mtime_ns if (path := folder / OUTCOMES).is_file() else 0 for folder in folders)
     known = _errors(folders, stamps, column, values) if folders and all(stamps) else None
     fixed = not cell.trained and len(entries) == 1
+    chosen = chosen_by(cell.tried, column.dataset, column.metric) or Part(0.0, math.inf)
+    choice = {"choice_variance": chosen.variance, "choice_degrees": chosen.degrees}
     if known is not None:
         errors, items = known
-        return Sample(seeds, np.array(values), errors, (items,), standard_error(errors.mean(axis=1)), fixed=fixed)
+        over_items = standard_error(errors.mean(axis=1))
+        return Sample(seeds, np.array(values), errors, (items,), over_items, **choice, fixed=fixed)
     stderrs = [score.stderr for _, score in entries]
     given = [stderr for stderr in stderrs if stderr is not None and math.isfinite(stderr)]
     stderr = math.sqrt(mean(stderr**2 for stderr in given)) if len(given) == len(stderrs) else None
-    return Sample(seeds, np.array(values, dtype=float), None, (), stderr, fixed=fixed)
+    return Sample(seeds, np.array(values, dtype=float), None, (), stderr, **choice, fixed=fixed)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -42,6 +42,7 @@ class Cell:
         label: the method as its paper prints it.
         axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
         group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
+        tried: of a tuned row the records of its selection, at the best rate and its neighbours.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Cell:
     runs: list[Record]
     folders: list[Path]
     group: tuple[str, ...] = ()
+    tried: tuple[Record, ...] = ()
 
     @property
     def learning_rate(self) -> float | None:
@@ -113,7 +115,9 @@ class Study:
         members = _of_stage(self.members, self.plan, stage)
         completed = [member for member in members if member[1].status == COMPLETED]
         failed = [record for _, record in members if record.status != COMPLETED]
-        return replace(self, cells=_cells(completed, self.plan, stage), failed=failed, stage=stage)
+        tried = self._by_group(SELECT) if stage == TUNED else {}
+        cells = [replace(one, tried=tuple(tried.get(one.group, ()))) for one in _cells(completed, self.plan, stage)]
+        return replace(self, cells=cells, failed=failed, stage=stage)
 
     @functools.cached_property
     def selection(self) -> tuple[rates.Selection, ...]:
