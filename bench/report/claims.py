@@ -54,7 +54,8 @@ class Claim(BaseModel):
         source: where the paper says it.
         study: the study whose records answer.
         kind: the function of bench.report.papers.questions that answers.
-        a, b: the overrides of the two methods that are compared. Further fields are arguments of the function, too.
+        a, b: the overrides of the two methods that are compared; None where a question is about all of a study.
+            Further fields are arguments of the function, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -65,8 +66,8 @@ class Claim(BaseModel):
     source: Text
     study: Text
     kind: Text
-    a: Overrides
-    b: Overrides
+    a: Overrides | None = None
+    b: Overrides | None = None
 
     @property
     def command(self) -> str:
@@ -76,7 +77,8 @@ class Claim(BaseModel):
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the function that answers, beside the study."""
-        return {"a": self.a, "b": self.b, **(self.model_extra or {})}
+        compared = {name: group for name, group in (("a", self.a), ("b", self.b)) if group is not None}
+        return compared | (self.model_extra or {})
 
     @field_validator("kind")
     @classmethod
