@@ -18,6 +18,7 @@ from typing import Any
 from bench.runs.record import (
     ALIGNMENT,
     CURVE,
+    LOSS,
     OUTCOMES,
     SCHEMA_VERSION,
     WEIGHTS,
@@ -123,4 +124,6 @@ def _write_rows(path: Path, rows: Rows) -> None:
 @functools.cache
 def _template(method: str) -> tuple[Record, dict[str, Rows]]:
     (folder,) = TEMPLATES.glob(f"{method}-r8-*-s0-*")
-    return read_record(folder), {name: read_rows(folder / name) for name in (CURVE, ALIGNMENT, OUTCOMES)}
+    record, rows = read_record(folder), {name: read_rows(folder / name) for name in (CURVE, ALIGNMENT, OUTCOMES)}
+    record.scores = [score for score in record.scores if score.metric != LOSS]
+    return record, rows | {OUTCOMES: [row for row in rows[OUTCOMES] if row["filter"] != LOSS]}

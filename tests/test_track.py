@@ -29,6 +29,7 @@ def a_record(status=COMPLETED):
     record = make_record("hu-1", status, "LoRA", {}, {}, {}, scores=[SCORE])
     record.initialization = {"num_trainable": 12, "num_head": 0, "logit_change": 0.5, "calibration": None}
     record.training = {"loss": 1.0, "eval_loss": 2.5}
+    record.retention = {"text": "t", "num_tokens": 9, "loss_before": 1.0, "loss_after": 1.5}
     record.phases = {"train": {"seconds": 4.5, "peak_bytes": 7}}
     return record
 
@@ -115,6 +116,7 @@ def test_the_summary_holds_scores_final_losses_parameters_seconds_and_status(fol
         "initialization/num_trainable": 12,
         "final/loss": 1.0,
         "final/eval_loss": 2.5,
+        "retention/loss_after": 1.5,
         "seconds/train": 4.5,
         "train/eval_loss": {"min": 2.0, "last": 2.5},
     }

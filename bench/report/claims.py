@@ -168,7 +168,7 @@ def claims_list(answered: Sequence[tuple[Claim, Answer]]) -> str:
         same = ", ".join(str(place + 1) for place in shared[number - 1])
         parts = (
             f"- ({number}) {claim.claim} **{found.text}**{details}.",
-            ", ".join(numbers) + (f"; same runs as {same}" if same else ""),
+            "; ".join([*([", ".join(numbers)] if numbers else []), *([f"same runs as {same}"] if same else [])]),
             f"(`{claim.command}`)",
         )
         lines.append(" ".join(part for part in parts if part))

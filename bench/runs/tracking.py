@@ -218,6 +218,8 @@ def summary(record: Record) -> dict[str, Any]:
     initialization = record.initialization.model_dump(exclude={"layers", "calibration_ids"})
     values |= {f"initialization/{key}": value for key, value in initialization.items()}
     values |= {f"final/{key}": value for key, value in (record.training or TrainingFacts()).model_dump().items()}
+    retained = record.retention.model_dump() if record.retention else {}
+    values |= {f"retention/{key}": value for key, value in retained.items()}
     values |= {f"seconds/{name}": phase.seconds for name, phase in record.phases.items()}
     if record.error is not None:  # its message may name a folder
         values |= {"error/type": record.error.type, "error/step": record.error.step}
