@@ -320,7 +320,7 @@ ONE = """
     [
         ("kind: higher_score", "kind: better", "claim one: kind='better': unknown kind; known: higher_score"),
         ("source: abstract, ", "", "claim one: source is missing"),
-        ("a: {method: hu}, ", "", "claim one: missing a required argument: 'a'"),
+        ("a: {method: hu}, ", "", "claim one: missing a required argument: .a.; higher_score takes a, b"),
         (
             "a: {method: hu}",
             "a: {method: hu}, width: 3",
