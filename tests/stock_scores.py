@@ -85,7 +85,7 @@ def compared(cfg, counts):
             results, _ = evaluate(loaded, evaluations, settings, settings.limit, settings.batch_size, 0)
         times.append(time.perf_counter())
         generates = {name for name, task in evaluations.items() if task.OUTPUT_TYPE == "generate_until"}
-        differing = list(differences(found.outcomes, outcomes(results), generates))
+        differing = list(differences(found.outcomes, outcomes(results, evaluations), generates))
         counts.update(items=len(found.outcomes), differing=len(differing))
         print(
             f"{cfg.run_id}: {len(found.outcomes)} outcomes, {len(differing)} differing; shared contexts "

@@ -13,7 +13,7 @@ from bench.model import adapter
 from bench.model.embedded.items import splits
 from bench.model.layers import target_layers
 from bench.model.limits import NO_LIMIT, max_tokens
-from bench.score import check, check_merged, score
+from bench.score import check, check_merged, rows, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
 from bench.tasks.examples import Classification
 from built_methods import built
@@ -505,3 +505,18 @@ def test_vllm_scores_the_merged_weights_and_the_model_stays_as_it_was(vllm, name
     assert "do_sample" not in vllm["generation_config"]
     assert not vllm["folder"].exists()
     assert check_merged(whole(model), tasks, scoring(backend="vllm"), found) is None
+
+
+def test_items_of_a_dataset_with_clusters_say_which_they_are_in_and_others_say_nothing():
+    row = {"question": "Where?", "choices": ["a", "b", "c", "d"], "label": 0, "fact": "home of the fox"}
+    for field, named in (("fact", "home of the fox"), (None, None)):
+        task = load_definition("commonsense_tiny", "commonsense_tiny.yaml", {"test": [row]}, "test")
+        task.cluster = field
+        sample = {
+            "filter": "none", "doc_id": 0, "doc_hash": "h", "doc": row, "target": 0, "metrics": ["acc"], "acc": 1.0,
+            "filtered_resps": [(-1.0, True), (-2.0, False)],
+        }  # fmt: skip
+        results = {"samples": {"t": [sample]}, "configs": {"t": {"output_type": "multiple_choice"}}}
+        (outcome,) = rows.outcomes(results, {"t": task})
+        assert outcome.cluster == named
+        assert outcome.row().get("cluster", "none said") == (named or "none said")

@@ -274,7 +274,7 @@ def test_every_task_is_answered_as_under_hflm(embedded):
             found[way], facts = evaluate(embedded, tasks, scoring(), None, 8, bootstrap_draws=0)
         assert facts.shared_context is (True if way is nullcontext else None)
     generates = {name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"}
-    ours, expected = (outcomes(found[way]) for way in (nullcontext, stock))
+    ours, expected = (outcomes(found[way], tasks) for way in (nullcontext, stock))
     assert not list(differences(ours, expected, generates))
     assert {outcome.task for outcome in ours} == tasks.keys()
     assert len(tasks) > 40

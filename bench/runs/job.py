@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,7 @@ def _recorded(cfg: Run, run: Spine, attempt: Attempt) -> tuple[Record, list[dict
     except Exception as error:  # whatever it is, it is recorded and must not stop a sweep
         _tell_ranks(cfg, error)
         return assemble.failed(_as_far_as_known(cfg, attempt), error, traceback.format_exc()), []
-    return assemble.completed(cfg, result), [asdict(outcome) for outcome in result.scored.outcomes]
+    return assemble.completed(cfg, result), [outcome.row() for outcome in result.scored.outcomes]
 
 
 def _as_far_as_known(cfg: Run, attempt: Attempt) -> Run:

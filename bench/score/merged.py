@@ -56,7 +56,7 @@ def check_merged(
     results, _ = evaluate(loaded, evaluations, fitting, limit, scored.facts.batch_size or 1, bootstrap_draws=0)
     unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
     items, differing = set(), set()
-    for outcome in outcomes(results):
+    for outcome in outcomes(results, evaluations):
         generates = loaded.kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
         items.add((outcome.task, outcome.doc_id))
         before = unmerged[outcome.task, outcome.filter, outcome.doc_id]

@@ -64,10 +64,16 @@ def majority(task: InMemoryTask, metric: str, targets: list[Any]) -> float | Non
     return share
 
 
-def outcomes(results: Mapping[str, Any]) -> list[Outcome]:
-    """Outcomes, one row an item and filter."""
+def outcomes(results: Mapping[str, Any], tasks: Mapping[str, InMemoryTask]) -> list[Outcome]:
+    """Outcomes, one row an item and filter.
+
+    Args:
+        results: lm-eval's.
+        tasks: by name; each may name a field by which its items belong together.
+    """
     found = []
     for task, samples in results["samples"].items():
+        cluster = tasks[task].cluster
         chooses = results["configs"][task]["output_type"] == "multiple_choice"
         for sample in samples:
             response = sample["filtered_resps"]
@@ -81,6 +87,7 @@ def outcomes(results: Mapping[str, Any]) -> list[Outcome]:
                     response=str(response[0] if len(response) == 1 else response),
                     metrics={metric: sample[metric] for metric in sample["metrics"]},
                     choice=int(np.argmax([likelihood for likelihood, _ in response])) if chooses else None,
+                    cluster=None if cluster is None else str(sample["doc"][cluster]),
                 )
             )
     return found

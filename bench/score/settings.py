@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import fields
 from typing import Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
@@ -74,6 +74,7 @@ class Outcome:
         filter: lm-eval's, or "loss" where metrics has the loss of the item's target.
         response: the generated text, or the log-likelihoods of all choices.
         choice: index of the likeliest choice; None where the model generates or only reads.
+        cluster: what the items that are not independent of it share, such as a fact; None where all are.
     """
 
     task: str
@@ -84,6 +85,11 @@ class Outcome:
     response: str
     metrics: dict[str, Any]
     choice: int | None
+    cluster: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As outcomes.jsonl.gz has it; without a cluster where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "cluster" or value is not None}
 
 
 @plain_dataclass(frozen=True)

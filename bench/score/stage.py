@@ -66,7 +66,7 @@ def score(
     found = [*scores(results, evaluations), *losses]
     datasets = list(dict.fromkeys(score.task for score in found))
     found.sort(key=lambda score: datasets.index(score.task))  # the loss after the dataset's metrics
-    return Scored(found, [*outcomes(results), *items], facts)
+    return Scored(found, [*outcomes(results, evaluations), *items], facts)
 
 
 def evaluate(

@@ -92,6 +92,7 @@ class Dataset:
         rows: official number of rows of each split.
         classification: text fields and labels for an encoder; None: encoders cannot do the task.
         runs_code: whether scoring runs code that the model wrote.
+        cluster: the field that items of one fact share, which are no independent items; None where all are.
     """
 
     folder: str
@@ -102,6 +103,7 @@ class Dataset:
     rows: dict[str, NonNegativeInt]
     classification: Classification | None
     runs_code: bool = False
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.classification is None:

@@ -37,7 +37,10 @@ class InMemoryTask(ConfigurableTask):
 
     Attributes:
         classification: text fields and labels for an encoder; None: encoders cannot do the task.
+        cluster: the field that items which are not independent of each other share; None where all are.
     """
+
+    cluster: str | None = None
 
     def __init__(self, config: dict[str, Any], rows: Mapping[str, Rows], classification: Classification | None) -> None:
         self._rows = rows

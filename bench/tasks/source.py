@@ -169,7 +169,9 @@ class Source:
 
         if self.dataset.runs_code:  # its metric tries itself out when it is imported
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-        return load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification)
+        task = load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification)
+        task.cluster = self.dataset.cluster
+        return task
 
     def encoded(
         self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, cache: Cache = OFF

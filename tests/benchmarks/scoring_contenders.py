@@ -74,7 +74,7 @@ def _hflm(loaded: Any, evaluations: Any, settings: Any, num_items: int) -> tuple
     found = lm_eval.evaluate(lm=lm, task_dict=dict(evaluations), limit=num_items, bootstrap_iters=2)
     (samples,) = found["samples"].values()
     by_item = {sample["doc_id"]: sample for sample in samples}.values()
-    return outcomes(found), [_texts(sample) for sample in by_item]
+    return outcomes(found, evaluations), [_texts(sample) for sample in by_item]
 
 
 def _texts(sample: dict[str, Any]) -> tuple[str, str]:
