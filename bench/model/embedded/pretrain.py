@@ -141,9 +141,10 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
         optimizer.zero_grad()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     model.eval()
-    stored = model.to(torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
-    stored.save_pretrained(folder)
-    loss = eval_loss(stored.float(), recipe, tokenizer)  # of the weights as they are stored
+    if recipe.precision == "bf16":
+        model.bfloat16()
+    model.save_pretrained(folder)
+    loss = eval_loss(model.float(), recipe, tokenizer)  # of the weights as they are stored
     tokenizer.save_pretrained(folder)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     written = {"recipe": asdict(recipe), "eval_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
