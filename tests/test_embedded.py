@@ -168,3 +168,13 @@ def test_the_recipe_lowers_the_loss_and_is_repeatable(tmp_path):
     loss = pretrain.pretrain(recipe, tmp_path / "a")
     assert loss < 5.5  # a uniform guess over 512 tokens costs 6.2 nats
     assert pretrain.pretrain(recipe, tmp_path / "b") == loss
+
+
+def test_a_checkpoint_in_bf16_has_half_the_bytes_and_the_loss_of_what_was_stored(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = pretrain.Recipe(steps=3, warmup_steps=1, batch_size=4, tokenizer_documents=300, precision="bf16")
+    loss = pretrain.pretrain(recipe, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    assert (tmp_path / "model.safetensors").stat().st_size < 2.1 * model.num_parameters()
+    assert pretrain.eval_loss(model.eval(), recipe, AutoTokenizer.from_pretrained(tmp_path)) == pytest.approx(loss)

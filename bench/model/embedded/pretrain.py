@@ -49,6 +49,7 @@ class Recipe:
     # tokens of single letters are trained as well and text outside the language is not made of untrained tokens.
     bpe_dropout: float = 0.1
     bpe_dropout_share: float = 0.05
+    precision: str = "fp32"  # or bf16: autocast, and weights of two bytes
 
 
 def llama_config(recipe: Recipe) -> LlamaConfig:
@@ -131,7 +132,8 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
     blocks = itertools.islice(token_blocks(recipe, tokenizer, "train", recipe.bpe_dropout_share), recipe.steps)
     progress = tqdm(blocks, total=recipe.steps, desc="pretrain", mininterval=2)
     for block in progress:
-        loss = model(input_ids=block, labels=block).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss = model(input_ids=block, labels=block).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
@@ -139,8 +141,10 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
         optimizer.zero_grad()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     model.eval()
-    loss = eval_loss(model, recipe, tokenizer)
+    if recipe.precision == "bf16":
+        model.bfloat16()
     model.save_pretrained(folder)
+    loss = eval_loss(model.float(), recipe, tokenizer)  # of the weights as they are stored
     tokenizer.save_pretrained(folder)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     written = {"recipe": asdict(recipe), "eval_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
@@ -155,8 +159,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--width", type=int, default=Recipe.width, help="a multiple of 32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=Recipe.precision)
     args = parser.parse_args()
-    loss = pretrain(Recipe(seed=args.seed, width=args.width, steps=args.steps), args.folder)
+    loss = pretrain(Recipe(seed=args.seed, width=args.width, steps=args.steps, precision=args.precision), args.folder)
     print(f"eval loss {loss:.4f} nats a token -> {args.folder}")
 
 
