@@ -151,7 +151,7 @@ def test_a_budget_is_the_papers_epochs_over_the_papers_rows(study):
         pytest.skip("no paper's budget")
     batch, epochs, warmup = BUDGETS[study.name]
     tasks = set()
-    for run in study.runs[SELECT]:
+    for run in chain.from_iterable(study.runs[stage] for stage in study.runs if stage != SEARCH):
         settings, task = run.train, run.task
         (trained_on,) = task.train
         rows = min(task.train_samples or math.inf, task.datasets[trained_on].rows["train"])
