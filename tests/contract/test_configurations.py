@@ -93,7 +93,8 @@ def test_an_experiment_may_pair_learning_rates_with_methods(expand, tmp_path, mo
 
     def paired(methods):
         text = (ROOT / "experiments" / "demo.yaml").read_text().replace("none,full_ft,hu,reversed,lora_ga", methods)
-        text += "train: {learning_rate: '${by_method:{hu: 0.5, full_ft: 0.25, lora_xs: 1, lora_sb: 2}}'}\n"
+        rates = "learning_rate: '${by_method:{hu: 0.5, full_ft: 0.25, lora_xs: 1, lora_sb: 2}}'"
+        text = text.replace("train:\n", f"train:\n  {rates}\n")
         (tmp_path / "experiments" / "paired.yaml").write_text(text)
         return {(run.method_name, run.train.learning_rate) for run in expand("+experiments=paired")}
 
