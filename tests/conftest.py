@@ -32,6 +32,7 @@ SHORT = (
     "task.calibration_batch_size=4",
     "task.probe_samples=4",
     "score.limit=4",
+    "retention.num_tokens=0",
     "track=none",
 )
 

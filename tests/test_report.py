@@ -268,8 +268,13 @@ def test_all_tables_are_the_same_bytes_in_any_order_of_runs(tmp_path):
         assert (tmp_path / "0" / "tables" / name).read_bytes() == (tmp_path / "2" / "tables" / name).read_bytes()
 
 
-def staged(root):
-    """Two methods: three rates each on the validation split, tuned, and lora_ga also as published."""
+def staged(root, more=0, reserve=None):
+    """Two methods: three rates each on the validation split, tuned, and lora_ga also as published.
+
+    Args:
+        more: rates that the search of lora_ga had beyond those.
+        reserve: of the plan.
+    """
     runs = []
 
     def run(stage, method, seed, rate, value, **about):
@@ -281,11 +286,23 @@ def staged(root):
             run("select", method, 100, rate, 0.5 - abs(place - best) / 10)
         for seed in (0, 1):
             run("tuned", method, seed, (0.001, 0.003, 0.01)[best], 0.6 + seed / 100)
+    for place in range(more):
+        run("select", "lora_ga", 100, 0.1 * (1 + place), 0.1)
     run("published", "lora_ga", 0, 0.02, 0.4)
     run("published", "lora_xs", 0, 0.05, 0.3)
     run("published", "lora_xs", 1, 0.05, 0.3, status="failed")
-    write_plan(root / "study", StudyPlan("a/study", ("select", "tuned", "published"), tuple(runs)))
+    plan = StudyPlan("a/study", ("select", "tuned", "published"), tuple(runs), reserve=reserve)
+    write_plan(root / "study", plan)
     return load_study(root, "study")
+
+
+def test_a_table_of_searches_that_had_unequally_many_fits_is_refused(tmp_path):
+    message = r"searches of 3 \(hu\); 5 \(lora_ga\) fits, more apart than its reserve of 1: .* or say --mix"
+    with pytest.raises(ReportError, match=message):
+        staged(tmp_path / "refused", more=2, reserve=1)
+    assert load_study(tmp_path / "refused", "study", mix=True).cells
+    assert staged(tmp_path / "spent", more=2, reserve=2).cells  # of the reserve, which every row has
+    assert staged(tmp_path / "before", more=2).cells  # a plan from before a reserve was stated
 
 
 def test_rows_of_stages_match_by_group_and_missing_ones_are_dashes(tmp_path):

@@ -252,7 +252,7 @@ def test_a_cell_leaves_the_same_bits_in_any_worker_in_any_order_and_alone(tmp_pa
     for order in (methods, methods[::-1]):
         root = tmp_path / order[0]
         short = (*SHORT, f"results_dir={root}", f"cache.dir={root / 'cache'}")
-        cells = [Cell(composed_run(*short, f"method={name}"), "[1]", "command") for name in order]
+        cells = [Cell(composed_run(*short, f"method={name}"), "[1]", Origin("command")) for name in order]
         pool = Pool(jobs=2)
         try:
             assert pool.launch(cells) == ["completed"] * len(cells)
