@@ -291,7 +291,7 @@ def test_the_order_is_asked_of_methods_that_every_value_has(made):
     study = ordered(made, {"r4": (1.0, 2.0, 0.5), "r32": (1.0, 2.0, 0.5)})
     made.run("pissa", 0.5, loss=0.1, group=("rank=r4",))
     assert "PISSA" not in same_order(made.study(), "rank").details
-    with pytest.raises(NotRunError, match="no two methods with a loss at the same two values of train.max_steps"):
+    with pytest.raises(NotRunError, match=r"no two methods with a loss at the same two values of train\.max_steps"):
         same_order(study, "train.max_steps")
 
 
