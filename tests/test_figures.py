@@ -292,6 +292,12 @@ def test_groups_of_one_method_share_its_colour_and_differ_by_the_line(tmp_path):
     assert lines[0].get_linestyle() == lines[2].get_linestyle() != lines[1].get_linestyle()
 
 
+def test_rows_of_one_method_that_are_points_differ_by_their_filling():
+    first, second, other = draw.looks_of(["hu", "hu", "pissa"], ["r8", "r16", "r8"])
+    assert (first.point["marker"], first.color) == (second.point["marker"], second.color)
+    assert (first.point["fillstyle"], second.point["fillstyle"], other.point["fillstyle"]) == ("full", "none", "full")
+
+
 def test_a_staged_study_draws_its_rates_and_the_figures_of_its_own_stage(tmp_path):
     runs = write_staged(tmp_path, ("hu",))
     tuned = write_run(tmp_path, "hu", 0, rate=0.01)

@@ -20,12 +20,25 @@ LINES: tuple[Any, ...] = (
 )
 
 
+FILLS = ("full", "none", "left", "bottom", "right", "top")  # of markers, beside LINES
+
+
 class Look(NamedTuple):
-    """Colour, marker and line, as matplotlib takes them."""
+    """Colour, marker, line and the filled part of the marker, as matplotlib takes them."""
 
     color: str
     marker: Any
     line: Any
+    fill: Any = FILLS[0]
+
+    def variant(self, number: int) -> Look:
+        """That of another row of the method."""
+        return self._replace(line=LINES[number % len(LINES)], fill=FILLS[number % len(FILLS)])
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """Of a marker without a line."""
+        return {"linestyle": "", "marker": self.marker, "fillstyle": self.fill, "color": self.color}
 
 
 # References, random starts, those made from W, from inputs, from the gradient. Okabe and Ito's colours

@@ -118,7 +118,7 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
         across = parameters * _aside(parameters, counts) ** shared[parameters]
         shared[parameters] += 1
         axis.errorbar(across, row["mean"], error, capsize=2.5, elinewidth=1, linestyle="", color=color)
-        axis.plot([across], [row["mean"]], ls="", marker=line.look.marker, color=color, label=line.title)
+        axis.plot([across], [row["mean"]], **line.look.point, label=line.title)
         if row["on_front"]:
             front.append((across, row["mean"]))
     if len(front) > 1:
@@ -207,7 +207,7 @@ def cost(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
         for place, (_, rows, look) in enumerate(shown):
             row = rows.iloc[0]
             axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], "-", color=look.color, linewidth=1)
-            axis.plot([row[name]], [place], linestyle="", marker=look.marker, color=look.color, markersize=5)
+            axis.plot([row[name]], [place], **look.point, markersize=5)
             axis.plot([row[mark]], [place], "|", color="#000000", markersize=6)
     left.set(xlabel="seconds, calibration included", title="| factorisation alone")
     a_row_each(left, [line.title for line in shown])

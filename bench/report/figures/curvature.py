@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.figures.draw import GREY, bottom_legend, legend_height, log_axis, panels, styled
+from bench.report.figures.draw import GREY, bottom_legend, legend_height, log_axis, looks_of, panels, styled
 from bench.report.figures.rates import variant_of
-from bench.report.palette import look
 from bench.report.read.curvature import RateAndCurvature, constant
 
 FEWEST = 2  # groups that are worth a figure
@@ -23,6 +22,7 @@ def curvature_data(points: Sequence[RateAndCurvature]) -> pd.DataFrame:
         {
             "method": point.selection.method,
             "cell": ", ".join((point.selection.label, *variant_of(point.selection, selections))),
+            "variant": ", ".join(variant_of(point.selection, selections)),
             "best_rate": point.rate,
             "preconditioned": point.preconditioned,
             "plain": point.plain,
@@ -43,9 +43,10 @@ def curvature(place: tuple[str, str], data: pd.DataFrame) -> Figure | None:
     if len(data) < FEWEST:
         return None
     figure, ((left, right),) = panels(1, 2, 3.2 + legend_height(data["cell"]), sharey=True)
+    looks = looks_of(list(data["method"]), list(data["variant"]))
     for axis, name in ((left, "preconditioned"), (right, "plain")):
-        for method, cell, x, rate in zip(data["method"], data["cell"], data[name], data["best_rate"], strict=True):
-            axis.plot(x, rate, ls="", marker=look(method).marker, color=look(method).color, label=cell)
+        for look, cell, x, rate in zip(looks, data["cell"], data[name], data["best_rate"], strict=True):
+            axis.plot(x, rate, **look.point, label=cell)
         log_axis(axis, "x")
         axis.set_xlabel("largest eigenvalue, " + ("as Adam scales it" if name == "preconditioned" else "plain"))
     log_axis(left, "y")

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.report.palette import LINES, Look, look
+from bench.report.palette import Look, look
 from bench.report.read.load import Cell
 
 WIDTH = 7.2  # inches: the text of a page, so that a type size is the printed one
@@ -79,11 +79,11 @@ def lines(data: pd.DataFrame, cells: Sequence[Cell]) -> list[Line]:
 
 
 def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
-    """Rows of one method share colour and marker; if any method has several, lines tell the variants apart."""
+    """Rows of one method share colour and marker; if any has several, lines and fillings tell the variants apart."""
     single = len(set(methods)) == len(methods)
     kinds = list(dict.fromkeys(variants))
     return [
-        look(method) if single else look(method)._replace(line=LINES[kinds.index(variant) % len(LINES)])
+        look(method) if single else look(method).variant(kinds.index(variant))
         for method, variant in zip(methods, variants, strict=True)
     ]
 

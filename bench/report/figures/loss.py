@@ -166,7 +166,7 @@ def _target_row(axis: Axes, place: int, row: pd.Series, look: Look) -> None:
     if values:
         end = row["high"] if row["reached"] == row["n"] else row["limit"]
         axis.plot([row["low"], end], [place, place], "-", color=look.color, linewidth=0.9)
-        axis.plot([row["median"]], [place], linestyle="", marker=look.marker, color=look.color, markersize=5)
+        axis.plot([row["median"]], [place], **look.point, markersize=5)
     else:
         unit = "steps" if row["quantity"] == "step" else "s"
         text, aside = f"not within {row['limit']:,.3g} {unit}", (-6, 0)

@@ -15,7 +15,6 @@ from bench.report.figures.draw import (
     log_axis,
     looks_of,
     panels,
-    spans_widely,
     styled,
 )
 from bench.report.judge.metrics import base_name, scale_of
@@ -105,7 +104,7 @@ def rates(selections: Sequence[Selection], place: tuple[str, str], data: pd.Data
 
 def _curve(axis: Axes, own: pd.DataFrame, look: Look, label: str) -> None:
     bars = [own["mean"] - own["low"], own["high"] - own["mean"]] if (own["n"] > 1).any() else None
-    axis.plot(own["learning_rate"], own["mean"], linestyle=look.line, color=look.color, marker=look.marker, label=label)
+    axis.plot(own["learning_rate"], own["mean"], **look.point | {"linestyle": look.line}, label=label)
     axis.errorbar(
         own["learning_rate"], own["mean"], yerr=bars, linestyle="", color=look.color, elinewidth=0.8, capsize=2
     )
@@ -124,5 +123,5 @@ def _axes(axis: Axes, data: pd.DataFrame, selection: Selection) -> None:
         axis.set_xticks(kept, [f"{rate:g}" for rate in kept])
         axis.minorticks_off()
     axis.set(xlabel="learning rate", ylabel=f"{name} ({unit})" if unit else name)
-    if not selection.higher_is_better and spans_widely(data["mean"]):
+    if not selection.higher_is_better and (data["mean"] > 0).all():
         log_axis(axis, "y")

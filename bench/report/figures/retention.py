@@ -112,7 +112,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
         )
         place = [row["forgetting"]], [row["mean"]]
         axis.errorbar(*place, error, across, capsize=2.5, elinewidth=1, linestyle="", color=color)
-        axis.plot(*place, linestyle="", marker=line.look.marker, color=color, label=line.title)
+        axis.plot(*place, **line.look.point, label=line.title)
     front = rows[rows["on_front"]].sort_values("forgetting")
     if len(front) > 1:
         label = "Pareto front"
