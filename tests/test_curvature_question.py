@@ -98,7 +98,7 @@ def test_a_best_rate_at_an_edge_and_a_group_without_curvature_are_left_out_and_c
 
 def test_without_a_curvature_the_question_has_not_been_run(made):
     made.method("hu", -7, None, None)
-    with pytest.raises(NotRunError, match="no group with a best learning rate"):
+    with pytest.raises(NotRunError, match="s: no group has a best learning rate"):
         best_rate_by_curvature([made.study()])
 
 
