@@ -7,6 +7,7 @@ import pytest
 from simulated_studies import called_different
 
 from bench.study.search import (
+    MISSED,
     beyond,
     choice_variance,
     finalists,
@@ -96,7 +97,8 @@ def test_the_variance_of_a_choice_is_that_of_choosing_again(spread, at_most):
         losses = {place: rng.normal(0.3 * (place - 0.1) ** 2, spread, 3) for place in places}
         found.append(2.0 * vertex({place: float(values.mean()) for place, values in losses.items()}))
         estimated.append(choice_variance(losses, {place: (2.0 * place,) * 3 for place in places}))
-    assert 0.8 < np.mean(estimated) / np.var(found) < at_most
+    missed = 2.0**2 * MISSED**2 / 3  # of a uniform step either way
+    assert 0.8 < np.mean(estimated) / (np.var(found) + missed) < at_most
 
 
 def test_the_plateau_widens_with_the_seeds_spread():

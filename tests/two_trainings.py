@@ -79,8 +79,8 @@ CASES = {
     "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq"),
     "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq", settings=HALVES),
 }
-SHARDED = ["hu accumulated", "lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
-REPLICATED = [name for name in CASES if name not in ("dora", "loraplus", "bfloat16 base")]
+SHARDED = ["lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
+REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated"]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
 RESUMED = {"head": Case(tiny_bert, built("hu"), "encoder"), "whole": Case(tiny_llama, built("full_ft"))}
 
