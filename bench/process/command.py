@@ -12,6 +12,7 @@ if __name__ == "__main__":
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +55,12 @@ def main(
     options = parser.parse_intermixed_args(arguments)
     quiet_environment()
     try:
-        return call(options) or 0
+        status = call(options) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 0
     except (ValueError, OSError) as error:
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return 2
