@@ -43,3 +43,10 @@ def test_a_failing_run_does_not_stop_the_sweep_and_makes_its_status_nonzero(tmp_
     assert "2 runs failed" in done.stderr
     assert "rank.r=96 is larger than the smaller side 80" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    words = [sys.executable, "-m", "bench.plan", "demo"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as plan:
+        plan.stdout.close()  # as `| head -0` does
+        assert (plan.stderr.read(), plan.wait()) == ("", 0)
