@@ -85,9 +85,10 @@ def test_a_choice_among_rates_that_do_not_differ_has_no_variance_and_one_on_a_sl
     assert math.isnan(choice_variance({place: values[:1] for place, values in losses.items()}, slope))
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize(("spread", "at_most"), [(0.03, 1.3), (0.1, 4.0)])
-def test_the_variance_of_a_choice_is_that_of_choosing_again(spread, at_most):
-    """Against simulated studies: a parabola of losses, an endpoint that rises through its minimum.
+def test_the_variance_of_a_choice_is_that_of_choosing_again(spread, at_most, noise):
+    """Against simulated studies: a parabola of losses, an endpoint that rises through its minimum, with noise or not.
 
     Where the noise can turn the parabola over, the estimate is too large rather than too small.
     """
@@ -96,9 +97,17 @@ def test_the_variance_of_a_choice_is_that_of_choosing_again(spread, at_most):
     for _ in range(400):
         losses = {place: rng.normal(0.3 * (place - 0.1) ** 2, spread, 3) for place in places}
         found.append(2.0 * vertex({place: float(values.mean()) for place, values in losses.items()}))
-        estimated.append(choice_variance(losses, {place: (2.0 * place,) * 3 for place in places}))
+        estimated.append(choice_variance(losses, {place: rng.normal(2.0 * place, noise, 3) for place in places}))
     missed = 2.0**2 * MISSED**2 / 3  # of a uniform step either way
     assert 0.8 < np.mean(estimated) / (np.var(found) + missed) < at_most
+
+
+def test_noise_of_an_endpoint_that_does_not_change_is_no_variance_of_the_choice():
+    rng, places = np.random.default_rng(0), (-1, 0, 1)
+    losses = {place: rng.normal(0.3 * place**2, 0.1, 3) for place in places}
+    found = [choice_variance(losses, {place: rng.normal(0.0, 1.0, 3) for place in places}) for _ in range(200)]
+    assert np.median(found) == 0.0
+    assert np.mean(found) < 0.03  # of a variance of 1 / 3 of each mean
 
 
 def test_the_plateau_widens_with_the_seeds_spread():

@@ -122,7 +122,8 @@ def choice_variance(losses: Mapping[int, Sequence[float]], endpoint: Mapping[int
 
     The seeds' noise is drawn anew around the mean of each place, normal with the pooled spread over seeds; each draw
     has its own vertex, moved by up to MISSED places either way, at which the parabola through the endpoint's means is
-    read (Efron and Tibshirani 1993, chapter 6: the parametric bootstrap).
+    read (Efron and Tibshirani 1993, chapter 6: the parametric bootstrap). What the noise of these means adds to the
+    square is taken away.
 
     Args:
         losses: of the finalists, by which the rate was chosen: the value of each seed at each place.
@@ -131,21 +132,21 @@ def choice_variance(losses: Mapping[int, Sequence[float]], endpoint: Mapping[int
     Returns:
         In the endpoint's unit, squared; NaN where no place has two seeds.
     """
-    spread = _pooled_variance([*losses.values()])
+    spread, noise = _pooled_variance([*losses.values()]), _pooled_variance([*endpoint.values()])
     best = best_place({place: float(np.mean(of)) for place, of in losses.items()})
     places = [place for place in (best - 1, best, best + 1) if place in losses]
     means = np.array([np.mean(losses[place]) for place in places])
     ends = np.array([np.mean(endpoint[place]) for place in places])
     if not (math.isfinite(spread) and np.isfinite(means).all() and np.isfinite(ends).all()):
         return math.nan
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((NUM_DRAWS, len(places)))
-    drawn = means + noise * np.sqrt([spread / len(losses[place]) for place in places])
+    generator, runs = np.random.default_rng(0), np.array([len(losses[place]) for place in places])
+    drawn = means + generator.standard_normal((NUM_DRAWS, len(places))) * np.sqrt(spread / runs)
     if len(places) < 3:
-        chosen = ends[drawn.argmin(axis=1)] - ends[means.argmin()]
-        return float(np.mean(chosen**2))
-    at = _lowest(drawn) + generator.uniform(-MISSED, MISSED, size=NUM_DRAWS)
-    return float(np.mean((_read(ends, at) - _read(ends, _lowest(means))) ** 2))
+        moved = np.eye(len(places))[drawn.argmin(axis=1)] - np.eye(len(places))[means.argmin()]
+    else:
+        missed = generator.uniform(-MISSED, MISSED, size=NUM_DRAWS)
+        moved = _weights(_lowest(drawn) + missed) - _weights(_lowest(means))
+    return max(0.0, float(np.mean((moved @ ends) ** 2 - moved**2 @ (noise / runs))))
 
 
 def _lowest(values: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -156,10 +157,9 @@ def _lowest(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.where(bend > 0, np.clip(turned, -1, 1), values.argmin(axis=-1) - 1)
 
 
-def _read(ends: NDArray[np.floating], at: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The parabola through three equidistant values at places from -1 to 1."""
-    left, middle, right = ends
-    return middle + (right - left) / 2 * at + (left - 2 * middle + right) / 2 * at**2
+def _weights(at: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of three equidistant values in their parabola at places from -1 to 1, (..., 3)."""
+    return np.stack([at * (at - 1) / 2, 1 - at**2, at * (at + 1) / 2], axis=-1)
 
 
 def _pooled_variance(values: Sequence[Sequence[float]]) -> float:

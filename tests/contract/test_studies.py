@@ -93,10 +93,10 @@ def study(request):
     return Study(request.param)
 
 
-def test_there_are_the_studies_of_four_papers():
+def test_there_are_the_studies_of_four_papers_and_of_three_axes():
     assert set(HUB) == {*BUDGETS, "impact_of_init/tinyllama_wikitext"}
     papers = [folder for folder in FOLDERS if not folder.startswith("community/")]
-    assert papers == ["asymmetry", "impact_of_init", "lora_ga", "lora_sb"]
+    assert papers == ["asymmetry", "axes", "impact_of_init", "lora_ga", "lora_sb"]
 
 
 def test_every_value_of_every_axis_makes_a_valid_run(study):
