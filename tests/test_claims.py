@@ -289,8 +289,11 @@ def test_two_methods_that_clearly_differ_both_ways_are_no_same_order_and_noise_i
 
 def test_the_order_is_asked_of_methods_that_every_value_has(made):
     study = ordered(made, {"r4": (1.0, 2.0, 0.5), "r32": (1.0, 2.0, 0.5)})
-    made.run("pissa", 0.5, loss=0.1, group=("rank=r4",))
-    assert "PISSA" not in same_order(made.study(), "rank").details
+    for rank in ("r4", "r32"):  # rows of a further axis are rows of their own
+        made.run("pissa", 0.5, loss=0.4, group=(f"rank={rank}", "train.batch_size=8"))
+    assert "PISSA 8 < LORA_GA < HU" in same_order(made.study(), "rank").details
+    made.run("eva", 0.5, loss=0.1, group=("rank=r4",))
+    assert "EVA" not in same_order(made.study(), "rank").details
     with pytest.raises(NotRunError, match=r"no two methods with a loss at the same two values of train\.max_steps"):
         same_order(study, "train.max_steps")
 

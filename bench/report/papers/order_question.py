@@ -74,7 +74,8 @@ def _levels(cells: list[Cell], axis: str) -> tuple[Levels, list[Cell]]:
     for cell in cells:
         values = [text.partition("=")[2] for text in cell.group if text.startswith(f"{axis}=")]
         if values and (losses := log_losses(cell)) is not None:
-            by_value[values[0]][cell.label] = cell, losses
+            others = [text.partition("=")[2] for text in cell.group if not text.startswith((f"{axis}=", "method="))]
+            by_value[values[0]][" ".join((cell.label, *others))] = cell, losses
     everywhere = set.intersection(*(set(of) for of in by_value.values())) if by_value else set()
     levels = {
         value: {label: losses for label, (_, losses) in of.items() if label in everywhere}
