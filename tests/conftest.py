@@ -47,6 +47,8 @@ SLOW_MODULES = {
     "test_track", "test_workers",
 }  # fmt: skip
 SLOW_TESTS = {  # of modules whose other tests are fast
+    "test_a_resumed_run_keeps_the_rate_and_does_not_measure_again",
+    "test_every_task_is_answered_as_under_hflm",
     "test_every_experiment_expands_into_valid_runs_without_running_one",
     "test_its_table_of_models_has_every_model_under_its_kind",
     "test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do",
