@@ -48,11 +48,15 @@ SLOW_MODULES = {
 }  # fmt: skip
 SLOW_TESTS = {  # of modules whose other tests are fast
     "test_a_resumed_run_keeps_the_rate_and_does_not_measure_again",
+    "test_estimates_from_sizes_come_near_the_committed_records",
     "test_every_task_is_answered_as_under_hflm",
+    "test_generated_rows_are_as_many_and_as_long_as_the_real_ones",
     "test_every_experiment_expands_into_valid_runs_without_running_one",
     "test_its_table_of_models_has_every_model_under_its_kind",
     "test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do",
     "test_no_key_no_name_and_no_home_reaches_a_record_a_log_or_wandbs_files",
+    "test_several_tasks_are_scored_apart",
+    "test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates",
     "test_the_script_for_a_gpu_does_its_cells_on_a_tiny_model",
     "test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line",
 }
