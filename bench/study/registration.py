@@ -6,6 +6,7 @@ study's tables name it. Comments and the order of keys count for nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def registration(experiment: str | None) -> dict[str, str]:
 
 
 def _read(path: Path) -> Any:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, _changed: int) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 

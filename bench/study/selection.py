@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 from typing import Any, Literal, TypeVar
 
-from bench.runs.record import COMPLETED, Record
+from bench.runs.record import COMPLETED, LOSS, Record
 from bench.runs.record_parts import Score
 from bench.study import search
 
 # Means of equal scores differ in the last bit with their number; far below one item of any test set.
 ROUNDING = 1e-9
 EVAL_LOSS = "eval_loss"
-LOSS = "loss"  # of the scored split's targets
 
 Item = TypeVar("Item")
 

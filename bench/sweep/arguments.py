@@ -19,10 +19,13 @@ from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
 
 GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
-KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score hydra".split())
+KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score retention hydra".split())
 
 # Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.
-NAMES = (*"study results_dir data.root cache.dir model.path model.revision task.template track.project".split(),)
+NAMES = (
+    *"study results_dir data.root cache.dir model.path model.revision".split(),
+    *"task.template track.project retention.text".split(),
+)
 
 WORKER = "--worker"  # the only argument of a process that takes cells of a sweep (bench.sweep.worker)
 LAUNCHERS = {"slurm": "hydra-submitit-launcher"}  # that need a package of their own

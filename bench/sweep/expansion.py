@@ -258,4 +258,4 @@ def _key(text: str) -> str:
 def _names_a_folder(text: str) -> bool:
     """Whether an override gives a folder that other machines do not have."""
     key, value = _key(text), text.partition("=")[2].strip("'\" ")
-    return key == "data.root" or (key == "results_dir" and value.startswith(("/", "~", "\\~")))
+    return key in ("data.root", "retention.text") or (key == "results_dir" and value.startswith(("/", "~", "\\~")))

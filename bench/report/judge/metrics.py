@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench.runs.record import LOSS
+from bench.study.selection import EVAL_LOSS
 
 Array = NDArray[np.floating]
 
@@ -37,7 +38,6 @@ class Scale:
         return f"{self.factor * value:,.{self.decimals}f}"
 
 
-EVAL_LOSS = "eval_loss"
 SHARE = Scale()
 CORRELATION = Scale(low=-1.0)
 PERPLEXITY = Scale(high=math.inf, factor=1.0, unit="", decimals=2)
