@@ -3,8 +3,9 @@
 `PYTHONPATH=tests python tests/simulated_studies.py` prints the share of 1,000 studies for each method and number of
 seeds. The curves of accuracy and loss against learning rate are those of experiments/LOG.md (ten rates, two seeds, 100
 steps). In every study the optimum of each arm lies somewhere else on the lattice of rates, the search begins off its
-centre, smaller budgets have their optimum at larger rates, and seeds scatter accuracy and loss together. The search,
-its choice and the test are those of the suite.
+centre, smaller budgets have their optimum at larger rates, seeds scatter accuracy and loss together, and both arms
+answer the same items, of which some are hard for both. The search, its choice and the test, which asks both the seeds
+and the items, are those of the suite.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
+from scipy.stats import norm
 
 from bench.report.judge.differences import difference
 from bench.report.judge.scores import Sample
+from bench.report.judge.statistics import Array
 from bench.study import search
 from bench.study.plan_file import ITEMS
 
@@ -41,6 +44,7 @@ CURVES = {  # exact match in %, loss in nats
     ),
 }
 ACCURACY_SD, LOG_LOSS_SD, CORRELATION = 6.0, 0.2, -0.88  # over seeds, of the audit of committed cells
+ITEMS_SCORED, SHARED_DIFFICULTY = 1000, 0.5  # and the correlation of two runs' latent answers to one item
 CENTRE_SD, LATTICE = 1.5, 2.0  # places by which the centre is off, and by which the optimum may be moved
 POINTS, SEEDS, RESERVE = 7, 3, 2
 BUDGETS = (1.0, 0.5)  # places by which the optimum of a quarter and of half of the steps lies higher
@@ -67,8 +71,12 @@ def _straight(curve: PchipInterpolator, low: float, high: float) -> Callable[[fl
     )
 
 
-def arm(method: Method, n: int, rng: np.random.Generator) -> dict[str, Sample]:
-    """The samples of one arm: searched, chosen and run under n seeds."""
+def arm(method: Method, n: int, difficulty: Array, rng: np.random.Generator) -> dict[str, Sample]:
+    """The samples of one arm: searched, chosen and run under n seeds.
+
+    Args:
+        difficulty: (num_items,), standard normal; what the answers of all runs to an item have in common.
+    """
     moved = rng.uniform(-LATTICE, LATTICE)
 
     def run(place: float, budget: float = 0.0) -> tuple[float, float]:
@@ -89,24 +97,34 @@ def arm(method: Method, n: int, rng: np.random.Generator) -> dict[str, Sample]:
         places = [further] if further is not None and len(runs) < 3 + RESERVE else []
     rate = search.PER_DECADE * math.log10(search.rate_of_vertex(search.vertex(means)))
     scored = np.array([run(rate) for _ in range(n)])
+    own = rng.standard_normal((len(difficulty), n))
+    latent = math.sqrt(SHARED_DIFFICULTY) * difficulty[:, None] + math.sqrt(1 - SHARED_DIFFICULTY) * own
+    right = 100.0 * (latent < norm.ppf(np.clip(scored[:, 0] / 100, 0, 1)))
+    scored[:, 0] = right.mean(axis=0)
+    errors = (right - scored[:, 0]) / len(difficulty)
     losses = {place: tuple(loss for _, loss in of) for place, of in runs.items()}
     degrees = sum(len(of) - 1 for of in runs.values())
     found = {}
     for column, name in enumerate(("accuracy", "log loss")):
         endpoint = {place: tuple(values[column] for values in of) for place, of in runs.items()}
         variance = search.choice_variance(losses, endpoint)
-        found[name] = Sample(tuple(range(n)), scored[:, column], None, (), None, variance, degrees)
+        items = {} if column else {"errors": errors, "items": ((len(difficulty), 0),)}
+        found[name] = Sample(
+            tuple(range(n)), scored[:, column], **({"errors": None, "items": ()} | items), stderr=None,
+            choice_variance=variance, choice_degrees=degrees,
+        )  # fmt: skip
     return found
 
 
 def called_different(name: str, n: int, studies: int, rng: np.random.Generator) -> dict[str, float]:
-    """The share of studies of two equal arms whose p-value over seeds is below 5 %, by endpoint."""
+    """The share of studies of two equal arms whose p-value is below 5 %, by endpoint."""
     method, counts = Method(name), {"accuracy": 0, "log loss": 0}
     for _ in range(studies):
-        one, other = (arm(method, n, rng) for _ in "ab")
+        difficulty = rng.standard_normal(ITEMS_SCORED)
+        one, other = (arm(method, n, difficulty, rng) for _ in "ab")
         for endpoint in counts:
             found = difference(one[endpoint], other[endpoint], ITEMS)
-            counts[endpoint] += found is not None and (found.p_seeds or 1.0) < 0.05
+            counts[endpoint] += found is not None and (found.p or 1.0) < 0.05
     return {endpoint: count / studies for endpoint, count in counts.items()}
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from bench.report.claims import NOT_RUN, answers, claims_list, main, read_claims, sharing, write_claims
 from bench.report.papers.answers import EQUIVALENT, NO, NOT_LEARNED, UNDECIDED, YES, Answer, NotRunError
+from bench.report.papers.order_question import same_order
 from bench.report.papers.rate_questions import larger_rate, rate_by_width
 from bench.report.papers.score_questions import as_high_score, fewer_parameters, higher_score
 from bench.report.papers.step_questions import fewer_steps
@@ -260,6 +261,40 @@ def test_steps_are_compared_between_budgets_that_have_ended(made):
     assert "more than 100%" in never.details
 
 
+def ordered(made, losses):
+    """Final losses of three methods at each rank, of three seeds."""
+    for rank, of in losses.items():
+        for method, loss in zip(("hu", "reversed", "lora_ga"), of, strict=True):
+            for seed in range(3):
+                made.run(method, 0.5, seed, loss=loss * (1 + (seed - 1) / 100), group=(f"rank={rank}",))
+    return made.study()
+
+
+def test_the_order_of_methods_is_the_same_where_every_two_lie_the_same_way_at_each_value(made):
+    found = same_order(ordered(made, {"r4": (1.0, 2.0, 0.5), "r32": (0.6, 0.7, 0.5)}), "rank")
+    assert (found.text, found.n, len(found.runs)) == (YES, 3, 18)
+    assert "rank r4: LORA_GA < HU < REVERSED; rank r32: LORA_GA < HU < REVERSED" in found.details
+    assert "differences depend on it: F(2, 12) = " in found.details
+    assert "p <0.001" in found.details  # a factor of 2 is not one of 1.17
+
+
+def test_two_methods_that_clearly_differ_both_ways_are_no_same_order_and_noise_is_undecided(made, tmp_path):
+    crossed = same_order(ordered(made, {"r4": (1.0, 2.0, 0.5), "r32": (2.0, 1.0, 0.5)}), "rank")
+    assert crossed.text == NO
+    assert crossed.details.endswith("clearly both ways: HU and REVERSED")
+    noise = same_order(ordered(Maker(tmp_path / "noise"), {"r4": (1.0, 1.002, 0.5), "r32": (1.002, 1.0, 0.5)}), "rank")
+    assert noise.text == UNDECIDED
+    assert "p = " in noise.details
+
+
+def test_the_order_is_asked_of_methods_that_every_value_has(made):
+    study = ordered(made, {"r4": (1.0, 2.0, 0.5), "r32": (1.0, 2.0, 0.5)})
+    made.run("pissa", 0.5, loss=0.1, group=("rank=r4",))
+    assert "PISSA" not in same_order(made.study(), "rank").details
+    with pytest.raises(NotRunError, match=r"no two methods with a loss at the same two values of train\.max_steps"):
+        same_order(study, "train.max_steps")
+
+
 def test_without_budgets_curves_are_described_and_decide_nothing(made):
     # 1.5 lies halfway between steps 1 and 2: 1.5 of 4 steps; 1.5 s and 2.5 s before them of 4 s
     for seed in (0, 1):
@@ -392,10 +427,13 @@ def test_the_p_values_of_all_questions_on_scores_are_corrected_together_and_shar
 
 def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_an_embedded_study():
     claims = read_claims(CLAIMS)
-    assert {claim.study.partition("/")[0] for claim in claims} == {"lora_sb", "lora_ga", "impact_of_init", "asymmetry"}
-    for claim in claims:
-        assert "arXiv:" in claim.paper
-        assert claim.study.endswith("_tiny")
+    of_papers = [claim for claim in claims if claim.paper != "This suite"]
+    assert {study.partition("/")[0] for claim in claims for study in claim.studies} == {
+        "lora_sb", "lora_ga", "impact_of_init", "asymmetry",
+    }  # fmt: skip
+    assert all("arXiv:" in claim.paper for claim in of_papers)
+    assert len(of_papers) == 20
+    assert all(study.endswith("_tiny") for claim in claims for study in claim.studies)
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path, monkeypatch, capsys):
@@ -416,9 +454,10 @@ def test_the_command_names_a_bad_file_in_one_line(tmp_path, monkeypatch, capsys)
 
 def test_every_claim_asks_for_rows_that_its_study_sweeps_and_knows_the_widths_of_its_models():
     for claim in read_claims(CLAIMS):
-        content = yaml.safe_load((ROOT / "experiments" / f"{claim.study}.yaml").read_text())
+        content = yaml.safe_load((ROOT / "experiments" / f"{claim.studies[0]}.yaml").read_text())
         params = content["hydra"]["sweeper"]["params"]
-        for group in (claim.arguments["a"], claim.arguments["b"]):
+        assert claim.arguments.get("axis", "method") in params
+        for group in (claim.a or {}, claim.b or {}):
             for key, value in group.items():
                 assert key not in params or value in params[key].split(","), claim.id
         widths = claim.arguments.get("widths", {})

@@ -55,7 +55,7 @@ SCATTER = (7.0, 90.0, 2.0, 300.0, 11.0, 40.0)  # has nothing to do with the rate
 def test_rates_that_fall_as_one_over_the_preconditioned_eigenvalue_and_not_the_plain_one_are_yes(made):
     for name, place, noise, plain in zip(METHODS, PLACES, NOISE, SCATTER, strict=True):
         made.method(name, place, plain, noise * constant() / rate_at(place))
-    found = best_rate_by_curvature(made.study())
+    found = best_rate_by_curvature([made.study()])
     assert (found.text, found.unit, found.n) == (YES, "in slope", 6)
     assert found.low < -1 < found.high < 0
     assert found.estimate == pytest.approx(-1, abs=0.1)
@@ -66,7 +66,7 @@ def test_rates_that_fall_as_one_over_the_preconditioned_eigenvalue_and_not_the_p
 def test_rates_that_do_not_fall_as_one_over_it_are_no(made):
     for name, place, noise, plain in zip(METHODS, PLACES, NOISE, SCATTER, strict=True):
         made.method(name, place, plain, noise * rate_at(place) ** -0.4)
-    found = best_rate_by_curvature(made.study())
+    found = best_rate_by_curvature([made.study()])
     assert found.text == NO
     assert not found.low <= -1 <= found.high
 
@@ -74,13 +74,13 @@ def test_rates_that_do_not_fall_as_one_over_it_are_no(made):
 def test_where_the_plain_eigenvalue_predicts_as_well_it_is_undecided(made):
     for name, place, noise in zip(METHODS, PLACES, NOISE, strict=True):
         made.method(name, place, noise * 3 / rate_at(place), noise * 12 / rate_at(place))
-    assert best_rate_by_curvature(made.study()).text == UNDECIDED
+    assert best_rate_by_curvature([made.study()]).text == UNDECIDED
 
 
 def test_few_groups_give_the_error_of_the_prediction_and_no_slope(made):
     for name, place in zip(METHODS[:3], PLACES, strict=False):
         made.method(name, place, 1.0, 4 * constant() / rate_at(place))
-    found = best_rate_by_curvature(made.study())
+    found = best_rate_by_curvature([made.study()])
     assert (found.text, found.estimate, found.n) == (UNDECIDED, None, 3)
     assert "of 0 of 3 best rates, off by a factor of 4.00 in the median" in found.details
     assert "too high 0 times" in found.details
@@ -91,7 +91,7 @@ def test_a_best_rate_at_an_edge_and_a_group_without_curvature_are_left_out_and_c
         made.method(name, place, plain, constant() / rate_at(place))
     made.method("corda", -7, 1.0, 100.0, sides=(None, 0.4))
     made.method("olora", -7, None, None)
-    found = best_rate_by_curvature(made.study())
+    found = best_rate_by_curvature([made.study()])
     assert found.n == 4
     assert found.details.endswith("left out, at an edge of their grid or without curvature: 2")
 
@@ -99,7 +99,7 @@ def test_a_best_rate_at_an_edge_and_a_group_without_curvature_are_left_out_and_c
 def test_without_a_curvature_the_question_has_not_been_run(made):
     made.method("hu", -7, None, None)
     with pytest.raises(NotRunError, match="no group with a best learning rate"):
-        best_rate_by_curvature(made.study())
+        best_rate_by_curvature([made.study()])
 
 
 def test_the_regression_is_that_of_the_logarithms_with_students_interval():
@@ -111,9 +111,20 @@ def test_the_regression_is_that_of_the_logarithms_with_students_interval():
     assert found.left_over > 1
 
 
+def test_groups_of_several_studies_are_one_answer(made, tmp_path):
+    other = Maker(tmp_path / "other")
+    for number, (name, place, plain) in enumerate(zip(METHODS, PLACES, SCATTER, strict=True)):
+        (made if number % 2 else other).method(name, place, plain, NOISE[number] * constant() / rate_at(place))
+    found = best_rate_by_curvature([made.study(), other.study()])
+    assert (found.text, found.n) == (YES, 6)
+
+
 def test_a_claim_about_all_of_a_study_names_no_groups():
     said = {"id": "x", "paper": "p", "claim": "c", "source": "s", "study": "s", "kind": "best_rate_by_curvature"}
     assert Claim(**said).arguments == {}
+    assert Claim(**said | {"study": ["s", "t"]}).studies == ["s", "t"]
+    with pytest.raises(ValueError, match="fewer_steps is asked of one study, not of 2"):
+        Claim(**said | {"study": ["s", "t"], "kind": "fewer_steps", "a": {"method": "x"}, "b": {"method": "y"}})
     with pytest.raises(ValueError, match="missing a required argument: 'a'"):
         Claim(**said | {"kind": "larger_rate"})
 

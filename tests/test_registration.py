@@ -7,7 +7,7 @@ from bench.study import registration as registration_module
 from bench.study.registration import registered, registration
 
 STUDY = "# a comment\ndefaults:\n  - /protocol: standard\nhydra: {sweeper: {params: {method: 'hu,lora_ga'}}}\n"
-CLAIMS = "- {id: one, study: s, margin: 1}\n- {id: two, study: other, margin: 1}\n"
+CLAIMS = "- {id: one, study: s, margin: 1}\n- {id: two, study: other, margin: 1}\n- {id: both, study: [other, s]}\n"
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_the_studys_file_its_protocol_and_its_own_claims_are_hashed(folder):
     assert list(registration("s")) == ["study", "protocol", "claims"]
     assert changed(folder, "_claims.yaml", "id: one, study: s, margin: 1", "id: one, study: s, margin: 2") == {"claims"}
     assert changed(folder, "_claims.yaml", "id: two, study: other, margin: 1", "id: two, study: other") == set()
+    assert changed(folder, "_claims.yaml", "study: [other, s]", "study: [other, third]") == {"claims"}
     assert changed(folder, "s.yaml", "hu,lora_ga", "hu,lora_sb") == {"study"}
     assert changed(folder, "s.yaml", "# a comment\n", "") == set()
     assert registration("missing") == registration(None) == {}

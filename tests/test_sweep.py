@@ -1,10 +1,13 @@
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from bench.runs import job
+from bench.study.folders import CONF
 from bench.study.plan_file import RUN, PlannedRun
 from bench.sweep import arguments, guard
 from bench.sweep.expansion import PlannedCell, shown
@@ -42,6 +45,16 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
     assert exit_status.value.code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_every_key_of_the_defaults_is_taken_on_the_command_line():
+    keys = OmegaConf.load(CONF / "config.yaml").keys() - {"defaults"}
+    assert set(arguments.KEYS) == keys | set(arguments.GROUPS)
+
+
+def test_folders_are_read_as_they_are_written():
+    given = ["retention.text=2024", "data.root=~/texts"]
+    assert arguments.check_arguments(given) == ['retention.text="2024"', f'data.root="{Path.home()}/texts"']
 
 
 def test_former_names_are_understood_with_a_warning(tmp_path):

@@ -200,6 +200,13 @@ def test_cells_of_one_launch_take_gpus_in_turn_each_in_a_process_of_its_own(monk
     assert capsys.readouterr().out == "2 cells at a time: one a GPU\n"
 
 
+def test_the_stages_of_a_sweep_share_their_workers(idle, capsys):
+    pool = Pool(1)
+    for _stage in range(3):
+        assert pool.launch([a_cell(number) for number in range(2)]) == ["completed"] * 2
+    assert len(idle) == 1
+
+
 def test_workers_are_stopped_and_take_no_further_cell(monkeypatch, idle):
     monkeypatch.setattr(Idle, "do", lambda self, cell: self.process.wait() and None)
     found, ended = Workers({}), []

@@ -52,7 +52,7 @@ class Claim(BaseModel):
 
     Attributes:
         source: where the paper says it.
-        study: the study whose records answer.
+        study: the study whose records answer; several of a question that takes several.
         kind: the function of bench.report.papers.questions that answers.
         a, b: the overrides of the two methods that are compared; None where a question is about all of a study.
             Further fields are arguments of the function, too.
@@ -64,15 +64,20 @@ class Claim(BaseModel):
     paper: Text
     claim: Text
     source: Text
-    study: Text
+    study: Text | Annotated[list[Text], Field(min_length=1)]
     kind: Text
     a: Overrides | None = None
     b: Overrides | None = None
 
     @property
+    def studies(self) -> list[str]:
+        """The names of its studies."""
+        return [self.study] if isinstance(self.study, str) else self.study
+
+    @property
     def command(self) -> str:
-        """The command that makes the records."""
-        return f"python -m bench.run -m +experiments={self.study}"
+        """The command that makes the records, or one for each study."""
+        return " && ".join(f"python -m bench.run -m +experiments={study}" for study in self.studies)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -94,7 +99,14 @@ class Claim(BaseModel):
             signature.bind(None, **self.arguments)
         except TypeError as error:
             raise ValueError(f"{error}; {self.kind} takes {', '.join(list(signature.parameters)[1:])}") from None
+        if not self.takes_several and len(self.studies) > 1:
+            raise ValueError(f"{self.kind} is asked of one study, not of {len(self.studies)}")
         return self
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether the function that answers takes a sequence of studies."""
+        return next(iter(inspect.signature(KINDS[self.kind]).parameters)) == "studies"
 
 
 def read_claims(path: Path) -> tuple[Claim, ...]:
@@ -136,10 +148,11 @@ def answers(claims: Sequence[Claim], results_dir: Path) -> list[Answer]:
 
 def _asked(claim: Claim, results_dir: Path) -> Answer | Compared:
     """What the records say to one claim alone; NOT_RUN if those that the question needs do not exist."""
-    if not run_folders(results_dir / claim.study):
+    if not all(run_folders(results_dir / study) for study in claim.studies):
         return Answer(NOT_RUN)
     try:
-        return KINDS[claim.kind](load_study(results_dir, claim.study), **claim.arguments)
+        loaded = [load_study(results_dir, study) for study in claim.studies]
+        return KINDS[claim.kind](loaded if claim.takes_several else loaded[0], **claim.arguments)
     except NotRunError as error:
         return Answer(NOT_RUN, str(error))
     except ReportError as error:
@@ -189,6 +202,7 @@ def write_claims(claims: Sequence[Claim], results_dir: Path, folder: Path) -> st
     numbers = ("details", "estimate", "low", "high", "unit", "n", "p", "p_holm", "seeds_needed")
     rows = pd.DataFrame(
         {name: getattr(claim, name) for name in said}
+        | {"study": " ".join(claim.studies)}
         | {"answer": one.text}
         | {name: getattr(one, name) for name in numbers}
         | {"same_runs": " ".join(claims[place].id for place in shared)}

@@ -40,9 +40,15 @@ def registration(experiment: str | None) -> dict[str, str]:
     if protocols:
         parts[PROTOCOL] = [_read(CONF / "protocol" / f"{name}.yaml") for name in protocols]
     claims = _read(folder / CLAIMS) if (folder / CLAIMS).is_file() else []
-    if own := [claim for claim in claims if claim.get("study") == experiment]:
+    if own := [claim for claim in claims if _asks(claim, experiment)]:
         parts[CLAIMED] = own
     return {name: values_sha256(content)[:_DIGITS] for name, content in parts.items()}
+
+
+def _asks(claim: dict[str, Any], experiment: str | None) -> bool:
+    """Whether a claim is asked of a study, alone or with others."""
+    asked = claim.get("study")
+    return experiment in asked if isinstance(asked, list) else experiment == asked
 
 
 def _read(path: Path) -> Any:

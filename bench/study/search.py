@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 PER_DECADE = 4
 COARSE = 2  # places between the first rates: half a decade
+MISSED = 0.25  # places by which a parabola may miss the lowest point of a lopsided curve
 NUM_DRAWS = 2000  # of the seeds' noise, for the uncertainty of the choice
 _SERIES = ("1", "1.8", "3.2", "5.6")
 
@@ -117,11 +118,11 @@ def plateau(values: Mapping[int, Sequence[float]]) -> list[int]:
 
 
 def choice_variance(losses: Mapping[int, Sequence[float]], endpoint: Mapping[int, Sequence[float]]) -> float:
-    """The mean squared change of an endpoint when the rate is chosen again, under other selection seeds.
+    """The mean squared change of an endpoint when the rate is chosen again, under other selection seeds and rates.
 
     The seeds' noise is drawn anew around the mean of each place, normal with the pooled spread over seeds; each draw
-    has its own vertex, at which the parabola through the endpoint's means is read (Efron and Tibshirani 1993, chapter
-    6: the parametric bootstrap).
+    has its own vertex, moved by up to MISSED places either way, at which the parabola through the endpoint's means is
+    read (Efron and Tibshirani 1993, chapter 6: the parametric bootstrap).
 
     Args:
         losses: of the finalists, by which the rate was chosen: the value of each seed at each place.
@@ -137,12 +138,14 @@ def choice_variance(losses: Mapping[int, Sequence[float]], endpoint: Mapping[int
     ends = np.array([np.mean(endpoint[place]) for place in places])
     if not (math.isfinite(spread) and np.isfinite(means).all() and np.isfinite(ends).all()):
         return math.nan
-    noise = np.random.default_rng(0).standard_normal((NUM_DRAWS, len(places)))
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((NUM_DRAWS, len(places)))
     drawn = means + noise * np.sqrt([spread / len(losses[place]) for place in places])
     if len(places) < 3:
         chosen = ends[drawn.argmin(axis=1)] - ends[means.argmin()]
         return float(np.mean(chosen**2))
-    return float(np.mean((_read(ends, _lowest(drawn)) - _read(ends, _lowest(means))) ** 2))
+    at = _lowest(drawn) + generator.uniform(-MISSED, MISSED, size=NUM_DRAWS)
+    return float(np.mean((_read(ends, at) - _read(ends, _lowest(means))) ** 2))
 
 
 def _lowest(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -84,8 +84,9 @@ class Workers:
         self.stopped: int | None = None
 
     def start(self) -> None:
-        """Starts a worker before there is a run for it, because imports take seconds."""
-        self._idle.append(Worker(self._variables))
+        """Starts a worker before there is a run for it, because imports take seconds; not where one is idle."""
+        if not self._idle:
+            self._idle.append(Worker(self._variables))
 
     def stop(self, number: int) -> None:
         """Asks all of them to stop, each at the end of its step, and lets none take a further run."""

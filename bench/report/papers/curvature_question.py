@@ -61,20 +61,21 @@ class Regression:
         )
 
 
-def best_rate_by_curvature(study: Study) -> Answer:
+def best_rate_by_curvature(studies: Sequence[Study]) -> Answer:
     """Is the best rate proportional to 1 / λ of the preconditioned Hessian, and not to 1 / λ of the plain one?
 
-    Yes: over the study's groups the 95 % interval of the slope of log best rate on log λ contains -1 and not 0, and
-    that of the plain eigenvalue does not. No: the former does not contain -1. Undecided otherwise, or of fewer than
+    Yes: over the groups of all studies the 95 % interval of the slope of log best rate on log λ contains -1 and not 0,
+    and that of the plain eigenvalue does not. No: the former does not contain -1. Undecided otherwise, or of fewer than
     four groups. The details have the error of c / λ with c as it was fixed before: how many groups are within a step of
     a 1-3-10 grid, and the median and the worst factor.
 
     Raises:
-        NotRunError: the study chose no learning rates, or its runs recorded no curvature.
+        NotRunError: no study chose learning rates, or their runs recorded no curvature.
     """
-    points = rates_and_curvatures(study, study.selection)
+    points = [point for study in studies for point in rates_and_curvatures(study, study.selection)]
     if not points:
-        raise NotRunError(f"{study.name} has no group with a best learning rate inside its grid and a curvature")
+        names = ", ".join(study.name for study in studies)
+        raise NotRunError(f"{names}: no group has a best learning rate inside its grid and a curvature")
     rates, c = [point.rate for point in points], constant()
     errors = [c / point.preconditioned / point.rate for point in points]
     factors = [max(error, 1 / error) for error in errors]
@@ -85,7 +86,7 @@ def best_rate_by_curvature(study: Study) -> Answer:
         f"{float(np.median(factors)):.2f} in the median and of {max(factors):.2f} at worst ({worst}), and too high "
         f"{sum(one > 1 for one in errors)} times"
     )
-    if left := len(study.selection) - len(points):
+    if left := sum(len(study.selection) for study in studies) - len(points):
         error += f"; left out, at an edge of their grid or without curvature: {left}"
     if len(points) < FEWEST:
         return Answer(UNDECIDED, error, n=len(points))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from bench.report.papers.answers import Answer
 from bench.report.papers.curvature_question import best_rate_by_curvature
+from bench.report.papers.order_question import same_order
 from bench.report.papers.rate_questions import larger_rate, rate_by_width
 from bench.report.papers.score_questions import Compared, as_high_score, fewer_parameters, higher_score
 from bench.report.papers.step_questions import fewer_steps
@@ -18,6 +19,7 @@ KINDS: dict[str, Callable[..., Answer | Compared]] = {
         fewer_parameters,
         larger_rate,
         fewer_steps,
+        same_order,
         rate_by_width,
         best_rate_by_curvature,
     )

@@ -20,11 +20,11 @@ from bench.report.judge.statistics import Array
 from bench.report.papers.answers import UNDECIDED, Answer, Group, selection_of, side
 from bench.report.read.load import Study
 from bench.study.plan_file import SELECT
+from bench.study.search import MISSED
 from bench.study.selection import Selection, lowered
 
 NUM_DRAWS = 4000  # of the means over selection seeds
 ENDS = (0.025, 0.975)
-MISSED = 0.25  # steps of the grid by which a parabola may miss the vertex
 
 
 def larger_rate(study: Study, a: Group, b: Group) -> Answer:

@@ -120,7 +120,7 @@ def _compared(
     factor = 100.0 if all(column.scale.unit == SHARE.unit for column in columns) else 1.0
     sign = 1 if columns[0].higher_is_better else -1
     score_of_a, score_of_b = (_scores(cell, columns) for cell in (of_a, of_b))
-    loss_of_a, loss_of_b = (_log_losses(cell, columns) for cell in (of_a, of_b))
+    loss_of_a, loss_of_b = (log_losses(cell, columns) for cell in (of_a, of_b))
     score = difference(score_of_a, score_of_b, study.pairing)
     loss = difference(loss_of_b, loss_of_a, study.pairing) if loss_of_a and loss_of_b else None
     if score is None or (endpoint == LOSS and loss is None):
@@ -173,9 +173,15 @@ def _scores(cell: Cell, columns: Sequence[Column]) -> Sample:
     return sample
 
 
-def _log_losses(cell: Cell, columns: Sequence[Column]) -> Sample | None:
-    """The mean over the datasets of the logarithm of the loss of their answers, else of the eval loss."""
-    found = collect([cell]).found[0]
+def log_losses(cell: Cell, columns: Sequence[Column] | None = None) -> Sample | None:
+    """The mean over the datasets of some columns of the logarithm of the loss of their answers, else of the eval loss.
+
+    Args:
+        columns: None for the first metrics of all datasets.
+    """
+    collected = collect([cell])
+    found = collected.found[0]
+    columns = collected.first_metrics if columns is None else columns
     datasets = {column.dataset for column in columns}
     of_answers = [column for column in found if column.metric == LOSS and column.dataset in datasets]
     if len(of_answers) == len(columns):
