@@ -56,9 +56,8 @@ SLOW_TESTS = {  # of modules whose other tests are fast
     "test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do",
     "test_no_key_no_name_and_no_home_reaches_a_record_a_log_or_wandbs_files",
     "test_several_tasks_are_scored_apart",
-    "test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates",
-    "test_the_script_for_a_gpu_does_its_cells_on_a_tiny_model",
     "test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line",
+    "test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates",
 }
 
 

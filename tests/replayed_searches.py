@@ -1,95 +1,86 @@
 """Searches of learning rates replayed on records of all rates, budgets and seeds: does halving choose as the grid does?
 
-`PYTHONPATH=tests python tests/replayed_searches.py` reads results/halving_tiny. Each method is searched under each seed
-from a centre on the best rate and up to two places beside it, as bench.sweep.search does. The choice is right if its
-mean over the seeds, with all steps, is within one standard error of the best of all rates.
+`PYTHONPATH=tests python tests/replayed_searches.py` reads results/halving_tiny. The suite's own search is asked for
+each method under each seed, from a centre on the best rate and up to two places beside it, and given those records. Its
+choice is right if its mean over the seeds, with all steps, is within one standard error of the best of all rates.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from bench.report.read.load import load_study
-from bench.study import search
+from bench.runs.record import Record
+from bench.study.plan_file import SELECT
+from bench.study.protocol import Rates
+from bench.study.search import best_place, place_of, plateau, rate_at
+from bench.study.selection import minimised
+from bench.sweep.search import Search, Trial
 
 STUDY = "halving_tiny"
-POINTS, RESERVE, CENTRES = 7, 2, range(-2, 3)
-Losses = Mapping[int, Mapping[int, Mapping[int, float]]]  # of steps, place and seed
+CENTRES = range(-2, 3)
+GRID = 9  # rates of the full grid that the steps are compared with
+Key = tuple[int, int, int]  # steps, place, seed
 
 
-def losses(results_dir: Path) -> dict[str, Losses]:
-    """The losses of each method; infinite where a run has none."""
-    found: dict[str, dict[int, dict[int, dict[int, float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(dict))
-    )
-    for _, record in load_study(results_dir, STUDY).members:
-        run = record.config
-        values = [score.value for score in record.scores if score.metric == "loss" and score.value is not None]
-        place = search.place_of(run.train.learning_rate)
-        found[run.method.name][run.train.max_steps][place][run.seed] = fmean(values) if values else math.inf
+def cases(records: Sequence[Record]) -> list[tuple[bool, float]]:
+    """Of each centre and seed of one method: whether the choice is right, and its steps as a share of the grid's."""
+    known = {_key(record): record for record in records}
+    whole, seeds = max(steps for steps, _, _ in known), sorted({seed for _, _, seed in known})
+    full = {place: [known[whole, place, seed] for seed in seeds] for place in {place for _, place, _ in known}}
+    good = plateau({place: [minimised([record]) for record in runs] for place, runs in full.items()})
+    best = best_place({place: minimised(runs) for place, runs in full.items()})
+    found = []
+    for off in CENTRES:
+        for seed in seeds:
+            search = Search(
+                Rates("auto"), rate_at(best + off), lambda trial, s=seed: _read(known, trial, whole, seeds, s)
+            )
+            tried = {place_of(float(trial.rate)) for trial in search.trials if trial.stage == SELECT}
+            taken = sum(_steps(trial, whole) * (len(seeds) if trial.stage == SELECT else 1) for trial in search.trials)
+            right = search.complete and best_place({place: minimised(full[place]) for place in tried}) in good
+            found.append((right, taken / (GRID * len(seeds) * whole)))
     return found
 
 
-def replayed(of: Losses, centre: int, seed: int) -> tuple[int, int]:
-    """The place that a search chooses, and the steps that it takes."""
-    *smaller, whole = sorted(of)
-    taken, tried = 0, dict[int, float]()
-    for number, steps in enumerate(smaller):
-        places = search.survivors(tried) if number else search.next_places(tried, centre, POINTS)
-        tried = {} if number else tried
-        while places:
-            tried |= {place: of[steps].get(place, {}).get(seed, math.inf) for place in places}
-            taken += steps * len(places)
-            places = [] if number else search.next_places(tried, centre, POINTS)
-    places, means = search.finalists(tried), dict[int, float]()
-    most = len(places) + RESERVE
-    while places:
-        means |= {place: mean(of[whole].get(place, {})) for place in places}
-        taken += whole * len(places) * len(next(iter(of[whole].values())))
-        further = search.beyond(means)
-        places = [further] if further is not None and len(means) < most else []
-    return search.best_place(means), taken
+def _key(record: Record) -> Key:
+    train = record.config.train
+    return train.max_steps, place_of(train.learning_rate), record.config.seed
 
 
-def mean(of: Mapping[int, float]) -> float:
-    """Over seeds; infinite without any."""
-    return fmean(of.values()) if of else math.inf
+def _steps(trial: Trial, whole: int) -> int:
+    return max(1, round(trial.share * whole))
 
 
-def is_as_good(of: Losses, place: int) -> bool:
-    """Whether a place is within one standard error of the best of all, with all steps."""
-    whole = of[max(of)]
-    means = {at: mean(seeds) for at, seeds in whole.items()}
-    best = search.best_place(means)
-    return means.get(place, math.inf) <= means[best] + stdev(whole[best].values()) / math.sqrt(len(whole[best]))
-
-
-def cases(of: Losses) -> list[tuple[bool, float]]:
-    """Of each centre and seed: whether the choice is right, and its steps as a share of those of nine rates."""
-    whole = max(of)
-    best = search.best_place({place: mean(seeds) for place, seeds in of[whole].items()})
-    seeds: Sequence[int] = sorted(next(iter(of[whole].values())))
-    grid = 9 * len(seeds) * whole
-    found = [replayed(of, best + off, seed) for off in CENTRES for seed in seeds]
-    return [(is_as_good(of, place), taken / grid) for place, taken in found]
+def _read(
+    known: Mapping[Key, Record], trial: Trial, whole: int, seeds: Sequence[int], seed: int
+) -> list[Record] | None:
+    """The records of a trial; None where one of them is outside of what was run."""
+    asked = seeds if trial.stage == SELECT else [seed]
+    found = [known.get((_steps(trial, whole), place_of(float(trial.rate)), one)) for one in asked]
+    return None if None in found else [record for record in found if record is not None]
 
 
 def main() -> None:
     """Prints the share of right choices and the steps, of each method and of all."""
+    by_method: dict[str, list[Record]] = defaultdict(list)
+    for _, record in load_study(Path("results"), STUDY).members:
+        by_method[record.config.method.name].append(record)
     every = []
-    for method, of in losses(Path("results")).items():
-        found = cases(of)
+    for method, records in by_method.items():
+        found = cases(records)
         every += found
-        print(f"{method:12} {sum(right for right, _ in found)} of {len(found)}, {_steps(found)}")
-    print(f"{'all':12} {sum(right for right, _ in every)} of {len(every)}, {_steps(every)}")
+        _print(method, found)
+    _print("all", every)
 
 
-def _steps(found: Sequence[tuple[bool, float]]) -> str:
-    return f"{fmean(share for _, share in found):.3f} of the steps of nine rates under every seed"
+def _print(name: str, found: Sequence[tuple[bool, float]]) -> None:
+    steps = fmean(share for _, share in found)
+    right = sum(one for one, _ in found)
+    print(f"{name:12} {right} of {len(found)}, {steps:.3f} of the steps of {GRID} rates under every seed")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ in bench.report.papers.questions.
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from bench.process.validation import one_line
 from bench.report.judge.significance import ALPHA, holm
 from bench.report.papers.answers import Answer, NotRunError
 from bench.report.papers.questions import KINDS, Compared
-from bench.report.read.load import ReportError, load_study
+from bench.report.read.load import ReportError, Study, load_study
 from bench.report.tables.render import DASH, FLOATS, p_text, prose
 from bench.study.folders import experiments_folder
 from bench.study.plan_file import run_folders
@@ -39,8 +40,9 @@ _NOTE = (
     "point, or 5 % of the loss, unless said otherwise. Not learned: neither method is two standard errors better than "
     "chance. Undecided: the seeds named, of each method, find the difference seen with probability 0.8 at the first "
     "step of the correction. Intervals of scores are over seeds (Welch) and the items that both answered, of learning "
-    "rates over selection seeds and the grid, of steps over seeds. Every method is at the best learning rate of its "
-    "own grid, chosen on the validation split. Questions of the same runs are not independent evidence."
+    "rates over selection seeds and the grid, of steps over seeds. Every method is at the learning rate that its own "
+    "search, or in older studies its grid, chose on the validation split. Questions of the same runs are not "
+    "independent evidence."
 )
 
 Text = Annotated[str, Field(min_length=1)]
@@ -137,7 +139,8 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
 
 def answers(claims: Sequence[Claim], results_dir: Path) -> list[Answer]:
     """The answers of the records below a results folder, those about scores corrected for their number."""
-    found = [_asked(claim, results_dir) for claim in claims]
+    load = functools.cache(lambda study: load_study(results_dir, study))  # of which most have several claims
+    found = [_asked(claim, results_dir, load) for claim in claims]
     places = [place for place, one in enumerate(found) if isinstance(one, Compared) and one.p is not None]
     corrected = dict(zip(places, holm([found[place].p or 0.0 for place in places]), strict=True))
     alpha = ALPHA / max(1, len(places))
@@ -146,12 +149,12 @@ def answers(claims: Sequence[Claim], results_dir: Path) -> list[Answer]:
     ]
 
 
-def _asked(claim: Claim, results_dir: Path) -> Answer | Compared:
+def _asked(claim: Claim, results_dir: Path, load: Callable[[str], Study]) -> Answer | Compared:
     """What the records say to one claim alone; NOT_RUN if those that the question needs do not exist."""
     if not all(run_folders(results_dir / study) for study in claim.studies):
         return Answer(NOT_RUN)
     try:
-        loaded = [load_study(results_dir, study) for study in claim.studies]
+        loaded = [load(study) for study in claim.studies]
         return KINDS[claim.kind](loaded if claim.takes_several else loaded[0], **claim.arguments)
     except NotRunError as error:
         return Answer(NOT_RUN, str(error))

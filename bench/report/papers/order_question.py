@@ -45,12 +45,12 @@ def same_order(study: Study, axis: str, stage: str | None = None) -> Answer:
     if len(levels) < 2 or len(methods) < 2:
         raise NotRunError(f"{study.name} has no two methods with a loss at the same two values of {axis}")
     pairs = list(combinations(methods, 2))
-    found = {
-        (value, pair): difference(samples[pair[0]], samples[pair[1]], study.pairing)
+    known = {
+        (value, pair): found
         for value, samples in levels.items()
         for pair in pairs
+        if (found := difference(samples[pair[0]], samples[pair[1]], study.pairing)) is not None
     }
-    known = {place: one for place, one in found.items() if one is not None}
     corrected = dict(zip(known, holm([one.p if one.p is not None else 1.0 for one in known.values()]), strict=True))
     ways: dict[tuple[str, str], set[bool]] = {pair: set() for pair in pairs}
     clear: dict[tuple[str, str], set[bool]] = {pair: set() for pair in pairs}
