@@ -19,6 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm-eval's include: and !function
 
 from bench.process.environment import quiet
+from bench.tasks.chat import Chat
 from bench.tasks.data import Rows
 from bench.tasks.examples import Classification, move_spaces
 
@@ -38,13 +39,25 @@ class InMemoryTask(ConfigurableTask):
     Attributes:
         classification: text fields and labels for an encoder; None: encoders cannot do the task.
         cluster: the field that items which are not independent of each other share; None where all are.
+        chat: the chat template that prompts and answers go through; None: they are plain text.
     """
 
     cluster: str | None = None
 
-    def __init__(self, config: dict[str, Any], rows: Mapping[str, Rows], classification: Classification | None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        rows: Mapping[str, Rows],
+        classification: Classification | None,
+        chat: Chat | None = None,
+    ) -> None:
         self._rows = rows
         self.classification = classification
+        self.chat = chat
+        if chat is not None and config.get("output_type") == "generate_until":
+            settings = config["generation_kwargs"]
+            until = [settings["until"]] if isinstance(settings["until"], str) else settings["until"]
+            config = config | {"generation_kwargs": settings | {"until": [*until, chat.stop]}}
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -102,6 +115,23 @@ class InMemoryTask(ConfigurableTask):
 
     def _index_or_text(self, text: str) -> Any:
         return ast.literal_eval(text) if text.isdigit() and self.config.doc_to_choice is not None else text
+
+    def fewshot_context(self, doc: Any, num_fewshot: int, **given: Any) -> Any:
+        """The prompt of a row, solved examples included, or one for each of several prompts."""
+        if self.chat is not None:
+            given |= {"apply_chat_template": True, "chat_template": self.chat.render}
+        return super().fewshot_context(doc, num_fewshot, **given)
+
+    def construct_requests(self, doc: Any, ctx: Any, **given: Any) -> Any:
+        """What the model is asked of a row."""
+        return super().construct_requests(doc, ctx, **given | {"apply_chat_template": self.chat is not None})
+
+    @property
+    def delimiter(self) -> str:
+        """What stands between a prompt and its answer; an answer in a conversation begins where its message does."""
+        begun = self.config.gen_prefix or ""
+        between: str = self.config.target_delimiter
+        return between if self.chat is None or (begun and not begun[-1].isspace()) else ""
 
     def build_all_requests(self, **settings: Any) -> None:
         """Called by lm-eval when an evaluation begins; draws the same solved examples in each."""
@@ -187,6 +217,7 @@ def load_definition(
     score_split: str,
     num_fewshot: int = 0,
     classification: Classification | None = None,
+    chat: Chat | None = None,
 ) -> InMemoryTask:
     """An lm-eval task.
 
@@ -197,6 +228,7 @@ def load_definition(
         score_split: the split to score.
         num_fewshot: number of solved examples before each prompt.
         classification: text fields and labels for an encoder.
+        chat: the chat template that prompts and answers go through.
 
     Raises:
         ValueError: there is no such file, a label is none of the choices, or train has fewer rows than num_fewshot.
@@ -210,7 +242,7 @@ def load_definition(
         config.pop("fewshot_config", None)
     try:
         with quiet("lm_eval"):
-            task = InMemoryTask(config, rows, classification)
+            task = InMemoryTask(config, rows, classification, chat)
     except IndexError as error:  # lm-eval looks the first answer up among the choices
         raise ValueError(
             f"{name}: the label is out of range of the choices: {str(rows[score_split][0])[:120]}"
@@ -224,7 +256,7 @@ def load_definition(
     return task
 
 
-def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str, str]:
+def prompt_and_target(task: InMemoryTask, doc: dict[str, Any]) -> tuple[str, str]:
     """The prompt and the text to continue it with, exactly as lm-eval scores them with 0 shots.
 
     White space at the prompt's end is the target's where the target's likelihood is scored, and the prompt's where a
@@ -246,7 +278,7 @@ def prompt_and_target(task: ConfigurableTask, doc: dict[str, Any]) -> tuple[str,
         elif target not in choices:
             raise ValueError(f"{task.config.task}: the answer {target!r} is none of the choices {choices}")
     if task.OUTPUT_TYPE != "loglikelihood":
-        target = f"{task.config.target_delimiter}{target}"
+        target = f"{task.delimiter}{target}"
     return (prompt, target) if task.OUTPUT_TYPE == "generate_until" else move_spaces(prompt, target)
 
 

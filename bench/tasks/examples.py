@@ -162,13 +162,20 @@ def _continuations(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list
     ]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Example]:
+def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], end_token_id: int | None = None) -> list[Example]:
     """For a causal model: tokens of the prompt, then of the target, then EOS; target and EOS are label tokens.
 
     The tokens are those that lm-eval is given to score the pair. EOS is not scored: a generated answer ends with it,
     and a choice is compared without it.
+
+    Args:
+        tokenizer: the model's.
+        pairs: prompts and targets.
+        end_token_id: the token that ends a target; None: EOS.
     """
-    end = [tokenizer.eos_token_id]  # looked up once: it takes as long as a row
+    end = [
+        tokenizer.eos_token_id if end_token_id is None else end_token_id
+    ]  # looked up once: it takes as long as a row
     found = ((ids, target + end) for ids, target in encode_pairs(tokenizer, pairs, "causal"))
     return [Example(ids + labels, [IGNORED] * len(ids) + labels) for ids, labels in found]
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bench.model.load import Kind
+    from bench.tasks.chat import Chat
     from bench.tasks.definition import InMemoryTask
 
 OFF = Cache(enabled=False, dir=None, max_gb=1.0)
@@ -102,7 +103,7 @@ class Source:
     scored: str | None
     content: dict[str, str]
     _kept: dict[str, Any] = field(default_factory=dict)
-    _texts: dict[str, list[Pair]] = field(default_factory=dict)
+    _texts: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)
 
     @functools.cached_property
     def key(self) -> str:
@@ -154,7 +155,9 @@ class Source:
         num_rows = {split: len(rows) for split, rows in self.rows.items()}
         return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored)
 
-    def evaluation(self, score_split: str, num_fewshot: int, cache: Cache = OFF) -> InMemoryTask:
+    def evaluation(
+        self, score_split: str, num_fewshot: int, cache: Cache = OFF, chat: Chat | None = None
+    ) -> InMemoryTask:
         """The lm-eval task over a split.
 
         Raises:
@@ -162,19 +165,24 @@ class Source:
         """
         kept = self.known(cache).scored if score_split == self.scored else None
         rows = {score_split: self.rows[score_split] if kept is None else kept}
-        return self._task(rows | ({"train": self.rows["train"]} if num_fewshot else {}), score_split, num_fewshot)
+        return self._task(rows | ({"train": self.rows["train"]} if num_fewshot else {}), score_split, num_fewshot, chat)
 
-    def _task(self, rows: dict[str, Rows], split: str, num_fewshot: int = 0) -> InMemoryTask:
+    def _task(self, rows: dict[str, Rows], split: str, num_fewshot: int = 0, chat: Chat | None = None) -> InMemoryTask:
         from bench.tasks.definition import load_definition
 
         if self.dataset.runs_code:  # its metric tries itself out when it is imported
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-        task = load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification)
+        task = load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification, chat)
         task.cluster = self.dataset.cluster
         return task
 
     def encoded(
-        self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, cache: Cache = OFF
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        limit: int,
+        cache: Cache = OFF,
+        chat: Chat | None = None,
     ) -> dict[str, Examples]:
         """The examples of train and validation, in order; of a tokenizer without a hash they are not kept.
 
@@ -183,22 +191,25 @@ class Source:
             kind: of the model.
             limit: tokens at which what can be cut is cut.
             cache: what other runs have encoded.
+            chat: the chat template that prompts and answers go through.
         """
         of_tokenizer = tokenizer_key(tokenizer)
 
         def of(split: str) -> Examples:
             def compute() -> Examples:
-                return Examples.joined([Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit)])
+                return Examples.joined(
+                    [Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit, chat)]
+                )
 
             if of_tokenizer is None:
                 return compute()
-            key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit)
+            key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit, *_of_chat(chat))
             return self._once(key, f"{split} as {kind} tokens, at most {limit}", compute, Examples, cache)
 
         return {split: of(split) for split in ("train", "validation")}
 
     def _encoded(
-        self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int
+        self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, chat: Chat | None
     ) -> Iterator[list[Example]]:
         def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
             starts = range(0, len(values), AT_A_TIME)
@@ -207,7 +218,8 @@ class Source:
         if kind == "encoder":
             yield from (self._classified(rows, tokenizer, limit) for rows in chunks(self.rows[split]))
         else:
-            yield from (self._continued(pairs, tokenizer, kind, limit) for pairs in chunks(self._pairs(split)))
+            pairs = self._pairs(split, chat)
+            yield from (self._continued(some, tokenizer, kind, limit, chat) for some in chunks(pairs))
 
     def _classified(
         self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, limit: int
@@ -216,16 +228,28 @@ class Source:
         return classify(tokenizer, rows, self.dataset.classification, limit)
 
     def _continued(
-        self, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int
+        self,
+        pairs: Sequence[Pair],
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        limit: int,
+        chat: Chat | None,
     ) -> list[Example]:
         if any(prompt for prompt, _ in pairs):
-            return encode(tokenizer, pairs) if kind == "causal" else encode_seq2seq(tokenizer, pairs, limit)
+            end = None if chat is None else chat.end
+            return encode(tokenizer, pairs, end) if kind == "causal" else encode_seq2seq(tokenizer, pairs, limit)
         if kind != "causal":
             raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
         return encode_texts(tokenizer, [text for _, text in pairs], limit)
 
     def targets(
-        self, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, num_rows: int, cache: Cache = OFF
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        limit: int,
+        num_rows: int,
+        cache: Cache = OFF,
+        chat: Chat | None = None,
     ) -> Targets | None:
         """The first rows of the scored split with their targets; None where an answer is code that is run.
 
@@ -235,6 +259,7 @@ class Source:
             limit: tokens that the model takes.
             num_rows: rows at most.
             cache: what other runs have encoded.
+            chat: the chat template that prompts and answers go through.
         """
         if self.dataset.runs_code:
             return None
@@ -244,28 +269,29 @@ class Source:
 
             assert self.scored is not None, "a dataset that is not scored has no scored split"
             kept = self.known(cache).scored
-            task = self._task({self.scored: self.rows[self.scored] if kept is None else kept}, self.scored)
+            task = self._task({self.scored: self.rows[self.scored] if kept is None else kept}, self.scored, chat=chat)
 
             def encoded(doc: dict[str, Any]) -> list[Example]:
                 if kind == "encoder":
                     return self._classified([doc], tokenizer, limit)
-                return self._continued([prompt_and_target(task, doc)], tokenizer, kind, limit)
+                return self._continued([prompt_and_target(task, doc)], tokenizer, kind, limit, chat)
 
             return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, limit)
 
         if (of_tokenizer := tokenizer_key(tokenizer)) is None:
             return compute()
         title = f"first {num_rows} targets of {self.scored} as {kind} tokens, at most {limit}"
-        return self._once((self.key, "targets", of_tokenizer, kind, limit, num_rows), title, compute, Targets, cache)
+        key = (self.key, "targets", of_tokenizer, kind, limit, num_rows, *_of_chat(chat))
+        return self._once(key, title, compute, Targets, cache)
 
-    def _pairs(self, split: str) -> list[Pair]:
+    def _pairs(self, split: str, chat: Chat | None = None) -> list[Pair]:
         from bench.tasks.definition import prompt_and_target
 
-        if split not in self._texts:
-            task = self._task({split: self.rows[split]}, split)
+        if (key := (split, str(_of_chat(chat)))) not in self._texts:
+            task = self._task({split: self.rows[split]}, split, chat=chat)
             docs = bar(task.docs(), f"render {self.name}", "row", len(self.rows[split]))
-            self._texts[split] = [prompt_and_target(task, doc) for doc in docs]
-        return self._texts[split]
+            self._texts[key] = [prompt_and_target(task, doc) for doc in docs]
+        return self._texts[key]
 
     def contaminated_by(self, others: Sequence[Source], score_split: str, cache: Cache = OFF) -> int:
         """Number of items of a split that occur, normalised, in the training rows of other sources."""
@@ -320,6 +346,10 @@ def of_dataset(
     while len(_sources) > MOST_SOURCES:
         del _sources[next(iter(_sources))]
     return found
+
+
+def _of_chat(chat: Chat | None) -> list[Any]:
+    return [] if chat is None else [chat.key]
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:

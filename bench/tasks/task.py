@@ -19,6 +19,7 @@ from bench.process.hashes import values_sha256
 from bench.process.store import Cache
 from bench.runs.record_parts import DataFacts
 from bench.runs.renamed import as_hashed
+from bench.tasks.chat import Chat
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
@@ -96,6 +97,7 @@ class Task:
     calibration_seed: NonNegativeInt | None
     calibration_checkpointing: bool
     probe_samples: PositiveInt
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         for name in (*self.train, *self.score):
@@ -120,8 +122,11 @@ class Task:
         """Refuses a kind of model that this task has no form for.
 
         Raises:
-            ValueError: an encoder, and the task is not one classification or regression.
+            ValueError: an encoder, and the task is not one classification or regression; or a chat template is asked
+                for, and the model is not causal.
         """
+        if self.chat_template and kind != "causal":
+            raise ValueError(f"task.chat_template=true is for causal models, not {kind}; leave it at false")
         if kind != "encoder":
             return
         used = dict.fromkeys((*self.train, *self.score))
@@ -168,6 +173,8 @@ class Task:
             ValueError: a file of data.root is missing.
         """
         apart = ("datasets", "data_root", "train") if trains else _OF_TRAINING
+        if not self.chat_template:  # a run of plain prompts keeps the id that it had before there was a choice
+            apart = (*apart, "chat_template")
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         content = {}
         for name, uses in self._uses(trains, score_split).items():
@@ -220,14 +227,17 @@ class Task:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
         """
         self.check(loaded.kind)
+        chat = Chat(loaded.tokenizer) if self.chat_template else None
         sources = self.read(score_split, trains, cache)
         known = {name: source.known(cache) for name, source in sources.items()}
         for name, of in known.items():
             for remark in of.incomplete:
                 warnings.warn(f"incomplete: {remark}; {self.datasets[name].whence}", stacklevel=2)
-        evaluations = {name: sources[name].evaluation(score_split, self.num_fewshot, cache) for name in self.score}
+        evaluations = {
+            name: sources[name].evaluation(score_split, self.num_fewshot, cache, chat) for name in self.score
+        }
         nothing = Examples.of([])
-        train, validation, num_dropped = self._encode(loaded, sources, cache) if trains else (nothing, [], {})
+        train, validation, num_dropped = self._encode(loaded, sources, cache, chat) if trains else (nothing, [], {})
         if trains and not len(train):
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
@@ -247,7 +257,7 @@ class Task:
             calibration_checkpointing=self.calibration_checkpointing,
             probe=collate([validation[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
-            targets=self._targets(loaded, sources, loss_samples, cache),
+            targets=self._targets(loaded, sources, loss_samples, cache, chat),
             pad_token_id=pad,
             facts=DataFacts(
                 name=self.name,
@@ -263,11 +273,11 @@ class Task:
         )
 
     def _encode(
-        self, loaded: LoadedModel, sources: dict[str, Source], cache: Cache
+        self, loaded: LoadedModel, sources: dict[str, Source], cache: Cache, chat: Chat | None
     ) -> tuple[Examples, list[Example], dict[str, int]]:
         """Training and validation examples, and how many of each split are left out as too long."""
         limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
-        of_datasets = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit, cache) for name in self.train]
+        of_datasets = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit, cache, chat) for name in self.train]
         kept, num_dropped = {}, {}
         for split in ("train", "validation"):
             encoded = [of[split] for of in of_datasets]
@@ -293,11 +303,13 @@ class Task:
         return kept["train"], list(kept["validation"]), num_dropped
 
     def _targets(
-        self, loaded: LoadedModel, sources: dict[str, Source], num_rows: int, cache: Cache
+        self, loaded: LoadedModel, sources: dict[str, Source], num_rows: int, cache: Cache, chat: Chat | None
     ) -> dict[str, Targets]:
         limit = max_tokens(loaded.model.config, loaded.tokenizer)
         of = {name: sources[name] for name in (self.score if num_rows else ())}
-        found = {name: one.targets(loaded.tokenizer, loaded.kind, limit, num_rows, cache) for name, one in of.items()}
+        found = {
+            name: one.targets(loaded.tokenizer, loaded.kind, limit, num_rows, cache, chat) for name, one in of.items()
+        }
         return {name: targets for name, targets in found.items() if targets is not None}
 
     def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
