@@ -12,7 +12,7 @@ from tokenizers_of_kinds import KINDS, TEMPLATES, tokenizer
 
 from bench.cache import main
 from bench.process.store import Cache, entries
-from bench.tasks import source
+from bench.tasks import reader, source
 from bench.tasks.data import Dataset, HubDataset
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import (
@@ -177,7 +177,7 @@ def loaded(compose_run):
 def unread(monkeypatch):
     """Lets nothing be read, rendered or encoded."""
     for place in ("encode", "encode_seq2seq", "encode_texts", "classify"):
-        monkeypatch.setattr(source, place, lambda *_: pytest.fail("was encoded again"))
+        monkeypatch.setattr(reader, place, lambda *_: pytest.fail("was encoded again"))
     monkeypatch.setattr(Dataset, "load", lambda *_: pytest.fail("was read again"))
 
 
@@ -237,7 +237,7 @@ def test_a_tokenizer_without_a_hash_encodes_each_time_and_a_cache_switched_off_k
     off = replace(cache, enabled=False)
     expected = list(task.prepare(loaded, 0, "test", True, off).train)
     assert not cache.folder.exists()
-    monkeypatch.setattr(source, "tokenizer_sha256", lambda _: None)
+    monkeypatch.setattr(reader, "tokenizer_sha256", lambda _: None)
     assert list(task.prepare(loaded, 0, "test", True, cache).train) == expected
     assert not any(" tokens" in entry.title for entry in entries(cache.folder))
 

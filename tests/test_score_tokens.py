@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from bench.score import check, score
 from bench.tasks.data import Carving, Dataset, LoadedRows, Splits
 from bench.tasks.examples import IGNORED, Classification, collate
+from bench.tasks.reader import Reader
 from bench.tasks.source import Source
 from models import scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole
 
@@ -130,7 +131,7 @@ def num_answer_tokens(example):
 def test_a_causal_models_choice_is_read_behind_its_prompt_as_in_training(source, kind, template, delimiter):
     model, words = llama(), tokenizer(kind, template)
     given = source("multiple_choice", target_delimiter=delimiter)
-    examples = list(given.encoded(words, "causal", LIMIT)["train"])
+    examples = list(given.encoded(Reader(words, "causal", LIMIT))["train"])
     outcomes = []
     calls = read_by(model, lambda: outcomes.extend(scored(model, "causal", given, words).outcomes))
     # Neither EOS nor the last token, which is predicted.
@@ -146,7 +147,7 @@ def test_a_causal_models_choice_is_read_behind_its_prompt_as_in_training(source,
 def test_a_causal_model_writes_behind_the_tokens_of_the_trained_prompt(source, kind, template):
     model, words = llama(), tokenizer(kind, template)
     given = source("generate_until")
-    examples = given.encoded(words, "causal", LIMIT)["train"]
+    examples = given.encoded(Reader(words, "causal", LIMIT))["train"]
     calls = read_by(model, lambda: scored(model, "causal", given, words, batch_size=8))
     read = {ids for call in calls for ids in unpadded(call)}
     assert read == {tuple(e.input_ids[: e.labels.count(IGNORED)]) for e in examples}
@@ -157,7 +158,7 @@ def test_a_causal_model_writes_behind_the_tokens_of_the_trained_prompt(source, k
 def test_a_target_and_a_text_are_read_as_in_training(source, kind, template):
     model, words = llama(), tokenizer(kind, template)
     for given in (source("loglikelihood"), source("loglikelihood_rolling", ["the cat sees a man " * 9, "a big dog"])):
-        examples = given.encoded(words, "causal", LIMIT)["train"]
+        examples = given.encoded(Reader(words, "causal", LIMIT))["train"]
         calls = read_by(model, lambda given=given: scored(model, "causal", given, words))
         last = 2 if given.evaluation("test", 0).OUTPUT_TYPE == "loglikelihood" else 1
         assert read_as(calls, {tuple(example.input_ids[:-last]) for example in examples})
@@ -169,7 +170,7 @@ def test_what_is_trained_after_a_prompt_says_the_target_and_ends_once(source, ki
     words = tokenizer(kind, template)
     given = source("generate_until", target_delimiter="")
     pairs = given._pairs("train")
-    for (prompt, target), example in zip(pairs, given.encoded(words, "causal", LIMIT)["train"], strict=True):
+    for (prompt, target), example in zip(pairs, given.encoded(Reader(words, "causal", LIMIT))["train"], strict=True):
         assert example.input_ids.count(words.eos_token_id) == (2 if template in ("none", "eos") and not prompt else 1)
         assert example.labels[-1] == words.eos_token_id
         assert example.input_ids.count(BOS) <= 1
@@ -201,13 +202,13 @@ def read_in_both(model, examples, act):
 def test_an_encoder_decoder_reads_prompts_and_choices_as_in_training(source, build, kind, template):
     model, words = build(vocab_size=VOCABULARY).eval(), tokenizer(kind, template, model_max_length=64)
     given = source("multiple_choice", PROMPTS[:5] + LONG)
-    examples = given.encoded(words, "seq2seq", 64)["train"]
+    examples = given.encoded(Reader(words, "seq2seq", 64))["train"]
     (trained, labels), (read, choices) = read_in_both(model, examples, lambda: scored(model, "seq2seq", given, words))
     assert read == trained
     assert {tuple(ids[0].tolist()[:-1]) for ids in labels} == {tuple(ids[0].tolist()) for ids in choices}  # but EOS
     assert all(example.labels.count(words.eos_token_id) == 1 for example in examples)
     given = source("generate_until", PROMPTS[:5] + LONG)
-    examples = given.encoded(words, "seq2seq", 64)["train"]
+    examples = given.encoded(Reader(words, "seq2seq", 64))["train"]
     (trained, labels), (read, written) = read_in_both(
         model, examples, lambda: scored(model, "seq2seq", given, words, batch_size=4)
     )
@@ -220,7 +221,7 @@ def test_an_encoder_decoder_reads_prompts_and_choices_as_in_training(source, bui
 def test_an_encoder_reads_texts_as_in_training(source, template, texts):
     model, words = tiny_bert(3, vocab_size=VOCABULARY), tokenizer("word_piece", template, model_max_length=64)
     given = source("multiple_choice", ["the cat", "a big dog"], classification=Classification(texts, 3))
-    examples = given.encoded(words, "encoder", 64)["train"]
+    examples = given.encoded(Reader(words, "encoder", 64))["train"]
     names = ("input_ids", "attention_mask", "token_type_ids")
 
     def seen(calls):
@@ -280,14 +281,14 @@ def test_vllm_is_given_the_tokens_of_training_and_one_token_of_room(source, vllm
     model, words = llama(), tokenizer("byte_level", template)
     for output_type in ("multiple_choice", "loglikelihood", "generate_until"):
         given = source(output_type)
-        examples = given.encoded(words, "causal", LIMIT)["train"]
+        examples = given.encoded(Reader(words, "causal", LIMIT))["train"]
         vllm.clear()
         scored(model, "causal", given, words, backend="vllm")
         generates = output_type == "generate_until"
         ends = [example.labels.count(IGNORED) if generates else -1 for example in examples]
         assert set(vllm) == {tuple(e.input_ids[:end]) for e, end in zip(examples, ends, strict=True)}
     given = source("loglikelihood_rolling", ["the cat sees a man " * 9, "a big dog"])
-    expected = {tuple(example.input_ids) for example in given.encoded(words, "causal", LIMIT - 1)["train"]}
+    expected = {tuple(example.input_ids) for example in given.encoded(Reader(words, "causal", LIMIT - 1))["train"]}
     vllm.clear()
     scored(model, "causal", given, words, backend="vllm")
     assert set(vllm) == expected

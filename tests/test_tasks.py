@@ -10,7 +10,7 @@ from bench.model.kinds import kind_of
 from bench.model.limits import check_tokenizer
 from bench.model.load import LoadedModel, Model
 from bench.model.loss import num_label_tokens
-from bench.tasks import source
+from bench.tasks import reader, source
 from bench.tasks.data import HubDataset
 from bench.tasks.definition import InMemoryTask, prompt_and_target
 from bench.tasks.examples import (
@@ -136,7 +136,9 @@ def test_rows_are_encoded_once_a_process_and_again_for_other_rows_or_another_tok
 ):
     encoded = []
     monkeypatch.setattr(source, "_sources", {})
-    monkeypatch.setattr(source, "encode", lambda tokenizer, pairs: encoded.extend(pairs) or encode(tokenizer, pairs))
+    monkeypatch.setattr(
+        reader, "encode", lambda tokenizer, pairs, end: encoded.extend(pairs) or encode(tokenizer, pairs, end)
+    )
     few = ("task.validation_samples=50", "task.calibration_samples=20")
     task = compose_run("task=gsm8k", f"data.root={gsm8k_folder}", *few).task
     first = task.prepare(loaded, 0, "test")

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import torch
 
-from bench.process.hashes import tokenizer_sha256, values_sha256
+from bench.process.hashes import values_sha256
 from bench.process.provenance import version
 from bench.process.store import Cache, Entry, Storable
 from bench.runs.renamed import as_hashed
 from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, LoadedRows, Rows, bar
 from bench.tasks.encoded import Examples
-from bench.tasks.examples import Example, Pair, classify, encode, encode_seq2seq, encode_texts
+from bench.tasks.examples import Example, Pair
+from bench.tasks.reader import Reader
 from bench.tasks.targets import Targets
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from bench.model.load import Kind
     from bench.tasks.chat import Chat
     from bench.tasks.definition import InMemoryTask
 
@@ -176,90 +174,48 @@ class Source:
         task.cluster = self.dataset.cluster
         return task
 
-    def encoded(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        kind: Kind,
-        limit: int,
-        cache: Cache = OFF,
-        chat: Chat | None = None,
-    ) -> dict[str, Examples]:
+    def encoded(self, reader: Reader, cache: Cache = OFF) -> dict[str, Examples]:
         """The examples of train and validation, in order; of a tokenizer without a hash they are not kept.
 
         Args:
-            tokenizer: the model's.
-            kind: of the model.
-            limit: tokens at which what can be cut is cut.
+            reader: the model's.
             cache: what other runs have encoded.
-            chat: the chat template that prompts and answers go through.
         """
-        of_tokenizer = tokenizer_key(tokenizer)
 
         def of(split: str) -> Examples:
             def compute() -> Examples:
-                return Examples.joined(
-                    [Examples.of(rows) for rows in self._encoded(split, tokenizer, kind, limit, chat)]
-                )
+                return Examples.joined([Examples.of(rows) for rows in self._encoded(split, reader)])
 
-            if of_tokenizer is None:
+            if reader.key is None:
                 return compute()
-            key = (self._key(self.content.get("train"), split), of_tokenizer, kind, limit, *_of_chat(chat))
-            return self._once(key, f"{split} as {kind} tokens, at most {limit}", compute, Examples, cache)
+            key = (self._key(self.content.get("train"), split), reader.key)
+            title = f"{split} as {reader.kind} tokens, at most {reader.limit}"
+            return self._once(key, title, compute, Examples, cache)
 
         return {split: of(split) for split in ("train", "validation")}
 
-    def _encoded(
-        self, split: str, tokenizer: PreTrainedTokenizerBase, kind: Kind, limit: int, chat: Chat | None
-    ) -> Iterator[list[Example]]:
+    def _encoded(self, split: str, reader: Reader) -> Iterator[list[Example]]:
         def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
             starts = range(0, len(values), AT_A_TIME)
             return (values[start : start + AT_A_TIME] for start in bar(starts, f"encode {self.name}", "x 1000 rows"))
 
-        if kind == "encoder":
-            yield from (self._classified(rows, tokenizer, limit) for rows in chunks(self.rows[split]))
+        if reader.kind == "encoder":
+            yield from (self._classified(rows, reader) for rows in chunks(self.rows[split]))
         else:
-            pairs = self._pairs(split, chat)
-            yield from (self._continued(some, tokenizer, kind, limit, chat) for some in chunks(pairs))
+            pairs = self._pairs(split, reader)
+            yield from (reader.continued(some, self.name) for some in chunks(pairs))
 
-    def _classified(
-        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, limit: int
-    ) -> list[Example]:
+    def _classified(self, rows: Sequence[dict[str, Any]], reader: Reader) -> list[Example]:
         assert self.dataset.classification is not None, "checked by Task.check"
-        return classify(tokenizer, rows, self.dataset.classification, limit)
+        return reader.classified(rows, self.dataset.classification)
 
-    def _continued(
-        self,
-        pairs: Sequence[Pair],
-        tokenizer: PreTrainedTokenizerBase,
-        kind: Kind,
-        limit: int,
-        chat: Chat | None,
-    ) -> list[Example]:
-        if any(prompt for prompt, _ in pairs):
-            end = None if chat is None else chat.end
-            return encode(tokenizer, pairs, end) if kind == "causal" else encode_seq2seq(tokenizer, pairs, limit)
-        if kind != "causal":
-            raise ValueError(f"{self.name} is language modelling, which needs a causal model, not {kind}")
-        return encode_texts(tokenizer, [text for _, text in pairs], limit)
-
-    def targets(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        kind: Kind,
-        limit: int,
-        num_rows: int,
-        cache: Cache = OFF,
-        chat: Chat | None = None,
-    ) -> Targets | None:
+    def targets(self, reader: Reader, num_rows: int, cache: Cache = OFF) -> Targets | None:
         """The first rows of the scored split with their targets; None where an answer is code that is run.
 
         Args:
-            tokenizer: the model's.
-            kind: of the model.
-            limit: tokens that the model takes.
+            reader: the model's, whose limit are the tokens that the model takes.
             num_rows: rows at most.
             cache: what other runs have encoded.
-            chat: the chat template that prompts and answers go through.
         """
         if self.dataset.runs_code:
             return None
@@ -269,26 +225,28 @@ class Source:
 
             assert self.scored is not None, "a dataset that is not scored has no scored split"
             kept = self.known(cache).scored
-            task = self._task({self.scored: self.rows[self.scored] if kept is None else kept}, self.scored, chat=chat)
+            rows = {self.scored: self.rows[self.scored] if kept is None else kept}
+            task = self._task(rows, self.scored, chat=reader.chat)
 
             def encoded(doc: dict[str, Any]) -> list[Example]:
-                if kind == "encoder":
-                    return self._classified([doc], tokenizer, limit)
-                return self._continued([prompt_and_target(task, doc)], tokenizer, kind, limit, chat)
+                if reader.kind == "encoder":
+                    return self._classified([doc], reader)
+                return reader.continued([prompt_and_target(task, doc)], self.name)
 
-            return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, limit)
+            return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, reader.limit)
 
-        if (of_tokenizer := tokenizer_key(tokenizer)) is None:
+        if reader.key is None:
             return compute()
-        title = f"first {num_rows} targets of {self.scored} as {kind} tokens, at most {limit}"
-        key = (self.key, "targets", of_tokenizer, kind, limit, num_rows, *_of_chat(chat))
-        return self._once(key, title, compute, Targets, cache)
+        title = f"first {num_rows} targets of {self.scored} as {reader.kind} tokens, at most {reader.limit}"
+        return self._once((self.key, "targets", reader.key, num_rows), title, compute, Targets, cache)
 
-    def _pairs(self, split: str, chat: Chat | None = None) -> list[Pair]:
+    def _pairs(self, split: str, reader: Reader | None = None) -> list[Pair]:
+        """Prompts and answers, as a reader is given them; without one they are plain text."""
         from bench.tasks.definition import prompt_and_target
 
-        if (key := (split, str(_of_chat(chat)))) not in self._texts:
-            task = self._task({split: self.rows[split]}, split, chat=chat)
+        key = split, "" if reader is None else str(reader.chat_key)
+        if key not in self._texts:
+            task = self._task({split: self.rows[split]}, split, chat=None if reader is None else reader.chat)
             docs = bar(task.docs(), f"render {self.name}", "row", len(self.rows[split]))
             self._texts[key] = [prompt_and_target(task, doc) for doc in docs]
         return self._texts[key]
@@ -346,18 +304,6 @@ def of_dataset(
     while len(_sources) > MOST_SOURCES:
         del _sources[next(iter(_sources))]
     return found
-
-
-def _of_chat(chat: Chat | None) -> list[Any]:
-    return [] if chat is None else [chat.key]
-
-
-def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
-    """What a tokenizer's tokens depend on, in any process; None for one without a hash."""
-    if (sha256 := tokenizer_sha256(tokenizer)) is None:
-        return None
-    settings = ("model_input_names", "truncation_side", "split_special_tokens")
-    return [sha256, type(tokenizer).__qualname__, *(getattr(tokenizer, name, None) for name in settings)]
 
 
 @functools.cache

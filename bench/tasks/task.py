@@ -23,6 +23,7 @@ from bench.tasks.chat import Chat
 from bench.tasks.data import Carving, Dataset
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
+from bench.tasks.reader import Reader
 from bench.tasks.source import OFF, Source, of_dataset
 from bench.tasks.targets import Targets
 
@@ -228,6 +229,7 @@ class Task:
         """
         self.check(loaded.kind)
         chat = Chat(loaded.tokenizer) if self.chat_template else None
+        reader = Reader(loaded.tokenizer, loaded.kind, max_tokens(loaded.model.config, loaded.tokenizer), chat)
         sources = self.read(score_split, trains, cache)
         known = {name: source.known(cache) for name, source in sources.items()}
         for name, of in known.items():
@@ -237,7 +239,7 @@ class Task:
             name: sources[name].evaluation(score_split, self.num_fewshot, cache, chat) for name in self.score
         }
         nothing = Examples.of([])
-        train, validation, num_dropped = self._encode(loaded, sources, cache, chat) if trains else (nothing, [], {})
+        train, validation, num_dropped = self._encode(reader, sources, cache) if trains else (nothing, [], {})
         if trains and not len(train):
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
         ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
@@ -257,7 +259,7 @@ class Task:
             calibration_checkpointing=self.calibration_checkpointing,
             probe=collate([validation[i] for i in probe_ids], pad) if trains else {},
             evaluations=evaluations,
-            targets=self._targets(loaded, sources, loss_samples, cache, chat),
+            targets=self._targets(reader, sources, loss_samples, cache),
             pad_token_id=pad,
             facts=DataFacts(
                 name=self.name,
@@ -273,11 +275,11 @@ class Task:
         )
 
     def _encode(
-        self, loaded: LoadedModel, sources: dict[str, Source], cache: Cache, chat: Chat | None
+        self, reader: Reader, sources: dict[str, Source], cache: Cache
     ) -> tuple[Examples, list[Example], dict[str, int]]:
         """Training and validation examples, and how many of each split are left out as too long."""
-        limit = min(self.max_length, max_tokens(loaded.model.config, loaded.tokenizer))
-        of_datasets = [sources[name].encoded(loaded.tokenizer, loaded.kind, limit, cache, chat) for name in self.train]
+        limit = min(self.max_length, reader.limit)
+        of_datasets = [sources[name].encoded(replace(reader, limit=limit), cache) for name in self.train]
         kept, num_dropped = {}, {}
         for split in ("train", "validation"):
             encoded = [of[split] for of in of_datasets]
@@ -302,14 +304,8 @@ class Task:
                     )
         return kept["train"], list(kept["validation"]), num_dropped
 
-    def _targets(
-        self, loaded: LoadedModel, sources: dict[str, Source], num_rows: int, cache: Cache, chat: Chat | None
-    ) -> dict[str, Targets]:
-        limit = max_tokens(loaded.model.config, loaded.tokenizer)
-        of = {name: sources[name] for name in (self.score if num_rows else ())}
-        found = {
-            name: one.targets(loaded.tokenizer, loaded.kind, limit, num_rows, cache, chat) for name, one in of.items()
-        }
+    def _targets(self, reader: Reader, sources: dict[str, Source], num_rows: int, cache: Cache) -> dict[str, Targets]:
+        found = {name: sources[name].targets(reader, num_rows, cache) for name in (self.score if num_rows else ())}
         return {name: targets for name, targets in found.items() if targets is not None}
 
     def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
