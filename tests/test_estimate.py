@@ -40,7 +40,7 @@ def record_of(run, *, train=10.0, score=2.0, num_examples=4, status=COMPLETED, g
 
 
 def estimated(run, records=(), gpu=None):
-    return Estimator(records, lambda dtype: CPU_SPEED, gpu, "here")(run)
+    return Estimator(records, lambda dtype: CPU_SPEED, gpu, "here", "this machine's CPU")(run)
 
 
 def test_tokens_are_counted_as_if_every_text_were_as_long_as_allowed(small_run):
@@ -156,7 +156,9 @@ def test_records_are_scaled_to_the_examples_and_the_items_of_the_run(small_run):
     run = small_run("train.max_steps=6", "train.gradient_accumulation_steps=2", "score.limit=20")
     assert estimated(run, [record_of(small_run())]).seconds == pytest.approx(1.0 + 10.0 * 3 * 2 + 2.0 * 20 / 4)
     half = record_of(small_run(), num_examples=2)  # its items were scored by two metrics, and are counted once
-    estimator = Estimator([half], lambda dtype: pytest.fail("the speed was measured"), None, "here")
+    estimator = Estimator(
+        [half], lambda dtype: pytest.fail("the speed was measured"), None, "here", "this machine's CPU"
+    )
     assert estimator(small_run()).seconds == pytest.approx(1.0 + 10.0 + 4.0)
 
 

@@ -6,13 +6,15 @@ from records import make_record
 
 from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
-from bench.plan.estimate import CostEstimate
+from bench.plan.estimate import CostEstimate, estimator
+from bench.plan.gpus import GPUS, gpu_named
 from bench.plan.overview import overview as overview_of
 from bench.plan.overview import planned_cells
 from bench.runs.attempt import held
 from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
 from bench.study.plan_file import RUN, PlannedRun
+from bench.sweep import size
 from bench.sweep.expansion import PlannedCell
 
 HOUR = 3600.0
@@ -42,10 +44,10 @@ def refused(stage, group, reason):
     return PlannedCell(PlannedRun(stage, (group,), (group, "seed=0"), None, reason), (group, "seed=0"), None)
 
 
-def left_behind(entry, status=COMPLETED, weights=True, value=0.5):
+def left_behind(entry, status=COMPLETED, weights=True, value=0.5, gpu=None):
     """The folder of a run that was done before."""
     run = entry.run
-    environment = {"hardware": {"gpu": None}, "fingerprint": "another"}
+    environment = {"hardware": {"gpu": gpu}, "fingerprint": "another"}
     phases = {name: {"seconds": 36.0, "peak_bytes": 2**30} for name in ("load", "train", "score")}
     record = make_record(
         run.run_id, status, run.method.label, run.to_dict(), run.identity, environment,
@@ -61,8 +63,12 @@ def an_hour(run):
     return CostEstimate(HOUR, run.train.batch_size * 2**30, "from 1 record")
 
 
-def overview(entries, estimator=an_hour):
-    return overview_of("mine", [], entries, estimator)
+def sized(run):
+    return CostEstimate(HOUR, size.peak_bytes(run), "from its size")
+
+
+def overview(entries, estimate=an_hour):
+    return overview_of("mine", [], entries, estimate)
 
 
 def main(capsys, entries, *arguments):
@@ -197,6 +203,10 @@ def test_machines_get_the_same_numbers(make, capsys):
         (["dem"], "experiments=dem does not exist"),
         (["demo", "hu"], "hu is no override; write key=value"),
         (["lora_ga/llama2_tiny", "hydra.sweeper.run=final"], "hydra.sweeper.run=final: the stages are search"),
+        (["demo", "--gpu=h1000"], "--gpu=h1000 is none of h200, h100, a100-80, a100-40, l40s, 4090, and no TFLOP/s"),
+        (["demo", "--gpu=0x48"], "--gpu=0x48 is none of"),
+        (["demo", "--gpu=h100", "--count=0"], "--count=0 is a number of GPUs from 1 on"),
+        (["demo", "--count=4"], "--count=4 is a number of GPUs from 1 on, which --gpu=NAME names"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(arguments, message, capsys):
@@ -208,6 +218,49 @@ def test_what_cannot_be_planned_is_refused_in_one_line(arguments, message, capsy
     assert (status, error.count("\n")) == (2, 1)
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_hours_on_several_gpus_and_by_method(make):
+    entries = [make(RUN, f"method={method}", f"seed={seed}") for method in ("hu", "full_ft") for seed in range(3)]
+    found = overview_of("mine", [], entries, an_hour, GPUS["h100"], 4)
+    assert [(one.model, one.method, one.runs, one.seconds) for one in found.shares] == [
+        ("tiny_llama", "hu", 3, 3 * HOUR), ("tiny_llama", "full_ft", 3, 3 * HOUR),
+    ]  # fmt: skip
+    assert all(one.remedy is None for one in found.shares)  # all fit
+    printed = summary.text(found)
+    assert "on 4 h100, a run on each: 1.5 h, if no run waits for another" in printed
+    assert "|   GPU hours |" in printed
+    assert "at a time" not in printed
+
+
+def test_a_run_that_is_too_large_for_a_gpu_fits_with_a_smaller_batch_that_accumulates(make):
+    entry = make(RUN, "method=hu", "train.batch_size=16")
+    whole = size.peak_bytes(entry.run) / 2**30
+    own = gpu_named(f"1x{whole * 0.7}")
+    (share,) = overview_of("mine", [], [entry], sized, own).shares
+    assert share.remedy == (
+        "train.batch_size=8 train.gradient_accumulation_steps=2 task.calibration_batch_size=8 task.probe_samples=8"
+    )
+    smaller = make(RUN, "method=hu", *share.remedy.split()).run
+    assert size.peak_bytes(smaller) <= own.gib * 2**30 < size.peak_bytes(entry.run)
+    assert size.num_examples(smaller.train) == size.num_examples(entry.run.train)
+    (share,) = overview_of("mine", [], [entry], sized, gpu_named(f"1x{whole * 0.01}")).shares
+    assert share.remedy == ""
+    assert "hu on tiny_llama; a smaller batch does not suffice" in summary.text(
+        overview_of("mine", [], [entry], sized, gpu_named(f"1x{whole * 0.01}"))
+    )
+
+
+def test_a_gpu_is_as_fast_as_its_data_sheet_says_and_records_made_on_one_replace_it(make, tmp_path):
+    run = make(RUN, "method=hu").run
+    slow, fast = (estimator(tmp_path, gpu_named(name))(run) for name in ("30x48", "300x48"))
+    assert slow.source == "from the model's size on one 30x48"
+    assert slow.seconds > fast.seconds
+    assert slow.peak_bytes == fast.peak_bytes == size.peak_bytes(run)
+    left_behind(make(RUN, "method=hu"), gpu="NVIDIA H100 80GB HBM3")
+    assert estimator(tmp_path, GPUS["h100"])(run).source.startswith("from 1 record of another stack")
+    assert "record" not in estimator(tmp_path, GPUS["h200"])(run).source
+    assert "record" not in estimator(tmp_path, gpu_named("300x48"))(run).source
 
 
 def write_experiment(folder, text):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.plan.gpus import GPUS, gpu_named
 from bench.plan.overview import Planner, overview, planned_cells
 from bench.plan.summary import text
 from bench.process import command
@@ -24,6 +25,10 @@ def main(arguments: Sequence[str] | None = None, planner: Planner = planned_cell
     parser = command.parser("plan", __doc__)
     parser.add_argument("study", help="an experiment, such as demo: experiments/STUDY.yaml")
     parser.add_argument("overrides", nargs="*", help="as bench.run takes them: key=value")
+    parser.add_argument(
+        "--gpu", help=f"plan for such GPUs, not for this machine: {', '.join(GPUS)}, or TFLOP/s and GiB as in 300x48"
+    )
+    parser.add_argument("--count", type=int, default=1, help="how many of them; a run on each")
     parser.add_argument("--json", action="store_true", help="for machines")
     return command.main(parser, lambda options: _print_plan(options, planner), arguments)
 
@@ -34,10 +39,13 @@ def _print_plan(options: argparse.Namespace, planner: Planner) -> None:
 
     if stray := [text for text in options.overrides if "=" not in text and not text.startswith("~")]:
         raise ValueError(f"{stray[0]} is no override; write key=value")
+    gpu = None if options.gpu is None else gpu_named(options.gpu)
+    if options.count < 1 or (options.count > 1 and gpu is None):
+        raise ValueError(f"--count={options.count} is a number of GPUs from 1 on, which --gpu=NAME names")
     _, *overrides = check_arguments([f"+experiments={options.study}", *options.overrides])
     cells = planner(options.study, overrides)
     results_dir = next((cell.run.results_dir for cell in cells if cell.run is not None), Path("results"))
-    found = overview(options.study, overrides, cells, estimator(results_dir))
+    found = overview(options.study, overrides, cells, estimator(results_dir, gpu), gpu, options.count)
     print(json.dumps(asdict(found), indent=1) if options.json else text(found))
 
 

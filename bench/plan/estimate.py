@@ -27,6 +27,7 @@ from bench.sweep import size
 
 if TYPE_CHECKING:
     from bench.config import Run
+    from bench.plan.gpus import Gpu
 
 # Share of the speed of one large matrix product that a model reaches. On a GPU 0.35 is assumed, not measured: the
 # middle of the 0.21 to 0.46 that Chowdhery et al. 2022 (arXiv:2204.02311, table 3) report for pretraining, there of the
@@ -57,12 +58,15 @@ class Estimator:
     Args:
         records: earlier runs; read when the first run is estimated.
         speed: FLOP/s of a matrix product on this machine, by dtype; called only where records do not suffice.
-        gpu: name of this machine's GPU; None without one.
+        gpu: what the name of the GPU holds, as records have it; None without one.
         stack: fingerprint of this machine's software and hardware.
+        device: what runs are estimated for, in words.
     """
 
-    def __init__(self, records: Iterable[Record], speed: Callable[[str], float], gpu: str | None, stack: str) -> None:
-        self._records, self._speed, self._gpu, self._stack = records, speed, gpu, stack
+    def __init__(
+        self, records: Iterable[Record], speed: Callable[[str], float], gpu: str | None, stack: str, device: str
+    ) -> None:
+        self._records, self._speed, self._gpu, self._stack, self._device = records, speed, gpu, stack, device
 
     def __call__(self, run: Run) -> CostEstimate:
         """Seconds and memory from records where there are comparable ones, else from the model's size."""
@@ -87,34 +91,44 @@ class Estimator:
         """Completed records on such a GPU by what makes seconds comparable."""
         found = defaultdict(list)
         for record in self._records:
-            if record.status == COMPLETED and record.environment.hardware.gpu == self._gpu:
+            if record.status == COMPLETED and self._is_on_such_a_device(record.environment.hardware.gpu):
                 model = json.dumps(record.identity["model"], sort_keys=True)
                 task = record.config.task
                 only_loss = record.config.score.get("only_loss", False)
                 found[model, task.name, task.max_length, "train" in record.phases, only_loss].append(record)
         return found
 
+    def _is_on_such_a_device(self, gpu: str | None) -> bool:
+        return gpu is None if self._gpu is None else bool(self._gpu and gpu and self._gpu in gpu)
+
     def _from_size(self, run: Run) -> CostEstimate:
         if size.is_unknown(run):
             return CostEstimate(None, None, "size unknown: no architecture in conf/model")
-        device = "GPU" if self._gpu else "CPU"
-        seconds = size.seconds(run, UTILISATION[device] * self._speed(size.compute_dtype(run)))
-        peak = size.peak_bytes(run) + (0 if self._gpu else size.PROCESS_BYTES)
-        return CostEstimate(seconds, peak, f"from the model's size on this machine's {device}")
+        utilisation = UTILISATION["CPU" if self._gpu is None else "GPU"]
+        seconds = size.seconds(run, utilisation * self._speed(size.compute_dtype(run)))
+        peak = size.peak_bytes(run) + (size.PROCESS_BYTES if self._gpu is None else 0)
+        return CostEstimate(seconds, peak, f"from the model's size on {self._device}")
 
 
-def estimator(results_dir: Path) -> Estimator:
-    """Estimates from the records in a results folder and the speed of this machine."""
+def estimator(results_dir: Path, gpu: Gpu | None = None) -> Estimator:
+    """Estimates from the records in a results folder and the speed of a GPU, or of this machine.
+
+    Args:
+        results_dir: its records of such a device count.
+        gpu: None: this machine.
+    """
     import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
     def records() -> Iterator[Record]:
         for folder in every_run_folder(results_dir):
             with contextlib.suppress(CorruptRecordError):
                 yield read_record(folder)
 
-    return Estimator(records(), matmul_flops_per_second, gpu, fingerprint())
+    if gpu is not None:
+        return Estimator(records(), gpu.flops_per_second, gpu.calls_itself, fingerprint(), f"one {gpu.name}")
+    own = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    device = f"this machine's {'GPU' if own else 'CPU'}"
+    return Estimator(records(), matmul_flops_per_second, own, fingerprint(), device)
 
 
 def _scaled(run: Run, record: Record) -> float:

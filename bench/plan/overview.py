@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bench.plan.gpus import Gpu, remedy
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
 from bench.runs.state import DONE, RECORDED, RUNNING, STALE, STOPPED, state
@@ -68,6 +69,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The runs of one model and method that are left, as far as they are composed.
+
+    Attributes:
+        seconds: None if nothing is known of them.
+        peak_bytes: highest memory of any of them.
+        remedy: where that is more than the GPU has, the overrides with which they fit; empty where there are none, and
+            None where they fit.
+    """
+
+    model: str
+    method: str
+    runs: int
+    seconds: float | None
+    peak_bytes: int | None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why some cells cannot be run."""
 
@@ -83,8 +103,12 @@ class Overview:
         total: of all stages; a run that belongs to two of them is counted once.
         sources: what the estimates come from -> number of runs.
         edges: method and group of each grid of learning rates whose best one is its smallest or largest.
-        at_a_time: how many of the runs that are left this machine does at a time, and why; None if none is left.
+        at_a_time: how many of the runs that are left this machine does at a time, and why; None if none is left, or
+            the study is planned for GPUs.
         command: starts the study.
+        gpu: name of the GPU that the study is planned for; None: this machine.
+        num_gpus: how many of these.
+        shares: the runs that are left by model and method.
     """
 
     study: str
@@ -95,6 +119,9 @@ class Overview:
     edges: tuple[str, ...]
     at_a_time: str | None
     command: str
+    gpu: str | None
+    num_gpus: int
+    shares: tuple[Share, ...]
 
 
 def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
@@ -135,7 +162,14 @@ def _fitting(cell: PlannedCell) -> PlannedCell:
     return cell
 
 
-def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell], estimator: Estimator) -> Overview:
+def overview(
+    study: str,
+    overrides: Sequence[str],
+    cells: Sequence[PlannedCell],
+    estimator: Estimator,
+    gpu: Gpu | None = None,
+    num_gpus: int = 1,
+) -> Overview:
     """Counts the cells of an experiment and estimates the runs that are left.
 
     Args:
@@ -143,6 +177,8 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         overrides: given on the command line beside it.
         cells: of all stages, in order.
         estimator: called once for each run that is to be done.
+        gpu: that the study is planned for; None: this machine.
+        num_gpus: how many of these.
     """
     states: dict[Key, str] = {}
     estimates: dict[Key, CostEstimate | None] = {}  # of what is to be done; None: nothing is known
@@ -174,9 +210,32 @@ def overview(study: str, overrides: Sequence[str], cells: Sequence[PlannedCell],
         refusals=tuple(Refusal(reason, tuple(cells)) for reason, cells in refused.items()),
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
-        at_a_time=str(capacity([*left.values()], None)) if left else None,
+        at_a_time=str(capacity([*left.values()], None)) if left and gpu is None else None,
         command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
+        gpu=None if gpu is None else gpu.name,
+        num_gpus=num_gpus,
+        shares=_shares(left, estimates, gpu),
     )
+
+
+def _shares(
+    left: Mapping[Key, Run], estimates: Mapping[Key, CostEstimate | None], gpu: Gpu | None
+) -> tuple[Share, ...]:
+    """The runs that are left by model and method, those that take longest first."""
+    of: dict[tuple[str, str], list[Key]] = defaultdict(list)
+    for key, run in left.items():
+        of[run.model.name, run.method_name].append(key)
+    found = []
+    for (model, method), keys in of.items():
+        known = {key: one for key in keys if (one := estimates[key]) is not None}
+        seconds = [one.seconds for one in known.values() if one.seconds is not None]
+        peaks = {key: one.peak_bytes for key, one in known.items() if one.peak_bytes is not None}
+        share = Share(model, method, len(keys), sum(seconds) if seconds else None, max(peaks.values(), default=None))
+        if gpu is not None and (largest := max(peaks, key=lambda key: peaks[key], default=None)) is not None:
+            fits = peaks[largest] <= gpu.gib * 2**30
+            share = share if fits else replace(share, remedy=remedy(left[largest], gpu.gib) or "")
+        found.append(share)
+    return tuple(sorted(found, key=lambda share: -(share.seconds or 0)))
 
 
 def _stage(
