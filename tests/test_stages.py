@@ -101,7 +101,9 @@ def test_the_search_begins_with_three_rates_of_every_method_around_its_own_centr
     assert found == [(("method=hu",), rate) for rate in (3.2e-3, 1e-2, 3.2e-2)] + [
         (("method=lora_ga",), rate) for rate in (3.2e-4, 1e-3, 3.2e-3)
     ]
-    assert {cell.overrides[-1] for cell in due(expansion(), "search")} == {"train.max_steps=20"}
+    assert {cell.overrides[-2:] for cell in due(expansion(), "search")} == {
+        ("train.max_steps=20", "measure.curvature_rows=0")  # the centre is known
+    }
 
 
 def test_the_search_goes_on_where_its_records_point_and_the_selection_follows(records):
@@ -156,7 +158,7 @@ def test_a_cell_has_the_stages_settings_and_its_rate_on_its_command_line(records
     cell = next(expansion(["+experiments=e"]).cells("search"))
     wanted = (
         *("+experiments=e", "method=hu", "seed=100", "score.split=validation"),
-        *("train.max_steps=20", "train.learning_rate=0.0032"),
+        *("train.max_steps=20", "measure.curvature_rows=0", "train.learning_rate=0.0032"),
     )
     assert cell.all_overrides == wanted
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
 from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED, PlannedRun
-from bench.study.protocol import RATE, Definition, StageCell, words
+from bench.study.protocol import AUTO, RATE, Definition, StageCell, words
 from bench.study.selection import Selection, select
 from bench.sweep.compose import product
 from bench.sweep.search import Search, Trial
@@ -163,14 +163,15 @@ class Expansion:
                 return
 
     def _of_trial(self, group: tuple[str, ...], trial: Trial) -> list[StageCell]:
-        """The cells of a trial, one for each seed of its stage."""
+        """The cells of a trial, one for each seed of its stage; of a search only the first fit measures curvature."""
         stage = next((name for name, one in self.definition.stages.items() if one[RATE] == trial.stage), None)
         if stage is None:
             raise ValueError(f"hydra.sweeper.stages has no stage of rate: {trial.stage}, which the search needs")
         cells = []
         for overrides in self._overrides(stage, group):
-            budget = () if trial.share == 1 else (f"train.max_steps={self._steps(overrides, trial.share)}",)
-            cells.append(StageCell(stage, group, (*overrides, *budget), trial.rate, trial.guessed))
+            own = [] if trial.share == 1 else [f"train.max_steps={self._steps(overrides, trial.share)}"]
+            own += ["measure.curvature_rows=0"] if trial.stage == SEARCH and trial.rate != AUTO else []
+            cells.append(StageCell(stage, group, (*overrides, *own), trial.rate, trial.guessed))
         return cells
 
     def _steps(self, overrides: tuple[str, ...], share: float) -> int:
