@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +102,21 @@ def test_a_text_that_cannot_be_read_is_refused(tmp_path, name, content, message)
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         taken(whole(tiny_llama()), tmp_path / name)
+
+
+def test_a_text_may_lie_in_an_installed_package(tmp_path, monkeypatch, files):
+    folder = tmp_path / "some_texts"
+    shutil.copytree(files[0], folder / "data")
+    (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    inside = taken(whole(tiny_llama()), Path("package:some_texts/data/b.txt"))
+    outside = taken(whole(tiny_llama()), folder / "data" / "b.txt")
+    assert [block.input_ids for block in inside.blocks] == [block.input_ids for block in outside.blocks]
+    assert inside.name == "b.txt"
+    with pytest.raises(
+        ValueError, match=r"^retention\.text=no_texts/b\.txt: the package no_texts is not installed; pip"
+    ):
+        taken(whole(tiny_llama()), Path("package:no_texts/b.txt"))
 
 
 # In a run

