@@ -52,7 +52,8 @@ class Study:
 
     def __init__(self, name):
         self.name = name
-        given = [f"+experiments={name}", *(["model=tiny_llama"] if name.startswith("laptop/") else [])]  # pip has theirs
+        # The model of these is a package that is not always installed.
+        given = [f"+experiments={name}", *(["model=tiny_llama"] if name.startswith("laptop/") else [])]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=given, return_hydra_config=True)
             sweep = Sweep(config, given)
