@@ -1,6 +1,7 @@
 """Does one study rank methods as another does?"""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -91,19 +92,20 @@ def test_of_several_ranks_one_is_named(made):
 
 
 def test_best_rates_and_curvatures_are_ranked_too(tmp_path):
-    def study(name, places):
+    def study(name, places, ranks=("r8",)):
         planned = []
-        for place, method in zip(places, METHODS, strict=True):
+        for (place, method), rank in product(zip(places, METHODS, strict=True), ranks):
             for step, value in ((-1, 0.4), (0, 0.5), (1, 0.4)):
-                run_id, rate = f"{method}-{step}", rate_at(place + step)
-                config = a_config(method, 100, rate)
+                run_id, rate = f"{method}-{rank}-{step}", rate_at(place + step)
+                config = a_config(method, 100, rate) | {"rank": {"name": rank}}
                 record = make_record(run_id, "completed", method.upper(), config, config)
                 record.scores = [a_score(value, stderr=None)]
                 record.curvature = {"plain": 1.0, "preconditioned": 1 / rate_at(place), "num_rows": 8}
                 folder = tmp_path / name / run_id
                 folder.mkdir(parents=True)
                 write_record(folder, record)
-                planned.append(PlannedRun("select", (f"method={method}",), (f"x={run_id}",), run_id))
+                group = (f"method={method}", *([f"rank={rank}"] if len(ranks) > 1 else []))
+                planned.append(PlannedRun("select", group, (f"x={run_id}",), run_id))
         write_plan(tmp_path / name, StudyPlan(name, ("select",), tuple(planned)))
         return load_study(tmp_path, name)
 
@@ -112,6 +114,10 @@ def test_best_rates_and_curvatures_are_ranked_too(tmp_path):
     assert ranks_alike(studies, "curvature").estimate == 1
     assert "a: HU < PISSA" in ranks_alike(studies, "rate").details
     assert "a: ORTHOGONAL < MILORA" in ranks_alike(studies, "curvature").details
+    both = [studies[0], study("c", range(-12, -4), ("r8", "r16"))]
+    with pytest.raises(ReportError, match=r"^c has several groups of hu, .*; name one with `only`"):
+        ranks_alike(both, "rate")
+    assert ranks_alike(both, "rate", {"rank": "r16"}).n == 8
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.6])

@@ -7,7 +7,8 @@ Psychometrika 65) and a permutation test.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from scipy import stats
@@ -82,20 +83,23 @@ def _permutation_p(one: Sequence[float], other: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
+def _one_each(study: Study, found: Iterable[tuple[str, str, float | None]]) -> dict[str, float]:
+    """The value of each label; of (method, label, value), where the value may be missing.
+
+    Raises:
+        ReportError: a label comes twice.
+    """
+    found = list(found)
+    counts = Counter(label for _, label, _ in found)
+    if several := dict.fromkeys(method for method, label, _ in found if counts[label] > 1):
+        raise ReportError(f"{study.name} has several groups of {', '.join(several)}; name one with `only`")
+    return {label: value for _, label, value in found if value is not None}
+
+
 def _of_cells(value: Callable[[Cell], float | None], study: Study, only: Group) -> dict[str, float]:
     """A value of each method's cell."""
     chosen = [study.cells[index] for index in all_groups([cell.group for cell in study.cells], only)]
-    return _one_each({cell.method: [c for c in chosen if c.method == cell.method] for cell in chosen}, value, study)
-
-
-def _one_each(
-    by_method: Mapping[str, Sequence[Cell]], value: Callable[[Cell], float | None], study: Study
-) -> dict[str, float]:
-    several = [method for method, cells in by_method.items() if len(cells) > 1]
-    if several:
-        raise ReportError(f"{study.name} has several groups of {', '.join(several)}; name one with `only`")
-    found = {cells[0].label: value(cells[0]) for cells in by_method.values()}
-    return {label: number for label, number in found.items() if number is not None}
+    return _one_each(study, ((cell.method, cell.label, value(cell)) for cell in chosen))
 
 
 def _loss(cell: Cell) -> float | None:
@@ -117,7 +121,13 @@ def _of_search(quantity: str, study: Study, only: Group) -> dict[str, float]:
     """The best rate or the curvature of each method."""
     points = rates_and_curvatures(study, study.selection)
     chosen = [points[index] for index in all_groups([point.selection.group for point in points], only)]
-    return {point.selection.label: point.rate if quantity == "rate" else point.preconditioned for point in chosen}
+    return _one_each(
+        study,
+        (
+            (point.selection.method, point.selection.label, point.rate if quantity == "rate" else point.preconditioned)
+            for point in chosen
+        ),
+    )
 
 
 QUANTITIES: dict[str, Callable[[Study, Group], dict[str, float]]] = {

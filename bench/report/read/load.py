@@ -124,7 +124,9 @@ class Study:
         """The scores at each learning rate of the selection stage, one Selection a group, in the methods' order."""
         full, smaller = (self._by_group(stage) for stage in (SELECT, SEARCH))
         found = [rates.select(group, records, smaller.get(group, ())) for group, records in full.items()]
-        return tuple(sorted(found, key=lambda selection: (*order(selection.method), _natural(selection.group))))
+        return tuple(
+            sorted(found, key=lambda selection: (*order(selection.method), [natural(text) for text in selection.group]))
+        )
 
     def _by_group(self, stage: str) -> dict[tuple[str, ...], list[Record]]:
         """The records of a stage that have a learning rate, by group."""
@@ -252,9 +254,9 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
     return sorted(cells, key=_rank)
 
 
-def _natural(group: tuple[str, ...]) -> list[list[str | int]]:
-    """Sorts overrides, r8 before r16."""
-    return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)] for text in group]
+def natural(text: str) -> list[str | int]:
+    """Sorts texts with the numbers in them as numbers: r8 before r16."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
 def _place(record: Record) -> tuple[str, str]:
