@@ -269,6 +269,7 @@ class Task:
                 num_truncated=int(train.truncated.sum()),
                 num_validation=len(validation),
                 num_validation_dropped=num_dropped.get("validation", 0),
+                num_items={name: known[name].num_rows[score_split] for name in self.score},
                 contaminated=self._contaminated(sources, score_split, cache) if trains else {},
                 incomplete=[remark for of in known.values() for remark in of.incomplete],
             ),
