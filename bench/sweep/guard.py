@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +52,8 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
+        if config.hydra.runtime.choices.get("launch") == "slurm" and shutil.which("sbatch") is None:
+            refuse("launch=slurm needs sbatch, which is not here: start the sweep on a machine that submits to Slurm")
         try:
             sweep = Sweep.current = Sweep(config, as_given(config.hydra))
         except ValueError as error:

@@ -91,6 +91,7 @@ class Sweep:
                 if cell.planned.refused:
                     refuse(cell.planned.refused)
                 self.planned.append(cell)
+            self._check_there()
         except ValueError as error:
             refuse(str(error))
         definition = None if self.expansion is None else self.expansion.definition
@@ -105,6 +106,17 @@ class Sweep:
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
             _write(folder, StudyPlan(experiment(), stages, tuple(runs), *declared))
+
+    def _check_there(self) -> None:
+        """Asks once for each model and dataset of the Hub, rather than that every run fails on it.
+
+        Raises:
+            ValueError: one of them cannot be had; one line.
+        """
+        for run in {run.run_id: run for run in self.runs}.values():
+            if not RunFolder.of(run).done:
+                run.model.check_there()
+                run.task.check_there(run.trains)
 
     def ended(self, run: Run) -> None:
         """Says how far the sweep is, when a run has ended."""
