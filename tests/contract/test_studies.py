@@ -21,7 +21,9 @@ from bench.tasks.definition import BUILT_IN, load_definition
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = {
     str(path.relative_to(EXPERIMENTS).with_suffix("")): path
-    for path in sorted(EXPERIMENTS.rglob("[!_]*.yaml"))
+    for path in sorted(
+        {*EXPERIMENTS.rglob("[!_]*.yaml")} - {EXPERIMENTS / "compare.yaml"}
+    )  # whose question is a user's
     if "/protocol:" in path.read_text() or "/experiments/" in path.read_text()
 }
 HUB = [
