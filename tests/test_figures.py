@@ -2,6 +2,8 @@ import csv
 import itertools
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
 from bench.report.figures import cost, draw, gradient, loss, rates, retention, write_figures
@@ -12,6 +14,16 @@ from bench.runs.record import read_record, write_record
 from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 LAYERS = ("model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.10.mlp.up")
+
+
+DRAWN = ("test_every_figure_is_written_as_png_pdf_and_csv", "test_figures_and_their_data_are_equal_byte_for_byte_")
+
+
+@pytest.fixture(autouse=True)
+def files_are_drawn_where_they_are_looked_at(request, monkeypatch):
+    """Rendering takes most of the time of a test that only reads names or CSV files."""
+    if not request.node.originalname.startswith(DRAWN):
+        monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Image.new("RGB", (1, 1)).save(path))
 
 
 def write_run(
