@@ -24,7 +24,7 @@ from bench.report.judge.improvement import probability_of_improvement
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.power import detectable_difference
 from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
-from bench.report.judge.significance import ALPHA, dunnett_p, holm, mcnemar_p
+from bench.report.judge.significance import ALPHA, TOST, dunnett_p, holm, mcnemar_p
 from bench.report.judge.statistics import Array, Estimate, Part
 from bench.report.read.load import BASELINE, Cell
 from bench.report.read.outcomes import items_of
@@ -64,6 +64,7 @@ class Comparison:
         num_items: on which they are paired; None where they are not.
         p_seeds, p_items: two-sided, over seeds and over items; None where there is one seed, or no items are known.
         improvement: the probability that a run of the first beats one of the second.
+        within: the difference with its 90 % interval: inside a margin where two one-sided tests at 5 % reject.
         in_family: of the hypotheses that Holm corrects.
         p_holm: p corrected; None outside the family.
         p_dunnett: over seeds, of the simultaneous comparison of all trained methods with LoRA; None for other pairs.
@@ -77,6 +78,7 @@ class Comparison:
     p_seeds: float | None
     p_items: float | None
     improvement: Estimate
+    within: Estimate
     in_family: bool = False
     p_holm: float | None = None
     p_dunnett: float | None = None
@@ -91,6 +93,24 @@ class Comparison:
         """p_holm < 0.05, and the 95 % interval of the difference excludes 0."""
         apart = any(self.difference.is_better_than(0.0, higher) for higher in (True, False))
         return apart and self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def turned(self) -> Comparison:
+        """The second row against the first."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=_mirrored(self.difference, 0.0),
+            within=_mirrored(self.within, 0.0),
+            improvement=_mirrored(self.improvement, 1.0),
+        )
+
+
+def _mirrored(found: Estimate, whole: float) -> Estimate:
+    """What the other side has of a whole: 0 for differences, 1 for probabilities."""
+    low, high = (None if end is None else whole - end for end in (found.high, found.low))
+    return replace(found, mean=whole - found.mean, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -245,7 +265,8 @@ def _compared(
         made.append(
             Comparison(
                 first, second, column, found.estimate(column.of_differences), found.num_items, found.p_seeds,
-                found.p_items if p_items is None else p_items, improvement, (first, second) in family,
+                found.p_items if p_items is None else p_items, improvement,
+                found.estimate(column.of_differences, TOST), (first, second) in family,
             )
         )  # fmt: skip
     return made
