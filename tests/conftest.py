@@ -61,6 +61,8 @@ SLOW_TESTS = {  # of modules whose other tests are fast
     "test_a_figure_is_the_reports_of_each_methods_best_row_or_of_every_row",
     "test_importing_bench_imports_neither_pandas_nor_torch_and_keeps_its_version",
     "test_several_tasks_are_scored_apart",
+    "test_the_same_runs_in_two_studies_are_one_row_and_one_hypothesis",
+    "test_the_command_writes_into_a_folder_of_its_own_and_leaves_both_studies_as_they_are",
     "test_the_recipes_of_the_page_run",
     "test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line",
     "test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates",

@@ -1,4 +1,7 @@
-"""Rebuilds tables, figures and page of a study from its records alone: `python -m bench.report STUDY`."""
+"""Rebuilds tables, figures and page of a study from its records alone: `python -m bench.report STUDY`.
+
+Several studies are put side by side: `python -m bench.report A B`. Their report goes into a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from bench.process import command
 from bench.report import frame
+from bench.report.read.beside import side_by_side
 from bench.report.read.load import load_study
+from bench.report.read.members import ReportError
+from bench.study.plan_file import run_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = command.parser("report", __doc__, study=True)
+    parser.add_argument("beside", nargs="*", metavar="STUDY", help="further studies, to be put side by side with it")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where the report goes; default: the study, RESULTS/A+B")
     parser.add_argument(
         "--mix", action="store_true", help="put different stacks, schema versions or unequal searches into one table"
     )
@@ -25,21 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace) -> None:
+    names = list(dict.fromkeys([options.study, *options.beside]))
     if options.csv or options.parquet:
-        rows = frame(options.study, options.results_dir)
+        rows = pd.concat([frame(name, options.results_dir) for name in names], ignore_index=True)
         if options.csv:
             rows.to_csv(options.csv, index=False, lineterminator="\n")
         if options.parquet:
             rows.to_parquet(options.parquet, index=False)
         return
-    study = load_study(options.results_dir, options.study, options.mix)
+    studies = [load_study(options.results_dir, name, options.mix) for name in names]
+    together = options.results_dir / "+".join(name.replace("/", "-") for name in names)
+    folder = options.to or (together if len(studies) > 1 else studies[0].folder)
+    if run_folders(folder) and [folder.resolve()] != [study.folder.resolve() for study in studies]:
+        raise ReportError(f"{folder} is a study, whose own report it keeps; name another folder with --to")
+    study = studies[0] if len(studies) == 1 else side_by_side(studies, folder, options.mix)
     from bench.report.write import write_report
 
-    report = write_report(study, study.folder, options.every_figure)
+    report = write_report(study, folder, options.every_figure)
     print(report.text)
     if report.note:
         print(f"{report.note}\n")
-    print(f"tables: {study.folder / 'tables'}  figures: {study.folder / 'figures'}  page: {report.page}")
+    print(f"tables: {folder / 'tables'}  figures: {folder / 'figures'}  page: {report.page}")
 
 
 if __name__ == "__main__":

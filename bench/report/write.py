@@ -76,7 +76,7 @@ def page_tables(study: Study, judged: Stages) -> list[PageTable]:
     shown: list[PageTable] = []
     for place, table in summaries(study, judged).items():
         one, name = judged[study.stage][place], ", ".join(place)
-        notes = [*remarks(one), note(one.columns, any(map(num_head, one.cells)))]
+        notes = [*study.notes, *remarks(one), note(one.columns, any(map(num_head, one.cells)))]
         shown.append((f"Scores: {name}", table, notes))
         shown.append((f"Comparisons: {name}", comparison_table(one), [comparison_note(one)]))
     rates = rates_table(study) if study.selection else []

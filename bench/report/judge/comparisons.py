@@ -26,7 +26,7 @@ from bench.report.judge.power import detectable_difference
 from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
 from bench.report.judge.significance import ALPHA, TOST, dunnett_p, holm, mcnemar_p
 from bench.report.judge.statistics import Array, Estimate, Part
-from bench.report.read.load import BASELINE, Cell
+from bench.report.read.load import BASELINE, STUDY, Cell
 from bench.report.read.outcomes import items_of
 from bench.study.plan_file import ITEMS
 
@@ -144,9 +144,11 @@ def judge(cells: Sequence[Cell], pairing: str = ITEMS) -> Judged:
 
 
 def matches(one: Cell, other: Cell) -> bool:
-    """Whether two rows are of one method, or equal in every setting that both have."""
+    """Whether two comparable rows are of one method, or equal in every setting that both have."""
+    if one.unlike(other):
+        return False
     mine, theirs = one.axes, other.axes
-    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.")]
+    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.") and axis != STUDY]
     known = [axis for axis in shared if mine[axis] is not None and theirs[axis] is not None]
     return one.method == other.method or all(mine[axis] == theirs[axis] for axis in known)
 
@@ -237,10 +239,11 @@ def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
     order = ranked(column)
     trained = [index for index in order if cells[index].trained]
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
-    pairs = list(pairwise(order[:2]))
+    pairs = [pair for pair in pairwise(order[:2]) if not cells[pair[0]].unlike(cells[pair[1]])]
     for index in sorted(trained):
-        near = [other for other in baselines if matches(cells[index], cells[other])]
-        for other in near or (baselines if len(baselines) == 1 else []):  # LoRA at the one rank that it has
+        comparable = [other for other in baselines if not cells[index].unlike(cells[other])]
+        near = [other for other in comparable if matches(cells[index], cells[other])]
+        for other in near or (comparable if len(comparable) == 1 else []):  # LoRA at the one rank that it has
             same = index == other or cells[index].method == cells[other].method
             if not same and (other, index) not in pairs:
                 pairs.append((index, other))

@@ -229,17 +229,24 @@ def _lines(study: Study, judged: Stages) -> list[str]:
     columns = [column for one in judged[study.stage].values() for column in one.columns]
     every_failure = [record for _, record in study.members if record.status != COMPLETED] or study.failed
     used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
+    others = [stage for stage in judged if stage != study.stage]
     lines = [
-        rate_remark(study, [stage for stage in judged if stage != study.stage]),
-        registered(
-            [record for _, record in study.members], registration(study.plan.experiment if study.plan else None)
-        ),
+        *study.notes,
+        *(f"{one.name}: {text}" for one in study.beside for text in _made(one, []) if text),
+        *([] if study.beside else _made(study, others)),
         note(columns, any(map(num_head, study.cells))),
         stack(used),
         failures(every_failure),
     ]
     lines += [f"Failed, not counted: `{run.run_id}`: {(run.error or ErrorFacts()).message}" for run in study.failed]
     return [line for line in [*lines, *(f"Not readable, left out: `{name}`" for name in study.unreadable)] if line]
+
+
+def _made(study: Study, others: Sequence[str]) -> tuple[str, str]:
+    """How its learning rates were chosen, and what of it was registered."""
+    records = [record for _, record in study.members]
+    experiment = study.plan.experiment if study.plan else None
+    return rate_remark(study, others), registered(records, registration(experiment))
 
 
 def _write(
