@@ -23,7 +23,7 @@ from bench.report.judge.differences import Difference, difference
 from bench.report.judge.improvement import probability_of_improvement
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.power import detectable_difference
-from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
+from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading, sample_estimate
 from bench.report.judge.significance import ALPHA, TOST, dunnett_p, holm, mcnemar_p
 from bench.report.judge.statistics import Array, Estimate, Part
 from bench.report.read.load import BASELINE, STUDY, Cell
@@ -141,6 +141,14 @@ def judge(cells: Sequence[Cell], pairing: str = ITEMS) -> Judged:
     scores = collect(cells)
     columns = measured(scores, scores.shown)
     return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairing), pairing)
+
+
+def estimates(judged: Judged, column: Measured) -> list[Estimate | None]:
+    """Mean and interval of each row in a column, as tables print them; None where the row lacks it."""
+    if column.column is None:
+        return [None if sample is None else sample_estimate(sample, column.scale) for sample in column.samples]
+    found = [reached.get(column.column) for reached in judged.scores.found]
+    return [None if one is None else one.estimate for one in found]
 
 
 def matches(one: Cell, other: Cell) -> bool:

@@ -62,12 +62,14 @@ def _each_once(studies: Sequence[Study]) -> list[Cell]:
 
 def _with_axes(cells: Sequence[Cell]) -> list[Cell]:
     """The rows with the study as an axis, those of their own studies, and COLUMNS in which the studies differ."""
-    own = {axis for cell in cells for axis in cell.axes}
-    every = [settings(cell.runs[0]) for cell in cells]
-    for cell, values in zip(cells, every, strict=True):
-        for key in list(values):
-            if key == RATE and RATE not in cell.axes or "." in key and key not in own and not key.startswith(COLUMNS):
-                del values[key]
+    own = {axis for cell in cells for axis in cell.axes} - {RATE}
+
+    def is_column(key: str, cell: Cell) -> bool:
+        if "." not in key:  # task, model and method, by which axes are found
+            return True
+        return key in own or key.startswith(COLUMNS) or (key == RATE and RATE in cell.axes)
+
+    every = [{key: value for key, value in settings(cell.runs[0]).items() if is_column(key, cell)} for cell in cells]
     axes = axes_of(dict(enumerate(every)))
     return [
         replace(cell, axes={STUDY: cell.study} | {axis: values.get(axis) for axis in axes})

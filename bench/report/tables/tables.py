@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Judged, judge, significant_best
+from bench.report.judge.comparisons import Judged, estimates, judge, significant_best
 from bench.report.judge.metrics import FORGETTING, SHARE
 from bench.report.judge.scores import Column, Found, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, estimate
@@ -148,16 +148,13 @@ def _metrics(judged: Judged) -> dict[str, list[str]]:
     """The texts of the score columns, by heading; a number that is not above the majority class has a dagger."""
     texts = {}
     for one in judged.measured:
-        if one.column is None:
-            estimates = [None if sample is None else sample_estimate(sample, one.scale) for sample in one.samples]
-            stuck = [False] * len(estimates)
-        else:
+        stuck = [False] * len(judged.cells)
+        if one.column is not None:
             reached = [found.get(one.column) for found in judged.scores.found]
-            estimates = [None if found is None else found.estimate for found in reached]
             pairs = zip(judged.cells, reached, strict=True)
             stuck = [found is not None and flagged(cell, found.above_majority) for cell, found in pairs]
         best = significant_best(one, judged.comparisons)
-        shown = bold([interval_text(found, one.scale) for found in estimates], best)
+        shown = bold([interval_text(found, one.scale) for found in estimates(judged, one)], best)
         texts[one.heading] = [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(shown, stuck, strict=True)]
         if one.column is None:
             middle = [interquartile(found, judged.scores.averaged) for found in judged.scores.found]
