@@ -153,8 +153,9 @@ def test_the_command_writes_into_a_folder_of_its_own_and_leaves_both_studies_as_
     copied(tmp_path, "a", ["hu", "lora_ga"])
     copied(tmp_path, "b", ["reversed"])
     before = contents(tmp_path)
-    assert main(["a", "b", "--results-dir", str(tmp_path)]) == 0
+    assert main(["a", "b", "--results-dir", str(tmp_path), "--errors", "sd"]) == 0
     assert "Rows of a are compared with those of b." in capsys.readouterr().out
+    assert r"$\pm$" in (tmp_path / "a+b" / "tables" / "results.tex").read_text()
     after = contents(tmp_path)
     assert {name for name in after if after[name] != before.get(name)} == {
         name for name in after if name.parts[0] == "a+b"

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +30,7 @@ def test_a_method_is_below_another_only_where_a_chain_of_differences_says_so():
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_a_whole_order_gives_every_method_one_place_however_the_pairs_are_listed(order):
-    chain = list(zip(order, order[1:], strict=False))
+    chain = list(pairwise(order))
     found = places(4, reversed(chain))
     assert [found[row] for row in order] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
@@ -53,6 +53,15 @@ def test_the_places_of_a_committed_study_follow_from_its_own_significant_compari
         assert found[names.index(better)][1] < found[names.index(worse)][1]
     if written.empty:
         assert set(found.values()) == {(1, len(found))}
+
+
+def test_a_difference_of_one_seed_puts_no_method_below_another():
+    study = load_study(RESULTS, "impact_of_init/width_tiny")
+    (cells, *_) = (part.cells for part in study.by_task_and_model.values())
+    judged = judge(cells, study.pairing)
+    assert any(one.is_significant and one.measured is judged.measured[0] for one in judged.comparisons)
+    found = trained_places(judged, judged.measured[0], range(len(cells)))
+    assert set(found.values()) == {(1, len(cells))}
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from bench.report import frame
 from bench.report.read.beside import side_by_side
 from bench.report.read.load import load_study
 from bench.report.read.members import ReportError
+from bench.report.references import read_references, used_by
+from bench.report.tables.render import ERRORS, INTERVAL
 from bench.study.plan_file import run_folders
 
 
@@ -31,6 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--every-figure", action="store_true", help="also those that a large study leaves out; slow")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write bench.report.frame as CSV, and no report")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same as Parquet")
+    parser.add_argument(
+        "--bib", action="store_true", help="print BibTeX of methods, models and datasets, and no report"
+    )
+    parser.add_argument(
+        "--errors",
+        choices=ERRORS,
+        default=INTERVAL,
+        help="in results.tex: mean [95 %% interval], or mean ± s.d. over seeds",
+    )
     return command.main(parser, _write, arguments)
 
 
@@ -44,6 +55,9 @@ def _write(options: argparse.Namespace) -> None:
             rows.to_parquet(options.parquet, index=False)
         return
     studies = [load_study(options.results_dir, name, options.mix) for name in names]
+    if options.bib:
+        print(read_references().of(used_by(studies)), end="")
+        return
     together = options.results_dir / "+".join(name.replace("/", "-") for name in names)
     folder = options.to or (together if len(studies) > 1 else studies[0].folder)
     if run_folders(folder) and [folder.resolve()] != [study.folder.resolve() for study in studies]:
@@ -51,7 +65,7 @@ def _write(options: argparse.Namespace) -> None:
     study = studies[0] if len(studies) == 1 else side_by_side(studies, folder, options.mix)
     from bench.report.write import write_report
 
-    report = write_report(study, folder, options.every_figure)
+    report = write_report(study, folder, options.every_figure, options.errors)
     print(report.text)
     if report.note:
         print(f"{report.note}\n")

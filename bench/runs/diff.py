@@ -23,7 +23,7 @@ class Differing(NamedTuple):
 
 
 def differing(one: Path, other: Path) -> list[Differing]:
-    """What differs between the runs of two folders: configuration keys, versions, data, hardware, numbers, in this order.
+    """What differs between the runs of two folders: configuration, versions, data, hardware and numbers, in this order.
 
     Numbers include times and memory. Of a curve, the alignment and the items the rows that differ are counted, their
     times left out.

@@ -49,7 +49,10 @@ def browser(tmp_path):
 
 def shown(browser):
     """Titles of the rows that are seen, in their order."""
-    script = "return [...document.querySelectorAll('#board tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].innerText)"
+    script = (
+        "return [...document.querySelectorAll('#board tbody tr')].filter((row) => !row.hidden)"
+        ".map((row) => row.cells[0].innerText)"
+    )
     return browser.run(script)
 
 

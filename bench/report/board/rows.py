@@ -174,9 +174,8 @@ def _shown(study: Study) -> Study:
     """The study; ReportError where it is no result, or not as it was written."""
     if study.stage in (SEARCH, SELECT):
         raise ReportError("its runs choose learning rates on the validation split; none is scored on test")
-    if study.name.startswith(COMMUNITY):
-        if wrong := [*study.unreadable, *_changed(study)]:
-            raise ReportError(f"{len(wrong)} runs are not as they were written; the first: {wrong[0]}")
+    if study.name.startswith(COMMUNITY) and (wrong := [*study.unreadable, *_changed(study)]):
+        raise ReportError(f"{len(wrong)} runs are not as they were written; the first: {wrong[0]}")
     return study
 
 
