@@ -1,6 +1,14 @@
-"""lora-init-bench: a reproducible comparison of initialisation schemes for low-rank fine-tuning."""
+"""lora-init-bench: a reproducible comparison of initialisation schemes for low-rank fine-tuning.
 
+`bench.load(STUDY)` gives the results of a study as data frames, comparisons and figures (bench/report/README.md).
+"""
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.report.results import load as load
 
 __version__ = "0.1.0"
 
@@ -10,3 +18,10 @@ __version__ = "0.1.0"
 BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
 if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", *BOUNDED_SPINNING}):
     os.environ.update(BOUNDED_SPINNING)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the reports, and with them pandas, when `bench.load` is first asked for: every command imports bench."""
+    if name == "load":
+        return importlib.import_module("bench.report.results").load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

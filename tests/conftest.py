@@ -58,7 +58,12 @@ SLOW_TESTS = {  # of modules whose other tests are fast
     "test_its_table_of_models_has_every_model_under_its_kind",
     "test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do",
     "test_no_key_no_name_and_no_home_reaches_a_record_a_log_or_wandbs_files",
+    "test_a_figure_is_the_reports_of_each_methods_best_row_or_of_every_row",
+    "test_importing_bench_imports_neither_pandas_nor_torch_and_keeps_its_version",
     "test_several_tasks_are_scored_apart",
+    "test_the_same_runs_in_two_studies_are_one_row_and_one_hypothesis",
+    "test_the_command_writes_into_a_folder_of_its_own_and_leaves_both_studies_as_they_are",
+    "test_the_recipes_of_the_page_run",
     "test_the_command_line_needs_no_torch_and_says_what_is_wrong_in_a_line",
     "test_two_arms_of_one_method_are_not_called_different_for_their_chosen_rates",
 }

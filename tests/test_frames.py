@@ -1,6 +1,5 @@
 """The data frames say what the records say, and the page about them runs as it is printed."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.report import alignment, curves, frame
+from bench.report import alignment, curves, frame, runs
 from bench.report.__main__ import main
 from bench.report.read.members import ReportError
 from bench.runs.record import SCHEMA_VERSION, Record, read_record, read_rows, write_record
+from bench.study.plan_file import PlannedRun, StudyPlan, write_plan
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -64,6 +64,8 @@ def test_a_failed_run_is_a_row_without_a_metric(tmp_path):
     (row,) = frame("trial", tmp_path).to_dict("records")
     assert (row["status"], row["method"], row["stage"]) == ("failed", "hu", "run")
     assert pd.isna([row["metric"], row["value"], row["num_trainable"], row["seconds"], row["peak_bytes"]]).all()
+    (run,) = runs("trial", tmp_path).to_dict("records")
+    assert (run["status"], run["error"]) == ("failed", "ValueError: no")
 
 
 def test_a_run_of_a_study_in_stages_has_its_stage():
@@ -91,10 +93,29 @@ def test_a_measure_a_row_is_the_alignments_row():
     assert {"all", "model.layers.0.self_attn.q_proj"} <= set(own["layer"])
 
 
-@pytest.mark.parametrize("table", [frame, curves, alignment])
+@pytest.mark.parametrize("table", [frame, curves, alignment, runs])
 def test_a_study_that_does_not_exist_is_one_line_that_names_those_that_do(table):
     with pytest.raises(ReportError, match=r"^no study 'dmeo' in .*; there are: .*\bdemo, .*schemes$"):
         table("dmeo", RESULTS)
+
+
+def test_a_run_of_two_stages_is_one_row_of_both(tmp_path):
+    source = next((RESULTS / "demo").glob("hu-*"))
+    shutil.copytree(source, tmp_path / "mine" / source.name)
+    stages = ("tuned", "shared")
+    planned = tuple(PlannedRun(stage, (), (), source.name) for stage in stages)
+    write_plan(tmp_path / "mine", StudyPlan(None, stages, planned))
+    assert runs("mine", tmp_path)["stage"].tolist() == ["tuned, shared"]
+
+
+def test_a_run_a_row_has_all_its_stages_and_the_records_seconds():
+    found = runs("lora_ga/t5_glue_tiny", RESULTS)
+    assert found["run_id"].is_unique
+    assert {"select", "tuned"} <= set(found["stage"])
+    row = found.iloc[-1]
+    record = read_record(RESULTS / "lora_ga" / "t5_glue_tiny" / row.run_id)
+    assert (row.init_seconds, row.train_seconds) == (record.init_seconds, record.seconds("train"))
+    assert (row.eval_loss, row.num_trainable) == (record.eval_loss, record.initialization.num_trainable)
 
 
 def test_the_command_line_writes_the_frame(tmp_path):
@@ -104,20 +125,6 @@ def test_the_command_line_writes_the_frame(tmp_path):
     expected = frame("demo", RESULTS)
     pd.testing.assert_frame_equal(pd.read_parquet(files[1]), expected, check_dtype=False)
     assert pd.read_csv(files[0])["value"].tolist() == expected["value"].tolist()
-
-
-def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
-    import matplotlib.pyplot as plt
-
-    plt.switch_backend("agg")
-    (tmp_path / "results").symlink_to(RESULTS)
-    monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "bench" / "report" / "README.md").read_text(), re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
-        exec(example, {})
-    assert (tmp_path / "convergence.png").stat().st_size > 10_000
-    plt.close("all")
 
 
 def test_frames_need_no_torch():

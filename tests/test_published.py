@@ -40,8 +40,10 @@ def score(task, value, metric="acc"):
     return a_score(value, task, metric, stderr=0.01, num_examples=100)
 
 
-def write_run(method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, status="completed", **settings):
-    """A record in results/p/glue; settings such as learning_rate and scaling; returns its run id."""
+def write_run(
+    method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, status="completed", study="p/glue", **settings
+):
+    """A record in results/STUDY; settings such as learning_rate and scaling; returns its run id."""
     rate, scaling = settings.get("learning_rate", 0.01), settings.get("scaling", "alpha_over_r")
     config = a_config(method, seed, rate, task, model) | {"rank": {"name": f"r{rank}", "r": rank}}
     config["method"]["scaling"] = scaling
@@ -51,7 +53,7 @@ def write_run(method="hu", seed=0, scores=(), task="sst2", model="m", rank=8, st
     record.initialization = {"num_trainable": 1000 * rank, "num_head": 0}
     record.training = {"num_steps": 3}
     record.scores = list(scores)
-    folder = Path("results/p/glue") / run_id
+    folder = Path("results") / study / run_id
     folder.mkdir(parents=True)
     write_record(folder, record)
     return run_id
@@ -214,6 +216,54 @@ def test_a_number_is_printed_with_its_deviation_and_source_and_a_blank_one_is_na
     assert "Left blank, no source found for all or some tasks: LoRA r 8." in text
     assert "number not found" not in text
     assert "Primary source: Table 1 (every row)." in text
+
+
+def test_a_study_of_the_embedded_tier_stands_beside_the_paper_and_nothing_is_subtracted(experiments):
+    experiments({"rank": "32", "trainable": "80M"}, {"rank": "64", "value": ""}, {"label": "AdaLoRA", "method": ""})
+    for seed, value in enumerate((0.5, 0.6)):
+        write_run(seed=seed, scores=[score("sst2_tiny", value)], model="tiny", study="p/glue_tiny")
+    (table,) = paper_table(load_study(Path("results"), "p/glue_tiny"))
+    assert table.heading == "Table 1, m, beside tiny, stage run"
+    assert table.notes[0].startswith("Other model: not comparable, shown beside.")
+    assert "Primary source: Table 1" in table.notes[1]
+    texts = table.texts
+    assert texts["method"].tolist() == ["LoRA", "LoRA", "AdaLoRA"]
+    assert texts["rank"].tolist() == ["32", "64", "8"]
+    assert texts["rank, ours"].tolist() == ["8", "–", "–"]
+    assert texts["sst2 acc %"].tolist() == ["94", "–", "94"]
+    (ours,) = (name for name in texts if name.startswith("ours: sst2_tiny acc"))
+    assert texts[ours][0].startswith("55.0 [")
+    assert texts[ours].tolist()[1:] == ["–", "–"]
+    assert table.places["difference"].isna().all()
+    assert table.places["ours"].max() == pytest.approx(55)
+
+
+def test_our_rows_that_outnumber_the_papers_have_rows_of_their_own(experiments):
+    experiments({})
+    for rank in (4, 8):
+        for seed in (0, 1):
+            write_run(seed=seed, scores=[score("t", rank / 10)], rank=rank, study="p/glue_tiny")
+    (table,) = paper_table(load_study(Path("results"), "p/glue_tiny"))
+    assert table.texts["rank, ours"].tolist() == ["4", "8"]
+    assert table.texts["rank"].tolist() == ["8", "–"]
+    assert [text[:4] for text in table.texts["ours: t acc %"]] == ["40.0", "80.0"]
+
+
+def test_a_table_of_which_no_number_is_known_is_not_shown_beside_another_model(experiments):
+    experiments({"value": ""})
+    write_run(scores=[score("t", 0.5)], study="p/glue_tiny")
+    assert paper_table(load_study(Path("results"), "p/glue_tiny")) == ()
+
+
+@pytest.mark.parametrize("study", ["lora_ga/t5_glue_tiny", "lora_sb/arithmetic_tiny", "asymmetry/mmlu_tiny"])
+def test_committed_studies_of_the_embedded_tier_show_the_papers_numbers_as_not_comparable(study):
+    text = (ROOT / "results" / study / "tables" / "paper.md").read_text()
+    assert "Other model: not comparable, shown beside." in text
+    assert "| LoRA " in text
+    frame = pd.read_csv(ROOT / "results" / study / "tables" / "paper.csv")
+    assert frame["difference"].isna().all()
+    assert frame["published"].notna().any()
+    assert frame["ours"].notna().any()
 
 
 def test_nothing_published_writes_nothing(experiments):

@@ -389,3 +389,42 @@ def test_a_run_scored_and_one_that_is_not_do_not_mix_scores_and_losses():
 def test_latex_escapes_what_it_would_read_as_a_command(tmp_path):
     markdown(tmp_path, cell("A & B_#1", [score(0.5)]))
     assert r"A \& B\_\#1 &" in (tmp_path / "results.tex").read_text()
+
+
+def in_latex(tmp_path, cells, errors="interval"):
+    write_tables(study(*cells), tmp_path, errors=errors)
+    return (tmp_path / "results.tex").read_text()
+
+
+def test_a_table_in_latex_is_a_float_with_caption_and_label(tmp_path):
+    latex = in_latex(tmp_path, [cell("A", [score(0.5)], task="sst_2"), cell("B", [score(0.4)], task="sst_2")])
+    lines = latex.splitlines()
+    assert lines[:2] == [r"\begin{table}[t]", r"\centering"]
+    assert lines[2].startswith(r"\caption{study (sst\_2, m): mean [95 \% interval] over n seeds")
+    assert lines[3] == r"\label{tab:study:sst-2-m:results}"
+    assert [rule for rule in lines if rule.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    assert lines[-1] == r"\end{table}"
+    labels = re.findall(r"\\label\{(.+)\}", "".join(path.read_text() for path in tmp_path.glob("*.tex")))
+    assert len(labels) == len(set(labels)) == 2
+
+
+def test_errors_are_the_standard_deviation_over_seeds_in_latex_alone_where_asked_for(tmp_path):
+    cells = [cell("A", *([score(value)] for value in (0.4, 0.5, 0.6))), cell("B", [score(0.3)])]
+    latex = in_latex(tmp_path / "sd", cells, "sd")
+    assert r"A & 0.01 & 50.0 $\pm$ 10.0 & 3 &" in latex  # of n - 1 degrees of freedom
+    assert "B & 0.01 & 30.0 & 1 &" in latex
+    assert r"mean $\pm$ standard deviation over n seeds" in latex
+    in_latex(tmp_path / "interval", cells)
+    for name in ("results.md", "results.csv", "comparisons.tex"):
+        assert (tmp_path / "sd" / name).read_bytes() == (tmp_path / "interval" / name).read_bytes()
+    assert r"\pm" not in (tmp_path / "interval" / "results.tex").read_text()
+
+
+def test_averages_and_forgetting_have_their_deviation_too(tmp_path):
+    runs = [[score(value, task, stderr=None) for task in ("a", "b", "c")] for value in (0.4, 0.6)]
+    one = cell("A", *runs)
+    for run, rise in zip(one.runs, (1.0, 2.0), strict=True):
+        run.retention = {"text": "t", "num_tokens": 9, "loss_before": 1.0, "loss_after": 1.0 + rise}
+    latex = in_latex(tmp_path, [one, cell("B", *runs)], "sd")
+    average, iqm, forgetting = latex.partition("\nA & ")[2].split(" & ")[4:7]
+    assert (average, iqm, forgetting) == (r"50.0 $\pm$ 14.1", "50.0", r"1.500 $\pm$ 0.707")

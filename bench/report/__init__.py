@@ -1,5 +1,5 @@
 """Records -> tables, figures and data frames, by records alone; imports no torch."""
 
-from bench.report.read.frames import alignment, curves, frame
+from bench.report.read.frames import alignment, curves, frame, runs
 
-__all__ = ["alignment", "curves", "frame"]
+__all__ = ["alignment", "curves", "frame", "runs"]

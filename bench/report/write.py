@@ -13,6 +13,7 @@ from bench.report.papers.published import shown_tables, write_paper_tables
 from bench.report.read.load import ReportError, Study
 from bench.report.tables.paired import comparison_table
 from bench.report.tables.remarks import comparison_note, note, remarks
+from bench.report.tables.render import INTERVAL
 from bench.report.tables.stages import rates_table
 from bench.report.tables.tables import Stages, judge_stages, num_head, of_the_study, summaries, write_tables
 
@@ -34,13 +35,14 @@ class Report:
     note: str = ""
 
 
-def write_report(study: Study, folder: Path, every_figure: bool = False) -> Report:
+def write_report(study: Study, folder: Path, every_figure: bool = False, errors: str = INTERVAL) -> Report:
     """Writes folder/tables, folder/figures and folder/index.html; equal records make equal bytes.
 
     The report is written into a temporary folder first; its files replace the earlier ones when all are complete.
 
     Args:
         every_figure: draw also what is left out of a large study's figures.
+        errors: what stands behind a mean in results.tex, as in `write_tables`.
 
     Raises:
         ReportError: the folder cannot be written, or the disk is full; the earlier report is as it was.
@@ -49,7 +51,7 @@ def write_report(study: Study, folder: Path, every_figure: bool = False) -> Repo
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as name:
             scratch = Path(name)
-            report = _write(study, scratch, every_figure)
+            report = _write(study, scratch, every_figure, errors)
             files = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
             for file in files:
                 (folder / file).parent.mkdir(exist_ok=True)
@@ -61,9 +63,9 @@ def write_report(study: Study, folder: Path, every_figure: bool = False) -> Repo
     return replace(report, figures=figures, page=folder / report.page.relative_to(scratch))
 
 
-def _write(study: Study, folder: Path, every_figure: bool) -> Report:
+def _write(study: Study, folder: Path, every_figure: bool, errors: str) -> Report:
     judged = judge_stages(study)
-    text = write_tables(study, folder / TABLES, judged)
+    text = write_tables(study, folder / TABLES, judged, errors)
     paper = write_paper_tables(study, folder / TABLES)
     choice = choose(study, drawn_places(study), every_figure)
     figures = write_figures(study, folder / FIGURES, choice)
@@ -76,11 +78,8 @@ def page_tables(study: Study, judged: Stages) -> list[PageTable]:
     shown: list[PageTable] = []
     for place, table in summaries(study, judged).items():
         one, name = judged[study.stage][place], ", ".join(place)
-        notes = [
-            *remarks(one),
-            *filter(None, of_the_study(study, judged)),
-            note(one.columns, any(map(num_head, one.cells))),
-        ]
+        columns = note(one.columns, any(map(num_head, one.cells)))
+        notes = [*filter(None, (*remarks(one), *of_the_study(study, judged))), columns]
         shown.append((f"Scores: {name}", table, notes))
         shown.append((f"Comparisons: {name}", comparison_table(one), [comparison_note(one)]))
     rates = rates_table(study) if study.selection else []

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -42,26 +41,41 @@ def write_figures(study: Study, folder: Path, choice: Choice | None = None) -> l
         The PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    by_place, parts, places = study.selection_by_place, study.by_task_and_model, drawn_places(study)
+    places = drawn_places(study)
     choice = choose(study, places) if choice is None else choice
+    written = []
     for place in choice.places:
-        cells, selections = parts[place].cells if place in parts else [], by_place.get(place, [])
-        shown, curves = best_cells(cells, choice.most_cells), best_selections(selections, choice.most_cells)
-        data = rates.rates_data(curves if RATES in choice.kinds else [])
-        of_rates: Drawn = (RATES, rates.rates(curves, place, data), data)
-        points = rates_and_curvatures(study, selections if CURVATURE in choice.kinds else [])
-        explained = curvature.curvature_data(points)
-        of_curvature: Drawn = (CURVATURE, curvature.curvature(place, explained), explained)
-        for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates, of_curvature]):
-            if figure is None:
-                continue
-            few, all_rows = (len(curves), len(selections)) if name == RATES else (len(shown), len(cells))
-            few = all_rows if name == CURVATURE else few
-            left_out = f"the best of each method, {few} of {all_rows} rows" if few < all_rows else ""
-            stem = "-".join([name, *place]).replace("/", "-") if len(places) > 1 else name
-            written.append(_save(figure, numbers, folder / stem, left_out))
+        for name, figure, numbers, left_out in figures_of(study, place, choice):
+            if figure is not None:
+                stem = "-".join([name, *place]).replace("/", "-") if len(places) > 1 else name
+                written.append(_save(figure, numbers, folder / stem, left_out))
     return written
+
+
+def figures_of(study: Study, place: Place, choice: Choice) -> Iterator[tuple[str, Figure | None, pd.DataFrame, str]]:
+    """Draws the chosen kinds of figures of one task and model, one after another.
+
+    Args:
+        study: with the cells of its main stage.
+        place: names of task and model.
+        choice: the kinds, and how many rows.
+
+    Yields:
+        The kind; the figure, None where the records have no data for it; its numbers; which rows are left out, in
+        words, "" for none.
+    """
+    part = study.by_task_and_model.get(place)
+    cells, selections = part.cells if part else [], study.selection_by_place.get(place, [])
+    shown, curves = best_cells(cells, choice.most_cells), best_selections(selections, choice.most_cells)
+    data = rates.rates_data(curves if RATES in choice.kinds else [])
+    of_rates: Drawn = (RATES, rates.rates(curves, place, data), data)
+    points = rates_and_curvatures(study, selections if CURVATURE in choice.kinds else [])
+    explained = curvature.curvature_data(points)
+    of_curvature: Drawn = (CURVATURE, curvature.curvature(place, explained), explained)
+    for name, figure, numbers in chain(_of_cells(shown, choice.kinds), [of_rates, of_curvature]):
+        few, all_rows = (len(curves), len(selections)) if name == RATES else (len(shown), len(cells))
+        few = all_rows if name == CURVATURE else few
+        yield name, figure, numbers, f"the best of each method, {few} of {all_rows} rows" if few < all_rows else ""
 
 
 def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
@@ -104,6 +118,5 @@ def _save(figure: Figure, data: pd.DataFrame, stem: Path, left_out: str) -> Path
     figure.savefig(png, metadata={"Software": None})
     Image.open(png).convert("RGB").quantize(COLOURS_KEPT, dither=Image.Dither.NONE).save(png, optimize=True)
     figure.savefig(stem.parent / f"{stem.name}.pdf", metadata={"CreationDate": None})
-    plt.close(figure)
     data.to_csv(stem.parent / f"{stem.name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     return png

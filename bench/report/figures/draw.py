@@ -8,10 +8,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -89,8 +85,15 @@ def looks_of(methods: Sequence[str], variants: Sequence[Any]) -> list[Look]:
 
 
 def panels(rows: int, columns: int, height: float, **settings: Any) -> tuple[Figure, Any]:
-    """A figure of the page's width and `height` inches, and its (rows, columns) panels; settings of plt.subplots."""
-    return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **settings)
+    """A figure of the page's width and `height` inches, and its (rows, columns) panels.
+
+    pyplot does not know the figure: it holds none open, and a notebook's backend stays the reader's own.
+
+    Args:
+        settings: of Figure.subplots.
+    """
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **settings)
 
 
 MEANS = ("tokens", "seconds", "unsmoothed", "window")

@@ -23,10 +23,10 @@ from bench.report.judge.differences import Difference, difference
 from bench.report.judge.improvement import probability_of_improvement
 from bench.report.judge.metrics import SHARE, Scale
 from bench.report.judge.power import detectable_difference
-from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading
-from bench.report.judge.significance import ALPHA, dunnett_p, holm, mcnemar_p
+from bench.report.judge.scores import Column, Sample, Scores, average, average_scale, collect, heading, sample_estimate
+from bench.report.judge.significance import ALPHA, TOST, dunnett_p, holm, mcnemar_p
 from bench.report.judge.statistics import Array, Estimate, Part
-from bench.report.read.load import BASELINE, Cell
+from bench.report.read.load import BASELINE, STUDY, Cell
 from bench.report.read.outcomes import items_of
 from bench.study.plan_file import ITEMS
 
@@ -64,6 +64,7 @@ class Comparison:
         num_items: on which they are paired; None where they are not.
         p_seeds, p_items: two-sided, over seeds and over items; None where there is one seed, or no items are known.
         improvement: the probability that a run of the first beats one of the second.
+        within: the difference with its 90 % interval: inside a margin where two one-sided tests at 5 % reject.
         in_family: of the hypotheses that Holm corrects.
         p_holm: p corrected; None outside the family.
         p_dunnett: over seeds, of the simultaneous comparison of all trained methods with LoRA; None for other pairs.
@@ -77,6 +78,7 @@ class Comparison:
     p_seeds: float | None
     p_items: float | None
     improvement: Estimate
+    within: Estimate
     in_family: bool = False
     p_holm: float | None = None
     p_dunnett: float | None = None
@@ -91,6 +93,24 @@ class Comparison:
         """p_holm < 0.05, and the 95 % interval of the difference excludes 0."""
         apart = any(self.difference.is_better_than(0.0, higher) for higher in (True, False))
         return apart and self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def turned(self) -> Comparison:
+        """The second row against the first."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=_mirrored(self.difference, 0.0),
+            within=_mirrored(self.within, 0.0),
+            improvement=_mirrored(self.improvement, 1.0),
+        )
+
+
+def _mirrored(found: Estimate, whole: float) -> Estimate:
+    """What the other side has of a whole: 0 for differences, 1 for probabilities."""
+    low, high = (None if end is None else whole - end for end in (found.high, found.low))
+    return replace(found, mean=whole - found.mean, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -123,10 +143,20 @@ def judge(cells: Sequence[Cell], pairing: str = ITEMS) -> Judged:
     return Judged(tuple(cells), scores, scores.shown, columns, compare(cells, columns, pairing), pairing)
 
 
+def estimates(judged: Judged, column: Measured) -> list[Estimate | None]:
+    """Mean and interval of each row in a column, as tables print them; None where the row lacks it."""
+    if column.column is None:
+        return [None if sample is None else sample_estimate(sample, column.scale) for sample in column.samples]
+    found = [reached.get(column.column) for reached in judged.scores.found]
+    return [None if one is None else one.estimate for one in found]
+
+
 def matches(one: Cell, other: Cell) -> bool:
-    """Whether two rows are of one method, or equal in every setting that both have."""
+    """Whether two comparable rows are of one method, or equal in every setting that both have."""
+    if one.unlike(other):
+        return False
     mine, theirs = one.axes, other.axes
-    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.")]
+    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.") and axis != STUDY]
     known = [axis for axis in shared if mine[axis] is not None and theirs[axis] is not None]
     return one.method == other.method or all(mine[axis] == theirs[axis] for axis in known)
 
@@ -217,10 +247,11 @@ def _family(cells: Sequence[Cell], column: Measured) -> list[tuple[int, int]]:
     order = ranked(column)
     trained = [index for index in order if cells[index].trained]
     baselines = [index for index in trained if cells[index].method == BASELINE] or trained[:1]
-    pairs = list(pairwise(order[:2]))
+    pairs = [pair for pair in pairwise(order[:2]) if not cells[pair[0]].unlike(cells[pair[1]])]
     for index in sorted(trained):
-        near = [other for other in baselines if matches(cells[index], cells[other])]
-        for other in near or (baselines if len(baselines) == 1 else []):  # LoRA at the one rank that it has
+        comparable = [other for other in baselines if not cells[index].unlike(cells[other])]
+        near = [other for other in comparable if matches(cells[index], cells[other])]
+        for other in near or (comparable if len(comparable) == 1 else []):  # LoRA at the one rank that it has
             same = index == other or cells[index].method == cells[other].method
             if not same and (other, index) not in pairs:
                 pairs.append((index, other))
@@ -245,7 +276,8 @@ def _compared(
         made.append(
             Comparison(
                 first, second, column, found.estimate(column.of_differences), found.num_items, found.p_seeds,
-                found.p_items if p_items is None else p_items, improvement, (first, second) in family,
+                found.p_items if p_items is None else p_items, improvement,
+                found.estimate(column.of_differences, TOST), (first, second) in family,
             )
         )  # fmt: skip
     return made

@@ -13,6 +13,7 @@ from bench.report.judge.statistics import Array, Part, summed
 from bench.study.selection import ROUNDING
 
 ALPHA = 0.05
+TOST = 0.9  # the confidence of an interval that lies inside the margin where both one-sided tests at 5 % reject
 
 
 def seeds_p(difference: float, parts: Sequence[Part]) -> float:

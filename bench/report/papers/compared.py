@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from bench.report.judge.differences import Difference
 from bench.report.judge.metrics import LOSS
 from bench.report.judge.power import MOST_SEEDS, seeds_needed
-from bench.report.judge.significance import ALPHA
+from bench.report.judge.significance import ALPHA, TOST
 from bench.report.judge.statistics import Estimate
 from bench.report.papers.answers import EQUIVALENT, UNBOUNDED, UNDECIDED, Answer, side
-
-TOST = 0.9  # the confidence of an interval that lies inside the margin where both one-sided tests at 5 % reject
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from bench.runs.record import Record
 from bench.study.folders import CONF, experiments_folder
 
 PUBLISHED = "published.csv"
+EMBEDDED = "_tiny"  # ends the names of studies with an embedded model (experiments/README.md)
 AVERAGE = "average"  # the task of a mean over the table's other tasks
 
 
@@ -135,6 +136,11 @@ class Number(BaseModel):
 
 
 COLUMNS = tuple(Number.model_fields)
+
+
+def repeated_by(study: str) -> str | None:
+    """The paper's study that one of the embedded tier repeats with another model and other tasks; None for no such."""
+    return study.removesuffix(EMBEDDED) if study.endswith(EMBEDDED) else None
 
 
 def published(study: str) -> tuple[Number, ...]:

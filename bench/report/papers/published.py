@@ -3,13 +3,16 @@
 Rows, tasks and their order are those of published.csv (bench.report.papers.papers). A difference is printed only if
 both numbers are of the same metric and of the paper's model. There is one table for each of the stages "published"
 (the paper's learning rate and scaling) and "tuned" (the best rate of the grid, one scaling rule for all methods).
+
+A study of the embedded tier has other tasks and another model: its numbers stand in columns of their own, not compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,12 +22,13 @@ import pandas as pd
 from bench.report.judge.metrics import METRICS, SHARE, Scale, base_name
 from bench.report.judge.scores import Column, Found, average, average_scale, collect, sample_estimate
 from bench.report.judge.statistics import Estimate
-from bench.report.papers.papers import AVERAGE, Number, published, row_of
+from bench.report.papers.papers import AVERAGE, Number, published, repeated_by, row_of
 from bench.report.read.load import Cell, Study
-from bench.report.tables.render import DASH, comment, interval_text, latex, markdown, prose
+from bench.report.tables.render import DASH, interval_text, latex, markdown, prose
 from bench.study.plan_file import PUBLISHED, TUNED
 
 STAGES = (PUBLISHED, TUNED)
+OURS = "ours: "  # in front of our tasks beside another model's
 _OF_TEN = "gpt4_score"  # MT-Bench's judge, 0 to 10; the suite has no such metric
 _MEANING = {
     PUBLISHED: "Ours of the stage published: the learning rate and scaling that the paper states.",
@@ -66,7 +70,9 @@ class PaperTable:
         first = self.places.iloc[:: len(columns)]
         texts = {
             "method": list(first["label"]),
-            "rank": [DASH if pd.isna(rank) else str(rank) for rank in first["rank"]],
+            "rank": _ranks(first["rank"]),
+            "rank, ours": _ranks(first.get("our_rank", [None] * len(first))),
+            "setting, ours": [text or DASH for text in first.get("our_setting", [""] * len(first))],
             "trainable, paper": [text or DASH for text in first["trainable_published"]],
             "trainable, ours": [DASH if pd.isna(number) else f"{number:,}" for number in first["trainable"]],
         }
@@ -87,7 +93,9 @@ def paper_table(study: Study) -> tuple[PaperTable, ...]:
     Raises:
         ReportError: published.csv has a fault.
     """
-    numbers = published(study.name)
+    own_numbers = published(study.name)
+    other = None if own_numbers else repeated_by(study.name)
+    numbers = published(other) if other else own_numbers
     places = dict.fromkeys((number.table, number.model) for number in numbers)
     stages = [stage for stage in STAGES if stage in study.stages] or [study.stage]
     at = {stage: study if stage == study.stage else study.at(stage) for stage in stages}
@@ -95,7 +103,10 @@ def paper_table(study: Study) -> tuple[PaperTable, ...]:
     for place in places:
         own = tuple(number for number in numbers if (number.table, number.model) == place)
         ours = any(number.row.method for number in own) and own[0].model
-        found += [_table(own, at[stage]) for stage in stages] if ours else [_table(own, None)]
+        make = _beside if other else _table
+        if other and all(number.value is None for number in own):
+            continue  # nothing that ours could stand beside
+        found += [make(own, at[stage]) for stage in stages] if ours else [_table(own, None)]
     return tuple(found)
 
 
@@ -119,9 +130,90 @@ def write_paper_tables(study: Study, folder: Path) -> str:
     (folder / "paper.md").write_text(text, encoding="utf-8")
     frame = pd.concat([table.places for table in tables]).drop(columns=["title", "text"])
     frame.to_csv(folder / "paper.csv", index=False, lineterminator="\n")
-    sources = (comment(table.heading) + latex(table.texts) for table in tables)
-    (folder / "paper.tex").write_text("".join(sources), encoding="utf-8")
+    sources = (
+        latex(table.texts, f"{study.name}: {table.heading}.", f"tab:{study.name}:{table.heading}") for table in tables
+    )
+    (folder / "paper.tex").write_text("\n".join(sources), encoding="utf-8")
     return text
+
+
+def _ranks(ranks: Iterable[Any]) -> list[str]:
+    return [DASH if pd.isna(rank) else str(rank) for rank in ranks]
+
+
+def _beside(numbers: tuple[Number, ...], study: Study) -> PaperTable:
+    """Of the published numbers of one table and model, and in columns behind them what a study of another model has.
+
+    A row holds a row of the paper and a cell of ours of one method and its settings; ranks are not matched.
+    """
+    table, model = numbers[0].table, numbers[0].model
+    tasks = {number.task: number.metric for number in sorted(numbers, key=lambda number: number.task == AVERAGE)}
+    keys = tuple(dict.fromkeys(replace(number.row, rank=None, label="") for number in numbers))
+    rows: list[dict[str, Any]] = []
+    for key in keys:
+        theirs = list(dict.fromkeys(n.row for n in numbers if replace(n.row, rank=None, label="") == key))
+        mine = [cell for cell in study.cells if row_of(cell.runs[0], keys) == key]
+        for row, cell in zip_longest(theirs, mine):
+            own = {number.task: number for number in numbers if number.row == row}
+            about = {
+                "table": table,
+                "model": model,
+                "stage": study.stage,
+                "method": key.method,
+                "settings": " ".join(key.settings),
+                "label": (row or theirs[0]).label,
+                "rank": row and row.rank,
+                "our_rank": _rank_of(cell),
+                "our_setting": _setting_of(cell),
+                "title": (row or theirs[0]).title,
+            }
+            behind = {
+                "trainable_published": next((number.trainable for number in own.values() if number.trainable), ""),
+                "trainable": round(median(r.initialization.num_trainable for r in cell.runs)) if cell else None,
+                "failed": 0,
+            }
+            for task, metric in tasks.items():
+                place = _place(own.get(task), None, metric, alone=True)
+                source = own[task].source if task in own else None
+                rows.append(about | {"task": task, "metric": metric} | place | behind | {"source": source})
+            for task, metric, ours in _measured(study, cell):
+                text = DASH if ours is None else f"{interval_text(ours.estimate, ours.scale)} ({ours.estimate.n})"
+                place = _place(None, ours, metric, alone=True) | {"text": text}
+                rows.append(about | {"task": f"{OURS}{task}", "metric": metric} | place | behind | {"source": None})
+    places = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "our_rank", "n", "trainable"), "Int64"))
+    own_model = ", ".join(sorted({cell.task_and_model[1] for cell in study.cells}))
+    notes = (
+        f"Other model: not comparable, shown beside. The published numbers are of {model} on the paper's tasks, ours, "
+        f"mean [95 % interval] (runs), of {own_model} on generated tasks in their form: nothing is subtracted, and "
+        f"rows of one method stand beside each other whatever their rank. {_MEANING.get(study.stage, '')}".rstrip(),
+        *_sources(places),
+    )
+    return PaperTable(f"{table}, {model}, beside {own_model}, stage {study.stage}", places, notes)
+
+
+def _rank_of(cell: Cell | None) -> int | None:
+    return cell.runs[0].config.rank.r if cell and "rank" in cell.runs[0].identity else None
+
+
+def _setting_of(cell: Cell | None) -> str:
+    """In what else than its method and rank the cell differs from others of the study."""
+    axes = cell.axes.items() if cell else ()
+    shown = [(axis, value) for axis, value in axes if value is not None and not axis.startswith("rank.")]
+    return ", ".join(f"{axis.rpartition('.')[2]} {value}" for axis, value in shown)
+
+
+def _measured(study: Study, cell: Cell | None) -> list[tuple[str, str, Ours | None]]:
+    """Of each column of a study its dataset, metric and what a cell has: the first metrics, then their average."""
+    scores = collect(study.cells)
+    found = scores.found[study.cells.index(cell)] if cell else {}
+    shown: list[tuple[str, str, Ours | None]] = []
+    for column in scores.first_metrics:
+        ours = Ours(found[column].estimate, column.scale) if column in found else None
+        shown.append((str(column.dataset), base_name(column.metric), ours))
+    if scores.averaged:
+        sample, scale = average(found, scores.averaged), average_scale(scores.averaged)
+        shown.append((AVERAGE, "mean", Ours(sample_estimate(sample, scale), scale) if sample else None))
+    return shown
 
 
 def _table(numbers: tuple[Number, ...], study: Study | None) -> PaperTable:
@@ -237,14 +329,7 @@ def _notes(places: pd.DataFrame, study: Study | None, ambiguous: list[str]) -> l
             "Each place: ours [95 % interval] (runs) / the published number / ours - published in points; "
             f"{DASH}: missing. With one run the interval is over its items. {_MEANING.get(study.stage, '')}".rstrip()
         )
-    valued = places[places["published"].notna()]
-    for source, own in valued.groupby("source", sort=False):
-        every = own["title"].nunique() == valued["title"].nunique()
-        kind, colon, where = str(source).rpartition("ary: ")
-        named = f"{kind.capitalize()}ary source: {where}" if colon and " " not in kind else f"Source: {source}"
-        notes.append(f"{named} ({'every row' if every else '; '.join(own['title'].unique())}).")
-    if len(blank := places.loc[places["published"].isna() & places["source"].notna(), "title"].unique()):
-        notes.append(f"Left blank, no source found for all or some tasks: {'; '.join(blank)}.")
+    notes += _sources(places)
     other = places[places["our_metric"].notna() & (places["our_metric"] != places["metric"])]
     texts = other["task"] + " " + other["metric"] + " in the paper, " + other["our_metric"] + " here"
     if others := [text for task in places["task"].unique() for text in texts[other["task"] == task].unique()]:
@@ -255,4 +340,18 @@ def _notes(places: pd.DataFrame, study: Study | None, ambiguous: list[str]) -> l
         notes.append(f"The table is of {model}; our runs on {', '.join(elsewhere)} are not in it.")
     if ambiguous:
         notes.append(f"Left out, several configurations of ours fit: {'; '.join(ambiguous)}.")
+    return notes
+
+
+def _sources(places: pd.DataFrame) -> list[str]:
+    """Where the published numbers of a table were read, and which rows have none."""
+    notes = []
+    valued = places[places["published"].notna()]
+    for source, own in valued.groupby("source", sort=False):
+        every = own["title"].nunique() == valued["title"].nunique()
+        kind, colon, where = str(source).rpartition("ary: ")
+        named = f"{kind.capitalize()}ary source: {where}" if colon and " " not in kind else f"Source: {source}"
+        notes.append(f"{named} ({'every row' if every else '; '.join(own['title'].unique())}).")
+    if len(blank := places.loc[places["published"].isna() & places["source"].notna(), "title"].unique()):
+        notes.append(f"Left blank, no source found for all or some tasks: {'; '.join(blank)}.")
     return notes

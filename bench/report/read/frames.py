@@ -46,6 +46,16 @@ _SCORE = {
     "curvature": "float64",
     "preconditioned_curvature": "float64",
 }
+_OF_RUN = {
+    "num_trainable": "Int64",
+    "seconds": "float64",
+    "peak_bytes": "Int64",
+    "init_seconds": "float64",
+    "train_seconds": "float64",
+    "eval_loss": "float64",
+    "forgetting": "float64",
+    "error": "str",
+}
 
 
 def frame(study: str, results_dir: Results | None = None) -> pd.DataFrame:
@@ -81,15 +91,9 @@ def frame(study: str, results_dir: Results | None = None) -> pd.DataFrame:
     """
 
     def rows(record: Record, folder: Path) -> Iterator[dict[str, Any]]:
-        seconds = [phase.seconds for phase in record.phases.values()]
-        peaks = [phase.peak_bytes for phase in record.phases.values() if phase.peak_bytes is not None]
-        known = "num_trainable" in record.initialization.model_fields_set
-        about = {
-            "num_trainable": record.initialization.num_trainable if known else None,
+        about = _cost(record) | {
             "retention_before": record.retention.loss_before if record.retention else None,
             "retention_after": record.retention.loss_after if record.retention else None,
-            "seconds": sum(seconds) if seconds else None,
-            "peak_bytes": max(peaks, default=None),
             "curvature": record.curvature and record.curvature.plain,
             "preconditioned_curvature": record.curvature and record.curvature.preconditioned,
         }
@@ -105,7 +109,42 @@ def frame(study: str, results_dir: Results | None = None) -> pd.DataFrame:
         if not record.scores and record.eval_loss is None:
             yield about
 
-    return _frame(study, results_dir, rows, _SCORE)
+    return _frame(study, results_dir, rows, _SCORE, "learning_rate")
+
+
+def runs(study: str, results_dir: Results | None = None) -> pd.DataFrame:
+    """The runs of a study, one row a run, failed ones too.
+
+    Args:
+        study: its name, such as demo, or its folder, such as runs/demo.
+        results_dir: the results folder; None: runs, or results if only that has the study.
+
+    Returns:
+        The columns that name the run as in `frame`, stage with all stages that use it, and:
+
+        - num_trainable, peak_bytes: as in `frame`.
+        - seconds: wall time of all phases; init_seconds: of calibration and factorisation; train_seconds: of training.
+        - eval_loss: after the last step; forgetting: retention_after - retention_before of `frame`.
+        - error: why it failed.
+
+    Raises:
+        ReportError: there is no such study; the message names those that there are.
+    """
+
+    def rows(record: Record, folder: Path) -> Iterator[dict[str, Any]]:
+        yield {
+            **_cost(record),
+            "init_seconds": record.init_seconds,
+            "train_seconds": record.seconds("train"),
+            "eval_loss": record.eval_loss,
+            "forgetting": record.forgetting,
+            "error": str(record.error) if record.error else None,
+        }
+
+    found = _frame(study, results_dir, rows, _OF_RUN, "learning_rate")
+    stages = found.dropna(subset="stage").groupby("run_id")["stage"].agg(", ".join)
+    one_each = found.drop_duplicates("run_id", ignore_index=True)
+    return one_each.assign(stage=one_each["run_id"].map(stages).astype("str"))
 
 
 def curves(study: str, results_dir: Results | None = None) -> pd.DataFrame:
@@ -163,6 +202,18 @@ def alignment(study: str, results_dir: Results | None = None) -> pd.DataFrame:
     return _frame(study, results_dir, rows, columns)
 
 
+def _cost(record: Record) -> dict[str, Any]:
+    """Trainable parameters, seconds and memory of a run; None for what it did not come to."""
+    seconds = [phase.seconds for phase in record.phases.values()]
+    peaks = [phase.peak_bytes for phase in record.phases.values() if phase.peak_bytes is not None]
+    known = "num_trainable" in record.initialization.model_fields_set
+    return {
+        "num_trainable": record.initialization.num_trainable if known else None,
+        "seconds": sum(seconds) if seconds else None,
+        "peak_bytes": max(peaks, default=None),
+    }
+
+
 def eval_loss_score(record: Record) -> list[Score]:
     """The eval loss of a trained run as a score of no dataset; none where it was not measured."""
     if record.eval_loss is None:
@@ -175,12 +226,20 @@ def _frame(
     results_dir: Results | None,
     rows: Callable[[Record, Path], Iterator[dict[str, Any]]],
     columns: dict[str, str],
+    peak: str = "peak_learning_rate",
 ) -> pd.DataFrame:
-    """One frame of the dicts that `rows` yields for each run, with the columns that name the run in front."""
+    """One frame of the dicts that `rows` yields for each run, with the columns that name the run in front.
+
+    Args:
+        study: name or folder.
+        results_dir: the results folder; None: where `located` finds the study.
+        rows: of a record and its folder.
+        columns: names and dtypes of what `rows` yields.
+        peak: what the column of the schedule's peak is called.
+    """
     root, study = located(study, None if results_dir is None else Path(results_dir))
     folder = existing_folder(root, study)
     plan = planned(folder)
-    peak = "learning_rate" if columns is _SCORE else "peak_learning_rate"
     named = {peak if name == "learning_rate" else name: kind for name, kind in _RUN.items()}
     stages_of: dict[str | None, list[str | None]] = defaultdict(list)
     for run in plan.runs if plan else ():

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from bench.study.plan_file import (
 )
 
 BASELINE = "hu"  # LoRA, with which every method is compared
+STUDY = "study"  # the axis of rows of several studies
+SHARED = "the same runs"  # what keeps two rows from a comparison although every condition is equal
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Cell:
         axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
         group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
         tried: of a tuned row the records of its selection, at the best rate and its neighbours.
+        study: the study that a row beside those of other studies is of; "" where there is only one.
+        conditions: what rows of different studies must have in common to be compared, in words.
     """
 
     method: str
@@ -54,6 +58,19 @@ class Cell:
     folders: list[Path]
     group: tuple[str, ...] = ()
     tried: tuple[Record, ...] = ()
+    study: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+
+    def unlike(self, other: Cell) -> tuple[str, ...]:
+        """The conditions in which rows of two studies differ, or that they share runs; none of rows of one study."""
+        if self.study == other.study:
+            return ()
+        if {run.run_id for run in self.runs} & {run.run_id for run in other.runs}:
+            return (SHARED,)
+        shared = self.conditions.keys() & other.conditions.keys()
+        return tuple(
+            name for name in self.conditions if name in shared and self.conditions[name] != other.conditions[name]
+        )
 
     @property
     def learning_rate(self) -> float | None:
@@ -72,8 +89,9 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Label and axes, for a legend."""
-        shown = [f"{name.rpartition('.')[2]} {value}" for name, value in self.axes.items() if value is not None]
+        """Label and axes, for a legend; a study without a word before its name."""
+        known = {name: value for name, value in self.axes.items() if value is not None}
+        shown = [str(value) if name == STUDY else f"{name.rpartition('.')[2]} {value}" for name, value in known.items()]
         return ", ".join([self.label, *shown])
 
 
@@ -85,6 +103,8 @@ class Study:
         cells: of one stage.
         plan: what the study's sweeps have planned; None for single runs.
         members: every record that was read, failed ones too.
+        beside: the studies that were put side by side in it; none in a study of its own.
+        notes: what a reader of their common tables has to know, a line each.
     """
 
     name: str
@@ -95,6 +115,8 @@ class Study:
     plan: StudyPlan | None = None
     stage: str = RUN
     members: list[Member] = field(default_factory=list)
+    beside: tuple[Study, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def by_task_and_model(self) -> dict[tuple[str, str], Study]:
@@ -238,13 +260,10 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
     for path, record in _once_each(found):
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
         groups[json.dumps(_without_alignment(identity), sort_keys=True)].append((path, record))
-    flat = {
-        key: _flatten(json.loads(key)) | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config.method.name}
-        for key, members in groups.items()
-    }
+    flat = {key: settings(members[0][1]) for key, members in groups.items()}
     # A row of these stages is its group; which learning rate it has is a column.
     chosen = plan is not None and stage not in (RUN, SELECT)
-    axes = [axis for axis in _axes(flat) if not (chosen and axis == _RATE)]
+    axes = [axis for axis in axes_of(flat) if not (chosen and axis == RATE)]
     cells = []
     for key, members in groups.items():
         members.sort(key=lambda member: member[1].config.seed)
@@ -288,8 +307,14 @@ def _rank(cell: Cell) -> tuple:
     return *order(cell.method), [(str(type(value)), value is not None and value) for value in cell.axes.values()]
 
 
-_RATE = "train.learning_rate"
+RATE = "train.learning_rate"
 _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, none of which is called so
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """What of a run's configuration can change its scores, but the seed: printable values by dotted name."""
+    identity = {key: value for key, value in record.identity.items() if key != "seed"}
+    return _flatten(_without_alignment(identity)) | {_PLACE: _place(record), _METHOD: record.config.method.name}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -307,27 +332,27 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
-    """The settings that differ between cells to which they apply, without those that another one implies.
+def axes_of(flat: Mapping[Any, dict[str, Any]]) -> list[str]:
+    """The `settings` that differ between cells to which they apply, without those that another one implies.
 
     Task and model head the tables, and what they imply (their data, their files) is no axis.
     """
-    settings = list(flat.values())
-    keys = {key for values in settings for key in values} - {_PLACE, _METHOD}
+    every = list(flat.values())
+    keys = {key for values in every for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
     # lora_alpha follows the rank, and each row's own learning rate what is swept, not the other way round.
-    for key in sorted(keys, key=lambda key: (key == _RATE, not key.endswith(".name"), key != "rank.r", key)):
+    for key in sorted(keys, key=lambda key: (key == RATE, not key.endswith(".name"), key != "rank.r", key)):
         # A method's own fields and its learning rate set cells apart only within the method.
-        within = [_METHOD] if key.startswith("method.") or key == _RATE else []
-        if not _fixed(settings, within, key) and not any(_fixed(settings, [axis], key) for axis in axes):
+        within = [_METHOD] if key.startswith("method.") or key == RATE else []
+        if not _fixed(every, within, key) and not any(_fixed(every, [axis], key) for axis in axes):
             axes.append(key)
     return axes[1:]
 
 
-def _fixed(settings: list[dict[str, Any]], by: list[str], key: str) -> bool:
+def _fixed(every: list[dict[str, Any]], by: list[str], key: str) -> bool:
     """Whether equal values of the settings `by` give one value of `key` in every cell that has it."""
     seen: dict[tuple, set] = defaultdict(set)
-    for values in settings:
+    for values in every:
         if key in values:
             seen[tuple(values.get(name) for name in by)].add(values[key])
     return all(len(values) == 1 for values in seen.values())

@@ -55,7 +55,7 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
             f"{folder} holds runs of {len(stacks)} software or hardware stacks ({described}); "
             "numbers of different stacks are not comparable: run the study again on one, or say --mix"
         )
-    if len(precisions := {_precision(record) for record in records}) > 1:
+    if len(precisions := {precision(record) for record in records}) > 1:
         trained = {training for training, _ in precisions if training is not None}
         scored = {scoring for _, scoring in precisions}
         for what, found in (("train", trained), ("score", scored)):
@@ -66,7 +66,7 @@ def refuse_mixture(folder: Path, records: Sequence[Record]) -> None:
                 )
 
 
-def _precision(record: Record) -> tuple[str | None, str]:
+def precision(record: Record) -> tuple[str | None, str]:
     """In which precision a run trained (None: it did not) and was scored."""
     trains = record.training is not None and record.training.num_steps > 0
     return (record.config.train.precision or "fp32") if trains else None, record.config.score.get("precision", "fp32")

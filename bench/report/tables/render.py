@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 import pandas as pd
 
@@ -13,13 +14,14 @@ from bench.report.judge.statistics import Estimate
 DASH = "–"
 DAGGER = "†"
 MINUS = "−"
+ERRORS = INTERVAL, SD = "interval", "sd"  # what stands behind a mean in LaTeX
 FLOATS = "%.12g"  # in a CSV: the digits that are the same on every processor
 
 
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", "±": r"$\pm$"}
-    | {DASH: "--", MINUS: "$-$", DAGGER: r"\textdagger{}"}
+    | {DASH: "--", MINUS: "$-$", DAGGER: r"\textdagger{}", "α": r"$\alpha$", "≤": r"$\leq$"}
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -33,6 +35,13 @@ def interval_text(found: Estimate | None, scale: Scale) -> str:
     if found.low is None or found.high is None:
         return scale.text(found.mean)
     return f"{scale.text(found.mean)} [{scale.text(found.low)}, {scale.text(found.high)}]"
+
+
+def deviation_text(values: Sequence[float], scale: Scale) -> str:
+    """'50.0 ± 4.0', mean and standard deviation (n - 1) of runs; the mean alone of a single one."""
+    if len(values) < 2:
+        return scale.text(values[0]) if values else DASH
+    return f"{scale.text(fmean(values))} ± {scale.text(stdev(values))}"
 
 
 def p_text(p: float | None) -> str:
@@ -60,11 +69,20 @@ def markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, colalign=left, disable_numparse=True)
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A LaTeX table with booktabs; Markdown's ** becomes \\textbf."""
+def latex(table: pd.DataFrame, caption: str, label: str) -> str:
+    """A LaTeX float of a booktabs table, which a paper's preamble needs; Markdown's ** becomes \\textbf.
+
+    Args:
+        table: of texts.
+        caption: as text.
+        label: made into one of letters, digits, colons and hyphens.
+    """
     escaped = table.map(_latex_text)
     escaped.columns = [_latex_text(name) for name in table.columns]
-    return escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
+    body = escaped.to_latex(index=False, column_format="l" + "r" * (table.shape[1] - 1), escape=False)
+    named = re.sub("[^A-Za-z0-9:]+", "-", label).strip("-")
+    head = rf"\caption{{{_latex_text(caption)}}}" + "\n" + rf"\label{{{named}}}"
+    return "\\begin{table}[t]\n\\centering\n" + f"{head}\n{body}" + "\\end{table}\n"
 
 
 def comment(text: str) -> str:

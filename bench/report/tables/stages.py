@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from bench.report.judge.comparisons import Judged
-from bench.report.judge.metrics import scale_of
-from bench.report.judge.scores import sample_estimate
+from bench.report.judge.metrics import Scale, scale_of
+from bench.report.judge.scores import Sample, sample_estimate
 from bench.report.read.fits import fits_text, unequal_fits
 from bench.report.read.load import Cell, Study
-from bench.report.tables.render import DASH, interval_text
+from bench.report.tables.render import DASH, SD, deviation_text, interval_text
 from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
 from bench.study.selection import Selection
 
@@ -31,7 +31,7 @@ def alone(cells: Sequence[Cell], others: Others) -> list[Cell]:
     return [cell for group, cell in found.items() if group not in known]
 
 
-def side_columns(rows: Sequence[Cell], others: Others) -> dict[str, list[str]]:
+def side_columns(rows: Sequence[Cell], others: Others, errors: str) -> dict[str, list[str]]:
     """For each other stage its first metrics or their average, the learning rate and n; rows match by group."""
     texts: dict[str, list[str]] = {}
     for stage, judged in others.items():
@@ -39,14 +39,18 @@ def side_columns(rows: Sequence[Cell], others: Others) -> dict[str, list[str]]:
         found = [places.get(cell.group) for cell in rows]
         averages = [one for one in judged.measured if one.column is None]
         for one in averages or [one for one in judged.measured if one.column in judged.scores.first_metrics]:
-            shown = [
-                DASH if s is None else interval_text(sample_estimate(s, one.scale), one.scale) for s in one.samples
-            ]
+            shown = [DASH if s is None else _text(s, one.scale, errors) for s in one.samples]
             texts[f"{TITLES.get(stage, stage)}: {one.heading}"] = [DASH if i is None else shown[i] for i in found]
         cells = [None if index is None else judged.cells[index] for index in found]
         texts[f"{stage}: learning rate"] = [DASH if cell is None else rate_text(cell) for cell in cells]
         texts[f"{stage}: n"] = [DASH if cell is None else str(len(cell.runs)) for cell in cells]
     return texts
+
+
+def _text(sample: Sample, scale: Scale, errors: str) -> str:
+    if errors == SD:
+        return deviation_text(sample.values.tolist(), scale)
+    return interval_text(sample_estimate(sample, scale), scale)
 
 
 def rate_text(cell: Cell, edges: Container[tuple[str, ...]] = ()) -> str:

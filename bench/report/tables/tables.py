@@ -9,18 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.report.judge.comparisons import Judged, judge, significant_best
+from bench.report.judge.comparisons import Judged, Measured, estimates, judge, significant_best
 from bench.report.judge.metrics import FORGETTING, SHARE
 from bench.report.judge.scores import Column, Found, average, average_scale, interquartile, sample_estimate
 from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.paired import comparison_numbers, comparison_table
 from bench.report.tables.remarks import comparison_note, failures, flagged, majority_texts, note, remarks, stack
-from bench.report.tables.render import DAGGER, DASH, FLOATS, bold, comment, interval_text, latex, markdown, prose
+from bench.report.tables.render import (
+    DAGGER,
+    DASH,
+    FLOATS,
+    INTERVAL,
+    SD,
+    bold,
+    comment,
+    deviation_text,
+    interval_text,
+    latex,
+    markdown,
+    prose,
+)
 from bench.report.tables.stages import (
     alone,
     edges,
@@ -36,6 +49,15 @@ from bench.study.plan_file import SEARCH, SELECT
 from bench.study.registration import registered, registration
 
 MAJORITY = "Majority class"
+CAPTIONS = {  # of the tables in LaTeX, by file and what stands behind a mean
+    ("results", INTERVAL): "mean [95 % interval] over n seeds and the test items. Bold: significantly better than the "
+    "runner-up, p < 0.05 after Holm's correction.",
+    ("results", SD): "mean ± standard deviation over n seeds. Bold: significantly better than the runner-up over seeds "
+    "and items, p < 0.05 after Holm's correction.",
+    ("comparisons", INTERVAL): "differences [95 % interval] over n seeds and the items, with p-values; bold: "
+    "significant after Holm's correction.",
+    ("rates", INTERVAL): "mean on the validation split at each learning rate; bold: the best of a row.",
+}
 Place = tuple[str, str]  # the names of task and model
 Stages = dict[str, dict[Place, Judged]]
 
@@ -120,7 +142,7 @@ def summary(study: Study) -> pd.DataFrame:
     return next(iter(summaries(study, judge_stages(study)).values()))
 
 
-def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[str, ...]]) -> pd.DataFrame:
+def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[str, ...]], errors: str) -> pd.DataFrame:
     """The rows of the main stage, then the rows that only another stage has."""
     cells = judged.cells
     everyone = [*cells, *alone(cells, others)]
@@ -131,11 +153,11 @@ def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[st
         if any(value is not None for value in values):
             texts[axis] = [DASH if value is None else str(value) for value in values]
     texts["learning rate"] = [*(rate_text(cell, at_edge) for cell in cells), *missing]
-    texts |= {name: [*of_cells, *missing] for name, of_cells in _metrics(judged).items()}
-    if any(found := [forgetting(cell) for cell in cells]):
-        texts["forgetting"] = [*(interval_text(one, FORGETTING) for one in found), *missing]
+    texts |= {name: [*of_cells, *missing] for name, of_cells in _metrics(judged, errors).items()}
+    if any(forgetting(cell) for cell in cells):
+        texts["forgetting"] = [*(_forgetting_text(cell, errors) for cell in cells), *missing]
     texts["n"] = [*(str(len(cell.runs)) for cell in cells), *missing]
-    texts |= side_columns(everyone, others)
+    texts |= side_columns(everyone, others, errors)
     texts["trainable"] = [f"{trainable_parameters(cell):,}" for cell in everyone]
     if any(map(num_head, everyone)):
         texts["head"] = [f"{num_head(cell):,}" for cell in everyone]
@@ -144,25 +166,39 @@ def _summary(judged: Judged, others: Mapping[str, Judged], at_edge: set[tuple[st
     return _with_majority(pd.DataFrame(texts), judged)
 
 
-def _metrics(judged: Judged) -> dict[str, list[str]]:
+def _metrics(judged: Judged, errors: str) -> dict[str, list[str]]:
     """The texts of the score columns, by heading; a number that is not above the majority class has a dagger."""
     texts = {}
     for one in judged.measured:
-        if one.column is None:
-            estimates = [None if sample is None else sample_estimate(sample, one.scale) for sample in one.samples]
-            stuck = [False] * len(estimates)
-        else:
+        stuck = [False] * len(judged.cells)
+        if one.column is not None:
             reached = [found.get(one.column) for found in judged.scores.found]
-            estimates = [None if found is None else found.estimate for found in reached]
             pairs = zip(judged.cells, reached, strict=True)
             stuck = [found is not None and flagged(cell, found.above_majority) for cell, found in pairs]
         best = significant_best(one, judged.comparisons)
-        shown = bold([interval_text(found, one.scale) for found in estimates], best)
+        shown = bold(errors_texts(judged, one, errors), best)
         texts[one.heading] = [f"{text} {DAGGER}" if dagger else text for text, dagger in zip(shown, stuck, strict=True)]
         if one.column is None:
             middle = [interquartile(found, judged.scores.averaged) for found in judged.scores.found]
-            texts[f"IQM {SHARE.unit}"] = [interval_text(found, one.scale) for found in middle]
+            texts[f"IQM {SHARE.unit}"] = [
+                one.scale.text(found.mean) if found and errors == SD else interval_text(found, one.scale)
+                for found in middle
+            ]
     return texts
+
+
+def _forgetting_text(cell: Cell, errors: str) -> str:
+    found = forgetting(cell)
+    if errors == SD and found is not None:
+        return deviation_text([run.forgetting for run in cell.runs if run.forgetting is not None], FORGETTING)
+    return interval_text(found, FORGETTING)
+
+
+def errors_texts(judged: Judged, one: Measured, errors: str) -> list[str]:
+    """The texts of a column, a row a cell: mean with interval, or with standard deviation over seeds."""
+    if errors == SD:
+        return [DASH if s is None else deviation_text(s.values.tolist(), one.scale) for s in one.samples]
+    return [interval_text(found, one.scale) for found in estimates(judged, one)]
 
 
 def _with_majority(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
@@ -186,51 +222,56 @@ def judge_stages(study: Study) -> Stages:
     }
 
 
-def summaries(study: Study, judged: Stages) -> dict[Place, pd.DataFrame]:
-    """The table to read of each task and model, from what `judge_stages` gives."""
+def summaries(study: Study, judged: Stages, errors: str = INTERVAL) -> dict[Place, pd.DataFrame]:
+    """The table to read of each task and model, from what `judge_stages` gives.
+
+    Args:
+        errors: what stands behind a mean: "interval", or "sd", the standard deviation over seeds.
+    """
     at_edge = edges(study)
     others = [(stage, of) for stage, of in judged.items() if stage != study.stage]
     return {
-        place: _summary(one, {stage: of[place] for stage, of in others if place in of}, at_edge)
+        place: _summary(one, {stage: of[place] for stage, of in others if place in of}, at_edge, errors)
         for place, one in judged[study.stage].items()
     }
 
 
-def write_tables(study: Study, folder: Path, judged: Stages | None = None) -> str:
+def write_tables(study: Study, folder: Path, judged: Stages | None = None, errors: str = INTERVAL) -> str:
     """Writes results, comparisons and rates, each as .md, .csv and .tex; returns the Markdown of results.
 
     A task and model has a table of its own in them. Rates are written where learning rates were chosen.
 
     Args:
         judged: what `judge_stages` gives; None judges here.
+        errors: what stands behind a mean in results.tex: "interval", or "sd", the standard deviation over seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     judged = judge_stages(study) if judged is None else judged
-    shown = summaries(study, judged)
-    results = [(", ".join(place), shown[place], remarks(one)) for place, one in judged[study.stage].items()]
-    text = _write(folder / "results", results, _numbers(judged), _lines(study, judged))
-    compared: list[tuple[str, pd.DataFrame, list[str]]] = []
+    shown, in_latex = summaries(study, judged), summaries(study, judged, errors)
+    results = [
+        Shown(", ".join(place), shown[place], remarks(one), in_latex[place])
+        for place, one in judged[study.stage].items()
+    ]
+    text = _write(folder / "results", study.name, results, _numbers(judged), _lines(study, judged), errors)
+    compared: list[Shown] = []
     frames = []
     for stage, of in judged.items() if len(judged) > 1 else [(None, judged[study.stage])]:
         for place, one in of.items():
-            compared.append(
-                (", ".join([*([stage] if stage else []), *place]), comparison_table(one), [comparison_note(one)])
-            )
+            title = ", ".join([*([stage] if stage else []), *place])
+            compared.append(Shown(title, comparison_table(one), [comparison_note(one)]))
             frames += list(comparison_numbers(one, stage, place))
-    _write(folder / "comparisons", compared, pd.DataFrame(frames))
+    _write(folder / "comparisons", study.name, compared, pd.DataFrame(frames))
     if study.selection:
-        tables = [(", ".join(place), table, ()) for place, table in rates_table(study)]
-        _write(folder / "rates", tables, rates_numbers(study))
+        tables = [Shown(", ".join(place), table) for place, table in rates_table(study)]
+        _write(folder / "rates", study.name, tables, rates_numbers(study))
     return text
 
 
 def of_the_study(study: Study, judged: Stages) -> list[str]:
     """Where the learning rates are from, and what was registered before the first run; a text may be empty."""
-    planned = registration(study.plan.experiment if study.plan else None)
-    return [
-        rate_remark(study, [stage for stage in judged if stage != study.stage]),
-        registered([record for _, record in study.members], planned),
-    ]
+    if study.beside:
+        return [*study.notes, *(f"{one.name}: {text}" for one in study.beside for text in _made(one, []) if text)]
+    return [*_made(study, [stage for stage in judged if stage != study.stage])]
 
 
 def _lines(study: Study, judged: Stages) -> list[str]:
@@ -248,36 +289,64 @@ def _lines(study: Study, judged: Stages) -> list[str]:
     return [line for line in [*lines, *(f"Not readable, left out: `{name}`" for name in study.unreadable)] if line]
 
 
+def _made(study: Study, others: Sequence[str]) -> tuple[str, str]:
+    """How its learning rates were chosen, and what of it was registered."""
+    records = [record for _, record in study.members]
+    experiment = study.plan.experiment if study.plan else None
+    return rate_remark(study, others), registered(records, registration(experiment))
+
+
+class Shown(NamedTuple):
+    """One table of a file.
+
+    Attributes:
+        title: task and model, and the stage where there are several; printed if there are several tables.
+        below: the lines below it.
+        in_latex: None for the same table.
+    """
+
+    title: str
+    table: pd.DataFrame
+    below: Sequence[str] = ()
+    in_latex: pd.DataFrame | None = None
+
+
 def _write(
     stem: Path,
-    tables: Sequence[tuple[str, pd.DataFrame, Sequence[str]]],
+    study: str,
+    tables: Sequence[Shown],
     frame: pd.DataFrame,
     lines: Sequence[str] = (),
+    errors: str = INTERVAL,
 ) -> str:
     """Writes one file of each kind, nothing where no table has a row.
 
     Args:
         stem: the files' path without its ending.
-        tables: titles, which are printed if there are several, tables, and the lines below each.
+        study: names the tables in LaTeX.
+        tables: of the file.
         frame: the numbers.
         lines: below all tables.
+        errors: what stands behind a mean in LaTeX.
 
     Returns:
         The Markdown.
     """
-    kept = [(title, table, below) for title, table, below in tables if len(table)]
+    kept = [one for one in tables if len(one.table)]
     if not kept:
         return ""
     blocks, sources = [], []
-    for title, table, below in kept:
+    for one in kept:
         if len(kept) > 1:
-            blocks.append(prose(f"## {title}"))
-            sources.append(comment(title))
-        blocks += [markdown(table), *map(prose, filter(None, below))]
-        sources.append(latex(table))
+            blocks.append(prose(f"## {one.title}"))
+            sources.append(comment(one.title))
+        blocks += [markdown(one.table), *map(prose, filter(None, one.below))]
+        table = one.table if one.in_latex is None else one.in_latex
+        caption = f"{study} ({one.title}): {CAPTIONS[stem.name, errors]}"
+        sources.append(latex(table, caption, f"tab:{study}:{one.title}:{stem.name}"))
     text = "\n\n".join([*blocks, *map(prose, lines)]) + "\n"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    stem.with_suffix(".tex").write_text("".join(sources), encoding="utf-8")
+    stem.with_suffix(".tex").write_text("\n".join(sources), encoding="utf-8")
     frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format=FLOATS)
     return text
 
