@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from bench.process.environment import quiet_environment
 from bench.study.folders import CONF
@@ -102,8 +105,11 @@ def main() -> None:
         return worker.serve(run)
     sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what Hydra refuses comes here, and is one line
     try:
         job()
+    except (HydraException, OmegaConfBaseException) as error:
+        arguments.refuse(compose.reason(error))
     except SystemExit as stopped:  # by a signal, or by a launcher that lost a process
         status = stopped.code if isinstance(stopped.code, int) else 1
         if status == 2:

@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.process.config_dirs import add_config_dir
 from bench.process.environment import quiet_environment
 from bench.process.redact import redacted
 
 
 def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool = False) -> argparse.ArgumentParser:
-    """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
+    """The parser of `python -m bench.NAME` with --config-dir, to which the caller adds its own arguments.
 
     Args:
         name: of the command, without "bench.".
@@ -32,11 +33,25 @@ def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool
     """
     description = (doc or "").partition("\n")[0].partition(": `python")[0]
     made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
+    made.add_argument(
+        "--config-dir", "-cd", metavar="DIR", action="append", default=[], help="a folder of your own configurations"
+    )
     if study:
         made.add_argument("study", help="the folder below the results folder, such as demo")
     if study or results_dir:
         made.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
     return made
+
+
+def study_name(text: str, results_dir: Path | None) -> str:
+    """A study's name from the name itself, or from the path of its folder: mine, mine/, results/mine.
+
+    Args:
+        text: as it was given.
+        results_dir: the folder of all studies; None: results.
+    """
+    path, root = Path(text).resolve(), (results_dir or Path("results")).resolve()
+    return str(path.relative_to(root)) if root in path.parents else text.rstrip("/") or text
 
 
 def main(
@@ -55,6 +70,10 @@ def main(
     options = parser.parse_intermixed_args(arguments)
     quiet_environment()
     try:
+        for folder in options.config_dir:
+            add_config_dir(folder)
+        if "study" in options:
+            options.study = study_name(options.study, vars(options).get("results_dir"))
         status = call(options) or 0
         sys.stdout.flush()
         return status

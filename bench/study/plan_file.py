@@ -17,9 +17,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from bench.process.config_dirs import config_dir_words
 from bench.process.files import write_whole
 from bench.process.redact import redacted
-from bench.process.validation import one_line
+from bench.process.validation import did_you_mean, one_line
 from bench.runs.record import RECORD
 from bench.runs.record_parts import FileName
 
@@ -80,11 +81,18 @@ class StudyPlan:
     pairing: Literal["items", "seeds"] = "items"
     reserve: int | None = None
 
-    def command(self, run: PlannedRun, results_dir: Path = RESULTS) -> str:
-        """The shell command that runs exactly this run; it names a results folder other than the default one."""
+    def command(self, run: PlannedRun, results_dir: Path = RESULTS, here: bool = False) -> str:
+        """The shell command that runs exactly this run; it names a results folder other than the default one.
+
+        Args:
+            run: of this plan.
+            results_dir: the folder of all studies.
+            here: write the folders of --config-dir as they are on this machine, not as FOLDER.
+        """
         experiment = [] if self.experiment is None else [f"+experiments={self.experiment}"]
+        own = config_dir_words(None if here else "FOLDER")
         alone = [] if self.experiment is None else ["hydra.mode=RUN"]
-        return shlex.join(["python", "-m", "bench.run", *experiment, *run.overrides, *into(results_dir), *alone])
+        return shlex.join(["python", "-m", "bench.run", *own, *experiment, *run.overrides, *into(results_dir), *alone])
 
     def of(self, stage: str) -> tuple[PlannedRun, ...]:
         """The runs of one stage."""
@@ -124,6 +132,13 @@ def every_run_folder(results_dir: Path) -> list[Path]:
     """The folders of runs that have a record, of all studies in a results folder, sorted."""
     found = (path.parent for path in results_dir.rglob(RECORD))
     return sorted(path for path in found if "/." not in f"/{path.relative_to(results_dir).as_posix()}")
+
+
+def no_study(results_dir: Path, name: str) -> str:
+    """The message that there is no study of a name, with the likely one and those that there are."""
+    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
+    there_are = f"there are: {', '.join(known) or 'none'}"
+    return f"no study {name!r} in {results_dir}{did_you_mean(name, known)}; {there_are}"
 
 
 def read_plan(folder: Path) -> StudyPlan | None:
