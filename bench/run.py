@@ -1,4 +1,7 @@
-"""The spine: one cell of the grid from configuration to record, and the command line `python -m bench.run`."""
+"""Does one run, or with -m a sweep, from configuration to record: `python -m bench.run`.
+
+The spine: one cell of the grid, read in the order in which it happens.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     with phases.measure("load"):
         stage.check(cfg)
         # A row that cannot be used is refused before a model is loaded.
-        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache)
+        calibrates = bool(cfg.method.requires)
+        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache, calibrates)
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
         loss_rows = cfg.score.num_loss_rows
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows, calibrates)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
         if cfg.trains:

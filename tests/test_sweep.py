@@ -124,7 +124,7 @@ finally:
         (["-m", "train.max_steps=5,-1"], "train.max_steps=-1: input should be greater than 0"),
         (["model=local"], "model.path is missing: give model.path=VALUE"),
         (["model=local", "model.path=/no/such/folder"], "model.path=/no/such/folder is no model folder"),
-        (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold FOLDER/SPLIT.jsonl"),
+        (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold gsm8k/SPLIT.jsonl"),
     ],
 )
 def test_a_run_that_cannot_be_is_one_line_on_stderr_and_leaves_nothing(tmp_path, arguments, message):

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from bench.sweep import choices
 from bench.tasks.data import Dataset
-from bench.tasks.definition import BUILT_IN, OWN, InMemoryTask, load_definition, prompt_and_target, read_definition
+from bench.tasks.definition import InMemoryTask, load_definition, prompt_and_target, read_definition
+from bench.tasks.definition_files import BUILT_IN, OWN
 from bench.tasks.fields import row_validator
 from rows import ROWS
 
