@@ -60,13 +60,14 @@ def likely(group: str, value: str) -> str:
     if group == "rank" and value.removeprefix("r").isdecimal():
         r = value.removeprefix("r")
         return f"; say rank.r={r} rank.lora_alpha={2 * int(r)} rank.name=r{r}"  # 2r, as in conf/rank
-    by_name = {_plain(name): name for name in known} | {_plain(name.rpartition("/")[2]): name for name in known}
+    by_name = {plain(name): name for name in known} | {plain(name.rpartition("/")[2]): name for name in known}
     if group == "method":
-        by_name = {_plain(other): name for name in known for other in _other_names(name)} | by_name
-    return did_you_mean(_plain(value), by_name, f"+{group}=" if group == EXPERIMENTS else f"{group}=")
+        by_name = {plain(other): name for name in known for other in _other_names(name)} | by_name
+    return did_you_mean(plain(value), by_name, f"+{group}=" if group == EXPERIMENTS else f"{group}=")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without capitals and punctuation: init_a for Init[A]."""
     return re.sub(r"\W+", "_", name.lower()).strip("_")
 
 

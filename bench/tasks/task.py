@@ -17,6 +17,7 @@ from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
 from bench.process.store import Cache
+from bench.process.validation import did_you_mean
 from bench.runs.record_parts import DataFacts
 from bench.runs.renamed import as_hashed
 from bench.tasks.chat import Chat
@@ -104,7 +105,9 @@ class Task:
     def __post_init__(self) -> None:
         for name in (*self.train, *self.score):
             if name not in self.datasets:
-                raise ValueError(f"no dataset {name!r}; this task has {', '.join(self.datasets)}")
+                raise ValueError(
+                    f"no dataset {name!r}{did_you_mean(name, self.datasets.keys())}; this task has {', '.join(self.datasets)}"
+                )
             if self.template not in (choices := self.datasets[name].definitions):
                 raise ValueError(
                     f"task.template={self.template} is none of {name}, which has {', '.join(choices)}; take one of "
