@@ -105,9 +105,8 @@ class Task:
     def __post_init__(self) -> None:
         for name in (*self.train, *self.score):
             if name not in self.datasets:
-                raise ValueError(
-                    f"no dataset {name!r}{did_you_mean(name, self.datasets.keys())}; this task has {', '.join(self.datasets)}"
-                )
+                meant = did_you_mean(name, self.datasets.keys())
+                raise ValueError(f"no dataset {name!r}{meant}; this task has {', '.join(self.datasets)}")
             if self.template not in (choices := self.datasets[name].definitions):
                 raise ValueError(
                     f"task.template={self.template} is none of {name}, which has {', '.join(choices)}; take one of "
