@@ -58,7 +58,7 @@ def test_a_cell_is_the_run_that_hydra_composes(name, swept):
     [
         (
             ["train.max_stepz=3,4"],
-            "nothing reads train.max_stepz (did you mean train.max_steps?); known there",
+            r"nothing reads train\.max_stepz \(did you mean train\.max_steps\?\); known there",
         ),
         (["seed=0,-1"], "seed=-1"),
         (["model=tiny_llama,local"], "model.path is missing: give model.path=VALUE"),
