@@ -139,6 +139,7 @@ class Run:
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build_method(chosen)
             published = values.pop("published_rates", {})
+            values.pop("other_names", None)  # of the method, for bench.sweep.choices
             run = TypeAdapter(cls).validate_python(values)
             run = replace(run, model=run.model.pinned(), task=run.task.pinned()).with_a_rate(published)
             run.check()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.config import Run
 from bench.process import command
+from bench.process.files import set_usual_mode, write_whole
 from bench.runs.record import COMPLETED, WEIGHTS, read_record
 
 if TYPE_CHECKING:
@@ -44,17 +45,19 @@ def restore(folder: Path) -> Restored:
 
 
 def write_adapter(folder: Path, to: Path) -> None:
-    """Writes adapter_model.safetensors and adapter_config.json; the pretrained weights are not read.
+    """Writes adapter_model.safetensors, adapter_config.json and a model card; the pretrained weights are not read.
 
     Raises:
         ValueError: no finished run, or one that trained no adapter.
     """
     from bench.model.export import save_adapter
+    from bench.report.card import model_card
 
     cfg = finished_run(folder)
     if not cfg.method.has_adapter:
         raise ValueError(f"method={cfg.method_name} trains no adapter; --merged writes its weights")
     save_adapter(folder / WEIGHTS, cfg.model, cfg.task.num_labels, cfg.method.keeps_function, cfg.adapter.use_dora, to)
+    write_whole(to / "README.md", model_card(read_record(folder)))  # PEFT's has gaps, and the base model's folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +76,8 @@ def _write(options: argparse.Namespace) -> None:
         restore(options.run).save_merged(options.to)
     else:
         write_adapter(options.run, options.to)
+    for path in options.to.glob("*.safetensors"):
+        set_usual_mode(path)
     print(f"{'merged weights' if options.merged else 'PEFT adapter'} in {options.to}")
 
 

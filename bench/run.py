@@ -1,14 +1,20 @@
-"""The spine: one cell of the grid from configuration to record, and the command line `python -m bench.run`."""
+"""Does one run, or with -m a sweep, from configuration to record: `python -m bench.run`.
+
+The spine: one cell of the grid, read in the order in which it happens.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from bench.process.environment import quiet_environment
 from bench.study.folders import CONF
@@ -42,10 +48,11 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     with phases.measure("load"):
         stage.check(cfg)
         # A row that cannot be used is refused before a model is loaded.
-        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache)
+        calibrates = bool(cfg.method.requires)
+        cfg.task.read(cfg.score.split, cfg.trains, cfg.cache, calibrates)
         loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
         loss_rows = cfg.score.num_loss_rows
-        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows)
+        task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains, cfg.cache, loss_rows, calibrates)
         check(loaded, task.evaluations, cfg.score)
         attempt.made_from(loaded, task, cfg.checkpoint)
         if cfg.trains:
@@ -102,8 +109,11 @@ def main() -> None:
         return worker.serve(run)
     sys.argv[1:] = arguments.check_arguments(sys.argv[1:])
     status = 0
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what Hydra refuses comes here, and is one line
     try:
         job()
+    except (HydraException, OmegaConfBaseException) as error:
+        arguments.refuse(compose.reason(error))
     except SystemExit as stopped:  # by a signal, or by a launcher that lost a process
         status = stopped.code if isinstance(stopped.code, int) else 1
         if status == 2:

@@ -30,7 +30,7 @@ from bench.runs.renamed import modern
 from bench.score.rows import outcomes
 from bench.score.stage import evaluate
 from bench.study.folders import CONF
-from bench.sweep import arguments
+from bench.sweep import choices
 
 # Relative, of log-likelihoods in float32: rounding in another order of sums.
 TOLERANCE = 1e-4
@@ -113,7 +113,7 @@ def cells(studies, every):
 
 def recorded_cell(config):
     """What a record describes, in this version's configuration: a record may be older than the files in conf/."""
-    tasks = {choice.rpartition("/")[2]: choice for choice in arguments.choices(CONF / "task")}
+    tasks = {choice.rpartition("/")[2]: choice for choice in choices.choices(CONF / "task")}
     chosen = [f"method={config.method.name}", f"task={tasks[config.task.name]}", f"model={config.model.name}"]
     chosen += [f"seed={config.seed}", f"rank.name={config.rank.name}", f"rank.r={config.rank.r}"]
     chosen += [f"rank.lora_alpha={config.rank.lora_alpha}", "track=none", "measure=none"]

@@ -6,7 +6,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -57,7 +56,10 @@ def test_a_cell_is_the_run_that_hydra_composes(name, swept):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.max_stepz=3,4"], "Could not override 'train.max_stepz'"),
+        (
+            ["train.max_stepz=3,4"],
+            r"nothing reads train\.max_stepz \(did you mean train\.max_steps\?\); known there",
+        ),
         (["seed=0,-1"], "seed=-1"),
         (["model=tiny_llama,local"], "model.path is missing: give model.path=VALUE"),
         (["train.learning_rate='${by_method:{eva: 1e-3}}'"], "by_method has nothing for method=hu"),
@@ -107,5 +109,5 @@ def test_the_records_of_a_synthetic_study_are_those_of_the_cells_it_names(tmp_pa
 def test_of_two_overrides_of_one_key_the_last_counts_and_an_interval_is_refused():
     assert product(["method=glob(lora_x*)", "seed=1"]) == [("method=lora_xs", "seed=1")]
     assert product(["seed=1,2", "rank=r4", "seed=range(0,2)"]) == [("seed=0", "rank=r4"), ("seed=1", "rank=r4")]
-    with pytest.raises(HydraException):
+    with pytest.raises(ValueError, match=r"an interval has no values to enumerate; write range\(START,STOP,STEP\)"):
         product(["seed=interval(0,1)"])

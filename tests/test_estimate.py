@@ -13,7 +13,7 @@ from bench.plan.methods_table import num_trainable
 from bench.runs.record import COMPLETED, FAILED, read_record
 from bench.study.folders import CONF
 from bench.sweep import size
-from bench.sweep.arguments import choices
+from bench.sweep.choices import choices
 
 RESULTS = Path(__file__).parent.parent / "results"
 # A matrix product on two cores of the machine that made the committed records.

@@ -1,14 +1,17 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from bench import export
-from bench.runs.record import read_record, write_record
+from bench.report.card import model_card
+from bench.runs.record import Record, read_record, write_record
 
 # Each way to leave the pretrained weights: kept, shifted, with R, with a first step, of several ranks, half frozen.
 ADAPTERS = "hu lora_ga lora_xs lora_sb pissa eva lora_one asymmetry_a".split()
@@ -105,6 +108,48 @@ def test_the_command_writes_and_says_where(runs, tmp_path, capsys):
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def test_the_card_says_what_it_was_made_from_and_what_it_scored_and_names_no_folder(runs, tmp_path):
+    export.write_adapter(runs["lora_ga"], tmp_path / "out")
+    record, card = read_record(runs["lora_ga"]), (tmp_path / "out" / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata == {"library_name": "peft", "tags": ["lora", "lora-init-bench"]}  # the base is on no Hub
+    assert card.splitlines()[6] == "# LoRA-GA on gsm_tiny"
+    assert f"tiny_llama, sha256 {record.model.revision}" in card
+    assert f"r = 4, lora_alpha = {record.config.model_dump()['rank']['lora_alpha']:g};" in card
+    assert "learning rate 0.02, seed 0" in card
+    assert "| gsm_tiny | exact_match,strict-match | " in card
+    assert 'AutoModelForCausalLM.from_pretrained("BASE_MODEL")  # the folder of tiny_llama' in card
+    assert str(tmp_path) not in card
+    assert "licen" not in card.lower()
+
+
+def test_the_card_of_a_model_of_the_hub_names_it_and_its_commit(runs):
+    content = read_record(runs["hu"]).model_dump()
+    content["config"]["model"] |= {"source": "hub", "path": "me/base"}
+    content["model"]["revision"] = "c" * 40
+    content["command"] = "python -m bench.run model=local model.path=/home/me/secret"
+    content["scores"] = [{"task": "t", "metric": "acc", "value": 0.0, "stderr": 0.0, "num_examples": 4}]
+    content["scores"] += [{"task": "t", "metric": "loss", "value": 2.0, "stderr": 0.5, "num_examples": 4}]
+    card = model_card(Record.model_validate(content))
+    assert "| t | acc | 0 [0, 0.4899] | 4 |" in card  # Wilson's interval of 0 of 4
+    assert "| t | loss | 2 [1.02, 2.98] | 4 |" in card  # 1.96 standard errors
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "me/base"
+    assert f'from_pretrained("me/base", revision="{"c" * 40}")' in card
+    assert "secret" not in card
+
+
+def test_what_is_written_has_the_permissions_of_any_new_file(runs, tmp_path, capsys):
+    old = os.umask(0o027)
+    try:
+        assert command(capsys, runs["hu"], "--to", tmp_path / "adapter")[0] == 0
+        assert command(capsys, runs["hu"], "--to", tmp_path / "merged", "--merged")[0] == 0
+    finally:
+        os.umask(old)
+    for path in (*(tmp_path / "adapter").iterdir(), *(tmp_path / "merged").iterdir()):
+        assert path.stat().st_mode & 0o777 == 0o640, path
+    assert (runs["hu"] / "trained.safetensors").stat().st_mode & 0o777 == 0o666 & ~old
 
 
 def test_what_cannot_be_exported_is_answered_in_one_line(runs, tmp_path, capsys):

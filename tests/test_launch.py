@@ -12,7 +12,7 @@ from conftest import SHORT
 
 from bench.runs.record import COMPLETED, FAILED, read_record
 from bench.study.folders import CONF
-from bench.sweep import arguments
+from bench.sweep import arguments, choices
 from bench.sweep import slurm as cluster
 
 CLUSTER = importlib.util.find_spec("submitit")
@@ -36,7 +36,7 @@ def composed_launcher(*overrides):
 
 
 @needs_cluster
-@pytest.mark.parametrize("choice", arguments.choices(CONF / "launch"))
+@pytest.mark.parametrize("choice", choices.choices(CONF / "launch"))
 def test_every_launcher_composes(choice):
     assert composed_launcher(f"launch={choice}")["_target_"] == TARGETS[choice]
     assert composed_launcher()["_target_"] == TARGETS["workers"]

@@ -5,7 +5,7 @@ import pytest
 
 from bench.plan import methods_table
 from bench.study.folders import CONF
-from bench.sweep.arguments import choices
+from bench.sweep.choices import choices
 
 
 def rows(capsys, *arguments):

@@ -9,7 +9,7 @@ import yaml
 
 from bench.runs.record import Record
 from bench.study.folders import CONF
-from bench.sweep.arguments import GROUPS, choices
+from bench.sweep.choices import GROUPS, choices
 
 ROOT = Path(__file__).parents[1]
 PAGE = (CONF / "README.md").read_text()

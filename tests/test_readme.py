@@ -18,7 +18,7 @@ import yaml
 from test_pages import leaves, named_in_first_cell, shipped
 
 from bench.study.folders import CONF
-from bench.sweep import arguments
+from bench.sweep import arguments, choices
 from matrices import layer_of, random
 
 ROOT = Path(__file__).parents[1]
@@ -240,14 +240,14 @@ def test_every_command_is_one(page, command, monkeypatch):
         given = [text for text in given if not text.startswith("-") and not STAND_IN.search(text)]
         arguments.check_arguments(given)
         keys = {text.lstrip("+").partition("=")[0] for text in given}
-        assert keys <= {*arguments.GROUPS, "experiments", *known_keys()}
+        assert keys <= {*choices.GROUPS, "experiments", *known_keys()}
     else:
         is_room = importlib.util.find_spec(module).submodule_search_locations
         door = importlib.import_module(f"{module}.__main__" if is_room else module)
         monkeypatch.setattr(sys, "argv", [module, *given])
         parsed = parsed_by(door.main, monkeypatch)
         if "study" in parsed and not STAND_IN.search(parsed.study):
-            assert parsed.study in arguments.choices(ROOT / "experiments")
+            assert parsed.study in choices.choices(ROOT / "experiments")
 
 
 def parsed_by(main, monkeypatch):
@@ -328,4 +328,4 @@ def test_every_experiment_is_named_on_the_page_of_experiments():
     table = PAGES["experiments/README.md"].partition("| study | question |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for names in named_in_first_cell(rows) for name in names}
-    assert named == {name for name in arguments.choices(ROOT / "experiments") if not name.startswith("community/")}
+    assert named == {name for name in choices.choices(ROOT / "experiments") if not name.startswith("community/")}

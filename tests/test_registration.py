@@ -3,7 +3,6 @@
 import pytest
 from records import make_record
 
-from bench.study import registration as registration_module
 from bench.study.registration import registered, registration
 
 STUDY = "# a comment\ndefaults:\n  - /protocol: standard\nhydra: {sweeper: {params: {method: 'hu,lora_ga'}}}\n"
@@ -15,7 +14,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "s.yaml").write_text(STUDY)
     (tmp_path / "experiments" / "_claims.yaml").write_text(CLAIMS)
-    monkeypatch.setattr(registration_module, "experiments_folder", lambda: tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "experiments"
 
 

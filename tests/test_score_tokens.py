@@ -30,7 +30,7 @@ EACH = pytest.mark.parametrize("kind", KINDS)
 @pytest.fixture
 def source(monkeypatch, tmp_path):
     """Makes a dataset of rows under a definition that is written for it."""
-    monkeypatch.setattr("bench.tasks.definition.OWN", tmp_path)
+    monkeypatch.setattr("bench.tasks.definition_files.OWN", tmp_path)
 
     def make(output_type, prompts=PROMPTS, classification=None, **changed):
         rows = [{"text": text, "pair": "a bird", "label": label} for text in prompts for label in range(len(CHOICES))]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from bench.runs import job
 from bench.study.folders import CONF
 from bench.study.plan_file import RUN, PlannedRun
-from bench.sweep import arguments, guard
+from bench.sweep import arguments, choices, guard
 from bench.sweep.expansion import PlannedCell, shown
 from bench.sweep.search_path import ExperimentsSource
 
@@ -49,7 +49,7 @@ def test_a_wrong_argument_is_refused_before_hydra_sees_it(argument, message, cap
 
 def test_every_key_of_the_defaults_is_taken_on_the_command_line():
     keys = OmegaConf.load(CONF / "config.yaml").keys() - {"defaults"}
-    assert set(arguments.KEYS) == keys | set(arguments.GROUPS)
+    assert set(arguments.KEYS) == keys | set(choices.GROUPS)
 
 
 def test_folders_are_read_as_they_are_written():
@@ -97,6 +97,7 @@ def test_a_name_that_hydra_cannot_read_is_quoted_each_by_itself_in_a_sweep(monke
 
 def test_a_missing_experiments_folder_is_an_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(arguments, "experiments_folder", lambda: None)
+    monkeypatch.setattr(choices, "experiments_folder", lambda: None)
     with pytest.raises(SystemExit):
         arguments.check_arguments(["+experiments=demo"])
     assert "there is no folder experiments/" in capsys.readouterr().err
@@ -123,7 +124,7 @@ finally:
         (["-m", "train.max_steps=5,-1"], "train.max_steps=-1: input should be greater than 0"),
         (["model=local"], "model.path is missing: give model.path=VALUE"),
         (["model=local", "model.path=/no/such/folder"], "model.path=/no/such/folder is no model folder"),
-        (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold FOLDER/SPLIT.jsonl"),
+        (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold gsm8k/SPLIT.jsonl"),
     ],
 )
 def test_a_run_that_cannot_be_is_one_line_on_stderr_and_leaves_nothing(tmp_path, arguments, message):

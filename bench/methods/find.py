@@ -38,7 +38,10 @@ def method_class(target: str) -> type[Method]:
         first = one_line(error)
         raise ValueError(f"method._target_={target} cannot be imported: {type(error).__name__}: {first}") from error
     if not isinstance(found, type):
-        raise ValueError(f"method._target_={target} names no class: found no module {module} with a class {name}")
+        raise ValueError(
+            f"method._target_={target} names no class: found no module {module} with a class {name}; "
+            "PYTHONPATH names the folder of a module of your own"
+        )
     if not (issubclass(found, Method) and is_dataclass(found)):
         raise ValueError(
             f"method._target_={target} is no method: make it a dataclass and a subclass of bench.methods.base.Method"

@@ -16,6 +16,7 @@ from bench.methods.base import PLAIN, AdapterOptions, Factors, Method, Rank
 from bench.model import adapter
 from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 from bench.model.layers import heads
+from bench.process.files import set_usual_mode
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
@@ -43,6 +44,7 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
         tensors = {name: tensor.contiguous() for name, tensor in trained.items()}
     scaling = next((layer.scaling for layer in layers if layer.parameters()), 1.0)
     save_file(tensors, path, metadata={"scaling": repr(scaling)})  # more entries would change places
+    set_usual_mode(path)
 
 
 def _head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -17,7 +17,8 @@ import pandas as pd
 from bench.process import command
 from bench.study.folders import CONF
 from bench.sweep import resolvers
-from bench.sweep.arguments import check_arguments, choices
+from bench.sweep.arguments import check_arguments
+from bench.sweep.choices import choices_of
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -80,7 +81,7 @@ def _print_table(options: argparse.Namespace) -> None:
     # A rate, which nothing here depends on: some methods have none of their own for the model.
     overrides = ["train.learning_rate=1", *check_arguments(options.overrides)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [compose("config", overrides=[*overrides, f"method={name}"]) for name in choices(CONF / "method")]
+        composed = [compose("config", overrides=[*overrides, f"method={name}"]) for name in choices_of("method")]
     runs = [resolvers.validated(config) for config in composed]
     aligned = ["left"] * 5 + ["right", "left"]
     print(table(runs).to_markdown(index=False, disable_numparse=True, colalign=aligned))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.plan.gpus import Gpu, remedy
+from bench.process.config_dirs import config_dir_words
 from bench.runs.folder import RunFolder
 from bench.runs.record import FAILED, INTERRUPTED
 from bench.runs.state import DONE, RECORDED, RUNNING, STALE, STOPPED, state
@@ -136,7 +137,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
-    from bench.sweep.compose import as_given
+    from bench.sweep.compose import as_given, reason
     from bench.sweep.sweep import Sweep
 
     arguments = [f"+experiments={study}", *overrides]
@@ -148,7 +149,7 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
             sweep = Sweep(config, as_given(config.hydra))
             return [_fitting(cell) for cell in sweep.cells()]
         except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            raise ValueError(reason(error)) from None
         finally:
             HydraConfig.instance().cfg = None
 
@@ -211,7 +212,9 @@ def overview(
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
         at_a_time=str(capacity([*left.values()], None)) if left and gpu is None else None,
-        command=shlex.join(["python", "-m", "bench.run", "-m", f"+experiments={study}", *overrides]),
+        command=shlex.join(
+            ["python", "-m", "bench.run", *config_dir_words(), "-m", f"+experiments={study}", *overrides]
+        ),
         gpu=None if gpu is None else gpu.name,
         num_gpus=num_gpus,
         shares=_shares(left, estimates, gpu),

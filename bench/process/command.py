@@ -17,13 +17,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.process.config_dirs import add_config_dir
 from bench.process.environment import quiet_environment
 from bench.process.places import located
 from bench.process.redact import redacted
 
 
 def parser(name: str, doc: str | None, *, study: bool = False) -> argparse.ArgumentParser:
-    """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
+    """The parser of `python -m bench.NAME` with --config-dir, to which the caller adds its own arguments.
 
     Args:
         name: of the command, without "bench.".
@@ -32,6 +33,9 @@ def parser(name: str, doc: str | None, *, study: bool = False) -> argparse.Argum
     """
     description = (doc or "").partition("\n")[0].partition(": `python")[0]
     made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
+    made.add_argument(
+        "--config-dir", "-cd", metavar="DIR", action="append", default=[], help="a folder of your own configurations"
+    )
     if study:
         made.add_argument("study", help="its name, such as demo, or its folder, such as runs/demo")
         made.add_argument("--results-dir", type=Path, help="default: runs, or results if only that has the study")
@@ -52,10 +56,13 @@ def main(
         arguments: words of the command line; None: those of this process.
     """
     options = parser.parse_intermixed_args(arguments)
-    if "study" in options and "results_dir" in options:
-        options.results_dir, options.study = located(options.study, options.results_dir)
     quiet_environment()
     try:
+        for folder in options.config_dir:
+            add_config_dir(folder)
+        if "study" in options:
+            place, options.study = located(options.study, vars(options).get("results_dir"))
+            options.results_dir = place
         status = call(options) or 0
         sys.stdout.flush()
         return status

@@ -56,6 +56,13 @@ def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def set_usual_mode(path: Path) -> None:
+    """Gives a file the permissions that open() would: safetensors' own files can be read by their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def delete(path: Path) -> None:
     """Deletes a file or a folder, if it is there; a folder that is deleted in part does not keep its name."""
     if not path.is_dir():

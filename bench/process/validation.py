@@ -1,6 +1,9 @@
-"""The message of an error in one line."""
+"""The message of an error in one line, and what a word that is not known may mean."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 from pydantic import ValidationError
 
@@ -35,3 +38,15 @@ def one_line(error: BaseException, prefix: str = "") -> str:
             whole = not key or isinstance(given, dict)  # which says less than the message, at length
             lines.append(message if whole else f"{key}={given!r:.200}: {message}")
     return "; ".join(lines)
+
+
+def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str], before: str = "") -> str:
+    """The text " (did you mean X?)" for the known word that is most like one that is not known, or "" without one.
+
+    Args:
+        word: as it was given.
+        known: the words that could have been meant; of a mapping, the values are named.
+        before: put before the word that is named, such as "method=".
+    """
+    by_word = known if isinstance(known, Mapping) else {one: one for one in known}
+    return "".join(f" (did you mean {before}{by_word[one]}?)" for one in get_close_matches(word, by_word, n=1))

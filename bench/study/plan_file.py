@@ -17,10 +17,11 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from bench.process.config_dirs import config_dir_words
 from bench.process.files import write_whole
-from bench.process.places import RUNS
+from bench.process.places import RESULTS, RUNS
 from bench.process.redact import redacted
-from bench.process.validation import one_line
+from bench.process.validation import did_you_mean, one_line
 from bench.runs.record import RECORD
 from bench.runs.record_parts import FileName
 
@@ -78,11 +79,18 @@ class StudyPlan:
     pairing: Literal["items", "seeds"] = "items"
     reserve: int | None = None
 
-    def command(self, run: PlannedRun, results_dir: Path = RUNS) -> str:
-        """The shell command that runs exactly this run; it names a results folder other than the default one."""
+    def command(self, run: PlannedRun, results_dir: Path = RUNS, here: bool = False) -> str:
+        """The shell command that runs exactly this run; it names a results folder other than the default one.
+
+        Args:
+            run: of this plan.
+            results_dir: the folder of all studies.
+            here: write the folders of --config-dir as they are on this machine, not as FOLDER.
+        """
         experiment = [] if self.experiment is None else [f"+experiments={self.experiment}"]
+        own = config_dir_words(None if here else "FOLDER")
         alone = [] if self.experiment is None else ["hydra.mode=RUN"]
-        return shlex.join(["python", "-m", "bench.run", *experiment, *run.overrides, *into(results_dir), *alone])
+        return shlex.join(["python", "-m", "bench.run", *own, *experiment, *run.overrides, *into(results_dir), *alone])
 
     def of(self, stage: str) -> tuple[PlannedRun, ...]:
         """The runs of one stage."""
@@ -122,6 +130,14 @@ def every_run_folder(results_dir: Path) -> list[Path]:
     """The folders of runs that have a record, of all studies in a results folder, sorted."""
     found = (path.parent for path in results_dir.rglob(RECORD))
     return sorted(path for path in found if "/." not in f"/{path.relative_to(results_dir).as_posix()}")
+
+
+def no_study(results_dir: Path, name: str) -> str:
+    """The message that there is no study of a name, with the likely one and those that there are."""
+    roots = (RUNS, RESULTS) if results_dir == RUNS else (results_dir,)
+    known = sorted({run.parent.relative_to(root).as_posix() for root in roots for run in every_run_folder(root)})
+    there_are = f"there are: {', '.join(known) or 'none'}"
+    return f"no study {name!r} in {' or '.join(map(str, roots))}{did_you_mean(name, known)}; {there_are}"
 
 
 def read_plan(folder: Path) -> StudyPlan | None:

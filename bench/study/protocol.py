@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from bench.process.validation import did_you_mean
 from bench.study.plan_file import ITEMS, PUBLISHED, RATE_KEY, SEARCH, SEEDS, SELECT, SHARED, TUNED
 
 RATE = "rate"  # in a stage: how its learning rates are found
@@ -81,7 +82,8 @@ class Definition:
                 raise ValueError(f"hydra.sweeper.stages.{name}.rate={stage.get(RATE)}; choose from {', '.join(RULES)}")
         asked = words(values.get("run"))
         if unknown := [name for name in asked if name not in stages]:
-            raise ValueError(f"hydra.sweeper.run={','.join(unknown)}: the stages are {', '.join(stages)}")
+            meant = did_you_mean(unknown[0], stages.keys())
+            raise ValueError(f"hydra.sweeper.run={','.join(unknown)}{meant}: the stages are {', '.join(stages)}")
         pairing: Any = values.get("pairing") or ITEMS
         if pairing not in (ITEMS, SEEDS):
             raise ValueError(f"hydra.sweeper.pairing={pairing}; choose from {ITEMS}, {SEEDS}")

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from bench.process.config_dirs import config_dirs
 from bench.process.hashes import values_sha256
 from bench.runs.record import Record
-from bench.study.folders import CONF, experiments_folder
+from bench.study.folders import CONF, experiment_file, experiments_folder
 
 CLAIMS = "_claims.yaml"
 STUDY, PROTOCOL, CLAIMED = "study", "protocol", "claims"
@@ -30,19 +31,25 @@ def registration(experiment: str | None) -> dict[str, str]:
         experiment: below the folder of experiments, without .yaml; without one, or where it is not there, nothing is
             registered.
     """
-    folder = experiments_folder()
-    path = None if folder is None or experiment is None else folder / f"{experiment}.yaml"
-    if folder is None or path is None or not path.is_file():
+    path = None if experiment is None else experiment_file(experiment)
+    if path is None:
         return {}
+    folder = experiments_folder()
     study = _read(path)
     protocols = [one[_GROUP] for one in study.get("defaults", []) if isinstance(one, dict) and _GROUP in one]
     parts = {STUDY: study}
     if protocols:
-        parts[PROTOCOL] = [_read(CONF / "protocol" / f"{name}.yaml") for name in protocols]
-    claims = _read(folder / CLAIMS) if (folder / CLAIMS).is_file() else []
+        parts[PROTOCOL] = [_read(_protocol(name)) for name in protocols]
+    claims = _read(folder / CLAIMS) if folder is not None and (folder / CLAIMS).is_file() else []
     if own := [claim for claim in claims if _asks(claim, experiment)]:
         parts[CLAIMED] = own
     return {name: values_sha256(content)[:_DIGITS] for name, content in parts.items()}
+
+
+def _protocol(name: str) -> Path:
+    """The file of a protocol, the suite's or one in a folder of --config-dir."""
+    files = (folder / "protocol" / f"{name}.yaml" for folder in (CONF, *config_dirs()))
+    return next(path for path in files if path.is_file())
 
 
 def _asks(claim: dict[str, Any], experiment: str | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.process.config_dirs import config_dir_words
 from bench.process.places import RUNS
 from bench.runs.folder import RunFolder
 from bench.runs.lease import Holder
@@ -20,7 +21,7 @@ from bench.runs.names import study_folder
 from bench.runs.progress import STOPPED_AT
 from bench.runs.record import FAILED, INTERRUPTED, RECORD
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, STOPPED, State, state
-from bench.study.plan_file import RUN, StudyPlan, into, read_plan
+from bench.study.plan_file import RUN, StudyPlan, into, no_study, read_plan
 
 COLUMNS = (DONE, RUNNING, STOPPED, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
 NAMED = (RUNNING, STOPPED, STALE, INTERRUPTED, FAILED)  # states whose runs are named
@@ -60,7 +61,7 @@ def status(results_dir: Path, name: str) -> Status:
     """
     folder = study_folder(results_dir, name)
     if not folder.is_dir():
-        raise ValueError(f"no study {name} in {results_dir}; a sweep makes it: python -m bench.run")
+        raise ValueError(f"{no_study(results_dir, name)}; a sweep makes it: python -m bench.run")
     plan = read_plan(folder) or StudyPlan(None, (RUN,), ())
     planned = {run.run_id for run in plan.runs if run.run_id is not None}
     begun = {path.parent.name for path in folder.glob(f"*/{RECORD}")} | {path.name for path in folder.glob(".*-*/")}
@@ -82,7 +83,7 @@ def text(found: Status, everything: bool) -> str:
     aligned = ("left", *["right"] * (len(columns) + 1))
     table = tabulate(rows, ["stage", "runs", *columns], "pipe", disable_numparse=True, colalign=aligned)
     lines = [f"{found.name}:", "", table]
-    commands = {run.run_id: found.plan.command(run, found.results_dir) for run in found.plan.runs}
+    commands = {run.run_id: found.plan.command(run, found.results_dir, here=True) for run in found.plan.runs}
     for name in NAMED:
         runs = {run_id: one for run_id, one in found.states.items() if one.name == name}
         shown = list(runs) if everything else list(runs)[:SHOWN]
@@ -99,9 +100,8 @@ def text(found: Status, everything: bool) -> str:
     if total[RECORDED]:
         lines.append("recorded: a result without its weights, as a repository keeps it; a sweep does it again")
     if any(total[name] for name in (STALE, STOPPED, INTERRUPTED, NEW)):
-        sweep = shlex.join(
-            ["python", "-m", "bench.run", "-m", f"+experiments={found.plan.experiment}", *into(found.results_dir)]
-        )
+        named = [f"+experiments={found.plan.experiment}", *into(found.results_dir)]
+        sweep = shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", *named])
         lines.append(f"to continue: {sweep if found.plan.experiment else 'the command that began it'}")
     return "\n".join(lines).rstrip("\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
@@ -13,12 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from bench.process.config_dirs import add_config_dir, config_dirs
 from bench.process.provenance import version
-from bench.process.validation import one_line
+from bench.process.validation import did_you_mean, one_line
 from bench.runs.renamed import modern_override
-from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
+from bench.study.folders import EXPERIMENTS, experiments_folder
+from bench.sweep.choices import GROUPS, check_own_names, choices_of, likely
 
-GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score retention hydra".split())
 
 # Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.
@@ -27,6 +29,8 @@ NAMES = (
     *"task.template track.project retention.text".split(),
 )
 
+SEARCH_PATH = "hydra.searchpath"
+COMPLETION = ("-sc", "--shell-completion")
 WORKER = "--worker"  # the only argument of a process that takes cells of a sweep (bench.sweep.worker)
 LAUNCHERS = {"slurm": "hydra-submitit-launcher"}  # that need a package of their own
 
@@ -41,20 +45,19 @@ def refuse(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def choices(folder: Path) -> list[str]:
-    """The configurations of a folder, by the name that the command line gives them."""
-    found = (path for path in folder.rglob("*.yaml") if not path.name.startswith("_"))  # _base is no choice
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in found)
-
-
 def check_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments, -m first, with present names for former ones, of which a line on stderr warns, and names quoted.
+
+    Folders of --config-dir and of hydra.searchpath become those of this process and of the ones that it starts
+    (bench.process.config_dirs); Hydra is given them by bench.sweep.search_path.
 
     Raises:
         SystemExit: an unknown key or choice, or a key that names code; one line on stderr.
     """
+    if any(text in COMPLETION for text in arguments):  # whose words are no overrides
+        return list(arguments)
     given = []
-    for text in arguments:
+    for text in _with_config_dirs(arguments):
         now, notes = (text, []) if text.startswith("-") else modern_override(text)
         given.append(_readable(now))
         for note in notes:
@@ -62,6 +65,11 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     texts = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
+        for text, override in zip(texts, overrides, strict=True):
+            if override.key_or_group == SEARCH_PATH:
+                _add_search_path(text, override.value())
+                given.remove(text)
+        check_own_names()
         sweeps = [swept(one) for one in overrides]
     except HydraException as error:
         refuse(f"{one_line(error)}: Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'")
@@ -73,6 +81,27 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
             given[given.index(text)] = f'{override.get_key_element()}="{override.get_value_string().strip()}"'
     given += _of_torchrun(given)
     return sorted(given, key=lambda text: text not in ("-m", "--multirun"))  # no flag among overrides for Hydra
+
+
+def _with_config_dirs(arguments: Sequence[str]) -> list[str]:
+    """The arguments without --config-dir, whose folders are added to those of this process."""
+    parser = argparse.ArgumentParser(prog="python -m bench.run", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", metavar="DIR", action="append", default=[])
+    options, left = parser.parse_known_args(arguments)
+    try:
+        for folder in options.config_dir:
+            add_config_dir(folder)
+    except ValueError as error:
+        refuse(str(error))
+    return left
+
+
+def _add_search_path(text: str, folders: Any) -> None:
+    for folder in folders if isinstance(folders, list) else [folders]:
+        scheme, separator, path = str(folder).rpartition("://")
+        if separator and scheme != "file":
+            raise ValueError(f"{text}: {SEARCH_PATH} takes folders here, as file://FOLDER, and not {scheme}://")
+        add_config_dir(path)
 
 
 def _of_torchrun(given: Sequence[str]) -> list[str]:
@@ -89,12 +118,12 @@ def _of_torchrun(given: Sequence[str]) -> list[str]:
 
 
 def _readable(text: str) -> str:
-    """The override of a name with its values in quotation marks, if Hydra cannot read them without.
+    """The override of a name or a group with its values in quotation marks, if Hydra cannot read them without.
 
     Such is ~/data, which shells expand behind some keys only; here it is the home folder's behind each.
     """
     key, _, value = text.partition("=")
-    if key.lstrip("+") not in NAMES or "${" in value:
+    if key.lstrip("+") not in (*NAMES, *GROUPS) or "${" in value:
         return text
     try:
         OverridesParser.create().parse_override(text)
@@ -110,16 +139,17 @@ def swept(override: Override) -> list[str] | None:
     glob(lora_*) stands for the choices of its group that match, and glob([lora_*], exclude=[*_sb]) for fewer of them.
 
     Raises:
-        HydraException: the values cannot be enumerated, as those of an interval.
-        ValueError: glob(...) of what is no group, or of nothing; one line.
+        ValueError: an interval, whose values cannot be enumerated; or glob(...) of what is no group, or of nothing;
+            one line.
     """
     pattern, key = override.value(), override.key_or_group
+    if override.is_interval_sweep():
+        raise ValueError(f"{override.input_line}: an interval has no values to enumerate; write range(START,STOP,STEP)")
     if not isinstance(pattern, Glob):
         return list(override.sweep_string_iterator()) if override.is_sweep_override() else None
-    folder = experiments_folder() if key == EXPERIMENTS else CONF / key if key in GROUPS else None
-    if folder is None:
+    if key not in (*GROUPS, EXPERIMENTS):
         raise ValueError(f"{override.input_line}: glob(...) takes choices of a group: {', '.join(GROUPS)}")
-    known = choices(folder)
+    known = choices_of(key)
     if not (found := pattern.filter(known)):
         raise ValueError(f"{override.input_line} matches nothing; choose from {', '.join(known)}")
     return found
@@ -159,17 +189,17 @@ def _check(text: str, override: Override, several: list[str] | None) -> None:
     elif key in GROUPS:
         _check_choices(text, key, values)
     elif key.split(".")[0].split("/")[0] not in KEYS:
-        refuse(f"{text}: nothing reads {key}; known are {', '.join(KEYS)}, and +experiments=NAME")
+        meant = did_you_mean(key.split(".")[0].split("/")[0], KEYS)
+        refuse(f"{text}: nothing reads {key}{meant}; known are {', '.join(KEYS)}, and +experiments=NAME")
 
 
 def _check_choices(text: str, group: str, values: list[str]) -> None:
-    known = choices(CONF / group)
+    known = choices_of(group)
     for value in values:
         if (group, value) == ("launch", "submitit_local"):
             refuse("launch=submitit_local is gone: launch=workers does runs in processes of this machine")
         if value not in known:
-            hint = f"; say {group}=r{value}" if f"r{value}" in known else ""
-            refuse(f"{group}={value} does not exist{hint}; choose from {', '.join(known)}")
+            refuse(f"{group}={value} does not exist{likely(group, value)}; choose from {', '.join(known)}")
     if group == "launch" and len(values) != 1:
         refuse(f"{text}: a sweep has one launcher; choose one")
     package = LAUNCHERS.get(values[0]) if group == "launch" else None
@@ -178,12 +208,13 @@ def _check_choices(text: str, group: str, values: list[str]) -> None:
 
 
 def _check_experiments(text: str, values: list[str], added: bool) -> None:
-    folder = experiments_folder()
-    if folder is None:
-        refuse(f"{text}: there is no folder experiments/ here ({Path.cwd()}) or beside the package")
-    known = choices(folder)
+    folder, known = experiments_folder(), choices_of(EXPERIMENTS)
+    if folder is None and not known:
+        refuse(f"{text}: there is no folder experiments/ here ({Path.cwd()}), beside the package or in --config-dir")
     for value in values:
         if value not in known:
-            refuse(f"experiments={value} does not exist in {folder}; choose from {', '.join(known)}")
+            places = ", ".join(map(str, (folder, *config_dirs())))
+            meant = likely(EXPERIMENTS, value)
+            refuse(f"experiments={value} does not exist in {places}{meant}; choose from {', '.join(known)}")
     if not added:
         refuse(f"{text}: an experiment is added, not replaced: +{text}")

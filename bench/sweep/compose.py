@@ -21,7 +21,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from bench.sweep.arguments import GROUPS, swept
+from bench.process.validation import did_you_mean
+from bench.sweep.arguments import swept
+from bench.sweep.choices import GROUPS
 from bench.sweep.resolvers import build
 
 if TYPE_CHECKING:
@@ -37,6 +39,15 @@ def as_given(hydra: Any) -> list[str]:
     """
     given: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     return list(given)
+
+
+def reason(error: BaseException) -> str:
+    """Why Hydra or OmegaConf refuse a configuration, in one line; of a key that nothing reads, with the likely one."""
+    if isinstance(cause := error.__cause__, ConfigAttributeError | ConfigKeyError) and cause.full_key is not None:
+        known = [str(key) for key in cause.parent_node or ()]
+        meant = did_you_mean(str(cause.key), known, cause.full_key.removesuffix(str(cause.key)))
+        return f"nothing reads {cause.full_key}{meant}; known there are {', '.join(known)}"
+    return " ".join(str(error).split())
 
 
 @functools.cache
@@ -92,7 +103,7 @@ class Composer:
             try:
                 self._runs[cell] = build(self.config(cell))
             except HydraException as error:
-                raise ValueError(" ".join(str(error).split())) from None
+                raise ValueError(reason(error)) from None
         return self._runs[cell]
 
     def config(self, overrides: Sequence[str]) -> DictConfig:

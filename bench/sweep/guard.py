@@ -161,6 +161,6 @@ def finish() -> int:
         job.say(f"{len(failed)} runs failed; each again, or all with the same command and {RETRY}:", sys.stderr)
     given = {cell.planned.run_id: replace(cell.planned, overrides=repeating(cell.overrides)) for cell in planned}
     for run_id, why in failed.items():
-        again = f"\n    {plan.command(given[run_id])} {RETRY}" if run_id in given else ""
+        again = f"\n    {plan.command(given[run_id], here=True)} {RETRY}" if run_id in given else ""
         job.say(f"{run_id}{why}{again}", sys.stderr)
     return 1 if failed or left else 0

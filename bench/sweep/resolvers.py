@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from bench.process.validation import one_line
 from bench.runs.names import study_folder
+from bench.study.folders import CONF
 from bench.sweep import plugins, search_path
 from bench.sweep.arguments import refuse
 
@@ -60,6 +62,24 @@ def _default_rate(of_the_embedded: float, *, _root_: DictConfig) -> float | None
 
 
 OmegaConf.register_new_resolver("default_rate", _default_rate, replace=True)
+
+
+def _explained_keys() -> str:
+    """${explained_keys:}: the table of conf/README.md, a paragraph a key, for --help."""
+    page = (CONF / "README.md").read_text(encoding="utf-8")
+    table = page.partition("| key | default |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    lines = []
+    for key, default, unit, *meaning in rows:
+        said = " | ".join(meaning).replace("`", "").replace("[below](#a-rate-from-the-curvature)", "see conf/README.md")
+        lines += [
+            f"{key.strip('`')}={default}{'' if unit == '–' else f'  ({unit})'}",
+            fill(said, 116, initial_indent=" " * 4, subsequent_indent=" " * 4),
+        ]
+    return "\n".join(lines).replace("$", "$$")  # Hydra reads the text as a string.Template
+
+
+OmegaConf.register_new_resolver("explained_keys", _explained_keys, replace=True)
 
 
 def build(config: DictConfig) -> Run:

@@ -1,4 +1,4 @@
-"""experiments/ as a source of configurations: `+experiments=demo` is found from any folder, also in a wheel."""
+"""What is on Hydra's search path behind conf/: experiments/, found from any folder, and the folders of --config-dir."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from bench.process.config_dirs import config_dirs
 from bench.runs.renamed import modern
 from bench.study.folders import EXPERIMENTS as GROUP
 from bench.study.folders import experiments_folder
@@ -81,16 +82,19 @@ def _within(config_path: str) -> bool:
     return parts[0] == GROUP and ".." not in parts
 
 
-class ExperimentsSearchPath(SearchPathPlugin):
-    """Puts the source behind conf/ on Hydra's search path."""
+class OwnSearchPath(SearchPathPlugin):
+    """Puts experiments/ and the folders of --config-dir behind conf/ on Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Hydra calls this once a command."""
         if (found := experiments_folder()) is not None:
             search_path.append("lora-init-bench", f"{GROUP}://{found.parent}")
+        for folder in config_dirs():  # experiments through the source above, which lets them name no code
+            search_path.append("--config-dir", f"{GROUP}://{folder}")
+            search_path.append("--config-dir", f"file://{folder}")
 
 
 def register() -> None:
     """Adds both to Hydra."""
     Plugins.instance().register(ExperimentsSource)
-    Plugins.instance().register(ExperimentsSearchPath)
+    Plugins.instance().register(OwnSearchPath)

@@ -181,11 +181,12 @@ def _num_items(run: Run, dataset: Dataset) -> int:
 
 
 def _num_rows(run: Run, dataset: Dataset) -> int:
-    if dataset.hub is None:
+    if dataset.is_generated:
         return dataset.rows.get(run.score.split) or len(dataset.generated()[run.score.split])
-    if run.score.split == "validation" or dataset.splits.test is None:
+    if run.score.split == "validation" or (test := dataset.splits.test) is None:
         return run.task.validation_samples
-    return dataset.rows.get(dataset.splits.test or "", 0)
+    local = run.task.data_root if test not in dataset.rows else None
+    return dataset.rows.get(test, 0) if local is None else dataset.num_local(local, test)
 
 
 @functools.cache
@@ -195,10 +196,11 @@ def _asked(definition: str) -> tuple[int, int]:
     Functions that a definition of lm-eval names are not imported: HumanEval's fetch a metric and run code.
     """
     from bench.score.guard import max_gen_toks
-    from bench.tasks.definition import BUILT_IN, OWN, load_yaml, read_definition
+    from bench.tasks.definition import load_yaml, read_definition
+    from bench.tasks.definition_files import BUILT_IN, located
 
-    own = (OWN / definition).is_file()
-    content = read_definition(definition) if own else load_yaml(BUILT_IN / definition, resolve_func=False)
+    built_in = located(definition).is_relative_to(BUILT_IN)
+    content = load_yaml(located(definition), resolve_func=False) if built_in else read_definition(definition)
     if content["output_type"] == "generate_until":
         return max_gen_toks(content.get("generation_kwargs")), 1
     if content["output_type"] != "multiple_choice":

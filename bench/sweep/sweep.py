@@ -19,7 +19,7 @@ from bench.runs.lease import is_held
 from bench.study.plan_file import ITEMS, RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition, check_sweeper
 from bench.sweep.arguments import refuse
-from bench.sweep.compose import Composer, product
+from bench.sweep.compose import Composer, product, reason
 from bench.sweep.countdown import Countdown
 from bench.sweep.expansion import Expansion, PlannedCell, shown
 from bench.sweep.resolvers import check_folder, experiment
@@ -56,7 +56,7 @@ class Sweep:
                 axes = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
                 self._cells = product([*axes, *arguments])
         except (HydraException, TypeError) as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            raise ValueError(reason(error)) from None
 
     @property
     def runs(self) -> list[Run]:

@@ -81,15 +81,30 @@ class Carving:
     sampling: Literal["first", "random"] = "first"
 
 
+class TooFewRowsError(ValueError):
+    """A train split from which nothing is left to train on.
+
+    Attributes:
+        num_rows: its rows.
+        num_carved: how many splits of `validation` rows are carved out of it.
+    """
+
+    def __init__(self, name: str, num_rows: int, validation: int, num_carved: int) -> None:
+        self.num_rows, self.num_carved = num_rows, num_carved
+        super().__init__(
+            f"task.validation_samples={validation} leaves nothing of {num_rows} training rows of {name}; take fewer"
+        )
+
+
 @dataclass(frozen=True, config=STRICT)
 class Dataset:
     """conf/dataset/*.yaml.
 
     Attributes:
-        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the task's name there.
+        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the task's name there (bench.model.embedded.items).
         fields: the fields that every row must have, and what each must hold (bench/tasks/fields.py).
         definitions: template -> lm-eval task definition.
-        hub: the published dataset; None: the rows are generated.
+        hub: the published dataset; None: the rows are generated, or are read from data.root alone.
         rows: official number of rows of each split.
         classification: text fields and labels for an encoder; None: encoders cannot do the task.
         runs_code: whether scoring runs code that the model wrote.
@@ -130,9 +145,11 @@ class Dataset:
         """
         if self.generator is not None:
             return dict.fromkeys(sorted(uses), self.generator.content(self.rows))
-        if self.hub is None:
+        if self.is_generated:
             return {use: _embedded_sha256(self.folder) for use in uses if self.generated()}
         if data_root is None:
+            if self.hub is None:
+                raise ValueError(f"{self.folder} is published nowhere: {self.whence}; say data.root=FOLDER")
             identified = f"{self.hub.path}/{self.hub.subset}@{self.hub.revision}"
             return dict.fromkeys(sorted(uses), identified)
         paths = {use: self._file(data_root, self._source(use)) for use in sorted(uses)}
@@ -150,7 +167,7 @@ class Dataset:
             ValueError: a split is missing, empty or broken, the Hub cannot be reached, or a row lacks a field or holds
                 in it what the field must not; the message has file or split, row and value.
         """
-        if self.hub is None:
+        if self.is_generated:
             found = self.generated()
             train = [found["train"][index] for index in _sampled(len(found["train"]), carving)]
             return LoadedRows({k: v for k, v in (found | {"train": train}).items() if k in uses})
@@ -165,6 +182,13 @@ class Dataset:
             rows["test"], remark = self._read(data_root, "test")
             incomplete += remark
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether its rows are generated: by reasoning-gym, or as the embedded tier's."""
+        from bench.model.embedded.items import NAMES
+
+        return self.generator is not None or (self.hub is None and self.folder in NAMES)
 
     def generated(self) -> dict[str, Rows]:
         """All rows of each split of a dataset that is generated.
@@ -192,7 +216,14 @@ class Dataset:
             ValueError: neither has.
         """
         if self.hub is not None and (why := hub.refusal("dataset", self.hub.path, self.hub.revision)) is not None:
-            raise ValueError(_not_had(self.hub.path, why))
+            raise ValueError(self._not_had(why))
+
+    def _not_had(self, why: str) -> str:
+        assert self.hub is not None
+        return (
+            f"dataset {self.hub.path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, "
+            f"holding {self.folder}/SPLIT.jsonl"
+        )
 
     def _source(self, use: str) -> str:
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
@@ -201,18 +232,28 @@ class Dataset:
         return name
 
     def _file(self, data_root: Path, split: str) -> Path:
-        path = data_root / self.folder / f"{split}.jsonl"
+        path = data_root.absolute() / self.folder / f"{split}.jsonl"
         if not path.is_file():
             there = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else "no such folder"
             raise ValueError(f"{self.folder} has no {split} split: {path} does not exist ({there}); {self.whence}")
         return path
 
+    def num_local(self, data_root: Path, split: str) -> int:
+        """Number of lines of a split's file.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        with self._file(data_root, split).open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+
     @property
     def whence(self) -> str:
         """Where the dataset is published, and what a local copy must look like."""
-        assert self.hub is not None, "what is generated has no files"
+        if self.hub is None:
+            return f"data.root must hold {self.folder}/SPLIT.jsonl"
         subset = f" ({self.hub.subset})" if isinstance(self.hub.subset, str) else ""
-        return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
+        return f"it is published at {self.hub.url}{subset}, and data.root must hold {self.folder}/SPLIT.jsonl"
 
     def is_fixed(self, data_root: Path | None) -> bool:
         """Whether `content` says which rows these are: not so where a revision of the Hub is no commit."""
@@ -258,16 +299,9 @@ class Dataset:
                 with quiet("datasets"):  # which calls this commit the latest that it has
                     loaded = datasets.load_dataset(path, subset, revision=revision, split=split, cache_dir=cache)
             except (*hub.errors(), datasets.exceptions.DatasetsError, ValueError) as error:
-                raise ValueError(_not_had(path, hub.reason(error, "dataset", path, revision))) from error
+                raise ValueError(self._not_had(hub.reason(error, "dataset", path, revision))) from error
             name = " ".join(filter(None, (path, subset, split)))
             yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
-
-
-def _not_had(path: str, why: str) -> str:
-    return (
-        f"dataset {path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, holding "
-        "FOLDER/SPLIT.jsonl"
-    )
 
 
 def bar(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
@@ -291,7 +325,7 @@ def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str
         name: the dataset's, for the message.
 
     Raises:
-        ValueError: nothing is left to train on.
+        TooFewRowsError: nothing is left to train on.
     """
     asked = set(_sampled(len(train), carving))
     rows: dict[str, Rows] = {}
@@ -301,10 +335,7 @@ def carve(train: Rows, carving: Carving, with_test: bool, name: str) -> dict[str
         spare = sorted(left - asked) if len(asked) < len(train) else []
         pool = spare if len(spare) >= carving.validation else sorted(left)
         if carving.validation >= len(left):
-            raise ValueError(
-                f"task.validation_samples={carving.validation} leaves nothing of {len(train)} training rows of {name}; "
-                "take fewer"
-            )
+            raise TooFewRowsError(name, len(train), carving.validation, num_carved=len(seeds))
         drawn = set(random.Random(seed).sample(pool, carving.validation))
         rows[split] = [train[index] for index in sorted(drawn)]
         left -= drawn

@@ -11,9 +11,9 @@ from typing import Any
 
 import datasets
 import jinja2
-import lm_eval.tasks
 import lm_eval.utils
 import pyarrow
+import yaml
 from lm_eval.api.metrics import perplexity, weighted_perplexity
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm-eval's include: and !function
@@ -21,13 +21,10 @@ from lm_eval.tasks._yaml_loader import load_yaml  # the one reader that knows lm
 from bench.process.environment import quiet
 from bench.tasks.chat import Chat
 from bench.tasks.data import Rows
+from bench.tasks.definition_files import BUILT_IN, included, located
 from bench.tasks.examples import Classification, move_spaces
 
 FEWSHOT_SEED = 1234  # lm-eval's default
-OWN = Path(__file__).parent / "definitions"
-BUILT_IN = Path(lm_eval.tasks.__file__).parent
-
-
 DOCS_AT_A_TIME = 1000
 
 
@@ -193,21 +190,25 @@ def read_definition(path: str) -> dict[str, Any]:
     """The content of an lm-eval YAML and of the files that it includes.
 
     Args:
-        path: a file of bench/tasks/definitions or, relative to lm_eval/tasks, of lm-eval itself; `include` in a file of
-            this project's likewise.
+        path: as `located` takes it. In a file of this project's or of the user's, `include` names a file beside it or
+            is such a path, too; `!function module.name` names a function of module.py beside it, or of a module on
+            Python's path.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or it cannot be read as one.
     """
-    if ".." in Path(path).parts or Path(path).is_absolute():  # a definition may name functions, which are imported
-        raise ValueError(f"{path!r} is no task definition in {OWN} or in lm_eval/tasks")
-    if not (OWN / path).is_file():
-        if not (BUILT_IN / path).is_file():
-            raise ValueError(f"no task definition {path!r} in {OWN} or in lm_eval/tasks")
-        return load_yaml(BUILT_IN / path, resolve_func=True)
-    config = load_yaml(OWN / path, resolve_func=True, recursive=False)
-    included = config.pop("include", None)
-    return (read_definition(included) if included else {}) | config
+    return _read(located(path))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if file.is_relative_to(BUILT_IN):
+        return load_yaml(file, resolve_func=True)
+    try:
+        config = load_yaml(file, resolve_func=True, recursive=False)
+    except (yaml.YAMLError, ImportError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    base = config.pop("include", None)
+    return (_read(included(file, base)) if base else {}) | config
 
 
 def load_definition(

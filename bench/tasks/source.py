@@ -20,6 +20,7 @@ from bench.process.store import Cache, Entry, Storable
 from bench.runs.renamed import as_hashed
 from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, LoadedRows, Rows, bar
+from bench.tasks.definition_files import users_sha256
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, Pair
 from bench.tasks.reader import Reader
@@ -110,6 +111,7 @@ class Source:
 
     def _key(self, *content: Any) -> str:
         of = [self.name, asdict(self.dataset), self.definition, asdict(self.carving)]
+        of += filter(None, [users_sha256(self.definition)])
         return values_sha256([*of, content, _made_by()])
 
     def _once(self, key: Sequence[Any], title: str, compute: Callable[[], T], kind: type[T], cache: Cache) -> T:

@@ -17,10 +17,12 @@ from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
 from bench.process.store import Cache
+from bench.process.validation import did_you_mean
 from bench.runs.record_parts import DataFacts
 from bench.runs.renamed import as_hashed
 from bench.tasks.chat import Chat
-from bench.tasks.data import Carving, Dataset
+from bench.tasks.data import Carving, Dataset, TooFewRowsError
+from bench.tasks.definition_files import users_sha256
 from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example, collate
 from bench.tasks.reader import Reader
@@ -103,7 +105,8 @@ class Task:
     def __post_init__(self) -> None:
         for name in (*self.train, *self.score):
             if name not in self.datasets:
-                raise ValueError(f"no dataset {name!r}; this task has {', '.join(self.datasets)}")
+                meant = did_you_mean(name, self.datasets.keys())
+                raise ValueError(f"no dataset {name!r}{meant}; this task has {', '.join(self.datasets)}")
             if self.template not in (choices := self.datasets[name].definitions):
                 raise ValueError(
                     f"task.template={self.template} is none of {name}, which has {', '.join(choices)}; take one of "
@@ -180,7 +183,7 @@ class Task:
             score_split: the split to score.
 
         Raises:
-            ValueError: a file of data.root is missing.
+            ValueError: a file of data.root, or a definition, is missing.
         """
         apart = ("datasets", "data_root", "train") if trains else _OF_TRAINING
         if not self.chat_template:  # a run of plain prompts keeps the id that it had before there was a choice
@@ -190,19 +193,24 @@ class Task:
         for name, uses in self._uses(trains, score_split).items():
             dataset = self.datasets[name]
             definition = {"definition": dataset.definitions[self.template]}
+            if (sha256 := users_sha256(dataset.definitions[self.template])) is not None:
+                definition |= {"definition_sha256": sha256}
             content[name] = definition | {"content": as_hashed(dataset.content(self.data_root, uses))}
         return as_hashed(settings) | ({"train": self.train} if trains else {}) | {"datasets": content}
 
-    def read(self, score_split: ScoreSplit, trains: bool, cache: Cache = OFF) -> dict[str, Source]:
+    def read(
+        self, score_split: ScoreSplit, trains: bool, cache: Cache = OFF, calibrates: bool = True
+    ) -> dict[str, Source]:
         """The datasets used, by name, whose rows were read and checked, by this run or by an earlier one.
 
         Args:
             score_split: the split to score.
             trains: whether anything is trained; if not, the training split is not read.
             cache: what other runs have read.
+            calibrates: whether the method needs the calibration examples.
 
         Raises:
-            ValueError: data cannot be had, or a row cannot be used.
+            ValueError: data cannot be had, a row cannot be used, or there are too few for all that is asked.
         """
         carving = Carving(self.validation_samples, self.train_samples, self.train_sampling)
         sources = {}
@@ -211,8 +219,29 @@ class Task:
             sources[name] = of_dataset(
                 name, self.datasets[name], self.template, self.data_root, frozenset(uses), carving, scored
             )
-            sources[name].known(cache)
+            try:
+                sources[name].known(cache)
+            except TooFewRowsError as error:
+                raise ValueError(self._too_few(error, calibrates)) from None
         return sources
+
+    def _too_few(self, error: TooFewRowsError, calibrates: bool) -> str:
+        """All that is asked of a train split which is too short for it, and what would do."""
+        if len(self.train) > 1:
+            return str(error)
+        others = " and as many of the test split" if error.num_carved > 1 else ""
+        asked = f"task.validation_samples={self.validation_samples} of the validation split{others}"
+        samples = f", task.calibration_samples={self.calibration_samples} to calibrate on" if calibrates else ""
+        validation = max(2, error.num_rows // (error.num_carved + 3))
+        left = error.num_rows - error.num_carved * validation
+        remedy = {"validation": validation, "probe": min(self.probe_samples, validation // 2)}
+        remedy |= {"calibration": min(self.calibration_samples, left)} if calibrates else {}
+        said = " ".join(f"task.{name}_samples={number}" for name, number in remedy.items())
+        return (
+            f"{self.name} has {error.num_rows} rows in its train split, of which are asked {asked}{samples}, and of "
+            f"the validation split 2 x task.probe_samples={self.probe_samples} for the alignment measures; "
+            f"{f'say {said}' if left > 0 else 'give it more rows'}"
+        )
 
     def prepare(
         self,
@@ -222,6 +251,7 @@ class Task:
         trains: bool = True,
         cache: Cache = OFF,
         loss_samples: int = 0,
+        calibrates: bool = True,
     ) -> PreparedTask:
         """Encodes the examples, and draws the calibration and probe batches.
 
@@ -232,6 +262,7 @@ class Task:
             trains: whether anything is trained; if not, the training split is not read.
             cache: what other runs have read and encoded.
             loss_samples: rows of each scored dataset, at most, whose targets' loss is a score.
+            calibrates: whether the method needs the calibration examples; others are content with fewer.
 
         Raises:
             ValueError: data cannot be had, does not fit the model, or too few training examples are short enough.
@@ -239,7 +270,7 @@ class Task:
         self.check(loaded.kind)
         chat = Chat(loaded.tokenizer) if self.chat_template else None
         reader = Reader(loaded.tokenizer, loaded.kind, max_tokens(loaded.model.config, loaded.tokenizer), chat)
-        sources = self.read(score_split, trains, cache)
+        sources = self.read(score_split, trains, cache, calibrates)
         known = {name: source.known(cache) for name, source in sources.items()}
         for name, of in known.items():
             for remark in of.incomplete:
@@ -251,7 +282,7 @@ class Task:
         train, validation, num_dropped = self._encode(reader, sources, cache) if trains else (nothing, [], {})
         if trains and not len(train):
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
-        ids, probe_ids = self._draw(len(train), len(validation), seed) if trains else ([], [])
+        ids, probe_ids = self._draw(len(train), len(validation), seed, calibrates) if trains else ([], [])
         if trains:
             self._warn_of_fewer(
                 {name: of.num_rows["train"] for name, of in known.items() if name in self.train}, len(validation)
@@ -318,19 +349,22 @@ class Task:
         found = {name: sources[name].targets(reader, num_rows, cache) for name in (self.score if num_rows else ())}
         return {name: targets for name, targets in found.items() if targets is not None}
 
-    def _draw(self, num_train: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
+    def _draw(self, num_train: int, num_validation: int, seed: int, calibrates: bool) -> tuple[list[int], list[int]]:
         """Indices of the calibration examples (train) and of the probe examples (validation)."""
-        if num_train < self.calibration_samples:
-            raise ValueError(
+        wrong = []
+        if calibrates and num_train < self.calibration_samples:
+            wrong.append(
                 f"task.calibration_samples={self.calibration_samples}, but {self.name} has {num_train} "
                 f"training examples of at most task.max_length={self.max_length} tokens; ask for fewer"
             )
         if num_validation < 2 * self.probe_samples:
-            raise ValueError(
+            wrong.append(
                 f"task.probe_samples={self.probe_samples} takes twice as many validation examples, but {self.name} has "
                 f"{num_validation} of at most task.max_length={self.max_length} tokens; ask for fewer, or raise "
                 "task.validation_samples or task.max_length"
             )
+        if wrong:
+            raise ValueError("; and ".join(wrong))
         drawn_by = seed if self.calibration_seed is None else self.calibration_seed
         calibration = _drawn(num_train, self.calibration_samples, rng.stream(drawn_by, "calibration"))
         return calibration, _drawn(num_validation, 2 * self.probe_samples, rng.stream(seed, "probe"))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.methods.base import Method
-from bench.sweep import arguments
+from bench.sweep import choices
 
 ROOT = Path(__file__).parents[2]
-CHOICES = [(group, choice) for group in arguments.GROUPS for choice in arguments.choices(ROOT / "conf" / group)]
+CHOICES = [(group, choice) for group in choices.GROUPS for choice in choices.choices(ROOT / "conf" / group)]
 EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("[!_]*.yaml")
 )

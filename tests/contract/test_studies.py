@@ -16,7 +16,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from bench.study.folders import CONF
 from bench.sweep import arguments
 from bench.sweep.sweep import Sweep
-from bench.tasks.definition import BUILT_IN, load_definition
+from bench.tasks.definition import load_definition
+from bench.tasks.definition_files import BUILT_IN
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 OWN = EXPERIMENTS / "compare.yaml"  # the studies of users, whose questions nobody knows here

@@ -14,9 +14,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 from pydantic import ValidationError
 
-from bench.sweep import arguments
+from bench.sweep import choices
 from bench.tasks.data import Dataset
-from bench.tasks.definition import BUILT_IN, OWN, InMemoryTask, load_definition, prompt_and_target, read_definition
+from bench.tasks.definition import InMemoryTask, load_definition, prompt_and_target, read_definition
+from bench.tasks.definition_files import BUILT_IN, OWN
 from bench.tasks.fields import row_validator
 from rows import ROWS
 
@@ -24,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 DATASETS = {
     path.stem: Dataset(**yaml.safe_load(path.read_text())) for path in sorted((CONF / "dataset").rglob("*.yaml"))
 }
-TASKS = arguments.choices(CONF / "task")
+TASKS = choices.choices(CONF / "task")
 GENERATED = "reasoning/"
 FORMS = [(name, template) for name, dataset in DATASETS.items() for template in dataset.definitions]
 BUILT_INS = [(name, t) for name, t in FORMS if not (OWN / DATASETS[name].definitions[t]).is_file()]

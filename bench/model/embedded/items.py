@@ -55,6 +55,9 @@ _DRAWN: dict[str, Callable[[random.Random], Item]] = {
 }
 
 
+NAMES = (*_DRAWN, "commonsense_tiny")
+
+
 def _drawn_splits(name: str) -> dict[str, list[Item]]:
     """Items drawn one after another; one whose text was drawn before is drawn again, so that no two are equal."""
     rng, seen = random.Random(f"{ITEM_SEED}/{name}"), set()
@@ -104,5 +107,5 @@ def splits(name: str) -> dict[str, list[Item]]:
     if name == "commonsense_tiny":
         return _commonsense_splits()
     if name not in _DRAWN:
-        raise ValueError(f"no embedded data named {name!r}; choose from {sorted([*_DRAWN, 'commonsense_tiny'])}")
+        raise ValueError(f"no embedded data named {name!r}; choose from {sorted(NAMES)}")
     return _drawn_splits(name)

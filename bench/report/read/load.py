@@ -6,20 +6,21 @@ import functools
 import json
 import math
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.process.places import RESULTS, RUNS
+from bench.process.config_dirs import config_dir_words
 from bench.report.palette import order
 from bench.report.read.fits import refuse_unequal
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
 from bench.runs.names import study_folder
 from bench.runs.record import COMPLETED, Record
 from bench.study import selection as rates
-from bench.study.folders import experiments_folder
+from bench.study.folders import experiment_file
 from bench.study.plan_file import (
     ITEMS,
     RUN,
@@ -28,7 +29,7 @@ from bench.study.plan_file import (
     TUNED,
     CorruptPlanError,
     StudyPlan,
-    every_run_folder,
+    no_study,
     read_plan,
 )
 
@@ -204,7 +205,7 @@ def load_study(results_dir: Path, name: str, mix: bool = False) -> Study:
 
 
 def _command(experiment: str) -> str:
-    return f"python -m bench.run -m +experiments={experiment}"
+    return shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", f"+experiments={experiment}"])
 
 
 def existing_folder(results_dir: Path, name: str) -> Path:
@@ -219,14 +220,9 @@ def existing_folder(results_dir: Path, name: str) -> Path:
         raise ReportError(str(error)) from None
     if folder.is_dir():
         return folder
-    roots = (RUNS, RESULTS) if results_dir == RUNS else (results_dir,)
-    known = sorted({run.parent.relative_to(root).as_posix() for root in roots for run in every_run_folder(root)})
-    places = " or ".join(map(str, roots))
-    there_are = f"there are: {', '.join(known) or 'none'}"
-    experiments = experiments_folder()
-    if experiments is not None and (experiments / f"{name}.yaml").is_file():
-        raise ReportError(f"no records of {name} in {places}; {_command(name)} makes them; {there_are}")
-    raise ReportError(f"no study {name!r} in {places}; {there_are}")
+    if experiment_file(name) is not None:
+        raise ReportError(f"{no_study(results_dir, name)}; {_command(name)} makes it")
+    raise ReportError(no_study(results_dir, name))
 
 
 def planned(folder: Path) -> StudyPlan | None:
