@@ -19,10 +19,13 @@ OPTIONS = {
     "asymmetry_b": ["frozen=kaiming", "frozen=singular_vectors"],
     "corda": ["mode=kpm"],
     "eva": ["rho=1.0"],
+    "gora": ["sign=released"],
     "hu": ["distribution=gaussian"],
     "lora_ga": ["direction=A2rBr", "direction=ArBr", "direction=random", "scale=unit", "scale=gd", "scale=weight_svd"],
+    "lora_null": ["start=zero"],
     "lora_sb": ["variant=official", "eta_mode=lr", "eta_mode=official"],
     "lora_xs": ["basis=random"],
+    "psoft": ["halves=pissa_init"],
 }
 CHOICES = [(name,) for name in ADAPTERS] + [(name, option) for name in OPTIONS for option in OPTIONS[name]]
 each_choice = pytest.mark.parametrize("choice", CHOICES, ids=",".join)
@@ -101,11 +104,12 @@ def test_its_module_opens_with_its_paper(build, name):
     assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
 
 
-PAPERS = dict.fromkeys(("lora_ga", "lora_one"), "alpha_over_sqrt_r")
-PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "pissa"), "one")
-TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "mica": {"lora_A"}}
-TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}}
-MOVING = {"lora_sb", "lora_xs", "lora_one"}  # start from another function than the pretrained one
+PAPERS = dict.fromkeys(("gora", "lora_ga", "lora_one"), "alpha_over_sqrt_r")
+PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "middle", "pissa", "pissa_niter"), "one")
+PAPERS |= dict.fromkeys(("lora_null", "lora_null_v2"), "one")
+TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "lora_null_v2": {"lora_B"}, "mica": {"lora_A"}}
+TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}, "psoft": {"lora_R"}}
+MOVING = {"lora_sb", "lora_xs", "lora_one", "gora", "k_step"}  # start from another function than the pretrained one
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -126,8 +130,9 @@ def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
     assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 
-NEEDED = dict.fromkeys(("lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
-NEEDED |= {"corda": "input_covariance", "eva": "label_covariance"}
+NEEDED = dict.fromkeys(("gora", "k_step", "lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
+NEEDED |= dict.fromkeys(("corda", "lora_null", "lora_null_v2"), "input_covariance")
+NEEDED |= {"eva": "label_covariance"}
 
 
 @pytest.mark.parametrize(("name", "statistic"), NEEDED.items())

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Layer, LearningRates
+from bench.methods.k_step import adalomo_step
 from bench.methods.lora_one import LoRAOne
 from bench.model.layers import target_layers
 from built_methods import built
@@ -255,3 +256,65 @@ def test_milora(shape, spectrum):
     A, B, residual = (part("milora", key, name) for name in ("A", "B", "residual"))
     assert max(of_factors(A, B, factors)) < 1e-5
     assert deviation(residual, part("milora", key, "W") - factors.product()) < 1e-5
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_lora_null_takes_over_and_leaves_what_the_authors_does(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    W, C = part("lora_null", key, "W"), part("lora_null", key, "C")
+    layer = Layer("layer", W, R, 1.0, input_covariance=C)
+    factors = built("lora_null").factors(layer, torch.Generator())
+    A, B, residual = (part("lora_null", key, "v1", name) for name in ("A", "B", "residual"))
+    assert max(of_factors(A, B, factors)) < 2e-5  # eigenvectors in float32 there
+    assert deviation(residual, W - factors.product()) < 1e-5
+    zero = built("lora_null", start="zero").factors(layer, torch.Generator())
+    A, B, residual = (part("lora_null", key, "zero", name) for name in ("A", "B", "residual"))
+    assert deviation(A.T @ A, zero.lora_A.T @ zero.lora_A) < 2e-5
+    assert not B.any()
+    assert torch.equal(residual, W)
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_the_k_step_update_is_lorafactorys_and_departs_by_its_exact_svd_where_the_step_is_flat(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    W, G, step = (part("k_step", key, name) for name in ("W", "G", "step"))
+    eta = part("k_step", "eta").item()
+    assert deviation(step, adalomo_step(W, G, eta)) < 1e-5  # there a difference of two weights
+    factors = ours(built("k_step", eta=eta), "k_step", key, 2.0)
+    A, B = (part("k_step", key, name) for name in "AB")
+    missed = [(adalomo_step(W, G, eta) - approximation).norm() for approximation in (factors.product(), B @ A)]
+    assert missed[0] < missed[1] < 1.1 * missed[0]  # svd_lowrank(q=r, niter=4)
+    assert part("k_step", key, "base_change") == 0
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_gora_is_the_authors_but_for_the_sign(shape, spectrum):
+    key, scaling = f"{shape}/{spectrum}", part("gora", "scaling").item()
+    A, B, change = (part("gora", key, name) for name in ("A", "B", "change"))
+    released = ours(built("gora", sign="released"), "gora", key, scaling, torch.Generator().manual_seed(0))
+    assert torch.equal(released.lora_A, A)
+    assert deviation(B, released.lora_B) < 1e-5
+    assert deviation(change, scaling * released.product()) < 1e-5
+    assert (change * part("gora", key, "G")).sum() > 0  # uphill
+    descent = ours(built("gora"), "gora", key, scaling, torch.Generator().manual_seed(0))
+    assert deviation(-B, descent.lora_B) < 1e-5
+
+
+def test_goras_ranks_are_the_authors():
+    keys = [f"{shape}/{spectrum}" for shape in SHAPES for spectrum in ("decaying", "noise")]
+    layers = [Layer(key, part("gora", key, "W"), 8, 1.0, part("gora", key, "G")) for key in keys]
+    assert built("gora").ranks(layers) == {key: part("gora", key, "rank").item() for key in keys}
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_nzlora_is_that_of_lr_matters_of_the_same_draws(shape, spectrum):
+    key, generator = f"{shape}/{spectrum}", torch.Generator().manual_seed(3)
+    factors = ours(built("nzlora"), "nzlora", key, 2.0, generator)
+    A, B, residual = (part("nzlora", key, name) for name in ("A", "B", "residual"))
+    assert torch.equal(factors.lora_A, A)
+    assert torch.equal(factors.lora_B, B)
+    torch.testing.assert_close(residual, part("nzlora", key, "W") - 2.0 * factors.product(), rtol=0, atol=1e-5)
