@@ -18,7 +18,9 @@ from bench.methods.svd import SVD, exact_svd
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 ScalingRule = Literal["alpha_over_r", "alpha_over_sqrt_r", "one"]
-Statistic = Literal["gradient", "input_covariance", "label_covariance"]
+Statistic = Literal[
+    "gradient", "input_covariance", "label_covariance", "token_covariance", "output_covariance", "output_fisher"
+]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
@@ -84,6 +86,10 @@ class Layer:
         input_covariance: mean over the calibration sequences of Xᵀ X, each X (tokens, in) divided by the magnitude
             of its largest entry.
         label_covariance: covariance of the inputs at label tokens.
+        token_covariance: mean over the calibration tokens of x xᵀ, padding left out.
+        output_covariance: as input_covariance, of the outputs, biases included.
+        output_fisher: mean over the calibration tokens of the squared gradient in the output, of each sample's own mean
+            loss.
         learning_rates: those of the coming schedule.
         svds: leading singular triplets of the matrices that the method decomposes.
 
@@ -97,6 +103,9 @@ class Layer:
     gradient: Float[Tensor, "out in"] | None = None
     input_covariance: Float[Tensor, "in in"] | None = None
     label_covariance: Float[Tensor, "in in"] | None = None
+    token_covariance: Float[Tensor, "in in"] | None = None
+    output_covariance: Float[Tensor, "out out"] | None = None
+    output_fisher: Float[Tensor, "out"] | None = None
     learning_rates: LearningRates = LearningRates(0.0, 0.0, 0.0)
     svds: Mapping[Spectral, SVD] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCES = ("full_ft", "none")
 ADAPTERS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if path.stem not in REFERENCES)
 OPTIONS = {
+    "astra": ["mode=kpm", "mode=middle"],
     "asymmetry_a": ["frozen=kaiming", "frozen=singular_vectors"],
     "asymmetry_b": ["frozen=kaiming", "frozen=singular_vectors"],
     "corda": ["mode=kpm"],
@@ -42,6 +43,9 @@ def seen_layer(method, out, into, r=4):
         "gradient": random(out, into, seed=2),
         "input_covariance": covariance(into),
         "label_covariance": covariance(into, seed=8),
+        "token_covariance": covariance(into, seed=9),
+        "output_covariance": covariance(out),
+        "output_fisher": random(out, seed=10).square(),
     }
     given = {name: value for name, value in statistics.items() if name in method.requires}
     return layer_of(random(out, into, seed=1), r, learning_rates=LearningRates(0.3, 0.02, 0.005), **given)
@@ -104,12 +108,19 @@ def test_its_module_opens_with_its_paper(build, name):
     assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
 
 
-PAPERS = dict.fromkeys(("gora", "lora_ga", "lora_one"), "alpha_over_sqrt_r")
+PAPERS = dict.fromkeys(("gora", "lora_da", "lora_ga", "lora_one"), "alpha_over_sqrt_r")
 PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "middle", "pissa", "pissa_niter"), "one")
 PAPERS |= dict.fromkeys(("lora_null", "lora_null_v2"), "one")
 TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "lora_null_v2": {"lora_B"}, "mica": {"lora_A"}}
 TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}, "psoft": {"lora_R"}}
-MOVING = {"lora_sb", "lora_xs", "lora_one", "gora", "k_step"}  # start from another function than the pretrained one
+MOVING = {
+    "lora_sb",
+    "lora_xs",
+    "lora_one",
+    "gora",
+    "k_step",
+    "lora_da",
+}  # start from another function than the pretrained one
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -130,9 +141,9 @@ def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
     assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 
-NEEDED = dict.fromkeys(("gora", "k_step", "lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
+NEEDED = dict.fromkeys(("gora", "k_step", "lora_da", "lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
 NEEDED |= dict.fromkeys(("corda", "lora_null", "lora_null_v2"), "input_covariance")
-NEEDED |= {"eva": "label_covariance"}
+NEEDED |= {"eva": "label_covariance", "astra": "output_covariance"}
 
 
 @pytest.mark.parametrize(("name", "statistic"), NEEDED.items())

@@ -318,3 +318,43 @@ def test_nzlora_is_that_of_lr_matters_of_the_same_draws(shape, spectrum):
     assert torch.equal(factors.lora_A, A)
     assert torch.equal(factors.lora_B, B)
     torch.testing.assert_close(residual, part("nzlora", key, "W") - 2.0 * factors.product(), rtol=0, atol=1e-5)
+
+
+# Of 40 inputs, or of a W that decays below rounding, the smallest directions of the outputs are arbitrary.
+DETERMINED = [(shape, spectrum, "ipm") for shape in SHAPES for spectrum in ("decaying", "noise")]
+DETERMINED += [("wide", "noise", "kpm"), ("wide", "noise", "middle"), ("tall", "noise", "middle")]
+
+
+@pytest.mark.parametrize(("shape", "spectrum", "mode"), DETERMINED)
+def test_astra_is_the_authors_where_the_outputs_determine_its_directions(shape, spectrum, mode):
+    key = f"{shape}/{spectrum}"
+    W, C = part("astra", key, "W"), part("astra", key, "C")
+    layer = Layer("layer", W, R, part("astra", "scaling").item(), output_covariance=C)
+    factors = built("astra", mode=mode).factors(layer, torch.Generator())
+    A, B = (part("astra", key, mode, name) for name in "AB")
+    order = slice(None) if mode == "kpm" else torch.arange(R - 1, -1, -1)  # theirs ascend
+    assert max(of_factors(A[order], B[:, order], factors)) < 2e-5
+    if mode == "ipm":
+        assert deviation(part("astra", key, "ipm", "residual"), W - layer.scaling * factors.product()) < 1e-5
+
+
+@each_shape
+def test_astras_covariance_is_the_mean_over_samples_of_outputs_with_bias_over_their_largest_entry(shape):
+    key = f"{shape}/noise"
+    outputs = part("astra", key, "X") @ part("astra", key, "W").T + part("astra", key, "bias")
+    scaled = outputs / outputs.amax(dim=(1, 2), keepdim=True).abs()
+    assert deviation(part("astra", key, "C"), torch.einsum("stm,stk->mk", scaled, scaled) / len(outputs)) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.03, 0.0])
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_lora_da_departs_by_exact_eigenvectors(shape, spectrum, beta):
+    key = f"{shape}/{spectrum}"
+    W, G, Z, y = (part("lora_da", key, name) for name in "WGZy")
+    layer = Layer("layer", W, R, 1.0, G, token_covariance=Z, output_fisher=y)
+    factors = built("lora_da", variance_beta=beta).factors(layer, torch.Generator())
+    A, B = (part("lora_da", key, "ten", str(beta), name) for name in "AB")
+    assert 1e-6 < deviation(B @ A, factors.product()) < 1e-3  # ten iterations of LOBPCG in float32
+    assert max(of_factors(A, B, factors)) < 2e-3
+    assert overlap(A, factors.lora_A) > 0.99999
