@@ -2,8 +2,8 @@
 
 Agrees with the authors' gora.py (https://github.com/hhnqqq/MyTransformers), method "compress" with --gora-scale-by-lr
 and importance "union_mean": A Kaiming, B the gradient projected on A's rows, ranks by the mean of |W ⊙ G|. The sign:
-the paper builds in a step of gradient descent, and the code measures its error against -η G, but multiplies G by a
-positive factor, so that its step goes uphill. `sign: descent` is the default, `sign: released` does as the code does.
+summaries of the paper speak of a step of descent, and the code measures its error against -η G, but it multiplies G by
+a positive factor, so that its step goes uphill. `sign: descent` is the default, `sign: released` does as the code does.
 Departs in one s for all layers (there α/√(own rank); the built-in step does not depend on s), and in stating the
 bounds of a rank as multiples of r: the scripts' 4 and 32 at r = 8.
 """
