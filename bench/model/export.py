@@ -118,5 +118,5 @@ def _on_pretrained(saved: Saved, name: str, shifted: bool) -> dict[str, Tensor]:
     if "lora_R" in parts:
         B = B @ parts.pop("lora_R")
     if shifted and not start.vanishes():
-        A, B = torch.cat([A, start.lora_A]), torch.cat([B, -start.lora_B], dim=1)
+        A, B = torch.cat([A, start.right()]), torch.cat([B, -start.lora_B], dim=1)
     return parts | {"lora_A": A, "lora_B": B.contiguous()}
