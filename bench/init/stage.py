@@ -71,7 +71,7 @@ def check(cfg: Run) -> None:
         check_precision("train.precision", cfg.train.precision)
     skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
-    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
+    check_start(linear, cfg.method, cfg.system.rank(cfg.rank), cfg.learning_rates)
     if cfg.method.has_adapter:
         adapter.check_layers(skeleton, linear)
 
@@ -97,14 +97,14 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         before = _logits(model, sample)
     if cfg.method.has_adapter and sample:
         check_called(linear, called)
-    request = CalibrationRequest.of(cfg.method, cfg.rank, cfg.svd)
+    request = CalibrationRequest.of(cfg.method, cfg.system.rank(cfg.rank), cfg.svd)
     with phases.measure("calibrate"):
         calibration, read = calibrate.shared(loaded, linear, task, request, cfg.cache)
     with phases.measure("initialise"):
         layer_ranks = _layer_ranks(cfg, linear, calibration)
-        trained, layers = adapter.add(model, cfg.method, cfg.rank, linear, cfg.adapter, layer_ranks)
+        trained, layers = adapter.add(model, cfg.method, cfg.rank, linear, cfg.adapter, layer_ranks, cfg.system)
         factors = _factors(layers, cfg, layer_ranks, calibration)
-        reports = [_start(layer, cfg.method, factors[layer.name]) for layer in layers]
+        reports = [_start(layer, cfg, factors[layer.name]) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
@@ -114,7 +114,7 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
             num_trainable=adapter.count_parameters(trained, trainable=True)[0],
             num_head=num_head,
             num_left_out=num_left_out,
-            logit_change=_check_function(trained, sample, before, cfg.method),
+            logit_change=_check_function(trained, sample, before, cfg),
             calibration=calibration.recorded(read) if request != CalibrationRequest() else None,
             calibration_ids=task.calibration_ids if request.data else [],
             layers=reports,
@@ -140,7 +140,8 @@ def _layer_ranks(cfg: Run, linear: dict[str, nn.Linear], calibration: Calibratio
     """The rank of each layer's adapter, which some methods choose; 0 for every layer of a method without adapters."""
     if not cfg.method.has_adapter:
         return dict.fromkeys(linear, 0)
-    r, scaling, rates = cfg.rank.r, scaling_value(cfg.method.scaling, cfg.rank), cfg.learning_rates
+    rank, rates = cfg.system.rank(cfg.rank), cfg.learning_rates
+    r, scaling = rank.r, scaling_value(cfg.method.scaling, rank)
     seen = (calibration.layer(name, adapter.float_weight(module), r, scaling, rates) for name, module in linear.items())
     return cfg.method.ranks(seen) or dict.fromkeys(linear, r)
 
@@ -156,18 +157,19 @@ def _factors(
             return None
         weight = adapter.float_weight(layer.module)
         seen = calibration.layer(name, weight, r, layer.scaling, cfg.learning_rates)
-        return cfg.method.factors(seen, rng.stream(cfg.seed, f"init/{name}")).to(torch.device("cpu"))
+        drawn = cfg.method.factors(seen, rng.stream(cfg.seed, f"init/{name}"))
+        return cfg.system.start(seen, drawn, rng.stream(cfg.seed, f"system/start/{name}")).to(torch.device("cpu"))
 
     found = ranks.map_over_ranks(list(by_name), compute)
     return {name: factors and factors.to(by_name[name].weight.device) for name, factors in found.items()}
 
 
-def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> LayerReport:
+def _start(layer: AdaptedLayer, cfg: Run, factors: Factors | None) -> LayerReport:
     pretrained = adapter.float_weight(layer.module).clone()
     if factors is None:
-        rank = 0 if method.has_adapter else None
+        rank = 0 if cfg.method.has_adapter else None
         return LayerReport(name=layer.name, r=rank, weight_norm=pretrained.norm().item(), drift=0.0)
-    adapter.fill(layer, factors)
+    adapter.fill(layer, factors, cfg.system)
     change = layer.effective_weight() - pretrained
     return LayerReport(
         name=layer.name,
@@ -195,7 +197,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor | None:
     return logits[given["labels"] != IGNORED if seq2seq else given["attention_mask"].bool()]
 
 
-def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, method: Method) -> float:
+def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, cfg: Run) -> float:
     """The largest absolute change of a logit; refuses one beyond rounding if the method keeps the function."""
     after = _logits(model, batch)
     if before is None or after is None:
@@ -207,9 +209,10 @@ def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, metho
             "model.dtype, are not finite"
         )
     dtype = next(model.parameters()).dtype
-    if not math.isfinite(change) or (method.keeps_function and change > LOGIT_TOLERANCE[dtype] * size):
+    keeps = cfg.method.keeps_function and cfg.system.keeps_function
+    if not math.isfinite(change) or (keeps and change > LOGIT_TOLERANCE[dtype] * size):
         raise ValueError(
-            f"{method.label} changed a logit by {change:.3g} at step 0 (largest logit {size:.3g}), "
+            f"{cfg.system.title(cfg.method)} changed a logit by {change:.3g} at step 0 (largest logit {size:.3g}), "
             "although it is to keep the model's function"
         )
     return change

@@ -17,8 +17,11 @@ from transformers import PreTrainedModel
 
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
+from bench.model.lora_e import LoraELinear
 from bench.model.lora_r import LoraRLinear
 from bench.process.validation import one_line
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
@@ -52,7 +55,7 @@ class AdaptedLayer:
         return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """lora_A and lora_B, with lora_R and DoRA's magnitude if the adapter has them; empty without an adapter."""
+        """lora_A, lora_B, and lora_R, lora_E and DoRA's magnitude if it has them; empty without an adapter."""
         if not isinstance(self.module, LoraLayer):
             return {}
         parts = {part: getattr(self.module, part, {}) for part in (*FACTORS, MAGNITUDE)}
@@ -69,7 +72,7 @@ class AdaptedLayer:
         return None if parameter is None else parameter.detach().float()
 
     def direction(self) -> Float[Tensor, "out in"]:
-        """Base weight plus s B A (or s B R A), float32: DoRA's V; without DoRA the effective weight."""
+        """Base weight plus s B A (s B R A, s B diag(E) A), float32: DoRA's V; without DoRA the effective weight."""
         factors, base = self.factors(), float_weight(self.module)
         return base if factors is None else base + self.scaling * factors.product()
 
@@ -135,16 +138,18 @@ def add(
     layers: dict[str, nn.Linear],
     options: AdapterOptions = PLAIN,
     ranks: dict[str, int] | None = None,
+    system: System = NO_SYSTEM,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
     """Adds the method's adapters and freezes everything else but a head; every trainable tensor becomes float32.
 
     Args:
         model: the pretrained model, changed in place.
         method: says which tensors train, and the rule for s.
-        rank: the budget of each layer.
+        rank: the budget of each layer; the system's own where it has one.
         layers: the target layers by name, as target_layers returns them.
         options: DoRA and LoRA+.
-        ranks: rank of each layer; a layer of rank 0 gets no adapter. None: `rank.r` each.
+        ranks: rank of each layer; a layer of rank 0 gets no adapter. None: that of `rank` each.
+        system: says which of the tensors train, and whether adapters have lora_E.
 
     Returns:
         The model to train and its target layers; the factors are zero until `fill` is called.
@@ -155,12 +160,13 @@ def add(
         model = model.float() if train_all else model
         _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
+    rank = system.rank(rank)
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
-        wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))
+        wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks, system))
     assert _with_adapter(wrapped) == {name for name, own in ranks.items() if own}, "PEFT adapts other layers"
     modules = dict(cast(nn.Module, wrapped.base_model.model).named_modules())
-    trains = method.trains | ({MAGNITUDE} if options.use_dora else set())
+    trains = system.trains(method) | ({MAGNITUDE} if options.use_dora else set())
     adapted = [
         AdaptedLayer(name, modules[name], scaling, trains, method.keeps_function, options.loraplus_lr_ratio or 1.0)
         if ranks[name]
@@ -181,7 +187,9 @@ def _free_heads(model: nn.Module, method: Method) -> None:
         head.requires_grad_(bool(method.trains))
 
 
-def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]) -> LoraConfig:
+def _peft_config(
+    method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int], system: System
+) -> LoraConfig:
     """PEFT's configuration, with lora_alpha such that PEFT's α/r is the method's s in every layer."""
     other = {name: own for name, own in ranks.items() if own not in (0, r)}
     config = LoraConfig(
@@ -195,18 +203,28 @@ def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int
     )
     if "lora_R" in method.trains:
         config._register_custom_module({nn.Linear: LoraRLinear})
+    elif system.gated:
+        config._register_custom_module({nn.Linear: LoraELinear})
     return config
 
 
+def _check_plain(layer: AdaptedLayer, what: str, remedy: str) -> None:
+    if layer.weight.dtype not in PLAIN_DTYPES:
+        raise ValueError(
+            f"{layer.name} is quantised ({layer.weight.dtype}), and {what}; load the model in float32 or bfloat16, or "
+            f"take {remedy}"
+        )
+
+
 @torch.no_grad()
-def fill(layer: AdaptedLayer, factors: Factors) -> None:
-    """Writes the factors and, if the base is shifted, subtracts s B A from the base weight.
+def fill(layer: AdaptedLayer, factors: Factors, system: System = NO_SYSTEM) -> None:
+    """Writes the factors, the system's base weight and, if the base is shifted, subtracts s B A from it.
 
     The new base weight is computed in float32 from the factors in their stored precision, and rounded once. DoRA's
     magnitudes are set to the row norms of the effective weight.
 
     Raises:
-        ValueError: the base weight is to be shifted, but is quantised.
+        ValueError: the base weight is to be changed, but is quantised.
     """
     parameters = layer.parameters()
     for part in FACTORS:
@@ -214,12 +232,11 @@ def fill(layer: AdaptedLayer, factors: Factors) -> None:
             parameters[part].copy_(getattr(factors, part))
     stored = layer.factors()
     assert stored is not None, f"{layer.name} has no adapter to fill"
+    if (base := system.base(float_weight(layer.module), len(factors.lora_A))) is not None:
+        _check_plain(layer, f"{system.label} replaces the weight", "system=none")
+        layer.weight.copy_(base)
     if layer.shifted and not stored.vanishes(product := stored.product()):
-        if layer.weight.dtype not in PLAIN_DTYPES:
-            raise ValueError(
-                f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
-                "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
-            )
+        _check_plain(layer, "this method takes its factors' product out of the weight", "another method, such as hu")
         layer.weight.copy_(torch.sub(layer.weight.float(), product, alpha=layer.scaling))
     if MAGNITUDE in parameters:
         parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))

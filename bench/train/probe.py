@@ -24,6 +24,8 @@ from bench.methods.base import Factors
 from bench.model.loss import IGNORED, num_label_tokens
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class AlignmentProbe:
         batch: the first half of its examples gives G, the second half G′ for the noise ceiling.
         rows: everything measured so far.
         seconds: wall time of all measurements.
+        system: maps the factors' gradients before they move W.
     """
 
     settings: Measure
@@ -84,6 +87,7 @@ class AlignmentProbe:
     batch: Batch
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    system: System = NO_SYSTEM
 
     def __post_init__(self) -> None:
         # Full fine-tuning has no factors to subtract: the change of W is taken against a copy.
@@ -116,7 +120,7 @@ class AlignmentProbe:
             factors = layer.factors()
             measured: dict[str, float | None] = dict.fromkeys(_gradient_measures(sums))
             if G is not None and other is not None:
-                products = _products(layer, factors, G, other)
+                products = _products(layer, factors, G, other, self.system)
                 for key, value in products.items():
                     sums[key] += value
                 measured = _gradient_measures(products)
@@ -257,9 +261,11 @@ def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str
     return {f"{name}_norm": Z.norm(dim=-1) for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
 
 
-def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor) -> dict[str, float]:
+def _products(
+    layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor, system: System
+) -> dict[str, float]:
     """The inner products of which the gradient measures are made."""
-    induced = _induced(layer, factors, G)
+    induced = _induced(layer, factors, G, system)
     dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
     attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
     return {
@@ -272,7 +278,9 @@ def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Te
     }
 
 
-def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
+def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor, system: System) -> Tensor:
+    if factors is not None and (found := system.induced(G, factors, layer.scaling, layer.trains)) is not None:
+        return found
     magnitude = layer.magnitude()
     if factors is None or magnitude is None:
         return alignment.induced_gradient(G, factors, layer.scaling, layer.trains, layer.lr_ratio)
