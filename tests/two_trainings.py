@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from bench.methods.base import PLAIN, AdapterOptions, Rank
 from bench.process import ranks
 from bench.runs.checkpoint import Checkpointing, Checkpoints
+from bench.systems.none import NO_SYSTEM
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
 from bench.train.probe import AlignmentProbe, Measure
@@ -54,13 +55,14 @@ def bert():
 
 @dataclass(frozen=True)
 class Case:
-    """One training: of which model by which method."""
+    """One training: of which model by which method and system."""
 
     model: object
     method: object
     kind: str = "causal"
     options: AdapterOptions = PLAIN
     settings: dict = field(default_factory=dict)
+    system: object = NO_SYSTEM
 
 
 HALVES = {"batch_size": 2, "gradient_accumulation_steps": 2}
@@ -108,13 +110,15 @@ def trained(case, how, logbook=None):
     data, logbook = examples(case.kind), logbook or Logbook()
     calibration = [collate(data[20:24], PAD), collate(data[24:28], PAD)]
     targets = PROJECTIONS if case.kind == "causal" else None
-    begun = start(case.model(), case.method, Rank("r2", 2, 4), targets, calibration, options=case.options)
+    rank, system = Rank("r2", 2, 4), case.system
+    begun = start(case.model(), case.method, rank, targets, calibration, options=case.options, system=system)
     # Seven validation examples: the last batch is uneven, and its last pair is one example.
     task = SimpleNamespace(train=data[:20], eval_examples=data[30:37], pad_token_id=PAD)
     batch = collate(data[40:44], PAD)
-    probe = AlignmentProbe(Measure(alignment_steps=2), begun.layers, begun.factors, begun.weight_norms, batch)
+    norms = begun.weight_norms
+    probe = AlignmentProbe(Measure(alignment_steps=2), begun.layers, begun.factors, norms, batch, system=system)
     ratio = case.options and case.options.loraplus_lr_ratio
-    train(begun.model, task, Train(**SETTINGS | case.settings, parallel=how), ratio, 0, probe, logbook)
+    train(begun.model, task, Train(**SETTINGS | case.settings, parallel=how), ratio, 0, probe, logbook, system)
     return {
         "loss": [row["loss"] for row in logbook.rows],
         "grad_norm": [float(row["grad_norm"]) for row in logbook.rows],

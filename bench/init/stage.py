@@ -37,7 +37,7 @@ class Initialization:
     Attributes:
         model: the model to train.
         layers: the target layers of `model`.
-        factors: the starting factors of each adapter, by layer name.
+        factors: the starting factors of each adapter, by layer name; those that a shifted base weight lacks.
         num_parameters: number of parameters of the pretrained model without a head.
         facts: what the record says of the initialisation.
     """
@@ -104,11 +104,11 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         layer_ranks = _layer_ranks(cfg, linear, calibration)
         trained, layers = adapter.add(model, cfg.method, cfg.rank, linear, cfg.adapter, layer_ranks, cfg.system)
         factors = _factors(layers, cfg, layer_ranks, calibration)
-        reports = [_start(layer, cfg, factors[layer.name]) for layer in layers]
+        reports = [_start(layer, cfg.method, factors[layer.name]) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
-        factors={name: found for name, found in factors.items() if found is not None},
+        factors={name: found[0] for name, found in factors.items() if found is not None},
         num_parameters=num_parameters,
         facts=InitializationFacts(
             num_trainable=adapter.count_parameters(trained, trainable=True)[0],
@@ -148,28 +148,33 @@ def _layer_ranks(cfg: Run, linear: dict[str, nn.Linear], calibration: Calibratio
 
 def _factors(
     layers: list[AdaptedLayer], cfg: Run, layer_ranks: dict[str, int], calibration: Calibration
-) -> dict[str, Factors | None]:
-    by_name = {layer.name: layer for layer in layers}
+) -> dict[str, tuple[Factors, Factors] | None]:
+    """Of each adapter the factors that its base weight lacks, and those from which it trains: mostly the same."""
+    by_name, cpu = {layer.name: layer for layer in layers}, torch.device("cpu")
 
-    def compute(name: str) -> Factors | None:
+    def compute(name: str) -> tuple[Factors, Factors] | None:
         r, layer = layer_ranks[name], by_name[name]
         if not r:
             return None
         weight = adapter.float_weight(layer.module)
         seen = calibration.layer(name, weight, r, layer.scaling, cfg.learning_rates)
         drawn = cfg.method.factors(seen, rng.stream(cfg.seed, f"init/{name}"))
-        return cfg.system.start(seen, drawn, rng.stream(cfg.seed, f"system/start/{name}")).to(torch.device("cpu"))
+        begun = cfg.system.start(seen, drawn, rng.stream(cfg.seed, f"system/start/{name}"))
+        return (cfg.system.taken_out(seen) or begun).to(cpu), begun.to(cpu)
 
     found = ranks.map_over_ranks(list(by_name), compute)
-    return {name: factors and factors.to(by_name[name].weight.device) for name, factors in found.items()}
+    devices = {name: layer.weight.device for name, layer in by_name.items()}
+    return {name: pair and (pair[0].to(devices[name]), pair[1].to(devices[name])) for name, pair in found.items()}
 
 
-def _start(layer: AdaptedLayer, cfg: Run, factors: Factors | None) -> LayerReport:
+def _start(layer: AdaptedLayer, method: Method, found: tuple[Factors, Factors] | None) -> LayerReport:
     pretrained = adapter.float_weight(layer.module).clone()
-    if factors is None:
-        rank = 0 if cfg.method.has_adapter else None
+    if found is None:
+        rank = 0 if method.has_adapter else None
         return LayerReport(name=layer.name, r=rank, weight_norm=pretrained.norm().item(), drift=0.0)
-    adapter.fill(layer, factors, cfg.system)
+    initial, factors = found
+    adapter.fill(layer, initial)
+    adapter.write(layer, factors)
     change = layer.effective_weight() - pretrained
     return LayerReport(
         name=layer.name,

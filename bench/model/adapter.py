@@ -156,8 +156,10 @@ def add(
     """
     if not method.has_adapter:
         train_all = "weight" in method.trains
-        model.requires_grad_(train_all)
+        model.requires_grad_(train_all and not system.only_targets)
         model = model.float() if train_all else model
+        for module in layers.values() if train_all else ():
+            module.weight.requires_grad_(True)
         _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
     rank = system.rank(rank)
@@ -208,35 +210,49 @@ def _peft_config(
     return config
 
 
-def _check_plain(layer: AdaptedLayer, what: str, remedy: str) -> None:
-    if layer.weight.dtype not in PLAIN_DTYPES:
-        raise ValueError(
-            f"{layer.name} is quantised ({layer.weight.dtype}), and {what}; load the model in float32 or bfloat16, or "
-            f"take {remedy}"
-        )
+def write(layer: AdaptedLayer, factors: Factors) -> None:
+    """Writes the factors that are given."""
+    for part, parameter in layer.parameters().items():
+        if (value := getattr(factors, part, None)) is not None:
+            parameter.data.copy_(value)
 
 
 @torch.no_grad()
-def fill(layer: AdaptedLayer, factors: Factors, system: System = NO_SYSTEM) -> None:
-    """Writes the factors, the system's base weight and, if the base is shifted, subtracts s B A from it.
+def fill(layer: AdaptedLayer, factors: Factors) -> None:
+    """Writes the factors and, if the base is shifted, subtracts s B A from the base weight.
 
-    The new base weight is computed in float32 from the factors in their stored precision, and rounded once. DoRA's
-    magnitudes are set to the row norms of the effective weight.
+    DoRA's magnitudes are set to the row norms of the effective weight.
 
     Raises:
-        ValueError: the base weight is to be changed, but is quantised.
+        ValueError: the base weight is to be shifted, but is quantised.
     """
-    parameters = layer.parameters()
-    for part in FACTORS:
-        if part in parameters:
-            parameters[part].copy_(getattr(factors, part))
-    stored = layer.factors()
-    assert stored is not None, f"{layer.name} has no adapter to fill"
-    if (base := system.base(float_weight(layer.module), len(factors.lora_A))) is not None:
-        _check_plain(layer, f"{system.label} replaces the weight", "system=none")
-        layer.weight.copy_(base)
-    if layer.shifted and not stored.vanishes(product := stored.product()):
-        _check_plain(layer, "this method takes its factors' product out of the weight", "another method, such as hu")
-        layer.weight.copy_(torch.sub(layer.weight.float(), product, alpha=layer.scaling))
-    if MAGNITUDE in parameters:
+    write(layer, factors)
+    shift(layer, factors)
+    if MAGNITUDE in (parameters := layer.parameters()):
         parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))
+
+
+@torch.no_grad()
+def shift(layer: AdaptedLayer, factors: Factors, pretrained: Float[Tensor, "out in"] | None = None) -> None:
+    """Sets the base weight of a layer that is shifted to W - s B A, unless the product vanishes.
+
+    It is computed in float32 from the factors in their stored precision, and rounded once.
+
+    Args:
+        layer: the layer.
+        factors: B and A.
+        pretrained: W; None: the current base weight.
+
+    Raises:
+        ValueError: the base weight is quantised.
+    """
+    stored = factors.to(layer.weight.device)
+    if not layer.shifted or stored.vanishes(product := stored.product()):
+        return
+    if layer.weight.dtype not in PLAIN_DTYPES:
+        raise ValueError(
+            f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
+            "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
+        )
+    weight = layer.weight if pretrained is None else pretrained
+    layer.weight.copy_(torch.sub(weight.float(), product, alpha=layer.scaling))

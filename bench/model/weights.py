@@ -136,7 +136,7 @@ def load(
             f"these weights are not what {system.title(method)} trains in this model: {', '.join(differing[:3])}"
         )
     for layer in adapters:
-        adapter.fill(layer, initial[layer.name], system)
+        adapter.shift(layer, initial[layer.name])
     for name, parameter in expected.items():
         parameter.copy_(saved.tensors[name])
     return model, adapted, initial

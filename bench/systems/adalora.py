@@ -25,11 +25,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench.methods.base import STRICT, Factors, Layer, Rank
-from bench.systems.base import Clock, Host, Pair, State, System, needs_method, refuses_dora, refuses_loraplus
+from bench.systems.base import (
+    Clock,
+    Host,
+    Pair,
+    State,
+    System,
+    distance_from_orthonormal,
+    needs_method,
+    refuses_dora,
+    refuses_loraplus,
+)
 
 PARTS = ("lora_E", "lora_A", "lora_B")
 STANDARD_DEVIATION = 0.02  # of A and B: loralib/adalora.py
-ROUNDING = 1e-6  # of the distance of a factor from orthonormality, times the root of r
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -69,12 +78,6 @@ def kept(scores: Sequence[Float[Tensor, "r"]], number: int) -> list[Bool[Tensor,
         return [torch.ones_like(one, dtype=torch.bool) for one in scores]
     threshold = together.kthvalue(num_cut).values
     return [one > threshold for one in scores]
-
-
-def distance_from_orthonormal(rows: Float[Tensor, "r side"]) -> Float[Tensor, ""]:
-    """‖X Xᵀ - I‖_F; without a gradient where it is rounding."""
-    distance = (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).norm()
-    return torch.where(distance > ROUNDING * len(rows) ** 0.5, distance, distance.detach())
 
 
 @dataclass(frozen=True, config=STRICT)

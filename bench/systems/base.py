@@ -6,7 +6,7 @@ step, a penalty, noise. Its functions are of matrices; bench.train.systems owns 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.methods.base import AdapterOptions, Factors, Layer, Method, Rank
 from bench.process import rng
 
+ROUNDING = 1e-6  # of the distance of a factor from orthonormality, times the root of r
 PAIR = frozenset({"lora_A", "lora_B"})
 State = dict[str, Tensor]  # "layer/part" -> float32, all that a system remembers from one step to the next
 Tensors = Mapping[str, Tensor]  # by part: lora_A (r, in), lora_B (out, r), lora_E (r,), or weight (out, in)
@@ -61,9 +62,9 @@ class Clock:
     learning_rate: float
     seed: int
 
-    def stream(self, what: str) -> torch.Generator:
+    def stream(self, what: str, device: torch.device) -> torch.Generator:
         """A generator of its own for what is drawn, whose name says when: nothing random has to be saved to resume."""
-        return rng.stream(self.seed, f"system/{what}")
+        return torch.Generator(device).manual_seed(rng.derive(self.seed, f"system/{what}"))
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class System:
         label: what the paper prints.
         gated: whether the adapter is `s B diag(E) A`, with E (r,) from `start`, instead of `s B A`.
         own_start: whether `start` takes the place of the method's factors; the row is then called by the system alone.
-        keeps_function: whether the base weight that `base` gives leaves the model's function at step 0 as it was.
+        keeps_function: whether what it does to a start leaves the model's function at step 0 as it was.
         maps_gradients: whether `gradients` changes anything, of A and B or of B alone.
+        only_targets: whether, of full weights, those of the target layers train alone.
+        moves_base: whether base weights change in training; a copy of the first ones is kept then.
         shards: whether it can train with train.parallel=fsdp.
         undecayed: tensors without weight decay.
     """
@@ -105,6 +108,8 @@ class System:
     own_start: ClassVar[bool] = False
     keeps_function: ClassVar[bool] = True
     maps_gradients: ClassVar[bool] = False
+    only_targets: ClassVar[bool] = False
+    moves_base: ClassVar[bool] = False
     shards: ClassVar[bool] = False
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
@@ -137,8 +142,12 @@ class System:
         """
         return factors
 
-    def base(self, weight: Float[Tensor, "out in"], r: int) -> Float[Tensor, "out in"] | None:
-        """Hook: the weight that takes the place of the pretrained one beneath an adapter of rank r; None: that one."""
+    def taken_out(self, layer: Layer) -> Factors | None:
+        """Hook: factors B0 and A0 for a base weight W - s B0 A0 that others than they train on; None: of `start`.
+
+        Args:
+            layer: as the method sees it.
+        """
         return None
 
     def gradients(self, pair: Pair) -> Tensors:
@@ -146,7 +155,7 @@ class System:
         return pair.gradients
 
     def induced(
-        self, G: Float[Tensor, "out in"], factors: Factors, scaling: float, trains: frozenset[str]
+        self, G: Float[Tensor, "out in"], factors: Factors | None, scaling: float, trains: frozenset[str]
     ) -> Float[Tensor, "out in"] | None:
         """Hook: g̃, how gradient descent moves W; None: as the adapter's form alone has it (bench.train.alignment).
 
@@ -154,11 +163,11 @@ class System:
 
         Args:
             G: dL/dW.
-            factors: the current ones.
+            factors: the current ones; None without an adapter.
             scaling: s.
             trains: names of the tensors that the optimiser moves.
         """
-        if not self.maps_gradients:
+        if not self.maps_gradients or factors is None:
             return None
         A, B = factors.lora_A, factors.lora_B
         found = {"lora_A": scaling * B.T @ G, "lora_B": scaling * G @ A.T}
@@ -193,8 +202,23 @@ class System:
         """
         return None
 
+    def active(self, names: Sequence[str], clock: Clock) -> Collection[str]:
+        """Hook: which of the layers take part in this step; the optimiser leaves the others alone."""
+        return names
+
     def after_step(self, pairs: Sequence[Pair], state: State, clock: Clock) -> None:
         """Hook: changes tensors in place after the optimiser's step, whose gradients the pairs still have."""
+
+    def restarts(self, clock: Clock) -> bool:
+        """Hook: whether the optimiser forgets its moments after this step."""
+        return False
+
+    def moved_by(self, layer: str, state: State) -> Factors | None:
+        """Hook: of a system with `moves_base`, factors B0 and A0 for a base weight W - s B0 A0; None: W itself.
+
+        Asked after each step that `restarts`, and when training resumes.
+        """
+        return None
 
 
 def needs_pair(label: str, host: Host) -> None:
@@ -246,3 +270,9 @@ def refuses_loraplus(label: str, host: Host, why: str) -> None:
             f"{label} does not combine with adapter.loraplus_lr_ratio={ratio:g}: {why}; take "
             "adapter.loraplus_lr_ratio=null, or system=none"
         )
+
+
+def distance_from_orthonormal(rows: Float[Tensor, "r side"]) -> Float[Tensor, ""]:
+    """‖X Xᵀ - I‖_F; without a gradient where it is rounding."""
+    distance = (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).norm()
+    return torch.where(distance > ROUNDING * len(rows) ** 0.5, distance, distance.detach())

@@ -279,7 +279,7 @@ def _products(
 
 
 def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor, system: System) -> Tensor:
-    if factors is not None and (found := system.induced(G, factors, layer.scaling, layer.trains)) is not None:
+    if (found := system.induced(G, factors, layer.scaling, layer.trains)) is not None:
         return found
     magnitude = layer.magnitude()
     if factors is None or magnitude is None:

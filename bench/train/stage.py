@@ -69,7 +69,7 @@ def train(
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
-    hooks = SystemHooks(system, probe.layers, seed)
+    hooks = SystemHooks(system, probe.layers, seed, probe.initial)
     journal = Journal(tokens_a_step, probe, logbook, settings.precision, laid.whole, lambda: hooks.penalty)
     scratch = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints.folder))
     with scratch as folder, signals.deferred():

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from bench.methods.base import FACTORS
-from bench.model.adapter import AdaptedLayer
+from bench.methods.base import FACTORS, Factors
+from bench.model.adapter import AdaptedLayer, shift
 from bench.process import ranks
 from bench.systems.base import Clock, Pair, State, System
 from bench.systems.none import NoSystem
@@ -36,13 +36,15 @@ class SystemHooks(TrainerCallback):
         system: of the run.
         layers: the target layers.
         seed: the run's.
+        initial: by layer, the factors B0 and A0 of a base weight W - s B0 A0; kept up to date where it moves.
     """
 
-    def __init__(self, system: System, layers: Sequence[AdaptedLayer], seed: int) -> None:
+    def __init__(self, system: System, layers: Sequence[AdaptedLayer], seed: int, initial: dict[str, Factors]) -> None:
         self.system, self.state = system, State()
         self.penalty: float | None = None
         self._layers = [] if isinstance(system, NoSystem) else [layer for layer in layers if layer.trains]
-        self._seed = seed
+        self._seed, self._initial = seed, initial
+        self._pretrained = {layer.name: layer.weight.detach().clone() for layer in self._layers if system.moves_base}
         self._clean: list[tuple[torch.nn.Parameter, Tensor]] = []  # weights whose places noisy ones have taken
 
     def on_step_begin(
@@ -78,8 +80,13 @@ class SystemHooks(TrainerCallback):
         self.restore_weights()
         clock = self._clock(state, kwargs)
         decay = {id(p): group["weight_decay"] for group in kwargs["optimizer"].param_groups for p in group["params"]}
+        active = set(self.system.active([layer.name for layer in self._layers], clock))
         for layer in self._layers:
             pair = self._pair(layer)
+            if layer.name not in active:
+                for tensor in pair.tensors.values():
+                    tensor.grad = None
+                continue
             mapped = replace(pair, gradients=self.system.gradients(pair)) if self.system.maps_gradients else pair
             directions = self.system.descent(mapped, self.state, clock)
             for part, gradient in mapped.gradients.items():
@@ -95,9 +102,15 @@ class SystemHooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the optimiser, whose gradients are still there."""
-        if self._layers:
-            pairs = [self._pair(layer) for layer in self._layers]
-            self.system.after_step(pairs, self.state, self._clock(state, kwargs))
+        if not self._layers:
+            return
+        pairs, clock = [self._pair(layer) for layer in self._layers], self._clock(state, kwargs)
+        self.system.after_step(pairs, self.state, clock)
+        if self.system.restarts(clock):
+            moments = kwargs["optimizer"].optimizer.state
+            for tensor in (tensor for pair in pairs for tensor in pair.tensors.values()):
+                moments.pop(tensor, None)
+            self._move_base()
 
     def restore_weights(self) -> None:
         """Puts the weights without noise back, the same tensors that were there."""
@@ -115,6 +128,13 @@ class SystemHooks(TrainerCallback):
         if (folder / STATE).is_file():
             device = self._layers[0].weight.device
             self.state.update({name: tensor.to(device) for name, tensor in load_file(folder / STATE).items()})
+            self._move_base()
+
+    def _move_base(self) -> None:
+        for layer in self._layers:
+            if (found := self.system.moved_by(layer.name, self.state)) is not None:
+                self._initial[layer.name] = found
+                shift(layer, found, self._pretrained[layer.name])
 
     def _pair(self, layer: AdaptedLayer, gradients: bool = True) -> Pair:
         tensors: dict[str, Tensor] = {part: p for part, p in layer.parameters().items() if part in FACTORS}

@@ -6,8 +6,8 @@ from peft import AdaLoraConfig, get_peft_model
 from torch import nn
 
 from bench.methods.base import Factors, Layer, Rank
-from bench.systems.adalora import budget, distance_from_orthonormal, kept, smoothed
-from bench.systems.base import Clock, Pair
+from bench.systems.adalora import budget, kept, smoothed
+from bench.systems.base import Clock, Pair, distance_from_orthonormal
 from bench.train.alignment import attainable_gradient, induced_gradient
 from matrices import both_orientations, random
 from systems_built import S, built_system, factors_of, host
