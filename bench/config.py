@@ -250,10 +250,7 @@ class Run:
                 f"system={self.system_name} needs a layer's whole tensors, which train.parallel=fsdp shards; take "
                 "train.parallel=ddp, or system=none"
             )
-        method, model, train = self.method, self.model, self.train
-        self.system.check(
-            Host(self.method_name, method, self.rank, self.adapter, train.max_steps, model.dtype, train.parallel)
-        )
+        self.system.check(self.host)
 
     def _check_auto(self) -> None:
         if not self.measure.curvature_rows or self.train.curvature_constant is None:
@@ -314,6 +311,12 @@ class Run:
         rank = [self.rank.name] if self.method.has_adapter else []
         trained = [f"seed {self.seed}", f"lr {self.rate}"] if self.trains else []
         return [self.start_name, *rank, self.task.name, self.model.name, *trained]
+
+    @property
+    def host(self) -> Host:
+        """What a system is told of the run before it is put into it."""
+        precision = "bfloat16" if self.train.precision == "bf16" else self.model.dtype
+        return Host(self.method_name, self.method, self.rank, self.adapter, self.train.max_steps, precision)
 
     @property
     def start_name(self) -> str:

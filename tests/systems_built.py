@@ -12,16 +12,16 @@ from matrices import random
 S = 0.7
 
 
-def built_system(name, r=4, **settings):
+def built_system(name, rank_r=4, **settings):
     """The system of conf/system/NAME.yaml; `settings` replace what the file states."""
     values = yaml.safe_load((CONF / "system" / f"{name}.yaml").read_text())["system"]
     target, _ = values.pop("_target_"), values.pop("name")
-    values = {key: r if value == "${rank.r}" else value for key, value in values.items()}
+    values = {key: rank_r if value == "${rank.r}" else value for key, value in values.items()}
     return system_class(target)(**values | settings)
 
 
 def host(method="hu", options=PLAIN, max_steps=90, dtype="float32", r=4):
-    return Host(method, built(method), Rank("r4", r, 2.0 * r), options, max_steps, dtype, "ddp")
+    return Host(method, built(method), Rank("r4", r, 2.0 * r), options, max_steps, dtype)
 
 
 def factors_of(out, into, r=4):

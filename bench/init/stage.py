@@ -71,7 +71,7 @@ def check(cfg: Run) -> None:
         check_precision("train.precision", cfg.train.precision)
     skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
-    check_start(linear, cfg.method, cfg.system.rank(cfg.rank), cfg.learning_rates)
+    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates, cfg.system)
     if cfg.method.has_adapter:
         adapter.check_layers(skeleton, linear)
 

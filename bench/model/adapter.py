@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
 from bench.model.lora_e import LoraELinear
+from bench.model.lora_kernel import KernelLinear
 from bench.model.lora_r import LoraRLinear
 from bench.process.validation import one_line
 from bench.systems.base import System
@@ -176,6 +177,8 @@ def add(
         for name in layers
     ]
     for layer in adapted:
+        if isinstance(layer.module, KernelLinear):
+            layer.module.system = system
         for part, parameter in layer.parameters().items():
             parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
             parameter.requires_grad_(part in layer.trains)
@@ -207,6 +210,8 @@ def _peft_config(
         config._register_custom_module({nn.Linear: LoraRLinear})
     elif system.gated:
         config._register_custom_module({nn.Linear: LoraELinear})
+    elif system.has_kernel:
+        config._register_custom_module({nn.Linear: KernelLinear})
     return config
 
 

@@ -136,6 +136,14 @@ class AdaLoRA(System):
                 "is below 1, or more steps"
             )
 
+    def check_layer(self, layer: Layer) -> None:
+        """Refuses more triplets than a layer has."""
+        if self.initial_r > (smaller := min(layer.weight.shape)):
+            raise ValueError(
+                f"AdaLoRA starts with {self.initial_r} triplets, more than the smaller side {smaller} of {layer.name}; "
+                f"take system.init_r of at most {smaller}, or system=none"
+            )
+
     def rank(self, rank: Rank) -> Rank:
         """r0, with α such that α / r0 is loralib's α / (r0 + 1e-5): the initial rank divides until the end."""
         r = self.initial_r

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,8 +33,7 @@ class Host:
         rank: as given; not what `System.rank` makes of it.
         options: DoRA and LoRA+.
         max_steps: of training.
-        dtype: of the frozen weights: "float32", "bfloat16", ...
-        parallel: how several processes share training.
+        dtype: of the frozen weights' products: "float32", "bfloat16", ...
     """
 
     name: str
@@ -43,7 +42,6 @@ class Host:
     options: AdapterOptions
     max_steps: int
     dtype: str
-    parallel: Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ class System:
         own_start: whether `start` takes the place of the method's factors; the row is then called by the system alone.
         keeps_function: whether what it does to a start leaves the model's function at step 0 as it was.
         maps_gradients: whether `gradients` changes anything, of A and B or of B alone.
+        has_kernel: whether `kernel` computes a layer's products in training.
         only_targets: whether, of full weights, those of the target layers train alone.
         moves_base: whether base weights change in training; a copy of the first ones is kept then.
         shards: whether it can train with train.parallel=fsdp.
@@ -108,6 +107,7 @@ class System:
     own_start: ClassVar[bool] = False
     keeps_function: ClassVar[bool] = True
     maps_gradients: ClassVar[bool] = False
+    has_kernel: ClassVar[bool] = False
     only_targets: ClassVar[bool] = False
     moves_base: ClassVar[bool] = False
     shards: ClassVar[bool] = False
@@ -122,6 +122,16 @@ class System:
 
         Raises:
             ValueError: the message names both sides, why, and the remedy.
+        """
+
+    def check_layer(self, layer: Layer) -> None:
+        """Hook: refuses what a layer cannot carry; called for each layer before any data is read.
+
+        Args:
+            layer: name, r, scaling, and a weight with a shape but no values (on the meta device).
+
+        Raises:
+            ValueError: the message names the layer, the value, the limit and the remedy.
         """
 
     def trains(self, method: Method) -> frozenset[str]:
@@ -155,7 +165,12 @@ class System:
         return pair.gradients
 
     def induced(
-        self, G: Float[Tensor, "out in"], factors: Factors | None, scaling: float, trains: frozenset[str]
+        self,
+        G: Float[Tensor, "out in"],
+        factors: Factors | None,
+        scaling: float,
+        trains: frozenset[str],
+        mean_input: Float[Tensor, "in"] | None = None,
     ) -> Float[Tensor, "out in"] | None:
         """Hook: g̃, how gradient descent moves W; None: as the adapter's form alone has it (bench.train.alignment).
 
@@ -166,6 +181,7 @@ class System:
             factors: the current ones; None without an adapter.
             scaling: s.
             trains: names of the tensors that the optimiser moves.
+            mean_input: of the layer, over all tokens of the batch that gave G.
         """
         if not self.maps_gradients or factors is None:
             return None
@@ -184,6 +200,17 @@ class System:
             clock: of the step.
         """
         return None
+
+    def kernel(
+        self,
+        x: Float[Tensor, "*tokens in"],
+        W: Float[Tensor, "out in"],
+        A: Float[Tensor, "r in"],
+        B: Float[Tensor, "out r"],
+        scaling: float,
+    ) -> Float[Tensor, "*tokens out"]:
+        """Hook: W x + s B A x of every token, differentiable in x, A and B; of a system with `has_kernel`."""
+        raise NotImplementedError(f"{type(self).__name__} has a kernel, but no function of it")
 
     def penalty(self, pairs: Sequence[Pair]) -> Float[Tensor, ""] | None:
         """Hook: what is added to the loss, for its gradient only; differentiable in `pair.tensors`, without gradients.

@@ -75,7 +75,12 @@ class Flora(System):
         needs_method("Flora", host, ("full_ft",), "it is an optimiser of full weights")
 
     def induced(
-        self, G: Float[Tensor, "out in"], factors: Factors | None, scaling: float, trains: frozenset[str]
+        self,
+        G: Float[Tensor, "out in"],
+        factors: Factors | None,
+        scaling: float,
+        trains: frozenset[str],
+        mean_input: Float[Tensor, "in"] | None = None,
     ) -> Float[Tensor, "out in"] | None:
         """Of a projected gradient that of one draw of P; momentum starts along G itself."""
         if self.compress == "momentum" or not self.compresses(G.shape):

@@ -1,7 +1,8 @@
-"""KaSA (Wang et al. 2024, arXiv:2412.06071): W without its r smallest singular components, and B diag(d) A for them.
+"""KaSA (Wang et al. 2024, arXiv:2412.06071): W without its r smallest singular components, and trained ones for them.
 
-The base weight is the best approximation of W of rank min(out, in) - r, and stays so: the model's function changes at
-step 0. d starts normal, A and B as LoRA's. A penalty keeps d small, and A and B near orthonormal.
+The adapter is B diag(d) A. The base weight is the best approximation of W of rank min(out, in) - r, and stays so: the
+model's function changes at step 0. d starts normal, A and B as LoRA's. A penalty keeps d small, and A and B near
+orthonormal.
 
 Agrees with PEFT 0.21.2's kasa_config and with the authors' code at f85e88c in a layer that is at least as high as wide;
 theirs truncates to in - r components, which removes nothing of a wide one. The penalty is divided by the number of
@@ -49,19 +50,18 @@ class KaSA(System):
         """The method's A and B, d normal."""
         return replace(factors, lora_E=torch.randn(layer.r, generator=generator))
 
-    def taken_out(self, layer: Layer) -> Factors:
-        """B0 = the last r of U S, divided by s, and A0 = the last r of Vh.
-
-        Raises:
-            ValueError: the layer would keep no component.
-        """
+    def check_layer(self, layer: Layer) -> None:
+        """Refuses a rank of which a layer would keep no component."""
         smaller = min(layer.weight.shape)
         if layer.r >= smaller:
             raise ValueError(
                 f"KaSA drops r = {layer.r} of the singular components of {layer.name}, which has {smaller}; take a "
                 f"rank.r of at most {smaller - 1}, or system=none"
             )
-        found, kept = exact_svd(layer.weight), smaller - layer.r
+
+    def taken_out(self, layer: Layer) -> Factors:
+        """B0 = the last r of U S, divided by s, and A0 = the last r of Vh."""
+        found, kept = exact_svd(layer.weight), min(layer.weight.shape) - layer.r
         return Factors(found.Vh[kept:], found.U[:, kept:] * found.S[kept:] / layer.scaling)
 
     def penalty(self, pairs: Sequence[Pair]) -> Tensor:

@@ -51,7 +51,7 @@ def test_the_penalty_is_zero_at_orthonormal_factors_and_has_no_gradient_along_ro
 
 
 def test_it_starts_as_loralib_does_with_its_own_rank_and_scaling():
-    system = built_system("adalora", r=8)
+    system = built_system("adalora", rank_r=8)
     rank = system.rank(Rank("r8", 8, 16.0))
     assert (rank.r, rank.lora_alpha / rank.r) == (12, pytest.approx(16 / (12 + 1e-5), rel=1e-12))
     layer = Layer("layer", torch.zeros(300, 500), 12, 1.0)
@@ -138,6 +138,14 @@ def test_the_best_attainable_gradient_of_the_gated_form_is_the_least_squares_fit
     expected = (basis @ (basis.T @ G.reshape(-1))).reshape(out, into)
     found = attainable_gradient(G, Factors(A, B, lora_E=E), TRAINS)
     assert (found - expected).norm() < 1e-9 * G.norm()
+
+
+def test_more_triplets_than_a_layer_has_are_refused():
+    layer = Layer("layer", torch.empty(24, 40, device="meta"), 25, 1.0)
+    with pytest.raises(
+        ValueError, match=r"starts with 25 triplets, more than the smaller side 24 of layer; take system"
+    ):
+        built_system("adalora", init_r=25).check_layer(layer)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_rank_that_leaves_kasa_nothing_is_refused():
     with pytest.raises(
         ValueError, match=r"drops r = 24 of .* of layers\.3\.q_proj, which has 24; take a rank\.r of at"
     ):
-        built_system("kasa").taken_out(layer_of(random(24, 40), r=24))
+        built_system("kasa").check_layer(layer_of(random(24, 40), r=24))
 
 
 def test_flat_loras_noise_rises_from_zero_as_published():
