@@ -87,18 +87,19 @@ class Product(torch.autograd.Function):
         return torch.addmm(x @ W.T, x @ A.T, B.T, alpha=scaling)
 
     @staticmethod
-    def backward(ctx: Any, dY: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dY: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None, None]:
         """dL/dx, dL/dA and dL/dB."""
         x, W, A, B = ctx.saved_tensors
         s, orders, needs_x = ctx.scaling, ctx.orders, ctx.needs_input_grad[0]
-        through = dY @ B if not orders.of_A or (needs_x and not orders.of_x) else None
-        G = dY.T @ x if orders.of_A or orders.of_B else None
-        dA = B.T @ G if orders.of_A else through.T @ x  # type: ignore[union-attr]
-        dB = G @ A.T if orders.of_B else dY.T @ (x @ A.T)  # type: ignore[operator]
+        G = dY.T @ x if orders.of_A or orders.of_B else dY.new_empty(0)
+        columns = dY @ B if not orders.of_A or (needs_x and not orders.of_x) else dY.new_empty(0)
+        dA = B.T @ G if orders.of_A else columns.T @ x
+        dB = G @ A.T if orders.of_B else dY.T @ (x @ A.T)
         dx = None
-        if needs_x:
-            merged = orders.of_x
-            dx = dY @ torch.addmm(W, B, A, alpha=s) if merged else torch.addmm(dY @ W, through, A, alpha=s)
+        if needs_x and orders.of_x:
+            dx = dY @ torch.addmm(W, B, A, alpha=s)
+        elif needs_x:
+            dx = torch.addmm(dY @ W, columns, A, alpha=s)
         return dx, None, s * dA, s * dB, None, None
 
 
@@ -133,6 +134,6 @@ class RunLoRA(System):
     ) -> Float[Tensor, "*tokens out"]:
         """W x + s B A x of every token."""
         rows = x.reshape(-1, x.shape[-1])
-        orders = cheapest(len(rows), *reversed(W.shape), len(A), x.requires_grad)
-        found: Tensor = Product.apply(rows, W, A, B, scaling, orders)  # type: ignore[no-untyped-call]
+        orders = cheapest(len(rows), W.shape[1], W.shape[0], len(A), x.requires_grad)
+        found: Tensor = Product.apply(rows, W, A, B, scaling, orders)
         return found.reshape(*x.shape[:-1], len(W))

@@ -53,7 +53,7 @@ class Compressed(torch.autograd.Function):
         return x @ A.T
 
     @staticmethod
-    def backward(ctx: Any, dZ: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dZ: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         """The exact gradient of x, and that of A with c z v in the place of x."""
         z, v, A = ctx.saved_tensors
         dA = ctx.scale * ((dZ.T.to(z.dtype) @ z)[..., None] * v).flatten(1)[:, : A.shape[1]]
@@ -102,7 +102,7 @@ class VeLoRA(System):
     ) -> Float[Tensor, "*tokens out"]:
         """W x + s B A x of every token."""
         rows = x.reshape(-1, x.shape[-1]).to(A.dtype)
-        inner: Tensor = Compressed.apply(rows, A, self.num_groups, self.scale)  # type: ignore[no-untyped-call]
+        inner: Tensor = Compressed.apply(rows, A, self.num_groups, self.scale)
         change = torch.nn.functional.linear(inner, B).reshape(*x.shape[:-1], len(W))
         result = torch.nn.functional.linear(x, W)
         return (result + scaling * change).to(result.dtype)

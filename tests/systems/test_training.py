@@ -180,4 +180,4 @@ def test_a_system_changes_what_training_ends_with_and_not_its_first_loss(name, s
     if name == "runlora":  # the same products in another order
         assert found["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     else:
-        assert found["loss"][-1] != pytest.approx(plain["loss"][-1], rel=1e-5)
+        assert found["loss"][-1] != pytest.approx(plain["loss"][-1], rel=1e-6)
