@@ -20,6 +20,7 @@ from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 from starts import start
+from systems_built import built_system
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SETTINGS = {
@@ -81,8 +82,16 @@ CASES = {
     "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq"),
     "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq", settings=HALVES),
 }
+CASES |= {
+    "lora_pro": Case(tiny_llama, built("orthogonal"), system=built_system("lora_pro")),
+    "adalora": Case(tiny_llama, built("hu"), system=built_system("adalora", rank_r=2, initial=0.25, final=0.25)),
+    "kasa accumulated": Case(tiny_llama, built("hu"), settings=HALVES, system=built_system("kasa")),
+    "flat_lora accumulated": Case(tiny_llama, built("hu"), settings=HALVES, system=built_system("flat_lora")),
+    "xgblora": Case(tiny_llama, built("hu"), system=built_system("xgblora", steps_a_round=2)),
+}
+CARRIED = ["lora_pro", "adalora", "kasa accumulated", "flat_lora accumulated", "xgblora"]
 SHARDED = ["lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
-REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated"]
+REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated", *CARRIED]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
 RESUMED = {"head": Case(tiny_bert, built("hu"), "encoder"), "whole": Case(tiny_llama, built("full_ft"))}
 
@@ -150,6 +159,8 @@ def process(rank, folder, port):
     for how in ("ddp", "fsdp"):
         for name, case in RESUMED.items():
             found[how, "resumed", name] = resumed(case, how, Path(folder, f"{how}-{name}"))
+    for name in CARRIED:
+        found["ddp", "resumed", name] = resumed(CASES[name], "ddp", Path(folder, name))
     found["sharded"] = shares(tiny_llama())
     torch.save(found, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()

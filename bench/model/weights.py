@@ -36,8 +36,8 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
     for layer in layers:
         for part, parameter in layer.parameters().items():
             tensors[f"{layer.name}.{part}"] = parameter.detach().cpu().contiguous()
-            if part in FACTORS:
-                tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
+            if part in FACTORS and (start := getattr(initial[layer.name], part)) is not None:
+                tensors[f"{layer.name}.initial.{part}"] = start.cpu().contiguous()
     if tensors:
         tensors |= {name: p.detach().cpu().contiguous() for name, p in _head_parameters(model).items()}
     else:

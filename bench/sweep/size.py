@@ -241,6 +241,7 @@ def peak_bytes(run: Run) -> int:
     target = sum(layer.weight.numel() for layer in counted.layers.values())
     frozen = 4 * max(0, added - trained) + (0 if whole else counted.parameters * _weight_bytes(run))
     pretrained = target * 4 if whole and "measure" in phases else 0  # the alignment measures keep a copy
+    pretrained += target * 4 * run.system.num_copies
     # 34 s b h bytes a block at 16 bit: Korthikanti et al. 2022 (arXiv:2205.05198, table 2), without attention matrix.
     width = 1 if compute_dtype(run) == "bfloat16" else 2
     activations = width * counted.blocks * 34 * length * batch * counted.hidden_size

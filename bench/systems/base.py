@@ -95,6 +95,7 @@ class System:
         own_start: whether `start` takes the place of the method's factors; the row is then called by the system alone.
         keeps_function: whether what it does to a start leaves the model's function at step 0 as it was.
         maps_gradients: whether `gradients` changes anything, of A and B or of B alone.
+        adds_noise: whether `noise` is asked for.
         has_kernel: whether `kernel` computes a layer's products in training.
         only_targets: whether, of full weights, those of the target layers train alone.
         moves_base: whether base weights change in training; a copy of the first ones is kept then.
@@ -107,6 +108,7 @@ class System:
     own_start: ClassVar[bool] = False
     keeps_function: ClassVar[bool] = True
     maps_gradients: ClassVar[bool] = False
+    adds_noise: ClassVar[bool] = False
     has_kernel: ClassVar[bool] = False
     only_targets: ClassVar[bool] = False
     moves_base: ClassVar[bool] = False
@@ -123,6 +125,11 @@ class System:
         Raises:
             ValueError: the message names both sides, why, and the remedy.
         """
+
+    @property
+    def num_copies(self) -> int:
+        """Hook: how many tensors of each target weight's shape are kept in training, beside the weight itself."""
+        return int(self.adds_noise or self.moves_base)
 
     def check_layer(self, layer: Layer) -> None:
         """Hook: refuses what a layer cannot carry; called for each layer before any data is read.

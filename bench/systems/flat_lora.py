@@ -29,6 +29,7 @@ class FlatLoRA(System):
     """Noise on the merged weight of a relative size that rises from zero to σ; the gradient is the host's there."""
 
     label: ClassVar[str] = "Flat-LoRA"
+    adds_noise: ClassVar[bool] = True
 
     sigma: NonNegativeFloat
 

@@ -67,6 +67,11 @@ class LoRAPro(System):
     beta2: NonNegativeFloat
     epsilon: PositiveFloat
 
+    @property
+    def num_copies(self) -> int:
+        """Adam's two moments in full mode."""
+        return 2 if self.mode == "full" else 0
+
     def check(self, host: Host) -> None:
         """Refuses methods that do not train A and B, DoRA and LoRA+."""
         needs_pair("LoRA-Pro", host)

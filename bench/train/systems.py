@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bench.methods.base import FACTORS, Factors
-from bench.model.adapter import AdaptedLayer, shift
+from bench.model.adapter import PLAIN_DTYPES, AdaptedLayer, shift
 from bench.process import ranks
 from bench.systems.base import Clock, Pair, State, System
 from bench.systems.none import NoSystem
@@ -37,6 +37,9 @@ class SystemHooks(TrainerCallback):
         layers: the target layers.
         seed: the run's.
         initial: by layer, the factors B0 and A0 of a base weight W - s B0 A0; kept up to date where it moves.
+
+    Raises:
+        ValueError: the system writes base weights, and one is quantised.
     """
 
     def __init__(self, system: System, layers: Sequence[AdaptedLayer], seed: int, initial: dict[str, Factors]) -> None:
@@ -44,6 +47,13 @@ class SystemHooks(TrainerCallback):
         self.penalty: float | None = None
         self._layers = [] if isinstance(system, NoSystem) else [layer for layer in layers if layer.trains]
         self._seed, self._initial = seed, initial
+        writes = system.adds_noise or system.moves_base
+        for layer in self._layers if writes else ():
+            if layer.weight.dtype not in PLAIN_DTYPES:
+                raise ValueError(
+                    f"{layer.name} is quantised ({layer.weight.dtype}), and {system.label} writes its weight; load the "
+                    "model in float32 or bfloat16, or take system=none"
+                )
         self._pretrained = {layer.name: layer.weight.detach().clone() for layer in self._layers if system.moves_base}
         self._clean: list[tuple[torch.nn.Parameter, Tensor]] = []  # weights whose places noisy ones have taken
 
@@ -52,7 +62,7 @@ class SystemHooks(TrainerCallback):
     ) -> None:
         """Adds the step's noise to the weights, in all of its passes."""
         clock = self._clock(state, kwargs)
-        for layer in self._layers:
+        for layer in self._layers if self.system.adds_noise else ():
             noise = self.system.noise(layer.effective_weight(), layer.name, clock)
             if noise is not None:
                 weight = layer.weight
@@ -86,6 +96,8 @@ class SystemHooks(TrainerCallback):
             if layer.name not in active:
                 for tensor in pair.tensors.values():
                     tensor.grad = None
+                continue
+            if not pair.gradients:  # an expert that no token was sent to
                 continue
             mapped = replace(pair, gradients=self.system.gradients(pair)) if self.system.maps_gradients else pair
             directions = self.system.descent(mapped, self.state, clock)

@@ -115,6 +115,8 @@ def test_a_penalty_adds_its_gradient_once_a_step_and_nothing_to_the_logged_loss(
 
 
 class Noisy(Spy):
+    adds_noise = True
+
     def noise(self, weight, layer, clock):
         return 0.05 * torch.randn(weight.shape, generator=clock.stream(f"noise/{layer}/{clock.step}", weight.device))
 

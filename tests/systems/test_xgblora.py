@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,10 +19,11 @@ RATE = 1e-2
 LAYER = "base_model.model.{}.base_layer.weight"
 
 
-def run(tmp_path=None, model=tiny_llama, steps=5, system=NO_SYSTEM):
+def run(tmp_path=None, model=tiny_llama, steps=5, system=NO_SYSTEM, resume=False):
     settings = {"max_steps": steps, "eval_steps": 0, "lr_scheduler_type": "constant", "max_grad_norm": 1e9}
     checkpoints = tmp_path and Checkpoints(tmp_path, Checkpointing(minutes=5, steps=1, keep=9), {"num_processes": 1})
-    return trained(Case(model, built("hu"), settings=settings, system=system), "ddp", Logbook(checkpoints))
+    logbook = Logbook(checkpoints, checkpoints.newest() if resume else None)
+    return trained(Case(model, built("hu"), settings=settings, system=system), "ddp", logbook)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -76,6 +79,16 @@ def test_a_round_trains_whole_blocks_drawn_anew_and_leaves_the_others_alone(tmp_
     assert len({block(name) for name in state}) == 1
     trained_ones = load_file(tmp_path / "checkpoint-1" / "trained.safetensors")
     assert {tensor.any().item() for name, tensor in trained_ones.items() if "lora_B" in name} == {False}  # new ones
+
+
+def test_a_training_gone_on_with_between_two_rounds_ends_with_the_same_bits(tmp_path):
+    system = built_system("xgblora", steps_a_round=2)
+    once = run(tmp_path, lambda: tiny_llama().bfloat16(), system=system)
+    for step in (3, 4, 5):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    again = run(tmp_path, lambda: tiny_llama().bfloat16(), system=system, resume=True)
+    assert again["loss"] == once["loss"]
+    assert all(torch.equal(again["weights"][name], tensor) for name, tensor in once["weights"].items())
 
 
 def test_a_round_longer_than_the_run_is_refused():
