@@ -107,6 +107,8 @@ def refusal(run: Run) -> str | None:
 def trained_and_added(run: Run) -> tuple[int, int]:
     """Parameters that the optimiser moves, a head's included; and those of the adapter, trained or not."""
     counted, trains, r = size(run), run.system.trains(run.method), run.system.rank(run.rank).r
+    if run.system.only_targets:
+        return counted.head + sum(layer.weight.numel() for layer in counted.layers.values()), 0
     if not run.method.has_adapter:
         return (counted.parameters if "weight" in trains else 0), 0
     shapes = [layer.weight.shape for layer in counted.layers.values()]

@@ -71,6 +71,14 @@ def test_factors_of_any_size_and_of_lower_rank_are_projected_on_alike(out, into,
     assert (moved(mapped(*single), *single[:2]) - expected).norm() < 1e-4 * G.norm()
 
 
+def test_a_column_far_smaller_than_the_others_still_counts_in_float32():
+    A, B, G = factors_of(24, 40)
+    B = B * torch.tensor([1, 1, 1, 1e-3], dtype=torch.float64)
+    single = [tensor.float() for tensor in (A, B, G)]
+    expected = attainable_gradient(G, Factors(A, B), BOTH)
+    assert (moved(mapped(*single), *single[:2]) - expected).norm() < 1e-3 * G.norm()
+
+
 def test_from_the_start_of_lora_ga_the_first_step_is_the_best_of_rank_2r():
     G = random(24, 40, seed=3)
     U, _, Vh = torch.linalg.svd(G, full_matrices=False)

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from bench import export
 from bench.config import ConfigError
+from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
+from bench.sweep import size
 from bench.systems.base import System
 
 EMBEDDED = Path(export.__file__).parent / "model" / "embedded" / "tiny_llama"
@@ -119,6 +121,14 @@ def test_exported_ranks_are_those_that_are_left(runs, tmp_path):
 def test_a_run_without_a_system_keeps_its_id(compose_run):
     assert compose_run("method=lora_ga").run_id == compose_run("method=lora_ga", "system=none").run_id
     assert "system" not in compose_run("method=lora_ga").identity
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plans_count_the_parameters_that_it_trains(compose_run, name):
+    run = compose_run(*overrides_for(name)[:2], "rank=r4")
+    assert size.trained_and_added(run)[0] == num_trainable(run)
+    copies = {"lora_pro": 2, "flat_lora": 1, "xgblora": 1}
+    assert run.system.num_copies == copies.get(name, 0)
 
 
 REFUSED = {
