@@ -5,10 +5,11 @@ smoothed sensitivity |w dL/dw| times the smoothed uncertainty of that as its imp
 plus the means over its row of A and its column of B. A budget that falls from r0 to r a layer is shared over all
 layers: the E of the least important triplets become zero. A penalty keeps A and B near orthonormal.
 
-Agrees with the authors' loralib at d10f5eb and with PEFT 0.21.2 given the same tensors and the same number of steps.
-Departs: steps are counted from 1, where both codes are handed the number of steps done before; the penalty is added
-once a step, and its gradient is left out where a factor is orthonormal to rounding, whose direction it would have. The
-suite's choices, where the papers' scripts set a value for each data set: r0, the two phases and the interval.
+Agrees with PEFT 0.21.2 given the same tensors and the same number of steps, but for one cut more that PEFT makes at the
+end of the fall, whatever the interval; follows the authors' loralib at d10f5eb as read. Departs: steps are counted from
+1, where both codes are handed the number of steps done before; the penalty is added once a step, and its gradient is
+left out where a factor is orthonormal to rounding, whose direction it would have. The suite's choices, where the
+paper's scripts set a value for each data set: r0, the two phases and the interval.
 """
 
 from __future__ import annotations

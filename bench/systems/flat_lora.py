@@ -4,9 +4,9 @@ In the passes of a step the weight is W' + ε, W' = W + s B A, with ε_ij normal
 row, and σ_t = ½ σ (1 - cos(π t / T)). One ε a step, over all of its batches; in the backward pass it is a constant. The
 curve has the loss under noise, the first one without, since σ_0 = 0; validation and measures see no noise.
 
-Agrees with the authors' code at 16d48ae in distribution and schedule. Departs: t counts steps, theirs batches; noise
-has a stream of its own, where theirs reseeds the run's from the clock; the tensor that was there is put back, where
-theirs subtracts what it added, which moves a bfloat16 weight by 6e-3 of its norm in 100 steps.
+Follows the authors' code at 16d48ae, as read, in distribution and schedule. Departs: t counts steps, theirs batches;
+noise has a stream of its own, where theirs reseeds the run's from the clock; the tensor that was there is put back,
+where theirs subtracts what it added, which moves a bfloat16 weight by 6e-3 of its norm in 100 steps.
 """
 
 from __future__ import annotations

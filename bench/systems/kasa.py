@@ -4,9 +4,9 @@ The adapter is B diag(d) A. The base weight is the best approximation of W of ra
 model's function changes at step 0. d starts normal, A and B as LoRA's. A penalty keeps d small, and A and B near
 orthonormal.
 
-Agrees with PEFT 0.21.2's kasa_config and with the authors' code at f85e88c in a layer that is at least as high as wide;
-theirs truncates to in - r components, which removes nothing of a wide one. The penalty is divided by the number of
-layers, as theirs, and takes the r x r Grams, as PEFT's.
+Agrees with PEFT 0.21.2's kasa_config. The authors' code at f85e88c, as read, does the same where a layer is at least as
+high as wide; it truncates to in - r components, which removes nothing of a wide one. The penalty is divided by the
+number of layers, as theirs, and takes the r x r Grams, as PEFT's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ For T tokens the layer is W x + s B (A x) or (W + s B A) x, whichever takes fewe
 of A, B and x, each by one of two orders, chosen together, since they share products. A x is not stored but computed
 again. The choice follows from shapes alone: timing would not be reproducible.
 
-Agrees with the authors' code at 8b99333 in the orders. Departs: that can time them, leaves dropout out, and folds s
+Has the orders of the authors' code at 8b99333, as read. Departs: that can time them, leaves dropout out, and folds s
 into a copy of a factor at each call. The sum W + s B A in bfloat16 rounds the update away: it is refused.
 """
 

@@ -103,19 +103,17 @@ def test_a_trained_model_is_restored_exported_and_merged_without_loss(runs, ids,
 def exported_ranks(runs, tmp_path, name):
     export.write_adapter(runs[name][1].path, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    return {config["r"], *config["rank_pattern"].values()}, len(config["target_modules"])
+    return {config["r"], *config["rank_pattern"].values()}
 
 
 def test_exported_ranks_are_those_that_are_left(runs, tmp_path):
-    assert exported_ranks(runs, tmp_path / "a", "kasa") == ({8}, 14)  # with what was taken out
-    assert exported_ranks(runs, tmp_path / "b", "xgblora") == ({3}, 14)
-    ranks, _ = exported_ranks(runs, tmp_path / "c", "adalora")
-    assert max(ranks) <= 6
+    assert exported_ranks(runs, tmp_path / "a", "kasa") == {8}  # with what was taken out
+    assert exported_ranks(runs, tmp_path / "b", "xgblora") == {3}  # two boosters and the last round
+    assert max(exported_ranks(runs, tmp_path / "c", "adalora")) <= 6
     saved = load_file(runs["adalora"][1].path / "trained.safetensors")
     gates = [tensor for key, tensor in saved.items() if key.endswith(".lora_E") and "initial" not in key]
-    assert sum(int((tensor != 0).sum()) for tensor in gates) == 14 * 4
-    ranks, _ = exported_ranks(runs, tmp_path / "d", "sora")
-    assert min(ranks) < 4
+    assert sum(int((tensor != 0).sum()) for tensor in gates) == 28 * 4
+    assert max(exported_ranks(runs, tmp_path / "d", "sora")) < 4
 
 
 def test_a_run_without_a_system_keeps_its_id(compose_run):
