@@ -135,6 +135,7 @@ def test_noise_is_in_all_passes_of_a_step_and_leaves_the_weights_to_the_bit():
 HOSTS = {"flora": "full_ft", "adalora": "hu", "sora": "hu", "kasa": "hu", "xgblora": "hu", "lora_fa": "hu"}
 SYSTEMS = sorted(path.stem for path in (CONF / "system").glob("*.yaml"))
 CARRIED = [(name, {}) for name in SYSTEMS if name != "none"]
+CARRIED += [("adalora", {"interval": 2})]
 CARRIED += [
     ("lora_pro", {"mode": "efficient"}),
     ("sora", {"variant": "official"}),
