@@ -103,6 +103,11 @@ def test_pefts_allocator_keeps_the_same_triplets_given_the_same_tensors_and_step
         for number, layer in enumerate(layers):
             theirs = layer.lora_E["default"].detach().squeeze(-1)
             torch.testing.assert_close(ours[number]["lora_E"], theirs, rtol=0, atol=1e-12, msg=f"step {step}")
+    for number in range(3):
+        for part in ("lora_A", "lora_B", "lora_E"):
+            (theirs,) = (mean for name, mean in allocator.exp_avg_ipt.items() if f".{number}.{part}." in f".{name}")
+            mean = state[f"layer {number}/{part}/mean"]
+            torch.testing.assert_close(mean, theirs.reshape(mean.shape), rtol=1e-10, atol=1e-12)
     open_now = sum(int((tensors["lora_E"] != 0).sum()) for tensors in ours)
     assert open_now == (6 if through == 20 else budget(14, 12, 6, 3, 15))
 
