@@ -146,7 +146,7 @@ def add(
     Args:
         model: the pretrained model, changed in place.
         method: says which tensors train, and the rule for s.
-        rank: the budget of each layer; the system's own where it has one.
+        rank: the budget of each layer, as given; a system may have a rank of its own instead.
         layers: the target layers by name, as target_layers returns them.
         options: DoRA and LoRA+.
         ranks: rank of each layer; a layer of rank 0 gets no adapter. None: that of `rank` each.
