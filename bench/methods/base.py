@@ -23,8 +23,8 @@ Statistic = Literal[
 ]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
-Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
-FACTORS = ("lora_A", "lora_B", "lora_R")
+Trainable = Literal["lora_A", "lora_B", "lora_R", "lora_E", "weight"]
+FACTORS = ("lora_A", "lora_B", "lora_R", "lora_E")
 
 
 @config_dataclass(frozen=True, config=STRICT)
@@ -125,21 +125,25 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factors:
-    """Starting factors of an adapter, float32: of `W x + s B A x`, or of `W x + s B R A x` if lora_R is given."""
+    """Starting factors of an adapter, float32: of `W x + s B A x`, or `W x + s B R A x`, or `W x + s B diag(E) A x`.
+
+    lora_R is a method's, lora_E a system's (bench.systems); at most one of them is given.
+    """
 
     lora_A: Float[Tensor, "r in"]
     lora_B: Float[Tensor, "out r"]
     lora_R: Float[Tensor, "r r"] | None = None
+    lora_E: Float[Tensor, "r"] | None = None
 
     def product(self) -> Float[Tensor, "out in"]:
-        """B A or B R A, without the scaling."""
+        """B A, B R A or B diag(E) A, without the scaling."""
         return self.lora_B @ self.right()
 
     def to(self, device: torch.device) -> Factors:
         """The factors on a device, float32 and contiguous: in another memory layout sums end in other bits."""
-        parts = (self.lora_A, self.lora_B, self.lora_R)
-        A, B, R = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
-        return Factors(A, B, R)  # type: ignore[arg-type]
+        parts = (self.lora_A, self.lora_B, self.lora_R, self.lora_E)
+        A, B, R, E = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
+        return Factors(A, B, R, E)  # type: ignore[arg-type]
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
         """Whether B A or B R A is zero up to rounding; a caller that has computed the product passes it."""
@@ -147,7 +151,9 @@ class Factors:
         return bool((self.product() if product is None else product).norm() <= 4 * rounding)
 
     def right(self) -> Float[Tensor, "r in"]:
-        """A or R A: the right factor of the product."""
+        """A, R A or diag(E) A: the right factor of the product."""
+        if self.lora_E is not None:
+            return self.lora_E[:, None] * self.lora_A
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 

@@ -18,7 +18,7 @@ from bench.process.validation import one_line
 from bench.runs.renamed import modern_override
 from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
 
-GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
+GROUPS = ("method", "system", "rank", "task", "model", "train", "measure", "track", "launch")
 KEYS = (*GROUPS, *"seed study results_dir adapter svd cache checkpoint data run score retention hydra".split())
 
 # Keys whose value is a name: study=2024 is the study "2024", though Hydra reads a number, and data.root=~/ü a folder.

@@ -126,7 +126,7 @@ def judge(cells: Sequence[Cell], pairing: str = ITEMS) -> Judged:
 def matches(one: Cell, other: Cell) -> bool:
     """Whether two rows are of one method, or equal in every setting that both have."""
     mine, theirs = one.axes, other.axes
-    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.")]
+    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith(("method.", "system."))]
     known = [axis for axis in shared if mine[axis] is not None and theirs[axis] is not None]
     return one.method == other.method or all(mine[axis] == theirs[axis] for axis in known)
 

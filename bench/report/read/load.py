@@ -38,7 +38,7 @@ class Cell:
     """Runs of one configuration under different seeds, in the seeds' order.
 
     Attributes:
-        method: the name the command line knows.
+        method: the name the command line knows, and that of a system behind a plus: "lora_ga+lora_pro".
         label: the method as its paper prints it.
         axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
         group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
@@ -233,7 +233,7 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
         groups[json.dumps(identity, sort_keys=True)].append((path, record))
     flat = {
-        key: _flatten(json.loads(key)) | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].config.method.name}
+        key: _flatten(json.loads(key)) | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].method}
         for key, members in groups.items()
     }
     # A row of these stages is its group; which learning rate it has is a column.
@@ -245,7 +245,7 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         first = members[0][1]
         values = {axis: flat[key].get(axis) for axis in axes}
         paths, runs = zip(*members, strict=True)
-        method = first.config.method.name
+        method = first.method
         own = (f"method={method}", *(f"{axis}={value}" for axis, value in values.items() if value is not None))
         group = known.get(first.run_id, own)
         cells.append(Cell(method, first.label, values, list(runs), list(paths), group))
@@ -288,8 +288,8 @@ def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
     keys = {key for values in settings for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
     for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key != "rank.r", key)):  # lora_alpha follows r
-        # A method's own fields and its learning rate set cells apart only within the method.
-        within = [_METHOD] if key.startswith("method.") or key == _RATE else []
+        # The fields of a method and of a system, and the learning rate, set cells apart only within both.
+        within = [_METHOD] if key.startswith(("method.", "system.")) or key == _RATE else []
         if not _fixed(settings, within, key) and not any(_fixed(settings, [axis], key) for axis in axes):
             axes.append(key)
     return axes[1:]
