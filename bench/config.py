@@ -219,6 +219,11 @@ class Run:
                 "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
                 f"{self.method_name} trains {does}"
             )
+        if self.adapter.use_dora and trains & {"lora_R", "lora_E"}:
+            raise ValueError(
+                "adapter.use_dora=true is PEFT's form of W and s B A alone, and "
+                f"{self.method_name} trains {does}; take adapter.use_dora=false"
+            )
         if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
             raise ValueError(
                 f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "

@@ -23,8 +23,8 @@ Statistic = Literal[
 ]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
-Trainable = Literal["lora_A", "lora_B", "lora_R", "lora_E", "weight"]
-FACTORS = ("lora_A", "lora_B", "lora_R", "lora_E")
+Trainable = Literal["lora_A", "lora_B", "lora_R", "lora_E", "lora_o", "weight"]
+FACTORS = ("lora_A", "lora_B", "lora_R", "lora_E", "lora_o")
 
 
 @config_dataclass(frozen=True, config=STRICT)
@@ -125,30 +125,35 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factors:
-    """Starting factors of an adapter, float32: of `W x + s B A x`, or `W x + s B R A x`, or `W x + s B diag(E) A x`.
+    """Starting factors of an adapter, float32: of `W x + s diag(o) B M A x`, M being R, diag(E) or, without both, 1.
 
-    lora_R is a method's, lora_E a system's (bench.systems); at most one of them is given.
+    lora_R is a method's, lora_E a method's or a system's (bench.systems); at most one of them is given. Without lora_o,
+    which comes with lora_E, o is 1.
     """
 
     lora_A: Float[Tensor, "r in"]
     lora_B: Float[Tensor, "out r"]
     lora_R: Float[Tensor, "r r"] | None = None
     lora_E: Float[Tensor, "r"] | None = None
+    lora_o: Float[Tensor, "out"] | None = None
 
     def product(self) -> Float[Tensor, "out in"]:
-        """B A, B R A or B diag(E) A, without the scaling."""
-        return self.lora_B @ self.right()
+        """diag(o) B M A, without the scaling."""
+        return self.left() @ self.right()
 
     def to(self, device: torch.device) -> Factors:
         """The factors on a device, float32 and contiguous: in another memory layout sums end in other bits."""
-        parts = (self.lora_A, self.lora_B, self.lora_R, self.lora_E)
-        A, B, R, E = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
-        return Factors(A, B, R, E)  # type: ignore[arg-type]
+        parts = {part: value for part in FACTORS if (value := getattr(self, part)) is not None}
+        return Factors(**{part: value.to(device, torch.float32).contiguous() for part, value in parts.items()})
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
-        """Whether B A or B R A is zero up to rounding; a caller that has computed the product passes it."""
-        rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
+        """Whether diag(o) B M A is zero up to rounding; a caller that has computed the product passes it."""
+        rounding = torch.finfo(self.lora_A.dtype).eps * self.left().norm() * self.right().norm()
         return bool((self.product() if product is None else product).norm() <= 4 * rounding)
+
+    def left(self) -> Float[Tensor, "out r"]:
+        """B or diag(o) B: the left factor of the product."""
+        return self.lora_B if self.lora_o is None else self.lora_o[:, None] * self.lora_B
 
     def right(self) -> Float[Tensor, "r in"]:
         """A, R A or diag(E) A: the right factor of the product."""

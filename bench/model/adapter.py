@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
-from bench.model.lora_e import LoraELinear
+from bench.model.lora_e import LoraELinear, LoraEOLinear
 from bench.model.lora_kernel import KernelLinear
 from bench.model.lora_r import LoraRLinear
 from bench.process.validation import one_line
@@ -56,7 +56,7 @@ class AdaptedLayer:
         return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """lora_A, lora_B, and lora_R, lora_E and DoRA's magnitude if it has them; empty without an adapter."""
+        """lora_A, lora_B, and lora_R, lora_E, lora_o and DoRA's magnitude if it has them; empty without an adapter."""
         if not isinstance(self.module, LoraLayer):
             return {}
         parts = {part: getattr(self.module, part, {}) for part in (*FACTORS, MAGNITUDE)}
@@ -208,7 +208,9 @@ def _peft_config(
     )
     if "lora_R" in method.trains:
         config._register_custom_module({nn.Linear: LoraRLinear})
-    elif system.gated:
+    elif "lora_o" in method.trains:
+        config._register_custom_module({nn.Linear: LoraEOLinear})
+    elif system.gated or "lora_E" in method.trains:
         config._register_custom_module({nn.Linear: LoraELinear})
     elif system.has_kernel:
         config._register_custom_module({nn.Linear: KernelLinear})

@@ -131,6 +131,8 @@ def _on_pretrained(saved: Saved, name: str, shifted: bool) -> dict[str, Tensor]:
     if "lora_E" in parts:
         E = parts.pop("lora_E")
         A, B = A[E != 0], (B * E)[:, E != 0]
+    if "lora_o" in parts:
+        B = parts.pop("lora_o")[:, None] * B
     if shifted and not start.vanishes():
-        A, B = torch.cat([A, start.right()]), torch.cat([B, -start.lora_B], dim=1)
+        A, B = torch.cat([A, start.right()]), torch.cat([B, -start.left()], dim=1)
     return parts | {"lora_A": A.contiguous(), "lora_B": B.contiguous()}

@@ -1,7 +1,7 @@
-"""A PEFT layer with a trained diagonal between A and B, which systems with a gate a rank need.
+"""PEFT layers with trained vectors around A and B: a diagonal between them, and one behind B.
 
-bench.model.adapter registers it through PEFT's extension point for custom LoRA modules. bench.model.export multiplies
-lora_E into B, so that what it writes is a plain LoRA.
+bench.model.adapter registers them through PEFT's extension point for custom LoRA modules. bench.model.export multiplies
+the vectors into B, so that what it writes is a plain LoRA.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 
 class Gates(nn.Module):
-    """E (r,), under the name that PEFT's parts have."""
+    """A vector, under the name that PEFT's parts have."""
 
-    def __init__(self, r: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(r))
+        self.weight = nn.Parameter(torch.zeros(size))
 
 
 class LoraELinear(LoraLinear):
@@ -49,5 +49,29 @@ class LoraELinear(LoraLinear):
         for name in self.active_adapters:
             lora_A, E = cast(nn.Linear, self.lora_A[name]), cast(Tensor, self.lora_E[name].weight)
             inner = E * lora_A(self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype)))
-            result = result + self.scaling[name] * self.lora_B[name](inner)
+            result = result + self.scaling[name] * self._outer(name, self.lora_B[name](inner))
         return result.to(dtype)
+
+    def _outer(self, name: str, outputs: Tensor) -> Tensor:
+        """What is done to the outputs of B."""
+        return outputs
+
+
+class LoraEOLinear(LoraELinear):
+    """`base(x) + s diag(o) B diag(E) A x`, with o (out,) beside E."""
+
+    adapter_layer_names = (*LoraELinear.adapter_layer_names, "lora_o")
+
+    def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:
+        """PEFT calls this from __init__ to make the adapter's parts."""
+        if not hasattr(self, "lora_o"):
+            self.lora_o = nn.ModuleDict()
+        self.lora_o[adapter_name] = Gates(cast(int, self.out_features))
+        super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
+
+    def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:
+        """s diag(o) B diag(E) A, which merging adds to the base weight."""
+        return cast(Tensor, self.lora_o[adapter].weight)[:, None] * super().get_delta_weight(adapter)
+
+    def _outer(self, name: str, outputs: Tensor) -> Tensor:
+        return cast(Tensor, self.lora_o[name].weight) * outputs

@@ -113,8 +113,8 @@ def trained_and_added(run: Run) -> tuple[int, int]:
         return (counted.parameters if "weight" in trains else 0), 0
     shapes = [layer.weight.shape for layer in counted.layers.values()]
     parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}
-    parts |= {"lora_R": r * r * len(shapes)} if "lora_R" in trains else {}
-    parts |= {"lora_E": r * len(shapes)} if "lora_E" in trains else {}
+    beside = {"lora_R": r * r * len(shapes), "lora_E": r * len(shapes), "lora_o": sum(rows for rows, _ in shapes)}
+    parts |= {part: number for part, number in beside.items() if part in trains}
     magnitudes = sum(rows for rows, _ in shapes) if run.adapter.use_dora else 0
     return counted.head + magnitudes + sum(parts[part] for part in trains), sum(parts.values())
 

@@ -1,7 +1,7 @@
 """Gradient alignment: how well a parametrisation lets the optimiser follow the full gradient. Pure functions.
 
-Notation: W (out, in) the effective weight, G = dL/dW, the adapter s B A, s B R A or s B diag(E) A, `trains` the tensors
-that move.
+Notation: W (out, in) the effective weight, G = dL/dW, the adapter s B A, s B R A or s diag(o) B diag(E) A, `trains` the
+tensors that move.
 Formulas: LoRA-Pro (Wang et al. 2024, arXiv:2407.18242, equations 5 and 9) for both factors; restricted to the trained
 ones for the others. `lr_ratio` is the learning rate of B over that of A (LoRA+).
 """
@@ -23,8 +23,9 @@ def induced_gradient(
     """g̃, the direction in which gradient descent on the trained tensors moves W.
 
     s²(λ G AᵀA + B BᵀG) for A and B with λ = lr_ratio, the first term alone for B, the second alone for A,
-    s² B Bᵀ G Aᵀ A for R, G itself if W is trained, zero if nothing is. With E between them, A and B stand for diag(E) A
-    and B diag(E), and s² B diag(diag(Bᵀ G Aᵀ)) A is added.
+    s² B Bᵀ G Aᵀ A for R, G itself if W is trained, zero if nothing is. With M = R or diag(E) between them, A and B
+    stand for M A and B M, and what R moves, or s² B diag(diag(Bᵀ G Aᵀ)) A for E, is added. With o behind B, all that
+    has o B for B, and s² diag(g) B M A is added, g_i the i-th row of G times that of B M A.
 
     Args:
         G: dL/dW, (out, in).
@@ -35,13 +36,20 @@ def induced_gradient(
     """
     if factors is None:
         return G if "weight" in trains else torch.zeros_like(G)
-    A, B = factors.lora_A, factors.lora_B
-    if "lora_R" in trains:
+    A, B = factors.lora_A, factors.left()
+    if trains == {"lora_R"}:
         return scaling**2 * B @ (B.T @ G @ A.T) @ A
     induced = torch.zeros_like(G)
+    if factors.lora_o is not None and "lora_o" in trains:
+        rows = factors.lora_B @ factors.right()
+        induced = (G * rows).sum(dim=1, keepdim=True) * rows
+    if factors.lora_R is not None:
+        if "lora_R" in trains:
+            induced = B @ (B.T @ G @ A.T) @ A
+        A, B = factors.right(), B @ factors.lora_R
     if factors.lora_E is not None:
         if "lora_E" in trains:
-            induced = B * _of_gates(G, A, B) @ A
+            induced = induced + B * _of_gates(G, A, B) @ A
         A, B = factors.right(), B * factors.lora_E
     if "lora_B" in trains:
         induced = induced + lr_ratio * (G @ A.T) @ A
@@ -85,12 +93,23 @@ def attainable_gradient(G: Matrix, factors: Factors | None, trains: frozenset[st
 
     P_B G + G P_A - P_B G P_A for A and B, G P_A for B, P_B G for A, P_B G P_A for R, where P_B projects on the
     columns of B and P_A on the rows of A. With E, whose zeros leave a column b_k and a row a_k without a gradient: the
-    same of the others, and of what remains of G the part in the span of all b_k a_kᵀ.
+    same of the others, and of what remains of G the part in the span of all b_k a_kᵀ. With A, B and R: the same as for
+    A and B, with R A and B R in their place, and of what remains the part in P_B G P_A. For E and o alone: of each row
+    of G the part along that of B diag(E) A, and of what remains the part in the span of all (o b_k) a_kᵀ.
     """
     if factors is None:
         return G if "weight" in trains else torch.zeros_like(G)
+    if "lora_o" in trains:
+        return _attainable_with_rows(G, factors)
     if factors.lora_E is not None:
         return _attainable_with_gates(G, factors.lora_A, factors.lora_B, factors.lora_E != 0)
+    if factors.lora_R is not None and trains >= {"lora_A", "lora_B", "lora_R"}:
+        return _attainable_with_all(G, factors, factors.lora_R)
+    return _attainable_by_two(G, factors, trains)
+
+
+def _attainable_by_two(G: Matrix, factors: Factors, trains: frozenset[str]) -> Matrix:
+    """The projection where A, B or both of s B A train, or R alone of s B R A."""
     columns, rows = _orthonormal(factors.lora_B), _orthonormal(factors.lora_A.T)
     left = columns @ (columns.T @ G)
     if "lora_R" in trains:
@@ -122,6 +141,29 @@ def _attainable_with_gates(
     return G - rest + left * found @ right.T
 
 
+def _attainable_with_rows(G: Matrix, factors: Factors) -> Matrix:
+    """The projection where E and o of s diag(o) B diag(E) A train, and A and B do not."""
+    rows = torch.nn.functional.normalize(factors.lora_B @ factors.right(), dim=1)
+    along = (G * rows).sum(dim=1, keepdim=True) * rows
+    A, B = factors.lora_A, factors.left()
+    shares = B * (rows @ A.T)  # of each b_k a_kᵀ, row by row, what lies along the rows
+    gram = (B.T @ B) * (A @ A.T) - shares.T @ shares
+    found = torch.linalg.pinv(gram, hermitian=True) @ _of_gates(G - along, A, B)
+    added = B * found @ A
+    return along + added - (added * rows).sum(dim=1, keepdim=True) * rows
+
+
+def _attainable_with_all(G: Matrix, factors: Factors, R: Float[Tensor, "r r"]) -> Matrix:
+    """The projection where A, B and R of s B R A train; where R is invertible, that of A and B alone."""
+    A, B = factors.lora_A, factors.lora_B
+    columns, rows = _orthonormal(B @ R), _orthonormal((R @ A).T)
+    rest = G - columns @ (columns.T @ G)
+    rest = rest - rest @ rows @ rows.T
+    left = _orthonormal(B - columns @ (columns.T @ B), B)
+    right = _orthonormal(A.T - rows @ (rows.T @ A.T), A)
+    return G - rest + left @ (left.T @ rest @ right) @ right.T
+
+
 def cosine(X: Matrix, Y: Matrix) -> float | None:
     """⟨X, Y⟩ / (‖X‖‖Y‖), Frobenius; None if X or Y is zero."""
     size = X.norm() * Y.norm()
@@ -143,10 +185,11 @@ def low_rank_norms(left: Float[Tensor, "out k"], right: Float[Tensor, "k in"]) -
     return torch.linalg.svdvals(upper @ lower.T)
 
 
-def _orthonormal(X: Float[Tensor, "side r"]) -> Float[Tensor, "side k"]:
-    """An orthonormal basis of the columns of X; none for the zero matrix."""
+def _orthonormal(X: Float[Tensor, "side r"], whole: Tensor | None = None) -> Float[Tensor, "side k"]:
+    """An orthonormal basis of the columns of X; none where X is zero, up to the rounding of what it is a part of."""
     if not X.shape[1]:
         return X
     U, S, _ = torch.linalg.svd(X, full_matrices=False)
-    tolerance = S.max() * max(X.shape) * torch.finfo(X.dtype).eps
+    largest = S.max() if whole is None else torch.linalg.matrix_norm(whole, 2)
+    tolerance = largest * max(X.shape) * torch.finfo(X.dtype).eps
     return U[:, tolerance < S]

@@ -358,3 +358,51 @@ def test_lora_da_departs_by_exact_eigenvectors(shape, spectrum, beta):
     assert 1e-6 < deviation(B @ A, factors.product()) < 1e-3  # ten iterations of LOBPCG in float32
     assert max(of_factors(A, B, factors)) < 2e-3
     assert overlap(A, factors.lora_A) > 0.99999
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_sorsa(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    factors = ours(built("sorsa"), "sorsa", key, part("sorsa", "scaling").item())
+    A, B, values, residual = (part("sorsa", key, name) for name in ("A", "B", "S", "residual"))
+    assert max(of_factors(A, B, factors)) < 1e-5
+    assert deviation(values, factors.lora_E) < 1e-6
+    torch.testing.assert_close(residual, part("sorsa", key, "W") - factors.product(), rtol=0, atol=1e-5)
+
+
+@each_shape
+def test_giva_departs_by_its_exact_svd_and_only_where_the_spectrum_is_flat(shape):
+    for spectrum in ("decaying", "noise"):
+        key = f"{shape}/{spectrum}"
+        factors = ours(built("giva"), "giva", key, 1.0)
+        A, B = (part("giva", key, name) for name in "AB")
+        assert torch.equal(factors.lora_E, part("giva", key, "s"))
+        assert torch.equal(factors.lora_o, part("giva", key, "o"))
+        if spectrum == "decaying":
+            assert max(of_factors(A, B, factors)) < 1e-5
+        else:
+            assert 5e-3 < max(of_factors(A, B, factors)) < 0.15  # svd_lowrank(q=4r, niter=4)
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_nlora_and_moslora_are_those_of_nloras_authors(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    layer = Layer("layer", part("nlora", key, "W"), R, 2.0)
+    for method, name in (("nlora", "nlora"), ("moslora", "slora")):
+        factors = built(method).factors(layer, torch.Generator().manual_seed(3))
+        for letter in "ABR":
+            assert torch.equal(getattr(factors, f"lora_{letter}"), part("nlora", key, name, letter))
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_stellas_start(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    layer = Layer("layer", part("stella", key, "W"), R, 2.0)
+    for basis, mode in (("random", "rando"), ("svd_major", "major"), ("svd_minor", "minor")):
+        factors = built("stella", basis=basis).factors(layer, torch.Generator().manual_seed(3))
+        A, B = (part("stella", key, mode, name) for name in "AB")
+        assert max(of_factors(A, B, factors)) < 1e-5
+        assert torch.equal(factors.lora_R, part("stella", key, mode, "R"))
