@@ -59,6 +59,11 @@ def _instruction(instruction: str, answer: str) -> Row:
 
 
 ROWS: dict[str, list[Row]] = {
+    "syllogism": [{"question": "All wugs are daxes. Are all daxes wugs? (Answer Yes or No)", "answer": "No"}],
+    "family_relationships": [{"question": "Ann is married to Bob. What is Bob to Ann?", "answer": "husband"}],
+    "letter_counting": [{"question": 'How many times does the letter "a" appear in the text: "a wug"?', "answer": "1"}],
+    "gsm_symbolic": WORD_PROBLEMS,
+    "gsm_symbolic_templates": WORD_PROBLEMS,
     "gsm_tiny": [{"question": "Tom has 2 pears and finds 3. How many pears now?", "answer": "2 + 3 = 5\n#### 5"}],
     "commonsense_tiny": [{"question": "What is the wug?", "choices": ["bird", "fish", "bug", "cat"], "label": 2}],
     "acceptability_tiny": [{"sentence": "the dog see a cat.", "label": 0}, {"sentence": "a cat sleeps.", "label": 1}],

@@ -425,6 +425,10 @@ def test_the_p_values_of_all_questions_on_scores_are_corrected_together_and_shar
     assert (alone.p, alone.p_holm) == (one.p, one.p)
     assert one.p_holm == two.p_holm == pytest.approx(2 * one.p)
     assert sharing([one, two, Answer(NOT_RUN)]) == [(1,), (0,), ()]
+    apart = [claims[0], claims[1].model_copy(update={"tier": "real"})]
+    assert [found.p_holm for found in answers(apart, tmp_path)] == [one.p, one.p]
+    assert "all 2 questions on scores," in write_claims(claims, tmp_path, tmp_path)
+    assert "questions on scores of its tier (1 embedded, 1 real)," in write_claims(apart, tmp_path, tmp_path)
     assert "; same runs as 2 (`python" in claims_list(list(zip(claims, (one, two), strict=True)))
 
 

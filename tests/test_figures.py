@@ -364,14 +364,19 @@ def test_the_front_holds_what_nothing_smaller_beats(tmp_path):
     assert list(front.get_ydata()) == [50.0, 70.0]
 
 
-def test_equal_counts_of_parameters_stand_side_by_side_below_the_next_count(tmp_path):
+def test_equal_counts_of_parameters_stand_at_their_place_a_few_points_apart(tmp_path):
     for method in ("hu", "lora_ga", "pissa"):
         write_run(tmp_path, method, parameters=1000)
     write_run(tmp_path, "eva", parameters=1050)
     axis = scores_of(tmp_path).axes[0]
-    across = sorted(line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", "_"))
-    assert len(set(across)) == 4
-    assert across[2] < across[3] == 1050
+    points = [line for line in axis.lines if line.get_marker() not in ("None", "_")]
+    assert sorted(line.get_xdata()[0] for line in points) == [1000, 1000, 1000, 1050]
+    place, *_ = axis.transData.transform((1000, 50))
+    shown = [line.get_transform().transform((1000, 50))[0] - place for line in points if line.get_xdata()[0] == 1000]
+    apart = 3 * axis.figure.dpi / 72  # points
+    assert sorted(shown) == pytest.approx([-apart, 0, apart])
+    low, high = axis.get_xlim()
+    assert low < 1000 < 1050 < high
 
 
 def test_the_score_figure_has_a_panel_for_each_task_in_its_unit_and_the_majority_class_as_a_thin_line(tmp_path):

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import zlib
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -99,6 +100,19 @@ def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
     assert list(study.by_task_and_model) == [("mrpc", "m1"), ("mrpc", "m2"), ("sst2", "m1"), ("sst2", "m2")]
     for part in study.by_task_and_model.values():
         assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
+
+
+def test_what_is_swept_is_an_axis_though_every_row_has_a_learning_rate_of_its_own(tmp_path):
+    runs = []
+    for place, (method, steps) in enumerate(product(("hu", "lora_ga"), (50, 150))):
+        rate = 1e-3 * (place + 1)
+        write_run(tmp_path, method, rate=rate, settings={"train": {"learning_rate": rate, "max_steps": steps}})
+        group = (f"method={method}", f"train.max_steps={steps}")
+        runs.append(PlannedRun("tuned", group, (), f"{method}-0-{rate:g}"))
+    write_plan(tmp_path / "study", StudyPlan("study", ("tuned",), tuple(runs)))
+    assert [cell.title for cell in load_study(tmp_path, "study").cells] == [
+        "HU, max_steps 50", "HU, max_steps 150", "LORA_GA, max_steps 50", "LORA_GA, max_steps 150",
+    ]  # fmt: skip
 
 
 def nested(train, number):

@@ -13,7 +13,7 @@ from bench.model.loss import IGNORED, row_losses
 from bench.process.store import Cache
 from bench.report.judge.metrics import of_items
 from bench.report.read.outcomes import items_of
-from bench.runs.record import LOSS
+from bench.runs.record import HASH_DIGITS, LOSS
 from bench.runs.record_parts import Config
 from bench.score import score
 from bench.score.loss import losses_of, ratio
@@ -217,7 +217,7 @@ def test_a_run_has_the_loss_after_each_datasets_metrics_and_of_the_items_that_it
         items = items_of(folder.path, one.task, one.metric)
         assert of_items(one.metric, items.values).whole == pytest.approx(one.value, rel=1e-9)
         of_loss = {row["doc_id"]: row["doc_hash"] for row in rows if (row["task"], row["filter"]) == (one.task, LOSS)}
-        scored = {row["doc_id"]: row["doc_hash"][:16] for row in rows if row["task"] == one.task}
+        scored = {row["doc_id"]: row["doc_hash"][:HASH_DIGITS] for row in rows if row["task"] == one.task}
         assert of_loss == scored
 
 

@@ -56,6 +56,12 @@ def test_a_rate_chosen_anew_replaces_the_run_at_the_old_one_but_a_grids_points_s
     assert [(run.stage, run.run_id) for run in joined.runs] == [("select", "old"), ("select", "new"), ("tuned", "new")]
 
 
+OUTCOMES = [
+    {"doc_hash": "0123456789abcdef" * 4, "choice": 1, "response": "[(-0.9353042454, False), (-6.00000000e-06, True)]"},
+    {"doc_hash": "0123456789abcdef" * 4, "choice": None, "response": "0.12345678 is the answer"},
+]
+
+
 def test_compacting_keeps_what_reports_read(tmp_path):
     write_plan(
         tmp_path, StudyPlan("e", ("select", "tuned"), (planned("select", run_id="s"), planned("tuned", run_id="t")))
@@ -65,7 +71,7 @@ def test_compacting_keeps_what_reports_read(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / name / "outcomes.jsonl.gz").write_bytes(
-            gzip.compress(json.dumps({"doc_hash": "0123456789abcdef" * 4}).encode())
+            gzip.compress("".join(json.dumps(row) + "\n" for row in OUTCOMES).encode())
         )
         (tmp_path / name / "trained.safetensors").write_bytes(b"0" * 10_000)
         record = a_record(run_id=name)
@@ -80,7 +86,10 @@ def test_compacting_keeps_what_reports_read(tmp_path):
         "outcomes.jsonl.gz",
         "record.json",
     ]
-    assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [{"doc_hash": "0123456789abcdef"}]
+    assert read_rows(tmp_path / "t" / "outcomes.jsonl.gz") == [
+        OUTCOMES[0] | {"doc_hash": "01234567", "response": "[(-0.935304, False), (-6e-06, True)]"},
+        OUTCOMES[1] | {"doc_hash": "01234567"},  # a text of the model's own, as it was
+    ]
     packed = (tmp_path / "t" / "curve.jsonl.gz").read_bytes()
     assert packed[4:8] == bytes(4)  # gzip's time
     for name in ("s", "t"):

@@ -58,7 +58,7 @@ class Estimator:
     Args:
         records: earlier runs; read when the first run is estimated.
         speed: FLOP/s of a matrix product on this machine, by dtype; called only where records do not suffice.
-        gpu: what the name of the GPU holds, as records have it; None without one.
+        gpu: name of the GPU, as its driver and records have it; None without one.
         stack: fingerprint of this machine's software and hardware.
         device: what runs are estimated for, in words.
     """
@@ -91,15 +91,12 @@ class Estimator:
         """Completed records on such a GPU by what makes seconds comparable."""
         found = defaultdict(list)
         for record in self._records:
-            if record.status == COMPLETED and self._is_on_such_a_device(record.environment.hardware.gpu):
+            if record.status == COMPLETED and record.environment.hardware.gpu == self._gpu:
                 model = json.dumps(record.identity["model"], sort_keys=True)
                 task = record.config.task
                 only_loss = record.config.score.get("only_loss", False)
                 found[model, task.name, task.max_length, "train" in record.phases, only_loss].append(record)
         return found
-
-    def _is_on_such_a_device(self, gpu: str | None) -> bool:
-        return gpu is None if self._gpu is None else bool(self._gpu and gpu and self._gpu in gpu)
 
     def _from_size(self, run: Run) -> CostEstimate:
         if size.is_unknown(run):

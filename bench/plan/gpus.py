@@ -23,7 +23,7 @@ class Gpu:
 
     Attributes:
         name: on the command line.
-        calls_itself: what the name by which the driver knows it holds, as records have it.
+        calls_itself: its driver's name for it, which records have; empty for one that is given by numbers.
         gib: memory that a process can have.
         tflops: peak of matrix products by dtype.
     """
@@ -45,12 +45,12 @@ def _gpu(name: str, calls_itself: str, gib: float, bfloat16: float, float32: flo
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("h200", "H200", 139.8, 989.4, 66.9),
-        _gpu("h100", "H100 80GB", 79.1, 989.4, 66.9),
-        _gpu("a100-80", "A100-SXM4-80GB", 79.2, 311.9, 19.5),
-        _gpu("a100-40", "A100-SXM4-40GB", 39.4, 311.9, 19.5),
-        _gpu("l40s", "L40S", 44.4, 362.1, 91.6),
-        _gpu("4090", "RTX 4090", 23.6, 165.2, 82.6),
+        _gpu("h200", "NVIDIA H200", 139.8, 989.4, 66.9),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", 79.1, 989.4, 66.9),
+        _gpu("a100-80", "NVIDIA A100-SXM4-80GB", 79.2, 311.9, 19.5),
+        _gpu("a100-40", "NVIDIA A100-SXM4-40GB", 39.4, 311.9, 19.5),
+        _gpu("l40s", "NVIDIA L40S", 44.4, 362.1, 91.6),
+        _gpu("4090", "NVIDIA GeForce RTX 4090", 23.6, 165.2, 82.6),
     )
 }
 
@@ -81,17 +81,16 @@ def remedy(run: Run, gib: float) -> str | None:
     for share in (2**halvings for halvings in range(1, MOST_HALVINGS + 1)):
         if train.batch_size % share:
             return None
-        changed = {
-            "train.batch_size": train.batch_size // share,
-            "train.gradient_accumulation_steps": train.gradient_accumulation_steps * share,
-            "task.calibration_batch_size": max(1, task.calibration_batch_size // share),
-            "task.probe_samples": max(1, task.probe_samples // share),
+        of_train = {
+            "batch_size": train.batch_size // share,
+            "gradient_accumulation_steps": train.gradient_accumulation_steps * share,
         }
-        of = {
-            part: {key.partition(".")[2]: value for key, value in changed.items() if key.startswith(part)}
-            for part in ("train", "task")
+        of_task = {
+            "calibration_batch_size": max(1, task.calibration_batch_size // share),
+            "probe_samples": max(1, task.probe_samples // share),
         }
-        smaller = replace(run, train=replace(train, **of["train"]), task=replace(task, **of["task"]))
+        smaller = replace(run, train=replace(train, **of_train), task=replace(task, **of_task))
         if size.peak_bytes(smaller) <= gib * 2**30:
-            return " ".join(f"{key}={value}" for key, value in changed.items())
+            overrides = {"train": of_train, "task": of_task}
+            return " ".join(f"{part}.{key}={value}" for part, of in overrides.items() for key, value in of.items())
     return None

@@ -11,7 +11,8 @@ import argparse
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,8 +36,8 @@ NOT_RUN = "not run yet"
 NO_ANSWER = "no answer"  # the study's records cannot be reported
 
 _NOTE = (
-    "Yes or no: p < 0.05, of scores after Holm's correction over all {number} questions on scores, "
-    "and the 95 % interval excludes equality; score and loss agree in sign. Equivalent: two one-sided tests within 1 "
+    "Yes or no: p < 0.05, of scores after Holm's correction over {number}, and the 95 % interval excludes equality; "
+    "score and loss agree in sign. Equivalent: two one-sided tests within 1 "
     "point, or 5 % of the loss, unless said otherwise. Not learned: neither method is two standard errors better than "
     "chance. Undecided: the seeds named, of each method, find the difference seen with probability 0.8 at the first "
     "step of the correction. Intervals of scores are over seeds (Welch) and the items that both answered, of learning "
@@ -58,6 +59,7 @@ class Claim(BaseModel):
         kind: the function of bench.report.papers.questions that answers.
         a, b: the overrides of the two methods that are compared; None where a question is about all of a study.
             Further fields are arguments of the function, too.
+        tier: of the models; questions on scores of one tier are corrected for their number together.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -70,6 +72,7 @@ class Claim(BaseModel):
     kind: Text
     a: Overrides | None = None
     b: Overrides | None = None
+    tier: Text = "embedded"
 
     @property
     def studies(self) -> list[str]:
@@ -138,14 +141,19 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
 
 
 def answers(claims: Sequence[Claim], results_dir: Path) -> list[Answer]:
-    """The answers of the records below a results folder, those about scores corrected for their number."""
+    """The answers of the records below a folder; those about scores are corrected for their number in their tier."""
     load = functools.cache(lambda study: load_study(results_dir, study))  # of which most have several claims
     found = [_asked(claim, results_dir, load) for claim in claims]
-    places = [place for place, one in enumerate(found) if isinstance(one, Compared) and one.p is not None]
-    corrected = dict(zip(places, holm([found[place].p or 0.0 for place in places]), strict=True))
-    alpha = ALPHA / max(1, len(places))
+    compared = [one.p if isinstance(one, Compared) else None for one in found]
+    corrected: dict[int, float] = {}
+    alphas: dict[str, float] = {}
+    for tier in {claim.tier for claim in claims}:
+        tested = {at: p for at, p in enumerate(compared) if p is not None and claims[at].tier == tier}
+        corrected |= dict(zip(tested, holm([*tested.values()]), strict=True))
+        alphas[tier] = ALPHA / max(1, len(tested))
     return [
-        one if isinstance(one, Answer) else one.answer(corrected.get(place), alpha) for place, one in enumerate(found)
+        one if isinstance(one, Answer) else one.answer(corrected.get(at), alphas[claims[at].tier])
+        for at, one in enumerate(found)
     ]
 
 
@@ -199,7 +207,7 @@ def write_claims(claims: Sequence[Claim], results_dir: Path, folder: Path) -> st
     """
     found = answers(claims, results_dir)
     answered = list(zip(claims, found, strict=True))
-    note = _NOTE.format(number=sum(one.p_holm is not None for one in found))
+    note = _NOTE.format(number=_number(Counter(claim.tier for claim, one in answered if one.p_holm is not None)))
     markdown = f"{claims_list(answered)}\n{note}\n"
     said = ("id", "paper", "claim", "source", "study", "kind")
     numbers = ("details", "estimate", "low", "high", "unit", "n", "p", "p_holm", "seeds_needed")
@@ -216,6 +224,13 @@ def write_claims(claims: Sequence[Claim], results_dir: Path, folder: Path) -> st
     write_whole(folder / "claims.md", markdown)
     write_whole(folder / "claims.csv", rows.to_csv(index=False, lineterminator="\n", float_format=FLOATS))
     return markdown
+
+
+def _number(by_tier: Mapping[str, int]) -> str:
+    """How many questions on scores there are."""
+    if len(by_tier) < 2:
+        return f"all {sum(by_tier.values())} questions on scores"
+    return f"the questions on scores of its tier ({', '.join(f'{number} {tier}' for tier, number in by_tier.items())})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from stat import S_ISREG
@@ -30,7 +31,8 @@ READABLE = (3, 4, 5)
 RECORD, CURVE, ALIGNMENT = "record.json", "curve.jsonl", "alignment.jsonl"
 OUTCOMES, WEIGHTS = "outcomes.jsonl.gz", "trained.safetensors"
 LOSS = "loss"  # of a scored dataset's targets: the metric, and the filter of its items
-HASH_DIGITS = 16  # of an item's hash, by which items are told apart and a compacted study keeps
+HASH_DIGITS = 8  # of an item's hash, by which a study's items are told apart, and which a compacted study keeps
+_LIKELIHOOD = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 ALL_LAYERS = "all"  # in alignment.jsonl, the row over all adapted layers taken as one vector
 Status = Literal["completed", "failed", "interrupted"]
 COMPLETED: Final = "completed"
@@ -211,6 +213,14 @@ def without_timing(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: without_timing(value) for key, value in values.items() if key not in TIMING}
     return [without_timing(value) for value in values] if isinstance(values, list) else values
+
+
+def as_kept(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of outcomes as a compacted study keeps it: a short hash, and likelihoods of choices to six digits."""
+    kept = row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]}
+    if row.get("choice") is None:  # the response is a text that the model wrote
+        return kept
+    return kept | {"response": _LIKELIHOOD.sub(lambda number: f"{float(number[0]):.6g}", row["response"])}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

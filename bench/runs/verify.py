@@ -11,10 +11,10 @@ from bench.runs.record import (
     ALIGNMENT,
     CHECKSUMMED,
     CURVE,
-    HASH_DIGITS,
     OUTCOMES,
     WEIGHTS,
     CorruptRecordError,
+    as_kept,
     differing_files,
     read_record,
     read_rows,
@@ -67,11 +67,8 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Without times, and with items' hashes as short as a compacted study's."""
-    return [
-        row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} if "doc_hash" in row else row
-        for row in without_timing(read_rows(path))
-    ]
+    """Without times, and items as a compacted study keeps them."""
+    return [as_kept(row) if "doc_hash" in row else row for row in without_timing(read_rows(path))]
 
 
 def _differing(one: Any, other: Any, where: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Makes a finished study small enough to be kept in a repository.
 
-Curves and alignment are compressed, hashes of items shortened, weights and files of Weights & Biases deleted. Of a run
-that served only to choose a learning rate nothing but the record is kept. A report is the same before and after.
+Curves and alignment are compressed, hashes of items and likelihoods shortened, weights and files of Weights & Biases
+deleted. Of a run that served only to choose a learning rate nothing but the record is kept. A report is the same before
+and after.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from bench.runs.record import (
     ALIGNMENT,
     CHECKSUMMED,
     CURVE,
-    HASH_DIGITS,
     OUTCOMES,
     RECORD,
     WEIGHTS,
+    as_kept,
     describe_files,
     read_record,
     read_rows,
@@ -53,8 +54,7 @@ def _compact_run(run: Path, keeps_rows: bool) -> None:
     gone = [WEIGHTS] if keeps_rows else [WEIGHTS, OUTCOMES, CURVE, ALIGNMENT, f"{CURVE}.gz", f"{ALIGNMENT}.gz"]
     if keeps_rows:
         if rows := read_rows(run / OUTCOMES):
-            short = [row | {"doc_hash": row["doc_hash"][:HASH_DIGITS]} for row in rows]
-            _pack(run / OUTCOMES, "".join(json.dumps(row) + "\n" for row in short).encode())
+            _pack(run / OUTCOMES, "".join(json.dumps(as_kept(row)) + "\n" for row in rows).encode())
         for name in (CURVE, ALIGNMENT):
             if (run / name).is_file():
                 _pack(run / f"{name}.gz", (run / name).read_bytes())

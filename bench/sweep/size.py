@@ -185,9 +185,7 @@ def _num_items(run: Run, dataset: Dataset) -> int:
 
 def _num_rows(run: Run, dataset: Dataset) -> int:
     if dataset.hub is None:
-        from bench.model.embedded.items import splits
-
-        return len(splits(dataset.folder)[run.score.split])
+        return dataset.rows.get(run.score.split) or len(dataset.generated()[run.score.split])
     if run.score.split == "validation" or dataset.splits.test is None:
         return run.task.validation_samples
     return dataset.rows.get(dataset.splits.test or "", 0)

@@ -1,4 +1,4 @@
-"""Rows of a dataset's splits: generated (embedded tier), from a local folder, or from the Hugging Face Hub."""
+"""Rows of a dataset's splits: generated, from a local folder, or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
 from bench.tasks.fields import Fields, problem, row_validator
 from bench.tasks.jsonl import Row, read_jsonl
+from bench.tasks.reasoning import Generator
 
 Rows = list[Row]
 T = TypeVar("T")
@@ -85,14 +86,15 @@ class Dataset:
     """conf/dataset/*.yaml.
 
     Attributes:
-        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the generator's name.
+        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the task's name there.
         fields: the fields that every row must have, and what each must hold (bench/tasks/fields.py).
         definitions: template -> lm-eval task definition.
-        hub: the published dataset; None for the embedded tier.
+        hub: the published dataset; None: the rows are generated.
         rows: official number of rows of each split.
         classification: text fields and labels for an encoder; None: encoders cannot do the task.
         runs_code: whether scoring runs code that the model wrote.
         cluster: the field that items of one fact share, which are no independent items; None where all are.
+        generator: reasoning-gym's, of rows that are generated; None for the embedded tier's.
     """
 
     folder: str
@@ -104,6 +106,7 @@ class Dataset:
     classification: Classification | None
     runs_code: bool = False
     cluster: str | None = None
+    generator: Generator | None = None
 
     def __post_init__(self) -> None:
         if self.classification is None:
@@ -125,10 +128,10 @@ class Dataset:
         Raises:
             ValueError: a file is missing.
         """
+        if self.generator is not None:
+            return dict.fromkeys(sorted(uses), self.generator.content(self.rows))
         if self.hub is None:
-            from bench.model.embedded.items import splits
-
-            return {use: _embedded_sha256(self.folder) for use in uses if splits(self.folder)}
+            return {use: _embedded_sha256(self.folder) for use in uses if self.generated()}
         if data_root is None:
             identified = f"{self.hub.path}/{self.hub.subset}@{self.hub.revision}"
             return dict.fromkeys(sorted(uses), identified)
@@ -148,9 +151,7 @@ class Dataset:
                 in it what the field must not; the message has file or split, row and value.
         """
         if self.hub is None:
-            from bench.model.embedded.items import splits
-
-            found = splits(self.folder)
+            found = self.generated()
             train = [found["train"][index] for index in _sampled(len(found["train"]), carving)]
             return LoadedRows({k: v for k, v in (found | {"train": train}).items() if k in uses})
         carved = {"train", "validation"} | ({"test"} if self.splits.test is None else set())
@@ -164,6 +165,18 @@ class Dataset:
             rows["test"], remark = self._read(data_root, "test")
             incomplete += remark
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
+
+    def generated(self) -> dict[str, Rows]:
+        """All rows of each split of a dataset that is generated.
+
+        Raises:
+            ValueError: as `Generator.splits`; or the embedded tier has no such task.
+        """
+        if self.generator is not None:
+            return self.generator.splits(self.folder, self.rows)
+        from bench.model.embedded.items import splits
+
+        return splits(self.folder)
 
     def pinned(self) -> Dataset:
         """The dataset at a commit: of one whose revision is a branch or a tag, the commit that it is now."""
@@ -188,7 +201,7 @@ class Dataset:
     @property
     def whence(self) -> str:
         """Where the dataset is published, and what a local copy must look like."""
-        assert self.hub is not None, "the embedded tier has no files"
+        assert self.hub is not None, "what is generated has no files"
         subset = f" ({self.hub.subset})" if isinstance(self.hub.subset, str) else ""
         return f"it is published at {self.hub.url}{subset}, and data.root must hold FOLDER/SPLIT.jsonl"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Transform, offset_copy
 
 from bench.report.figures.draw import (
     GREY,
@@ -114,13 +116,16 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
         error = None
         if not math.isnan(row["low"]):
             error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-        # Equal counts stand side by side, not one over the other, however many they are.
-        across = parameters * _aside(parameters, counts) ** shared[parameters]
+        # Equal counts stand a few points apart, all of them within a marker's width of their place.
+        where: Any = {"transform": _aside(axis, shared[parameters], counts[parameters])}
         shared[parameters] += 1
-        axis.errorbar(across, row["mean"], error, capsize=2.5, elinewidth=1, linestyle="", color=color)
-        axis.plot([across], [row["mean"]], **line.look.point, label=line.title)
+        axis.errorbar(parameters, row["mean"], error, capsize=2.5, elinewidth=1, linestyle="", color=color, **where)
+        axis.plot([parameters], [row["mean"]], **line.look.point, label=line.title, **where)
+        ends = row[["low", "mean", "high"]].dropna()
+        axis.update_datalim([(parameters, end) for end in ends])  # which leaves shifted points out
         if row["on_front"]:
-            front.append((across, row["mean"]))
+            front.append((parameters, row["mean"]))
+    axis.autoscale_view()
     if len(front) > 1:
         xs, ys = zip(*sorted(front), strict=True)
         axis.step(xs, ys, where="post", color=GREY, linewidth=0.9, alpha=0.7, zorder=1, label="Pareto front")
@@ -129,10 +134,10 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
         axis.axhline(majority, linestyle="--", linewidth=0.7, color="#000000", zorder=1, label=label)
 
 
-def _aside(parameters: int, counts: Counter[int]) -> float:
-    """The factor between cells of equal count along the axis; the last stays below the next larger count."""
-    larger = min((count for count in counts if count > parameters), default=math.inf)
-    return min(1.12, min(1.6, (larger / parameters) ** 0.8) ** (1 / counts[parameters]))
+def _aside(axis: Axes, place: int, number: int) -> Transform:
+    """The data's own transform, shifted for one of several points at the same place."""
+    apart = min(3.0, 12.0 / number)
+    return offset_copy(axis.transData, axis.get_figure(root=True), x=apart * (place - (number - 1) / 2), units="points")
 
 
 def _readable_ticks(axis: Axes, counts: set[int]) -> None:

@@ -25,7 +25,7 @@ from bench.report.figures.draw import (
     spans_widely,
     styled,
 )
-from bench.report.read.load import Cell
+from bench.report.read.load import Cell, natural
 from bench.runs.record import ALIGNMENT, ALL_LAYERS, read_rows
 
 COSINE, CAPTURED, CEILING = "cosine", "captured_energy", "noise_ceiling"
@@ -82,15 +82,10 @@ def layers_data(cells: Sequence[Cell], measures: pd.DataFrame) -> pd.DataFrame:
     """The cosine of each layer, in the network's order; mean over seeds."""
     own = measures[(measures["measure"] == COSINE) & (measures["layer"] != ALL_LAYERS)]
     listed = [layer.name for cell in cells for layer in cell.runs[0].initialization.layers]
-    places = {name: place for place, name in enumerate(dict.fromkeys([*listed, *sorted(own["layer"], key=_natural)]))}
+    places = {name: place for place, name in enumerate(dict.fromkeys([*listed, *sorted(own["layer"], key=natural)]))}
     parts = [line.rows.sort_values("layer", key=lambda names: names.map(places), kind="stable")
              for line in lines(own, cells)]  # fmt: skip
     return pd.concat(parts or [own])["method cell layer step mean n".split()].reset_index(drop=True)
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sorts layers that no record lists: numbers as numbers."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
 
 
 @styled()

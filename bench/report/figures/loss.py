@@ -138,15 +138,15 @@ def target(cells: Sequence[Cell], data: pd.DataFrame, aim: Target) -> Figure | N
     quantities = [quantity for quantity in ("step", "seconds") if (data["quantity"] == quantity).any()]
     figure, axes = panels(1, len(quantities), 0.9 + 0.2 * max(3, len(shown)), sharey=True)
     for quantity, axis in zip(quantities, axes[0], strict=True):
-        for place, line in enumerate(shown):
-            for _, row in line.of("quantity", quantity).iterrows():
-                _target_row(axis, place, row, line.look)
         rows = data[data["quantity"] == quantity]
         known = [float(value) for text in rows["values"] for value in text.split()]
         axis.set_xlim(0, 1.03 * rows["limit"].max())
         if spans_widely(known):
             axis.set_xlim(0.8 * min(known), 1.15 * rows["limit"].max())
             log_axis(axis, "x")
+        for place, line in enumerate(shown):
+            for _, row in line.of("quantity", quantity).iterrows():
+                _target_row(axis, place, row, line.look)
         axis.set_xlabel(QUANTITIES[quantity])
         a_row_each(axis, [line.title for line in shown])
         axis.grid(axis="y", visible=False)
@@ -169,6 +169,12 @@ def _target_row(axis: Axes, place: int, row: pd.Series, look: Look) -> None:
         axis.plot([row["median"]], [place], **look.point, markersize=5)
     else:
         unit = "steps" if row["quantity"] == "step" else "s"
-        text, aside = f"not within {row['limit']:,.3g} {unit}", (-6, 0)
-        where: Any = {"xytext": aside, "textcoords": "offset points", "ha": "right", "va": "center"}
+        # On the side of the marker where there is room.
+        side = (
+            ("right", -6)
+            if (axis.transScale + axis.transLimits).transform((row["limit"], place))[0] > 0.5
+            else ("left", 6)
+        )
+        where: Any = {"xytext": (side[1], 0), "textcoords": "offset points", "ha": side[0], "va": "center"}
+        text = f"not within {row['limit']:,.3g} {unit}"
         axis.annotate(text, (row["limit"], place), fontsize=7, color="#595959", **where)

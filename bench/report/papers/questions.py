@@ -10,6 +10,7 @@ from bench.report.papers.order_question import same_order
 from bench.report.papers.rate_questions import larger_rate, rate_by_width
 from bench.report.papers.score_questions import Compared, as_high_score, fewer_parameters, higher_score
 from bench.report.papers.step_questions import fewer_steps
+from bench.report.papers.tiers_question import ranks_alike
 
 KINDS: dict[str, Callable[..., Answer | Compared]] = {
     function.__name__: function
@@ -22,5 +23,6 @@ KINDS: dict[str, Callable[..., Answer | Compared]] = {
         same_order,
         rate_by_width,
         best_rate_by_curvature,
+        ranks_alike,
     )
 }

@@ -124,7 +124,9 @@ class Study:
         """The scores at each learning rate of the selection stage, one Selection a group, in the methods' order."""
         full, smaller = (self._by_group(stage) for stage in (SELECT, SEARCH))
         found = [rates.select(group, records, smaller.get(group, ())) for group, records in full.items()]
-        return tuple(sorted(found, key=lambda selection: (*order(selection.method), selection.group)))
+        return tuple(
+            sorted(found, key=lambda selection: (*order(selection.method), [natural(text) for text in selection.group]))
+        )
 
     def _by_group(self, stage: str) -> dict[tuple[str, ...], list[Record]]:
         """The records of a stage that have a learning rate, by group."""
@@ -252,6 +254,11 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
     return sorted(cells, key=_rank)
 
 
+def natural(text: str) -> list[str | int]:
+    """Sorts texts with the numbers in them as numbers: r8 before r16."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
 def _place(record: Record) -> tuple[str, str]:
     return record.config.task.name, record.config.model.name
 
@@ -287,7 +294,8 @@ def _axes(flat: dict[str, dict[str, Any]]) -> list[str]:
     settings = list(flat.values())
     keys = {key for values in settings for key in values} - {_PLACE, _METHOD}
     axes = [_PLACE]
-    for key in sorted(keys, key=lambda key: (not key.endswith(".name"), key != "rank.r", key)):  # lora_alpha follows r
+    # lora_alpha follows the rank, and each row's own learning rate what is swept, not the other way round.
+    for key in sorted(keys, key=lambda key: (key == _RATE, not key.endswith(".name"), key != "rank.r", key)):
         # The fields of a method and of a system, and the learning rate, set cells apart only within both.
         within = [_METHOD] if key.startswith(("method.", "system.")) or key == _RATE else []
         if not _fixed(settings, within, key) and not any(_fixed(settings, [axis], key) for axis in axes):

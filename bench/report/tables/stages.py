@@ -87,10 +87,11 @@ def _search_text(chosen: Sequence[Selection]) -> str:
     numbers = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     if not any(selection.rungs for selection in chosen):
         return f"Learning rates: the best of {numbers} a row on the validation split, under other seeds (rates.md)."
-    budgets = [str(rung.steps) for rung in max((selection.rungs for selection in chosen), key=len)]
+    budgets = {tuple(rung.steps for rung in selection.rungs) for selection in chosen}
+    first = f"{', '.join(map(str, budgets.pop()))} steps" if len(budgets) == 1 else "shares of each row's own steps"
     return (
         "Learning rates: the vertex of each row's own curve on the validation split, by the loss of its targets, "
-        f"under other seeds, from {numbers} fits a row, with {', '.join(budgets)} steps before all (rates.md)."
+        f"under other seeds, from {numbers} fits a row, with {first} before all (rates.md)."
     )
 
 
