@@ -170,8 +170,7 @@ class AdaLoRA(System):
         if clock.step < last:
             for pair in pairs:
                 self._observe(pair, state)
-        due = clock.step > last or (clock.step > first and clock.step % interval == 0)
-        if not due:
+        if clock.step <= last and clock.step % interval:
             return
         most = sum(len(pair.tensors["lora_E"]) for pair in pairs)
         number = budget(clock.step, most, self.target_r * len(pairs), first, last)

@@ -7,9 +7,9 @@ since projection is linear, that of a sum over batches is made once. As in the a
 weight's root mean square, an update's is clipped at 1, and a matrix of which one side is shorter than r or a quarter of
 the other is not compressed.
 
-Follows the authors' torch code at f329bbc, as read, in equations and their order. Departs: P comes from a stream of its
-own; weight decay is that of the run's rate, theirs that of the scaled one. Only the target layers' weights train, so
-that adapters are compared with what moves the same matrices; the paper trains everything.
+Agrees with the authors' torch code at f329bbc over the same P. Departs: P comes from a stream of its own; weight decay
+is that of the run's rate, theirs that of the scaled one. Only the target layers' weights train, so that adapters are
+compared with what moves the same matrices; the paper trains everything.
 """
 
 from __future__ import annotations

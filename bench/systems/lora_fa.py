@@ -12,10 +12,8 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from bench.methods.base import STRICT, Method
-from bench.systems.base import Host, Pair, System, Tensors, refuses_dora, refuses_loraplus
+from bench.systems.base import PAIR, Host, Pair, System, Tensors, refuses_dora, refuses_loraplus
 from bench.systems.grams import Gram
-
-NO_ROWS = ("reversed", "mica", "asymmetry_a")  # start with A = 0, or train A
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,11 +24,17 @@ class LoRAFA(System):
     maps_gradients: ClassVar[bool] = True
 
     def check(self, host: Host) -> None:
-        """Refuses methods whose A starts at zero or which do not train B, DoRA and LoRA+."""
-        if host.name in NO_ROWS or "lora_B" not in host.method.trains:
+        """Refuses methods whose A starts at zero, which do not train B, or more than A and B; DoRA and LoRA+."""
+        trains = host.method.trains
+        if host.name == "reversed" or "lora_B" not in trains or not trains <= PAIR:
+            does = (
+                "starts with lora_A = 0"
+                if host.name == "reversed"
+                else f"trains {', '.join(sorted(trains)) or 'nothing'}"
+            )
             raise ValueError(
-                f"LoRA-FA trains lora_B over the rows that lora_A starts with, and method={host.name} starts with "
-                "lora_A = 0, or does not train lora_B; take another, such as method=hu, or system=none"
+                f"LoRA-FA trains lora_B over the rows that lora_A starts with, and method={host.name} {does}; take "
+                "another, such as method=hu, or system=none"
             )
         refuses_dora("LoRA-FA", host, "its gradient is that of W + s B A, not of a direction with a magnitude")
         refuses_loraplus("LoRA-FA", host, "only B trains")

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench.methods.base import STRICT
-from bench.systems.base import Host, System, refuses_dora
+from bench.systems.base import PAIR, Host, System, refuses_dora
 
 
 class Orders(NamedTuple):
@@ -112,7 +112,7 @@ class RunLoRA(System):
 
     def check(self, host: Host) -> None:
         """Refuses methods that do not train A and B alone, DoRA, and products in bfloat16."""
-        if not host.method.trains or not host.method.trains <= {"lora_A", "lora_B"}:
+        if not host.method.trains or not host.method.trains <= PAIR:
             raise ValueError(
                 f"RunLoRA knows the products of lora_A and lora_B, and method={host.name} trains "
                 f"{', '.join(sorted(host.method.trains)) or 'nothing'}; take another, such as method=hu, or system=none"

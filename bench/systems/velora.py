@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench.methods.base import STRICT, Factors, Layer
-from bench.systems.base import Host, System, refuses_dora
+from bench.systems.base import PAIR, Host, System, refuses_dora, refuses_loraplus
 
 
 def sub_tokens(x: Float[Tensor, "tokens in"], num_groups: int) -> Float[Tensor, "tokens groups size"]:
@@ -76,13 +76,14 @@ class VeLoRA(System):
     scale: PositiveFloat
 
     def check(self, host: Host) -> None:
-        """Refuses methods that do not train A, or another matrix with it than B, and DoRA."""
-        if "lora_A" not in host.method.trains or not host.method.trains <= {"lora_A", "lora_B"}:
+        """Refuses methods that do not train A, or another matrix with it than B, DoRA and LoRA+."""
+        if "lora_A" not in host.method.trains or not host.method.trains <= PAIR:
             raise ValueError(
                 f"VeLoRA compresses what the gradient of lora_A takes, and method={host.name} trains "
                 f"{', '.join(sorted(host.method.trains)) or 'nothing'}; take another, such as method=hu, or system=none"
             )
         refuses_dora("VeLoRA", host, "DoRA keeps the input for its magnitudes")
+        refuses_loraplus("VeLoRA", host, "system.scale already sets the gradient of A against that of B")
 
     def check_layer(self, layer: Layer) -> None:
         """Refuses more groups than a layer has inputs."""

@@ -17,8 +17,11 @@ from bench.methods.base import Factors, Layer, LearningRates
 from bench.methods.k_step import adalomo_step
 from bench.methods.lora_one import LoRAOne
 from bench.model.layers import target_layers
+from bench.systems.base import Clock, Pair
+from bench.systems.sora import official_threshold
 from built_methods import built
 from matrices import with_signs_of
+from systems_built import built_system
 
 R = 4
 SHAPES = ("wide", "tall")
@@ -406,3 +409,20 @@ def test_stellas_start(shape, spectrum):
         A, B = (part("stella", key, mode, name) for name in "AB")
         assert max(of_factors(A, B, factors)) < 1e-5
         assert torch.equal(factors.lora_R, part("stella", key, mode, "R"))
+
+
+# Systems
+
+
+@each_shape
+def test_flora_ends_where_the_authors_optimiser_does_over_the_same_projections(shape):
+    W, system, state = part("flora", shape, "W").double(), built_system("flora", r=4, kappa=2), {}
+    for step, G in enumerate(part("flora", shape, "G").double(), 1):
+        pair = Pair("layer", {"weight": W}, {"weight": G}, 1.0)
+        W = W - 1e-2 * system.descent(pair, state, Clock(step, 90, 1e-2, seed=0))["weight"]
+    assert deviation(W, part("flora", shape, "after")) < 1e-12
+
+
+def test_soras_official_threshold_is_what_the_authors_step_does_to_the_gates():
+    found = stored("sora")
+    assert torch.equal(official_threshold(found["gates"], found["sparse_lambda"].item()), found["after"])

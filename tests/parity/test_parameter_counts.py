@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import pytest
@@ -161,3 +162,29 @@ def test_the_adapters_of_encoders_have_as_many_parameters_as_published(model, me
     layers = target_layers(skeleton(model), read(model).target_modules)
     assert num_layers in (None, len(layers))
     assert in_adapters(model, built(method), Rank(f"r{r}", r, 2 * r)) == published
+
+
+def numbers_of_a_layer(name, out, into, r):
+    """How many numbers a method or a system trains in a layer, where those are not those of A and B."""
+    both = r * (out + into)
+    adalora = math.ceil(1.5 * r) * (out + into + 1)
+    return {
+        "psoft": r * r, "giva": r + out, "lora_null_v2": out * r, "sorsa": both + r, "moslora": both + r * r,
+        "nlora": both + r * r, "stella": both + r * r, "lora_fa": out * r, "adalora": adalora, "sora": both + r,
+        "kasa": both + r, "xgblora": out + into, "flora": out * into,
+    }.get(name, both)  # fmt: skip
+
+
+SYSTEMS = sorted({path.stem for path in (CONF / "system").glob("*.yaml")} - {"none"})
+NEW = "psoft giva lora_null_v2 sorsa moslora nlora stella nzlora lora_da astra".split()
+
+
+@pytest.mark.parametrize("name", [*NEW, *SYSTEMS])
+def test_methods_and_systems_train_as_many_numbers_as_their_form_has(compose_run, name):
+    system = [f"method={'full_ft' if name == 'flora' else 'hu'}", f"system={name}"]
+    run = compose_run(
+        "model=tiny_llama", "rank=r4", "train.max_steps=90", *(system if name in SYSTEMS else [f"method={name}"])
+    )
+    layers = target_layers(skeleton("tiny_llama"), run.model.target_modules)
+    shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
+    assert num_trainable(run) == sum(numbers_of_a_layer(name, *shape, 4) for shape in shapes)

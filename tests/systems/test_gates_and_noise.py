@@ -1,15 +1,22 @@
 """SoRA, KaSA and Flat-LoRA: thresholds, truncation, penalties and noise, by definition and against PEFT."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import KasaConfig, LoraConfig, get_peft_model
 from torch import nn
+from transformers import TrainerState
 
-from bench.methods.base import Factors, Layer
+from bench.methods.base import Factors, Layer, Rank
 from bench.systems.base import Clock, Pair
 from bench.systems.sora import official_threshold, soft_threshold
 from bench.train.alignment import attainable_gradient, induced_gradient
+from bench.train.systems import SystemHooks
+from built_methods import built
 from matrices import best_approximation, both_orientations, layer_of, random
+from models import random_batch, tiny_llama
+from starts import start
 from systems_built import S, built_system, factors_of, host
 
 TRAINS = frozenset({"lora_A", "lora_B", "lora_E"})
@@ -51,6 +58,17 @@ def test_sora_thresholds_by_the_rate_or_as_released_by_a_constant():
     assert official.penalty([pair, sora_pair(g)]).item() == pytest.approx(10 * g.abs().mean().item())
     official.after_step([pair], {}, clock(1))
     assert pair.tensors["lora_E"].tolist() == pytest.approx([7e-4, -2 + 3e-4, 0, 0.5 - 3e-4])
+
+
+def test_soras_gates_start_normal_between_the_methods_own_factors():
+    drawn = Factors(random(4000, 40, seed=1), torch.zeros(24, 4000, dtype=torch.float64))
+    begun = built_system("sora").start(
+        Layer("layer", random(24, 40), 4000, 1.0), drawn, torch.Generator().manual_seed(0)
+    )
+    assert begun.lora_A is drawn.lora_A
+    assert begun.lora_B is drawn.lora_B
+    assert begun.lora_E.mean() == pytest.approx(0, abs=0.05)
+    assert begun.lora_E.std() == pytest.approx(1, abs=0.05)
 
 
 @both_orientations
@@ -136,6 +154,18 @@ def test_flat_loras_noise_has_the_size_of_each_row():
     assert not torch.equal(noise.sign(), system.noise(W, "layer", clock(7)).sign())
 
 
+def test_flat_lora_leaves_a_bfloat16_base_as_it_was_to_the_bit_after_a_hundred_steps():
+    begun = start(tiny_llama().bfloat16(), built("hu"), Rank("r2", 2, 4), ("q_proj", "down_proj"), [random_batch(2, 5)])
+    hooks = SystemHooks(built_system("flat_lora"), begun.layers, 0, begun.factors)
+    before, optimizer = [layer.weight.clone() for layer in begun.layers], SimpleNamespace(param_groups=[{"lr": 1e-3}])
+    for step in range(100):
+        hooks.on_step_begin(None, TrainerState(global_step=step, max_steps=100), None, optimizer=optimizer)
+        noisy = [layer.weight.clone() for layer in begun.layers]
+        hooks.restore_weights()
+    assert not any(torch.equal(one, weight) for one, weight in zip(noisy, before, strict=True))
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(begun.layers, before, strict=True))
+
+
 @pytest.mark.parametrize(
     ("system", "method", "told"),
     [
@@ -148,7 +178,9 @@ def test_flat_loras_noise_has_the_size_of_each_row():
             r"LoRA-Pro needs a method that trains lora_A and lora_B, and method=lora_sb trains lora_R",
         ),
         ("riemannian", "mica", r"Riemannian needs a method .*, and method=mica trains lora_A; take another"),
-        ("lora_fa", "reversed", r"LoRA-FA trains lora_B over .*, and method=reversed starts with lora_A = 0"),
+        ("lora_fa", "reversed", r"LoRA-FA trains lora_B over .*, and method=reversed starts with lora_A = 0; take"),
+        ("lora_fa", "mica", r"LoRA-FA trains lora_B over .*, and method=mica trains lora_A; take another"),
+        ("lora_fa", "moslora", r"LoRA-FA .*, and method=moslora trains lora_A, lora_B, lora_R; take another"),
     ],
 )
 def test_a_method_that_a_system_cannot_carry_is_named_with_the_remedy(system, method, told):

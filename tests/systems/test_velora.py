@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, VeloraConfig, get_peft_model
 from torch import nn
 
-from bench.methods.base import Factors, Layer
+from bench.methods.base import PLAIN, Factors, Layer
 from bench.systems.velora import direction, projected
 from matrices import both_orientations, random
 from systems_built import S, built_system, factors_of, host, moved
@@ -100,7 +102,7 @@ def test_the_induced_gradient_is_what_its_gradients_move_w_by(out, into):
     torch.testing.assert_close(only_a, S * B @ dA, rtol=1e-9, atol=1e-9)
 
 
-def test_more_groups_than_inputs_and_methods_that_do_not_train_a_are_refused():
+def test_more_groups_than_inputs_methods_that_do_not_train_a_and_loraplus_are_refused():
     layer = Layer("layer", torch.empty(40, 24, device="meta"), 4, 1.0)
     with pytest.raises(ValueError, match=r"num_groups=32 is more than the 24 inputs of layer; take fewer"):
         built_system("velora").check_layer(layer)
@@ -108,3 +110,5 @@ def test_more_groups_than_inputs_and_methods_that_do_not_train_a_are_refused():
         ValueError, match=r"gradient of lora_A takes, and method=asymmetry_b trains lora_B; take another"
     ):
         built_system("velora").check(host("asymmetry_b"))
+    with pytest.raises(ValueError, match=r"loraplus_lr_ratio=4: system\.scale already sets .*; take adapter\.loraplus"):
+        built_system("velora").check(host(options=replace(PLAIN, loraplus_lr_ratio=4.0)))
