@@ -60,7 +60,7 @@ def write_adapter(folder: Path, to: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status, 2 if the run cannot be exported."""
     parser = command.parser("export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="results/STUDY/RUN_ID of a finished run")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="runs/STUDY/RUN_ID of a finished run")
     parser.add_argument("--to", type=Path, required=True, metavar="OUT", help="folder to write; must be empty or new")
     parser.add_argument("--merged", action="store_true", help="whole weights instead of an adapter")
     return command.main(parser, _write, arguments)

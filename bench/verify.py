@@ -25,7 +25,7 @@ SHOWN = 20  # differences that are named
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 if anything is wrong, 2 if it cannot be tried."""
     parser = command.parser("verify", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", nargs="+", help="results/STUDY/RUN_ID, or several of them")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", nargs="+", help="runs/STUDY/RUN_ID, or several of them")
     parser.add_argument("--rerun", action="store_true", help="do the run again and compare the numbers")
     return command.main(parser, _verify, arguments)
 

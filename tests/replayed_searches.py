@@ -1,6 +1,6 @@
 """Searches of learning rates replayed on records of all rates, budgets and seeds: does halving choose as the grid does?
 
-`PYTHONPATH=tests python tests/replayed_searches.py` reads results/halving_tiny. The suite's own search is asked for
+`PYTHONPATH=tests python tests/replayed_searches.py` reads runs/halving_tiny. The suite's own search is asked for
 each method under each seed, from a centre on the best rate and up to two places beside it, and given those records. Its
 choice is right if its mean over the seeds, with all steps, is within one standard error of the best of all rates.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
+from bench.process.places import RUNS
 from bench.report.read.load import load_study
 from bench.runs.record import Record
 from bench.study.plan_file import SELECT
@@ -67,7 +67,7 @@ def _read(
 def main() -> None:
     """Prints the share of right choices and the steps, of each method and of all."""
     by_method: dict[str, list[Record]] = defaultdict(list)
-    for _, record in load_study(Path("results"), STUDY).members:
+    for _, record in load_study(RUNS, STUDY).members:
         by_method[record.config.method.name].append(record)
     every = []
     for method, records in by_method.items():

@@ -184,7 +184,8 @@ def test_the_overview_ends_with_the_command_that_starts_the_study(make, capsys):
     assert "hours are of one run after another; here 1 cell at a time: " in printed.out
 
 
-def test_machines_get_the_same_numbers(make, capsys):
+def test_machines_get_the_same_numbers(make, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no results/ has records
     entry = make(RUN, "method=hu")
     left_behind(entry, weights=False)
     status, printed = main(capsys, [entry, refused(RUN, "rank=r96", "too large")], "--json")

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_committed import skip_own_runs
 from test_pages import leaves, named_in_first_cell, shipped
 
 from bench.study.folders import CONF
@@ -62,7 +61,6 @@ def test_it_says_on_the_first_screen_where_the_suite_has_never_run():
 
 
 def test_its_table_is_the_demos_without_the_footnote():
-    skip_own_runs("demo")
     table = (ROOT / "results" / "demo" / "tables" / "results.md").read_text().partition("\n\n")[0]
     assert between("results/demo/tables/results.md", README).strip() == table
 

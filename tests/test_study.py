@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from test_record import a_record
 
+from bench.compact import main as keep
+from bench.process.places import located
 from bench.runs.record import describe_files, differing_files, read_record, read_rows, write_record
 from bench.study.compact import compact
 from bench.study.plan_file import CorruptPlanError, PlannedRun, StudyPlan, read_plan, write_plan
@@ -103,3 +105,47 @@ def test_compacting_keeps_what_reports_read(tmp_path):
 def test_there_must_be_a_study_to_compact(tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         compact(tmp_path)
+
+
+def test_a_study_is_kept_in_results_and_stays_in_runs_as_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "p" / "mine" / "t"
+    for folder in (run, run.with_name(".begun"), run.with_name("wandb")):
+        folder.mkdir(parents=True)
+        (folder / "trained.safetensors").write_bytes(b"0" * 1000)
+    record = a_record(run_id="t")
+    record.files = describe_files(run)
+    write_record(run, record)
+    write_plan(run.parent, StudyPlan(None, ("run",), (planned("run", run_id="t"),)))
+    assert keep(["p/mine"]) == 0
+    assert "results/p/mine: " in capsys.readouterr().out
+    kept = tmp_path / "results" / "p" / "mine"
+    assert {path.name for path in kept.rglob("*")} == {"study.json", "t", "record.json"}
+    assert (run / "trained.safetensors").is_file()
+    assert differing_files(run, read_record(run)) == []
+    assert keep(["p/mine"]) == 2
+    assert capsys.readouterr().err == "error: results/p/mine exists; delete it first\n"
+    assert keep(["results/p/mine/"]) == 0  # small already, in place
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("both",), ("runs", "both")),
+        (("kept/one",), ("results", "kept/one")),
+        (("neither",), ("runs", "neither")),
+        (("results/both/",), ("results", "both")),
+        (("./runs/both",), ("runs", "both")),
+        (("runs/kept/one",), ("runs", "kept/one")),
+        (("both", Path("/elsewhere")), ("/elsewhere", "both")),
+        (("results/both", Path("results")), ("results", "both")),
+        (("/elsewhere/both", Path("/elsewhere")), ("/elsewhere", "both")),
+    ],
+)
+def test_a_study_is_looked_for_in_runs_then_in_results_unless_its_folder_is_given(
+    tmp_path, monkeypatch, words, expected
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/both", "results/both", "results/kept/one"):
+        Path(folder).mkdir(parents=True)
+    assert located(*words) == (Path(expected[0]), expected[1])

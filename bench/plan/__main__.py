@@ -12,12 +12,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from bench.plan.gpus import GPUS, gpu_named
 from bench.plan.overview import Planner, overview, planned_cells
 from bench.plan.summary import text
 from bench.process import command
+from bench.process.places import RUNS
 
 
 def main(arguments: Sequence[str] | None = None, planner: Planner = planned_cells) -> int:
@@ -44,7 +44,7 @@ def _print_plan(options: argparse.Namespace, planner: Planner) -> None:
         raise ValueError(f"--count={options.count} is a number of GPUs from 1 on, which --gpu=NAME names")
     _, *overrides = check_arguments([f"+experiments={options.study}", *options.overrides])
     cells = planner(options.study, overrides)
-    results_dir = next((cell.run.results_dir for cell in cells if cell.run is not None), Path("results"))
+    results_dir = next((cell.run.results_dir for cell in cells if cell.run is not None), RUNS)
     found = overview(options.study, overrides, cells, estimator(results_dir, gpu), gpu, options.count)
     print(json.dumps(asdict(found), indent=1) if options.json else text(found))
 

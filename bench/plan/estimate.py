@@ -15,10 +15,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bench.process.places import RESULTS
 from bench.process.provenance import fingerprint
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
 from bench.study.plan_file import every_run_folder
@@ -108,16 +110,17 @@ class Estimator:
 
 
 def estimator(results_dir: Path, gpu: Gpu | None = None) -> Estimator:
-    """Estimates from the records in a results folder and the speed of a GPU, or of this machine.
+    """Estimates from records and the speed of a GPU, or of this machine.
 
     Args:
-        results_dir: its records of such a device count.
+        results_dir: its records of such a device count, and those of results/.
         gpu: None: this machine.
     """
     import torch
 
     def records() -> Iterator[Record]:
-        for folder in every_run_folder(results_dir):
+        folders = dict.fromkeys((results_dir, RESULTS))
+        for folder in chain.from_iterable(map(every_run_folder, folders)):
             with contextlib.suppress(CorruptRecordError):
                 yield read_record(folder)
 

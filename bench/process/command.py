@@ -18,24 +18,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.process.environment import quiet_environment
+from bench.process.places import located
 from bench.process.redact import redacted
 
 
-def parser(name: str, doc: str | None, *, study: bool = False, results_dir: bool = False) -> argparse.ArgumentParser:
+def parser(name: str, doc: str | None, *, study: bool = False) -> argparse.ArgumentParser:
     """The parser of `python -m bench.NAME`, to which the caller adds its own arguments.
 
     Args:
         name: of the command, without "bench.".
         doc: the docstring of its module, whose first line, without ": `python -m ...`", becomes the description.
         study: add the argument `study` and the option `--results-dir`.
-        results_dir: add the option `--results-dir` alone.
     """
     description = (doc or "").partition("\n")[0].partition(": `python")[0]
     made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
     if study:
-        made.add_argument("study", help="the folder below the results folder, such as demo")
-    if study or results_dir:
-        made.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
+        made.add_argument("study", help="its name, such as demo, or its folder, such as runs/demo")
+        made.add_argument("--results-dir", type=Path, help="default: runs, or results if only that has the study")
     return made
 
 
@@ -53,6 +52,8 @@ def main(
         arguments: words of the command line; None: those of this process.
     """
     options = parser.parse_intermixed_args(arguments)
+    if "study" in options and "results_dir" in options:
+        options.results_dir, options.study = located(options.study, options.results_dir)
     quiet_environment()
     try:
         status = call(options) or 0

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.process import command
 from bench.process.files import write_whole
+from bench.process.places import RESULTS
 from bench.process.validation import one_line
 from bench.report.judge.significance import ALPHA, holm
 from bench.report.papers.answers import Answer, NotRunError
@@ -235,7 +236,9 @@ def _number(by_tier: Mapping[str, int]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return command.main(command.parser("report.claims", __doc__, results_dir=True), _print_claims, arguments)
+    parser = command.parser("report.claims", __doc__)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS, help="default: results")
+    return command.main(parser, _print_claims, arguments)
 
 
 def _print_claims(options: argparse.Namespace) -> None:

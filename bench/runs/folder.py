@@ -1,4 +1,4 @@
-"""The folder of a run: results/STUDY/RUN_ID when it has ended, the hidden results/STUDY/.RUN_ID while it is worked on.
+"""The folder of a run: runs/STUDY/RUN_ID when it has ended, the hidden runs/STUDY/.RUN_ID while it is worked on.
 
 A run that has ended gets its own name by one rename, so that a reader never sees a part of it (bench.runs.attempt).
 Checkpoints stay in the hidden workspace of a run that was killed, interrupted or failed.
@@ -38,8 +38,8 @@ class RunFolder:
     """The paths of one run, and what they hold; writes nothing but copies.
 
     Attributes:
-        path: results/STUDY/RUN_ID.
-        workspace: results/STUDY/.RUN_ID.
+        path: runs/STUDY/RUN_ID.
+        workspace: runs/STUDY/.RUN_ID.
     """
 
     def __init__(self, results_dir: Path, study: str, run_id: str) -> None:

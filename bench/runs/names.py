@@ -1,4 +1,4 @@
-"""Names that become folders: results/STUDY/RUN_ID. None of them leads out of the results folder.
+"""Names that become folders: runs/STUDY/RUN_ID. None of them leads out of the results folder.
 
 A study may have parts, as in lora_ga/llama2_tiny. A part begins with a letter, a digit or an underscore, so that it is
 neither hidden, nor "..", nor an option on a command line.

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results/<study>/<run_id>/ with record.json, the curves, the outcomes and the weights.
+"""What a run leaves behind: runs/STUDY/RUN_ID/ with record.json, the curves, the outcomes and the weights.
 
 Imports no torch: reports read records on any machine. A record names each file beside it with its size and checksum,
 and holds a checksum of itself. The weights are not meant to be committed; a folder without them holds a result to read,

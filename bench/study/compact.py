@@ -29,6 +29,19 @@ from bench.runs.record import (
 from bench.study.plan_file import SEARCH, SELECT, read_plan, run_folders
 
 
+def copied(folder: Path, target: Path) -> None:
+    """Copies a study's folder without weights, unfinished runs and files of Weights & Biases.
+
+    Raises:
+        ValueError: the folder holds no run, or the target exists.
+    """
+    if not run_folders(folder):
+        raise ValueError(f"{folder} holds no run")
+    if target.exists():
+        raise ValueError(f"{target} exists; delete it first")
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(WEIGHTS, ".*", "wandb"))
+
+
 def compact(folder: Path) -> tuple[int, int]:
     """Compacts the runs in a study's folder and returns its size before and after, in bytes.
 

@@ -1,4 +1,4 @@
-"""The plan of a study: results/STUDY/study.json, written when a sweep starts and read by reports and by `bench.status`.
+"""The plan of a study: runs/STUDY/study.json, written when a sweep starts and read by reports and by `bench.status`.
 
 A run belongs to one or more stages (bench.sweep.expansion); its record does not say to which, because the same run can
 serve several. The plan holds the overrides of each run, from which it can be run again by itself.
@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from bench.process.files import write_whole
+from bench.process.places import RUNS
 from bench.process.redact import redacted
 from bench.process.validation import one_line
 from bench.runs.record import RECORD
@@ -30,9 +31,6 @@ SEARCH, SELECT = "search", "select"
 TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # ...and those that are reported.
 RATE_KEY = "train.learning_rate="
 ITEMS, SEEDS = "items", "seeds"  # what a study's comparisons pair: items only, or runs under one seed as well
-
-
-RESULTS = Path("results")  # results_dir of conf/config.yaml
 
 
 class CorruptPlanError(ValueError):
@@ -80,7 +78,7 @@ class StudyPlan:
     pairing: Literal["items", "seeds"] = "items"
     reserve: int | None = None
 
-    def command(self, run: PlannedRun, results_dir: Path = RESULTS) -> str:
+    def command(self, run: PlannedRun, results_dir: Path = RUNS) -> str:
         """The shell command that runs exactly this run; it names a results folder other than the default one."""
         experiment = [] if self.experiment is None else [f"+experiments={self.experiment}"]
         alone = [] if self.experiment is None else ["hydra.mode=RUN"]
@@ -108,8 +106,8 @@ class StudyPlan:
 
 
 def into(results_dir: Path) -> list[str]:
-    """The override that names a results folder; none for the default one."""
-    if results_dir == RESULTS:
+    """The override that names a results folder; none for runs/, the default."""
+    if results_dir == RUNS:
         return []
     plain = re.fullmatch(r"[\w./-]+", str(results_dir))
     return [f"results_dir={results_dir}" if plain else f'results_dir="{results_dir}"']

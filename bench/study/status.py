@@ -13,13 +13,14 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.process.places import RUNS
 from bench.runs.folder import RunFolder
 from bench.runs.lease import Holder
 from bench.runs.names import study_folder
 from bench.runs.progress import STOPPED_AT
 from bench.runs.record import FAILED, INTERRUPTED, RECORD
 from bench.runs.state import DONE, NEW, RECORDED, RUNNING, STALE, STOPPED, State, state
-from bench.study.plan_file import RESULTS, RUN, StudyPlan, into, read_plan
+from bench.study.plan_file import RUN, StudyPlan, into, read_plan
 
 COLUMNS = (DONE, RUNNING, STOPPED, INTERRUPTED, STALE, FAILED, RECORDED, NEW)
 NAMED = (RUNNING, STOPPED, STALE, INTERRUPTED, FAILED)  # states whose runs are named
@@ -34,7 +35,7 @@ class Status:
     name: str
     plan: StudyPlan
     states: Mapping[str, State]
-    results_dir: Path = RESULTS
+    results_dir: Path = RUNS
 
     @property
     def stages(self) -> dict[str, Counter[str]]:

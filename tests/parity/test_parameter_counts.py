@@ -15,7 +15,9 @@ from bench.model.layers import heads, target_layers
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
+from bench.systems.none import NO_SYSTEM
 from built_methods import built
+from systems_built import built_system
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
@@ -180,11 +182,12 @@ NEW = "psoft giva lora_null_v2 sorsa moslora nlora stella nzlora lora_da astra".
 
 
 @pytest.mark.parametrize("name", [*NEW, *SYSTEMS])
-def test_methods_and_systems_train_as_many_numbers_as_their_form_has(compose_run, name):
-    system = [f"method={'full_ft' if name == 'flora' else 'hu'}", f"system={name}"]
-    run = compose_run(
-        "model=tiny_llama", "rank=r4", "train.max_steps=90", *(system if name in SYSTEMS else [f"method={name}"])
-    )
-    layers = target_layers(skeleton("tiny_llama"), run.model.target_modules)
+def test_methods_and_systems_train_as_many_numbers_as_their_form_has(name):
+    method = built(name) if name in NEW else built("full_ft" if name == "flora" else "hu")
+    system = built_system(name, rank_r=4) if name in SYSTEMS else NO_SYSTEM
+    layers = target_layers(model := skeleton("tiny_llama"), read("tiny_llama").target_modules)
     shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
-    assert num_trainable(run) == sum(numbers_of_a_layer(name, *shape, 4) for shape in shapes)
+    with torch.device("meta"):
+        wrapped, _ = adapter.add(model, method, Rank("r4", 4, 8), layers, system=system)
+    expected = sum(numbers_of_a_layer(name, *shape, 4) for shape in shapes)
+    assert adapter.count_parameters(wrapped, trainable=True)[0] == expected

@@ -42,7 +42,7 @@ class Sweep:
     """The command of the six cells, in a folder of its own."""
 
     def __init__(self, folder, *overrides):
-        self.folder, self.results = folder, folder / "results" / "adhoc"
+        self.folder, self.results = folder, folder / "runs" / "adhoc"
         self.command = [sys.executable, "-m", "bench.run", "-m", *CELLS, *overrides]
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -67,7 +67,7 @@ class Sweep:
         """Waits for a job whose cell has a checkpoint; its number and the cell's name."""
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
-            for log in self.folder.glob("results/.sweep/.submitit/*/*/*_0_log.out"):
+            for log in self.folder.glob("runs/.sweep/.submitit/*/*/*_0_log.out"):
                 job = log.parent.name
                 begun = re.findall(r"^\[\d/\d\] (\S+)$", log.read_text(), flags=re.MULTILINE)
                 if begun and job not in exclude and list(self.results.glob(f".{begun[-1]}/checkpoints/*/sealed.json")):
@@ -77,7 +77,7 @@ class Sweep:
 
     def times_finished(self):
         """Of each cell, how often a job has reported that it is done."""
-        logs = [p.read_text() for p in self.folder.glob("results/.sweep/.submitit/*/*/*_0_log.out")]
+        logs = [p.read_text() for p in self.folder.glob("runs/.sweep/.submitit/*/*/*_0_log.out")]
         return [sum(log.count(f"{name}: eval loss") for log in logs) for name in self.records()]
 
 

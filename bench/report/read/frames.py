@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.process.places import located
 from bench.report.read.load import existing_folder, planned
 from bench.report.read.members import read_members
 from bench.runs.record import ALIGNMENT, CURVE, Record, read_rows
@@ -47,12 +48,12 @@ _SCORE = {
 }
 
 
-def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
+def frame(study: str, results_dir: Results | None = None) -> pd.DataFrame:
     """The scores of a study, one row a run and metric; a failed run has one row without a metric.
 
     Args:
-        study: the folder below the results folder, such as demo.
-        results_dir: the results folder.
+        study: its name, such as demo, or its folder, such as runs/demo.
+        results_dir: the results folder; None: runs, or results if only that has the study.
 
     Returns:
         The columns, missing values as NA:
@@ -107,12 +108,12 @@ def frame(study: str, results_dir: Results = "results") -> pd.DataFrame:
     return _frame(study, results_dir, rows, _SCORE)
 
 
-def curves(study: str, results_dir: Results = "results") -> pd.DataFrame:
+def curves(study: str, results_dir: Results | None = None) -> pd.DataFrame:
     """The loss curves of a study, one row a run and step.
 
     Args:
-        study: the folder below the results folder, such as demo.
-        results_dir: the results folder.
+        study: its name, such as demo, or its folder, such as runs/demo.
+        results_dir: the results folder; None: runs, or results if only that has the study.
 
     Returns:
         The columns that name the run as in `frame`, the peak of its schedule as peak_learning_rate, and:
@@ -135,12 +136,12 @@ def curves(study: str, results_dir: Results = "results") -> pd.DataFrame:
     return _frame(study, results_dir, rows, {"step": "Int64"} | columns)
 
 
-def alignment(study: str, results_dir: Results = "results") -> pd.DataFrame:
+def alignment(study: str, results_dir: Results | None = None) -> pd.DataFrame:
     """The alignment measures of a study, one row a run, step, layer and measure.
 
     Args:
-        study: the folder below the results folder, such as demo.
-        results_dir: the results folder.
+        study: its name, such as demo, or its folder, such as runs/demo.
+        results_dir: the results folder; None: runs, or results if only that has the study.
 
     Returns:
         The columns that name the run as in `frame`, the peak of its schedule as peak_learning_rate, and:
@@ -171,12 +172,13 @@ def eval_loss_score(record: Record) -> list[Score]:
 
 def _frame(
     study: str,
-    results_dir: Results,
+    results_dir: Results | None,
     rows: Callable[[Record, Path], Iterator[dict[str, Any]]],
     columns: dict[str, str],
 ) -> pd.DataFrame:
     """One frame of the dicts that `rows` yields for each run, with the columns that name the run in front."""
-    folder = existing_folder(Path(results_dir), study)
+    root, study = located(study, None if results_dir is None else Path(results_dir))
+    folder = existing_folder(root, study)
     plan = planned(folder)
     peak = "learning_rate" if columns is _SCORE else "peak_learning_rate"
     named = {peak if name == "learning_rate" else name: kind for name, kind in _RUN.items()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.process.places import RESULTS, RUNS
 from bench.report.palette import order
 from bench.report.read.fits import refuse_unequal
 from bench.report.read.members import Member, ReportError, read_members, refuse_mixture
@@ -195,12 +196,14 @@ def existing_folder(results_dir: Path, name: str) -> Path:
         raise ReportError(str(error)) from None
     if folder.is_dir():
         return folder
-    known = sorted({str(run.parent.relative_to(results_dir)) for run in every_run_folder(results_dir)})
+    roots = (RUNS, RESULTS) if results_dir == RUNS else (results_dir,)
+    known = sorted({run.parent.relative_to(root).as_posix() for root in roots for run in every_run_folder(root)})
+    places = " or ".join(map(str, roots))
     there_are = f"there are: {', '.join(known) or 'none'}"
     experiments = experiments_folder()
     if experiments is not None and (experiments / f"{name}.yaml").is_file():
-        raise ReportError(f"no records of {name} in {results_dir}; {_command(name)} makes them; {there_are}")
-    raise ReportError(f"no study {name!r} in {results_dir}; {there_are}")
+        raise ReportError(f"no records of {name} in {places}; {_command(name)} makes them; {there_are}")
+    raise ReportError(f"no study {name!r} in {places}; {there_are}")
 
 
 def planned(folder: Path) -> StudyPlan | None:
