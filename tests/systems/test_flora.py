@@ -18,7 +18,7 @@ def clock(step):
 
 @both_orientations
 def test_a_projected_matrix_is_itself_on_average_with_the_variance_of_gaussian_projections(out, into):
-    G, k, r, draws = random(out, into), 24, 8, 4000
+    G, k, r, draws = random(out, into), 24, 8, 1500
     total, squares = torch.zeros_like(G), 0.0
     for seed in range(draws):
         P = projection(G.shape, r, generator(seed)).double()
@@ -31,7 +31,7 @@ def test_a_projected_matrix_is_itself_on_average_with_the_variance_of_gaussian_p
 
 
 def test_a_momentum_is_itself_on_average_after_a_change_of_projection():
-    G, r, draws = random(6, 10), 3, 20_000
+    G, r, draws = random(6, 10), 3, 5000
     total = torch.zeros_like(G)
     for seed in range(draws):
         old, new = (projection(G.shape, r, generator(2 * seed + i)).double() for i in (0, 1))
