@@ -73,6 +73,9 @@ def test_a_round_trains_whole_blocks_drawn_anew_and_leaves_the_others_alone(tmp_
     drawn = [system.active(names, Clock(step, 90, 1e-3, 0)) for step in range(1, 30)]
     assert all(len(one) == 2 and len({*map(block, one)}) == 1 for one in drawn)
     assert len({tuple(one) for one in drawn}) == 4
+    longer = built_system("xgblora", steps_a_round=3, num_blocks=1)
+    of_rounds = [[tuple(longer.active(names, Clock(3 * k + i, 90, 1e-3, 0))) for i in (1, 2, 3)] for k in range(9)]
+    assert all(len({*one}) == 1 for one in of_rounds)
     assert list(built_system("xgblora").active(names, Clock(1, 90, 1e-3, 0))) == names
     run(tmp_path, steps=2, system=system)
     state = load_file(tmp_path / "checkpoint-2" / STATE)
