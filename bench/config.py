@@ -141,7 +141,7 @@ class Run:
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
             values["method"] = _build("method", chosen, method_class)
-            system = dict(values.pop("system", NO_SYSTEM_KEYS))  # records from before there were systems lack it
+            system = dict(values.pop("system", NO_SYSTEM_KEYS))  # a configuration that names none has none
             values["system_name"] = system.pop("name", None)
             values["system"] = _build("system", system, system_class)
             published = values.pop("published_rates", {})

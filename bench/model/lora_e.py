@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from peft import LoraConfig
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+
+from bench.model.lora_r import MiddleLinear
 
 
 class Gates(nn.Module):
@@ -23,10 +24,10 @@ class Gates(nn.Module):
         self.weight = nn.Parameter(torch.zeros(size))
 
 
-class LoraELinear(LoraLinear):
+class LoraELinear(MiddleLinear):
     """`base(x) + s B diag(E) A x`, with E (r,) beside PEFT's A and B."""
 
-    adapter_layer_names = (*LoraLinear.adapter_layer_names, "lora_E")
+    adapter_layer_names = (*MiddleLinear.adapter_layer_names, "lora_E")
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:
         """PEFT calls this from __init__ to make the adapter's parts."""
@@ -40,21 +41,8 @@ class LoraELinear(LoraLinear):
         A, B, E = (cast(Tensor, part[adapter].weight) for part in (self.lora_A, self.lora_B, self.lora_E))
         return self.scaling[adapter] * (B * E @ A)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """PEFT's own forward pass, with E after A."""
-        if self.disable_adapters or self.merged:
-            return super().forward(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
-        dtype = result.dtype
-        for name in self.active_adapters:
-            lora_A, E = cast(nn.Linear, self.lora_A[name]), cast(Tensor, self.lora_E[name].weight)
-            inner = E * lora_A(self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype)))
-            result = result + self.scaling[name] * self._outer(name, self.lora_B[name](inner))
-        return result.to(dtype)
-
-    def _outer(self, name: str, outputs: Tensor) -> Tensor:
-        """What is done to the outputs of B."""
-        return outputs
+    def _middle(self, name: str, inner: Tensor) -> Tensor:
+        return cast(Tensor, self.lora_E[name].weight) * inner
 
 
 class LoraEOLinear(LoraELinear):
