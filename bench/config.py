@@ -79,6 +79,8 @@ class Execution:
         when_running: what to do with a run that another process holds: skip it, or wait until it has ended.
         heartbeat_timeout_seconds: seconds without a heartbeat after which the process that holds a run is presumed
             dead and the run may be taken over.
+        log: what is printed: "info": each run as it begins and ends; "warning": no line a run; "error": no warnings
+            either.
     """
 
     stop_at_step: PositiveInt | None
@@ -86,6 +88,7 @@ class Execution:
     isolate: bool
     when_running: Literal["skip", "wait"]
     heartbeat_timeout_seconds: PositiveFloat
+    log: Literal["info", "warning", "error"] = "info"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -212,6 +215,8 @@ class Run:
             raise ValueError(f"method={self.method_name} needs a learning rate: train.learning_rate=1e-3")
         if self.trains and self.train.chooses_rate:
             self._check_auto()
+        if self.trains and (said := self.train.short_of_its_steps):
+            warnings.warn(said, stacklevel=2)
         self._check_system()
         trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
         if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:

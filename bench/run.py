@@ -32,7 +32,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     from bench.process import ranks, rng
     from bench.process.phases import Phases
     from bench.runs.assemble import Result
-    from bench.runs.job import say
+    from bench.runs.job import tell
     from bench.score import before_training, check, check_merged, score
     from bench.train import hessian, train
     from bench.train.probe import AlignmentProbe
@@ -62,7 +62,7 @@ def run(cfg: Run, attempt: Attempt) -> Result:
             start = stage.initialize(cfg, loaded, task, phases)
     phases.by_name |= attempt.kept_phases
     if cfg.resolved_rate is not None and ranks.rank() == 0:
-        say(f"train.learning_rate={cfg.rate} is {cfg.learning_rate_source}")
+        tell(cfg, f"train.learning_rate={cfg.rate} is {cfg.learning_rate_source}")
     if cfg.trains:
         norms, ratio = start.weight_norms, cfg.adapter.loraplus_lr_ratio
         probe = AlignmentProbe(cfg.measure, start.layers, start.factors, norms, task.probe, system=cfg.system)

@@ -141,6 +141,20 @@ def test_a_run_says_that_it_takes_a_published_rate(compose_run, tmp_path, capsys
     assert told[0].startswith("train.learning_rate=2e-05 was not given: it is that of LoRA-GA (arXiv:2407.05000)")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("train.max_steps=10", "train.warmup_steps=10", "train.eval_steps=10"), "its peak"),
+        (("train.max_steps=10", "train.warmup_steps=1", "train.eval_steps=11"), "after the last step only"),
+        (("train.max_steps=10", "train.warmup_steps=9", "train.eval_steps=10"), ""),
+        (("train.max_steps=9", "train.warmup_steps=9", "train.eval_steps=0", "train.lr_scheduler_type=constant"), ""),
+    ],
+)
+def test_what_does_not_happen_in_so_few_steps_is_warned_of(compose_run, overrides, said):
+    assert compose_run("method=hu", *overrides).train.short_of_its_steps.endswith(said)
+    assert bool(compose_run("method=hu", *overrides).train.short_of_its_steps) == bool(said)
+
+
 def test_cells_that_differ_in_the_place_of_their_data_or_model_are_told_apart(compose_run, tmp_path):
     def places(*overrides):
         return compose_run(*LOCAL, *overrides).places

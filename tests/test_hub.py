@@ -39,6 +39,32 @@ def test_a_hub_that_never_answers_costs_one_bounded_wait_and_is_said_once(silent
     assert once.startswith("the Hub does not answer (timed out)")
 
 
+def test_what_the_cache_has_is_there_without_the_hub_and_what_it_has_not_is_told_before(
+    monkeypatch, compose_run, tmp_path
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for asked in (hub.ask, hub.refusal):
+        asked.cache_clear()
+    run = compose_run("model=smollm2_135m", "task=gsm8k", "train.learning_rate=1e-3", "method=hu")
+    for part, ask in ((run.model, run.model.check_there), (run.task, lambda: run.task.check_there(True))):
+        with pytest.raises(ValueError, match="cannot be loaded from the Hub: it is not in the cache, and HF_HUB_OFF"):
+            ask()
+        hub.refusal.cache_clear()
+        kinds = {"models": run.model.path} if part is run.model else {"datasets": "openai/gsm8k"}
+        for kind, path in kinds.items():
+            revision = run.model.revision if kind == "models" else run.task.datasets["gsm8k"].hub.revision
+            folder = tmp_path / f"{kind}--{path.replace('/', '--')}"
+            (folder / "snapshots" / revision).mkdir(parents=True)
+            (folder / "snapshots" / revision / "config.json").write_text("{}")
+            (folder / "refs").mkdir()
+        ask()
+    local = compose_run("model=tiny_llama", "task=gsm_tiny", "method=hu")
+    local.model.check_there()
+    local.task.check_there(True)
+    hub.ask.cache_clear()
+
+
 def test_a_hub_that_is_said_to_be_offline_is_not_asked(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked"))

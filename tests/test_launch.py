@@ -146,6 +146,17 @@ def launched(folder, cells, *overrides):
 
 
 @needs_cluster
+def test_a_slurm_that_takes_no_job_is_one_line(slurm, capsys):
+    (slurm / "bin" / "sbatch").write_text(
+        "#!/bin/sh\necho sbatch: error: invalid partition specified: nosuch >&2\nexit 1\n"
+    )
+    with pytest.raises(SystemExit):
+        launched(slurm, 2, "hydra.launcher.partition=nosuch")
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1] == f"error: Slurm takes no job: {said}"
+
+
+@needs_cluster
 def test_slurm_is_asked_for_what_the_configuration_says(slurm, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     launched(

@@ -91,8 +91,9 @@ def test_drift_and_stable_rank_are_those_of_the_dense_change_of_w(tiny_model, ba
 def test_a_probe_is_due_at_its_interval_and_never_when_switched_off(tiny_model, batch):
     _, probe, _ = probed(tiny_model(), batch(3, 6), built("hu"))
     assert [step for step in range(11) if probe.due(step)] == [0, 5, 10]
+    assert probe.due(12, last=True)
     probe.settings = Measure(0)
-    assert not any(probe.due(step) for step in range(11))
+    assert not any(probe.due(step, last=step == 10) for step in range(11))
 
 
 def state(model):

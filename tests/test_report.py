@@ -102,6 +102,18 @@ def test_task_and_model_are_no_axes_and_neither_is_what_they_imply(tmp_path):
         assert [cell.title for cell in part.cells] == ["NONE", "HU, r 4", "HU, r 16"]
 
 
+def test_how_often_alignment_was_measured_sets_no_runs_apart(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "hu", seed, 0.5 + seed / 10, settings={"measure": {"alignment_steps": 5 * seed}})
+    write_run(tmp_path, "hu", 1, 0.6, settings={"measure": {"alignment_steps": 0}})  # the same run once more
+    (cell,) = load_study(tmp_path, "study").cells
+    assert [(run.config.seed, run.identity["measure"]["alignment_steps"]) for run in cell.runs] == [
+        (0, 0),
+        (1, 5),
+        (2, 10),
+    ]
+
+
 def test_what_is_swept_is_an_axis_though_every_row_has_a_learning_rate_of_its_own(tmp_path):
     runs = []
     for place, (method, steps) in enumerate(product(("hu", "lora_ga"), (50, 150))):

@@ -327,11 +327,42 @@ def test_incomplete_data_is_named_once(tmp_path):
     assert text.count("Incomplete data: glue_sst2 train: 100 of 67349 rows.") == 1
 
 
+def test_a_table_says_where_rates_come_from_that_its_study_did_not_search(tmp_path):
+    rows = [cell(name, [score(0.5)], [score(0.6)]) for name in ("Pretrained", "A", "B", "C", "D")]
+    _, given, published, by_curvature, _ = (one.runs for one in rows)
+    for run in given:
+        run.command = "python -m bench.run method=a train.learning_rate=1e-3"
+    for run in published:
+        run.config.learning_rate_source = "A paper (arXiv:1): Llama 2 7B (causal)"
+    for run in by_curvature:
+        run.config.learning_rate_source = "auto: 12 / 3.5, the largest eigenvalue of the preconditioned Hessian"
+    assert (
+        "Learning rates, which this study did not search: given (A); A paper (arXiv:1): Llama 2 7B (causal) (B); "
+        "auto: 12 / 3.5 (C); conf/method's for the embedded models (D).\n"
+    ) in markdown(tmp_path, *rows)
+    assert "did not search: given (A).\n" in markdown(tmp_path, *rows[:2])
+
+
+def test_a_table_says_how_many_of_the_items_were_scored(tmp_path):
+    def limited(limit, every):
+        found = cell("A", [score(0.5), score(0.4, "cola")], [score(0.6), score(0.4, "cola")], data={"num_items": every})
+        for run in found.runs:
+            run.config.score = {"limit": limit}
+        return markdown(tmp_path, found)
+
+    every = {"sst2": 1821, "cola": 872}
+    assert "Scored are the first 872 of 1,821 items of sst2 (score.limit).\n" in limited(872, every)
+    assert "Scored are the first 872 items of sst2, 872 items of cola (score.limit).\n" in limited(
+        872, {}
+    )  # of old records
+    assert "score.limit" not in limited(None, every)
+
+
 def test_where_there_is_nothing_to_say_the_note_stands_alone_under_the_table(tmp_path):
     clean = {"contaminated": {"sst2": 0}, "num_dropped": 0, "num_truncated": 0, "incomplete": []}
     whole = {"truncated": {"sst2": 0}, "merged": {"num_items": 872, "num_differing": 0}}
     text = markdown(tmp_path, cell("A", [score(0.5)], [score(0.6)], data=clean, scoring=whole))
-    assert len(text.split("\n\n")) == 2
+    assert [part.partition(" ")[0] for part in text.split("\n\n")] == ["|", "Learning", "Mean"]
 
 
 def test_without_scores_the_table_shows_the_eval_loss(tmp_path):

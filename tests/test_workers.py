@@ -194,16 +194,17 @@ def test_cells_of_one_launch_take_gpus_in_turn_each_in_a_process_of_its_own(monk
         return "completed", []
 
     monkeypatch.setattr(Idle, "do", do)
-    pool = Pool(None)
-    assert pool.launch([a_cell(number) for number in range(4)]) == ["completed"] * 4
+    pool, ended = Pool(None), []
+    assert pool.launch([a_cell(number) for number in range(4)], ended.append) == ["completed"] * 4
     assert sorted(worker.gpu for worker in idle) == ["0", "0", "1", "1"]
     assert capsys.readouterr().out == "2 cells at a time: one a GPU\n"
+    assert len(ended) == 4
 
 
 def test_the_stages_of_a_sweep_share_their_workers(idle, capsys):
     pool = Pool(1)
     for _stage in range(3):
-        assert pool.launch([a_cell(number) for number in range(2)]) == ["completed"] * 2
+        assert pool.launch([a_cell(number) for number in range(2)], lambda run: None) == ["completed"] * 2
     assert len(idle) == 1
 
 
@@ -260,7 +261,7 @@ def test_a_cell_leaves_the_same_bits_in_any_worker_in_any_order_and_alone(tmp_pa
     cells = [Cell(composed_run(*short, f"method={name}"), "[1]", Origin("command")) for name in reversed(methods)]
     pool = Pool(jobs=2)
     try:
-        assert pool.launch(cells) == ["completed"] * len(cells)
+        assert pool.launch(cells, lambda run: None) == ["completed"] * len(cells)
         pids = {worker.process.pid for worker in pool._workers._idle}
     finally:
         pool.close()

@@ -197,6 +197,15 @@ class Model:
             return self
         return replace(self, revision=hub.commit("model", self.path, self.revision))
 
+    def check_there(self) -> None:
+        """Asks whether the Hub or its cache has the model, which is loaded later.
+
+        Raises:
+            ValueError: neither has.
+        """
+        if self.source == "hub" and (why := hub.refusal("model", self.path, self.revision)) is not None:
+            raise ValueError(self._not_had(why))
+
     def skeleton(self, num_labels: int | None = None, cache: Cache = gguf.OFF) -> PreTrainedModel:
         """The model on the meta device: its layers and their shapes, without weights.
 
@@ -282,8 +291,10 @@ class Model:
     def _unloaded(self, error: Exception, revision: str | None) -> ValueError:
         if self.source != "hub":
             return ValueError(f"model.path={self.path} cannot be loaded: {one_line(error)}")
-        why = hub.reason(error, "model", self.path, revision)
-        return ValueError(
+        return ValueError(self._not_had(hub.reason(error, "model", self.path, revision)))
+
+    def _not_had(self, why: str) -> str:
+        return (
             f"model {self.path} cannot be loaded from the Hub: {why}; or give a local folder: model=local "
             "model.path=FOLDER"
         )

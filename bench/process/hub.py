@@ -118,8 +118,7 @@ def reason(error: Exception, repo_type: RepoType, path: str, revision: str | Non
     from huggingface_hub.utils import httpx
 
     if not ask():
-        because = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the Hub does not answer"
-        return f"it is not in the cache, and {because}"
+        return _not_cached()
     if (refused := _refusal(repo_type, path, revision or "main")) is not None:
         return refused
     causes: list[BaseException] = [error]
@@ -130,6 +129,30 @@ def reason(error: Exception, repo_type: RepoType, path: str, revision: str | Non
             said = f"{type(broken).__name__}: {one_line(broken)}"
             return f"the connection broke off ({said}); the same command fetches the files that are not there yet"
     return one_line(error).rstrip(".")
+
+
+def _not_cached() -> str:
+    because = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the Hub does not answer"
+    return f"it is not in the cache, and {because}"
+
+
+@functools.cache
+def refusal(repo_type: RepoType, path: str, revision: str | None) -> str | None:
+    """Why neither the Hub nor its cache gives a repository, asked before runs need it; None if one of them does.
+
+    Args:
+        repo_type, path, revision: as `commit` takes them.
+    """
+    revision = commit(repo_type, path, revision)
+    if ask():
+        return _refusal(repo_type, path, revision)
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(path, repo_type=repo_type, revision=revision, local_files_only=True)
+    except errors():
+        return _not_cached()
+    return None
 
 
 def _refusal(repo_type: RepoType, path: str, revision: str) -> str | None:

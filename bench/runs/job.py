@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ Spine = Callable[["Run", Attempt], "Result"]
 # What `execute` returns, beside `completed` and `failed`.
 DONE, RUNNING, STOPPED = "done", "running", "stopped"
 
+ERASE = "\x1b[K"  # to the end of the line, on a terminal
+# What run.log leaves out on standard output; on standard error is what failed.
+INFO, ERROR = "info", "error"
 # Of this process: the ids of runs that failed, and W&B folders to upload.
 failures: list[str] = []
 offline: list[Path] = []
@@ -75,6 +79,8 @@ def execute(cfg: Run, run: Spine, position: str, origin: Origin = Origin()) -> s
         SystemExit: a signal has come; the run's state has been written.
     """
     ranks.start()
+    if cfg.run.log == ERROR:
+        warnings.simplefilter("ignore", UserWarning)
     with signals.handled():
         try:
             return _lead(cfg, run, position, origin) if ranks.rank() == 0 else _follow(cfg, run)
@@ -99,16 +105,18 @@ def _lead(cfg: Run, run: Spine, position: str, origin: Origin) -> str:
                     settled = DONE, f"scored before, in {other.parent}"
                 elif settled is None and attempt is not None:
                     ranks.broadcast_object(True)
-                    say(f"{position} {cfg.run_id}")
+                    tell(cfg, f"{position} {cfg.run_id}")
                     return _attempt(cfg, run, attempt, position, origin)
         except (OSError, ValueError) as error:  # the lease could not be taken, or freed
             settled = FAILED, f"failed: {error}"
     assert settled is not None
     ranks.broadcast_object(False)
     status, text = settled
-    say(f"{position} {cfg.run_id}: {text}", sys.stderr if status == FAILED else sys.stdout)
     if status == FAILED:
         failures.append(cfg.run_id)
+        say(f"{position} {cfg.run_id}: {text}", sys.stderr)
+    else:
+        tell(cfg, f"{position} {cfg.run_id}: {text}")
     return status
 
 
@@ -137,7 +145,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Orig
     """Does a run whose lease this process holds, and records how it ends."""
     began = time.perf_counter()
     if (source := cfg.learning_rate_source) is not None:
-        say(f"train.learning_rate={cfg.rate} was not given: it is that of {source}")
+        tell(cfg, f"train.learning_rate={cfg.rate} was not given: it is that of {source}")
     try:
         attempt.begin(cfg.identity, cfg.places)
         attempt.stop_at_step = cfg.run.stop_at_step
@@ -158,7 +166,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Orig
         if tracker.sync_path is not None:
             offline.append(tracker.sync_path)
     except StoppedRunError as stopped_here:
-        say(f"{position} {cfg.run_id}: {stopped_here}, {time.perf_counter() - began:.1f} s")
+        tell(cfg, f"{position} {cfg.run_id}: {stopped_here}, {time.perf_counter() - began:.1f} s")
         return STOPPED
     except LeaseLostError as lost:
         say(f"{position} {cfg.run_id}: {lost}", sys.stderr)
@@ -172,7 +180,7 @@ def _attempt(cfg: Run, run: Spine, attempt: Attempt, position: str, origin: Orig
         say(f"{position} {cfg.run_id}: failed: {record.error}", sys.stderr)
         ranks.barrier_after_failure(cfg.run_id)
         return FAILED
-    say(f"{position} {cfg.run_id}: {_summary(record)}, {time.perf_counter() - began:.1f} s")
+    tell(cfg, f"{position} {cfg.run_id}: {_summary(record)}, {time.perf_counter() - began:.1f} s")
     return COMPLETED
 
 
@@ -226,9 +234,16 @@ def _tell_ranks(cfg: Run, error: Exception) -> None:
     ranks.report(cfg.run_id, error)
 
 
+def tell(cfg: Run, text: str) -> None:
+    """Says how a run goes, unless run.log asks for less."""
+    if cfg.run.log == INFO:
+        say(text)
+
+
 def say(text: str, to: Any = None) -> None:
-    """Prints a line at once, redacted."""
-    print(redacted(text), file=to or sys.stdout, flush=True)
+    """Prints a line at once, redacted; on a terminal over the line that says how far the sweep is."""
+    stream = to or sys.stdout
+    print(redacted(text), end=f"{ERASE if stream.isatty() else ''}\n", file=stream, flush=True)
 
 
 def _summary(written: Record) -> str:

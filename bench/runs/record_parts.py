@@ -172,6 +172,7 @@ class DataFacts(Part):
         num_dropped, num_truncated: training examples left out as too long, and cut to the limit.
         num_validation, num_validation_dropped: validation examples, and those left out as too long; None in a record
             from before they were counted.
+        num_items: rows of the scored split by dataset, of which score.limit takes the first; empty as above.
         contaminated: scored items that occur in the training set, by dataset.
         incomplete: splits that are shorter than the official ones, in words.
     """
@@ -183,6 +184,7 @@ class DataFacts(Part):
     num_truncated: Count = 0
     num_validation: Count | None = None
     num_validation_dropped: Count | None = None
+    num_items: dict[str, Count] = {}
     contaminated: dict[str, Count] = {}
     incomplete: list[str] = []
 

@@ -7,9 +7,12 @@ single run; each of these is an error here. A whole sweep is validated before it
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,12 +20,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from bench.process.places import RUNS
 from bench.runs.folder import RunFolder
 from bench.study.plan_file import RUN, PlannedRun, StudyPlan
 from bench.study.registration import registration
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import as_given
-from bench.sweep.expansion import portable, repeating
+from bench.sweep.expansion import PlannedCell, portable, repeating
 from bench.sweep.resolvers import experiment
 from bench.sweep.sweep import Sweep
 
@@ -48,6 +52,8 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Composes and validates every cell, so that a wrong one is known before hours have passed."""
+        if config.hydra.runtime.choices.get("launch") == "slurm" and shutil.which("sbatch") is None:
+            refuse("launch=slurm needs sbatch, which is not here: start the sweep on a machine that submits to Slurm")
         try:
             sweep = Sweep.current = Sweep(config, as_given(config.hydra))
         except ValueError as error:
@@ -109,8 +115,22 @@ def hint(runs: list[Run]) -> str | None:
     return f"{', '.join(apart)}: {said}" if apart else None
 
 
+def _places(planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """Where the runs of a sweep lie, and the command that reports them."""
+    for root, study in sorted({(run.results_dir, run.study) for cell in planned if (run := cell.run) is not None}):
+        words = ["python", "-m", "bench.report", study, *([] if root == RUNS else ["--results-dir", str(root)])]
+        yield f"runs: {root / study}; report: {shlex.join(words)}"
+
+
+def _offline(paths: Sequence[Path]) -> Iterator[str]:
+    """How to upload the W&B runs that were kept offline."""
+    for folder in sorted({path.parent for path in paths}):
+        count = sum(path.parent == folder for path in paths)
+        yield f"W&B runs kept offline: {count}; to upload them: wandb sync {folder}/offline-run-*; for none: track=none"
+
+
 def finish() -> int:
-    """Prints what to upload, what failed and how to rerun it, and what has not ended; returns the exit status.
+    """Prints where the runs lie, what to upload, what failed, and what has not ended; returns the exit status.
 
     A launcher that starts processes of its own reports nothing to this one: the runs' records say how they ended.
     """
@@ -119,10 +139,9 @@ def finish() -> int:
     from bench.runs import job
     from bench.runs.record import FAILED
 
-    for folder in sorted({path.parent for path in job.offline}):
-        count = sum(path.parent == folder for path in job.offline)
-        print(f"{count} W&B runs were kept offline; to upload them: wandb sync {folder}/offline-run-*")
     planned = [] if Sweep.current is None else [cell for cell in Sweep.current.planned if not cell.waits]
+    for line in (*_places(planned), *_offline(job.offline)):
+        job.say(line)
     plan = StudyPlan(experiment(), (), ())
     failed, unrecorded = dict.fromkeys(job.failures, ""), []
     for run in {cell.planned.run_id: cell.run for cell in planned}.values():

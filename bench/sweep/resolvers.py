@@ -48,6 +48,9 @@ def _scaling(of_the_paper: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("scaling", _scaling, replace=True)
 
 
+OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
+
+
 def _default_rate(of_the_embedded: float, *, _root_: DictConfig) -> float | None:
     """${default_rate:2e-3} in conf/method: of the embedded models, for which it was chosen; null for any other.
 

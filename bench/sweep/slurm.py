@@ -22,7 +22,9 @@ from hydra.core.singleton import Singleton
 from hydra.plugins.launcher import Launcher
 
 from bench.process.signals import InterruptedRunError, listening
+from bench.process.validation import one_line
 from bench.sweep import resolvers  # noqa: F401  registers the plugins that a job's process needs to unpickle its launcher
+from bench.sweep.arguments import refuse
 
 if TYPE_CHECKING:
     import submitit
@@ -48,7 +50,7 @@ def launch(call: Any, cells: Sequence[Sequence[str]], first: int, settings: Mapp
         settings: conf/launch/slurm.yaml's hydra.launcher.
 
     Raises:
-        SystemExit: SIGINT or SIGTERM has come; the jobs are cancelled.
+        SystemExit: Slurm takes no job, one line; or SIGINT or SIGTERM has come, and the jobs are cancelled.
     """
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -66,7 +68,11 @@ def launch(call: Any, cells: Sequence[Sequence[str]], first: int, settings: Mapp
         for number, overrides in enumerate(cells, first)
     ]
     for begin in range(0, len(arguments), array_size):
-        jobs = executor.map_array(call, *zip(*arguments[begin : begin + array_size], strict=True))
+        try:
+            jobs = executor.map_array(call, *zip(*arguments[begin : begin + array_size], strict=True))
+        except submitit.core.utils.FailedJobError as error:
+            said = [line for line in str(error).splitlines() if line.startswith("sbatch: error")]
+            refuse(f"Slurm takes no job: {(said or [one_line(error)])[-1]}")
         array = jobs[0].job_id.partition("_")[0]
         print(f"Slurm job {array}: {len(jobs)} jobs; logs in {executor.folder.parent}/{array}_*", flush=True)
         with listening(_interrupt):

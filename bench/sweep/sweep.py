@@ -14,11 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from bench.runs.folder import RunFolder
+from bench.runs.job import ERROR
 from bench.runs.lease import is_held
 from bench.study.plan_file import ITEMS, RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition, check_sweeper
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import Composer, product
+from bench.sweep.countdown import Countdown
 from bench.sweep.expansion import Expansion, PlannedCell, shown
 from bench.sweep.resolvers import check_folder, experiment
 
@@ -46,6 +48,7 @@ class Sweep:
         self.planned: list[PlannedCell] = []
         self.num_launched = 0
         self.expansion: Expansion | None = None
+        self.countdown = Countdown()
         try:
             if sweeper.get("stages") is not None:
                 self.expansion = Expansion(Definition.from_config(sweeper), arguments, self.compose)
@@ -88,6 +91,7 @@ class Sweep:
                 if cell.planned.refused:
                     refuse(cell.planned.refused)
                 self.planned.append(cell)
+            self._check_there()
         except ValueError as error:
             refuse(str(error))
         definition = None if self.expansion is None else self.expansion.definition
@@ -102,6 +106,23 @@ class Sweep:
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
             _write(folder, StudyPlan(experiment(), stages, tuple(runs), *declared))
+
+    def _check_there(self) -> None:
+        """Asks once for each model and dataset of the Hub, rather than that every run fails on it.
+
+        Raises:
+            ValueError: one of them cannot be had; one line.
+        """
+        for run in {run.run_id: run for run in self.runs}.values():
+            if not RunFolder.of(run).done:
+                run.model.check_there()
+                run.task.check_there(run.trains)
+
+    def ended(self, run: Run) -> None:
+        """Says how far the sweep is, when a run has ended."""
+        text = self.countdown.ended(run, self.planned)
+        if run.run.log != ERROR:
+            self.countdown.show(text)
 
     def batches(self) -> Iterator[list[list[str]]]:
         """The overrides of the cells to launch, a stage at a time, without those that are done.

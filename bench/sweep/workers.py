@@ -12,10 +12,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.process.signals import PARENT, SIGNALS, InterruptedRunError, listening
 from bench.runs import assemble, job
@@ -26,6 +28,9 @@ from bench.sweep.arguments import WORKER
 from bench.sweep.capacity import THREADS, capacity, threads
 from bench.sweep.gpus import DEVICES, free_gpu, gpus
 from bench.sweep.worker import Cell
+
+if TYPE_CHECKING:
+    from bench.config import Run
 
 LOOK_SECONDS = 1.0  # between two looks whether a worker that says nothing is still there
 _STOPPED = {128 + number for number in SIGNALS}
@@ -209,10 +214,14 @@ class Pool:
         # Beside others a run has one thread; where a GPU computes, libraries choose.
         self._workers = Workers({} if self._num_gpus else {THREADS: str(threads())})
 
-    def launch(self, cells: Sequence[Cell]) -> list[str]:
+    def launch(self, cells: Sequence[Cell], ended: Callable[[Run], None]) -> list[str]:
         """Does runs, several at a time, begun in the order given; returns how each ended, in order.
 
         With several GPUs each run has one of them, or a share if more are done at a time than there are.
+
+        Args:
+            cells: the runs.
+            ended: called when a run has ended, by one thread at a time.
 
         Raises:
             SystemExit: as `stoppable`.
@@ -223,9 +232,14 @@ class Pool:
             found = capacity([cell.run for cell in cells], self._jobs)
             print(found, flush=True)
 
+            one_at_a_time = threading.Lock()
+
             def do(cell: Cell) -> str:
                 with free_gpu(shares=-(-found.at_a_time // max(1, self._num_gpus))) as gpu:
-                    return self._workers.do(cell, gpu)
+                    how = self._workers.do(cell, gpu)
+                with one_at_a_time:
+                    ended(cell.run)
+                return how
 
             with ThreadPoolExecutor(found.at_a_time) as pool:
                 return [future.result() for future in [pool.submit(do, cell) for cell in cells]]

@@ -185,6 +185,15 @@ class Dataset:
         revision = hub.commit("dataset", self.hub.path, self.hub.revision)
         return replace(self, hub=replace(self.hub, revision=revision))
 
+    def check_there(self) -> None:
+        """Asks whether the Hub or its cache has the dataset, which is read later.
+
+        Raises:
+            ValueError: neither has.
+        """
+        if self.hub is not None and (why := hub.refusal("dataset", self.hub.path, self.hub.revision)) is not None:
+            raise ValueError(_not_had(self.hub.path, why))
+
     def _source(self, use: str) -> str:
         name = self.splits.test if use == "test" and self.splits.test is not None else self.splits.train
         if name is None:
@@ -249,13 +258,16 @@ class Dataset:
                 with quiet("datasets"):  # which calls this commit the latest that it has
                     loaded = datasets.load_dataset(path, subset, revision=revision, split=split, cache_dir=cache)
             except (*hub.errors(), datasets.exceptions.DatasetsError, ValueError) as error:
-                why = hub.reason(error, "dataset", path, revision)
-                raise ValueError(
-                    f"dataset {path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, "
-                    "holding FOLDER/SPLIT.jsonl"
-                ) from error
+                raise ValueError(_not_had(path, hub.reason(error, "dataset", path, revision))) from error
             name = " ".join(filter(None, (path, subset, split)))
             yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
+
+
+def _not_had(path: str, why: str) -> str:
+    return (
+        f"dataset {path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, holding "
+        "FOLDER/SPLIT.jsonl"
+    )
 
 
 def bar(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:

@@ -119,6 +119,15 @@ class Task:
         used = {name: self.datasets[name].pinned() for name in (*self.train, *self.score)}
         return replace(self, datasets=self.datasets | used)
 
+    def check_there(self, trains: bool) -> None:
+        """Asks whether the Hub or its cache has what is read from there; a local folder is looked at elsewhere.
+
+        Raises:
+            ValueError: neither has one of the datasets.
+        """
+        for name in dict.fromkeys((*(self.train if trains else ()), *self.score)) if self.data_root is None else ():
+            self.datasets[name].check_there()
+
     def check(self, kind: Kind) -> None:
         """Refuses a kind of model that this task has no form for.
 
@@ -269,6 +278,7 @@ class Task:
                 num_truncated=int(train.truncated.sum()),
                 num_validation=len(validation),
                 num_validation_dropped=num_dropped.get("validation", 0),
+                num_items={name: known[name].num_rows[score_split] for name in self.score},
                 contaminated=self._contaminated(sources, score_split, cache) if trains else {},
                 incomplete=[remark for of in known.values() for remark in of.incomplete],
             ),

@@ -144,7 +144,7 @@ class Journal(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After an optimiser step, before its loss is logged: measures alignment and asks for a checkpoint when due."""
         step = state.global_step
-        if self._probe.due(step):
+        if self._probe.due(step, last=step == state.max_steps):
             with self._whole(kwargs["model"]) as model:
                 self._alignment = self._probe.measure(model, step)
         stop, due = self._asked(step, last=step == state.max_steps)

@@ -43,7 +43,8 @@ class Measure:
     """conf/measure/*.yaml.
 
     Attributes:
-        alignment_steps: interval between alignment probes after step 0; 0 switches them off.
+        alignment_steps: interval between alignment probes, of which steps 0 and max_steps have one each; 0 switches
+            them off.
         curvature_rows: training examples of the curvature at step 0; 0 switches it off.
     """
 
@@ -97,10 +98,10 @@ class AlignmentProbe:
             if "weight" in layer.trains and self.settings.alignment_steps
         }
 
-    def due(self, step: int) -> bool:
-        """Whether the model is to be measured after this step."""
+    def due(self, step: int, last: bool = False) -> bool:
+        """Whether the model is to be measured after this step: at intervals, and after the last one."""
         interval = self.settings.alignment_steps
-        return bool(interval) and step % interval == 0
+        return bool(interval) and (last or step % interval == 0)
 
     def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
         """Resumes with the rows and seconds of an earlier attempt."""

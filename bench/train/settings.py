@@ -71,6 +71,17 @@ class Train:
         """Whether the learning rate follows from the curvature."""
         return cast(object, self.learning_rate) == AUTO
 
+    @property
+    def short_of_its_steps(self) -> str:
+        """What does not happen in max_steps: the end of the warm-up, an eval loss on the way; "" for nothing."""
+        warms_up = self.lr_scheduler_type != "constant" and self.warmup_steps >= self.max_steps
+        said = []
+        if warms_up:
+            said.append(f"train.warmup_steps={self.warmup_steps}: the learning rate does not reach its peak")
+        if self.eval_steps > self.max_steps:
+            said.append(f"train.eval_steps={self.eval_steps}: the eval loss is taken after the last step only")
+        return f"in train.max_steps={self.max_steps}, {'; '.join(said)}" if said else ""
+
     def identity(self) -> dict[str, Any]:
         """The settings that can change a run's numbers."""
         unused = {"parallel"} if self.chooses_rate else {"parallel", "curvature_constant"}

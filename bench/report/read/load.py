@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -234,9 +235,9 @@ def _of_stage(members: Iterable[Member], plan: StudyPlan | None, stage: str) -> 
 def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell]:
     known = _groups(plan, stage)
     groups: dict[str, list[Member]] = defaultdict(list)
-    for path, record in found:
+    for path, record in _once_each(found):
         identity = {key: value for key, value in record.identity.items() if key != "seed"}
-        groups[json.dumps(identity, sort_keys=True)].append((path, record))
+        groups[json.dumps(_without_alignment(identity), sort_keys=True)].append((path, record))
     flat = {
         key: _flatten(json.loads(key)) | {_PLACE: _place(members[0][1]), _METHOD: members[0][1].method}
         for key, members in groups.items()
@@ -255,6 +256,23 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         group = known.get(first.run_id, own)
         cells.append(Cell(method, first.label, values, list(runs), list(paths), group))
     return sorted(cells, key=_rank)
+
+
+def _without_alignment(identity: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a score depends on: the steps at which alignment is measured are none."""
+    return identity | {"measure": {**identity.get("measure", {}), "alignment_steps": None}}
+
+
+def _once_each(found: Iterable[Member]) -> Iterable[Member]:
+    """Of runs that differ in the steps at which alignment is measured alone the one that measured most often."""
+    kept: dict[str, Member] = {}
+    for member in sorted(found, key=lambda member: _alignment_steps(member[1]) or math.inf):
+        kept.setdefault(json.dumps(_without_alignment(member[1].identity), sort_keys=True), member)
+    return kept.values()
+
+
+def _alignment_steps(record: Record) -> int:
+    return record.identity.get("measure", {}).get("alignment_steps") or 0
 
 
 def natural(text: str) -> list[str | int]:

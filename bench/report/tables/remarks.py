@@ -63,6 +63,8 @@ def remarks(judged: Judged) -> list[str]:
             f"Average: mean of the first metric of {which}. IQM: interquartile mean over tasks and seeds, with Yuen's "
             "interval from five seeds on."
         )
+    if limited := _limited(cells, shown):
+        lines.append(f"Scored are the first {limited} (score.limit).")
     if any(column.dataset is None for column in shown):
         lines.append("Eval loss in nats.")
     if any(run.forgetting is not None for cell in cells for run in cell.runs):
@@ -223,6 +225,18 @@ def _data(cells: Sequence[Cell], scores: Scores) -> list[str]:
         "Scored items that change with the adapter merged into the weights": ", ".join(merged),
     }
     return [f"{what}: {text}." for what, text in told.items() if text]
+
+
+def _limited(cells: Sequence[Cell], shown: Sequence[Column]) -> str:
+    """How many items of each dataset were scored, where score.limit left some out."""
+    found: dict[str, None] = {}
+    for run in (run for cell in cells for run in cell.runs):
+        limit, datasets = run.config.score.get("limit"), {column.dataset for column in shown}
+        for score in run.scores if limit is not None else ():
+            every = run.data.num_items.get(score.task)
+            if score.task in datasets and score.num_examples == limit != every:
+                found[f"{limit:,}{f' of {every:,}' if every else ''} items of {score.task}"] = None
+    return ", ".join(found)
 
 
 def _left_out(run: Record) -> int | None:

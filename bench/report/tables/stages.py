@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from bench.report.judge.scores import sample_estimate
 from bench.report.read.fits import fits_text, unequal_fits
 from bench.report.read.load import Cell, Study
 from bench.report.tables.render import DASH, interval_text
-from bench.study.plan_file import PUBLISHED, SHARED, TUNED
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SHARED, TUNED
 from bench.study.selection import Selection
 
 TITLES = {SHARED: "shared learning rate", PUBLISHED: "as published"}
@@ -61,10 +62,10 @@ def edges(study: Study) -> set[tuple[str, ...]]:
 
 
 def rate_remark(study: Study, others: Sequence[str]) -> str:
-    """How the learning rates were selected; "" for a study without selection."""
+    """How the learning rates were selected or, in a study without selection, where they are from."""
     chosen = study.selection
     if not chosen:
-        return ""
+        return _not_searched(study)
     text = _search_text(chosen)
     if fits := unequal_fits(study.plan, study.members, {selection.group for selection in chosen}):
         text += f" Fits, not as many in every row: {fits_text(fits)}."
@@ -80,6 +81,23 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
             f"`python -m bench.run -m +experiments={study.name} hydra.sweeper.rates.reserve=4` adds the missing points."
         )
     return text
+
+
+def _not_searched(study: Study) -> str:
+    """Where each row's learning rate is from that this study did not search."""
+    planned = {run.run_id: run.overrides for run in (study.plan.runs if study.plan else ())}
+    rows: dict[str, dict[str, None]] = defaultdict(dict)
+    for cell in study.cells:
+        for run in cell.runs if cell.trained else ():
+            given = RATE_KEY in " ".join((run.command or "", *planned.get(run.run_id, ())))
+            source = "given" if given else run.config.learning_rate_source or "conf/method's for the embedded models"
+            rows[source.partition(", the largest eigenvalue")[0]][cell.label] = None
+    everyone = len({label for labels in rows.values() for label in labels})
+    said = [
+        f"{source} ({'every method' if len(labels) == everyone > 1 else ', '.join(labels)})"
+        for source, labels in rows.items()
+    ]
+    return f"Learning rates, which this study did not search: {'; '.join(said)}." if said else ""
 
 
 def _search_text(chosen: Sequence[Selection]) -> str:

@@ -75,7 +75,7 @@ class WorkersLauncher(Launcher):
             cells.append(workers.Cell(run, f"[{number}/{sweep.num_launched}]", origin))
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=how)
-            for overrides, how in zip(job_overrides, self._pool.launch(cells), strict=True)
+            for overrides, how in zip(job_overrides, self._pool.launch(cells, sweep.ended), strict=True)
         ]
 
     def close(self) -> None:
