@@ -217,23 +217,8 @@ class Run:
             self._check_auto()
         if self.trains and (said := self.train.short_of_its_steps):
             warnings.warn(said, stacklevel=2)
+        self._check_adapter()
         self._check_system()
-        trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
-        if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
-            raise ValueError(
-                "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
-                f"{self.method_name} trains {does}"
-            )
-        if self.adapter.use_dora and trains & {"lora_R", "lora_E"}:
-            raise ValueError(
-                "adapter.use_dora=true is PEFT's form of W and s B A alone, and "
-                f"{self.method_name} trains {does}; take adapter.use_dora=false"
-            )
-        if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
-            raise ValueError(
-                f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
-                f"lora_B, and {self.method_name} trains {does}"
-            )
         kind = self.model.found_kind
         self.task.check(kind)
         if self.sharded and kind == "seq2seq":
@@ -252,6 +237,24 @@ class Run:
             raise ValueError(
                 f"model.dtype={self.model.dtype}: an encoder's head is trained in float32, and so must be what the "
                 "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
+            )
+
+    def _check_adapter(self) -> None:
+        trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
+        if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
+            raise ValueError(
+                "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
+                f"{self.method_name} trains {does}"
+            )
+        if self.adapter.use_dora and trains & {"lora_R", "lora_E"}:
+            raise ValueError(
+                "adapter.use_dora=true is PEFT's form of W and s B A alone, and "
+                f"{self.method_name} trains {does}; take adapter.use_dora=false"
+            )
+        if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
+            raise ValueError(
+                f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
+                f"lora_B, and {self.method_name} trains {does}"
             )
 
     def _check_system(self) -> None:
