@@ -147,9 +147,8 @@ def launched(folder, cells, *overrides):
 
 @needs_cluster
 def test_a_slurm_that_takes_no_job_is_one_line(slurm, capsys):
-    (slurm / "bin" / "sbatch").write_text(
-        "#!/bin/sh\necho sbatch: error: invalid partition specified: nosuch >&2\nexit 1\n"
-    )
+    said = "sbatch: error: invalid partition specified: nosuch"
+    (slurm / "bin" / "sbatch").write_text(f"#!/bin/sh\necho {said} >&2\nexit 1\n")
     with pytest.raises(SystemExit):
         launched(slurm, 2, "hydra.launcher.partition=nosuch")
     error = capsys.readouterr().err.splitlines()
