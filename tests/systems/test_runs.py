@@ -33,8 +33,7 @@ def overrides_for(name):
 
 @pytest.fixture(scope="module")
 def runs(run_cell_in_module):
-    found = {name: run_cell_in_module(*overrides_for(name)) for name in RUN}
-    return found | {"none": run_cell_in_module("method=none")}
+    return {name: run_cell_in_module(*overrides_for(name)) for name in RUN}
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +56,6 @@ def test_the_record_names_the_system_beside_the_method(runs):
         assert record.identity["system"]["_target_"].startswith(f"bench.systems.{name}.")
     assert runs["lora_pro"][0].label == "LoRA-GA + LoRA-Pro"
     assert runs["adalora"][0].label == "AdaLoRA"
-    assert runs["none"][0].method == "none"
-    assert "system" not in runs["none"][0].identity
 
 
 def test_a_penalty_is_a_column_of_the_curve_beside_the_loss(runs):
