@@ -27,7 +27,6 @@ METHODS = {
     "eva": built("eva"),
     "milora": built("milora"),
     "astra": built("astra"),
-    "lora_da": built("lora_da"),
     "gora": built("gora"),
     "pissa": built("pissa"),
 }
