@@ -55,11 +55,7 @@ CASES = [
     for (i, name), (j, method) in itertools.product(enumerate(ZOO), enumerate(METHODS))
     if (name, method, (), CONV1D) not in REFUSED
 ]
-CASES += [
-    pytest.param("llama", "moslora"),
-    pytest.param("bert", "giva"),
-    pytest.param("t5", "sorsa"),
-]  # the other forms
+CASES += [pytest.param("bert", "giva")]  # vectors between and behind the factors
 
 
 @pytest.fixture(scope="session")
