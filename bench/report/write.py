@@ -14,7 +14,7 @@ from bench.report.read.load import ReportError, Study
 from bench.report.tables.paired import comparison_table
 from bench.report.tables.remarks import comparison_note, note, remarks
 from bench.report.tables.stages import rates_table
-from bench.report.tables.tables import Stages, judge_stages, num_head, summaries, write_tables
+from bench.report.tables.tables import Stages, judge_stages, num_head, of_the_study, summaries, write_tables
 
 TABLES, FIGURES = "tables", "figures"
 
@@ -76,7 +76,11 @@ def page_tables(study: Study, judged: Stages) -> list[PageTable]:
     shown: list[PageTable] = []
     for place, table in summaries(study, judged).items():
         one, name = judged[study.stage][place], ", ".join(place)
-        notes = [*remarks(one), note(one.columns, any(map(num_head, one.cells)))]
+        notes = [
+            *remarks(one),
+            *filter(None, of_the_study(study, judged)),
+            note(one.columns, any(map(num_head, one.cells))),
+        ]
         shown.append((f"Scores: {name}", table, notes))
         shown.append((f"Comparisons: {name}", comparison_table(one), [comparison_note(one)]))
     rates = rates_table(study) if study.selection else []

@@ -19,9 +19,10 @@ from bench.sweep.sweep import Sweep
 from bench.tasks.definition import BUILT_IN, load_definition
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+OWN = EXPERIMENTS / "compare.yaml"  # the studies of users, whose questions nobody knows here
 FILES = {
     str(path.relative_to(EXPERIMENTS).with_suffix("")): path
-    for path in sorted(EXPERIMENTS.rglob("[!_]*.yaml"))
+    for path in sorted({*EXPERIMENTS.rglob("[!_]*.yaml")} - {OWN})
     if "/protocol:" in path.read_text() or "/experiments/" in path.read_text()
 }
 HUB = [

@@ -93,18 +93,21 @@ def panels(rows: int, columns: int, height: float, **settings: Any) -> tuple[Fig
     return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **settings)
 
 
+MEANS = ("tokens", "seconds", "unsmoothed", "window")
+
+
 def over_seeds(values: pd.DataFrame, cells: Sequence[Cell], by: list[str]) -> pd.DataFrame:
     """Mean, low and high (the range) and n over the seeds' rows, infinite values left out.
 
     Args:
-        values: a row a run, with its cell's index as `place`, the columns `by`, and `value`; the means of tokens and
-            seconds are kept where there are such columns.
+        values: a row a run, with its cell's index as `place`, the columns `by`, and `value`; of the columns in MEANS
+            that it has the means are kept.
         cells: their method and title become the first columns.
         by: sorted by these columns.
     """
     finite = values[values["value"].abs() < math.inf]
     grouped = finite.groupby(["place", *by], observed=True)
-    means = grouped[[name for name in ("tokens", "seconds") if name in values]].mean()
+    means = grouped[[name for name in MEANS if name in values]].mean()
     table = pd.concat(
         [means, grouped["value"].agg(mean="mean", low="min", high="max", n="count")], axis=1
     ).reset_index()

@@ -34,7 +34,10 @@ QUANTITIES = {"step": "step", "tokens": "training tokens", "seconds": "seconds, 
 
 
 def convergence_data(cells: Sequence[Cell], curves: Curves) -> pd.DataFrame:
-    """One row a cell, kind of loss and step: mean and range over seeds; tokens and seconds are the seeds' means."""
+    """One row a cell, kind of loss and step: mean and range over seeds; other columns are the seeds' means.
+
+    Of the training loss they are those of a moving average over `window` steps; `unsmoothed` is the mean without it.
+    """
     window = max([SMOOTHED, *(math.ceil(len(curve) / 40) for curve in curves.values())])
     parts = [
         part.assign(place=place)
@@ -52,7 +55,7 @@ def convergence_data(cells: Sequence[Cell], curves: Curves) -> pd.DataFrame:
 def _losses(curve: Curve, window: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The averaged training loss, at no more than POINTS steps with the last among them, and the eval loss."""
     rows = pd.DataFrame(curve.rows, columns=COLUMNS)
-    training = rows.assign(value=smooth(curve["loss"], window), loss="training")
+    training = rows.assign(value=smooth(curve["loss"], window), unsmoothed=rows["loss"], window=window, loss="training")
     thinned = training[::-1][:: math.ceil(len(rows) / POINTS)][::-1]
     return thinned, rows.assign(value=rows["eval_loss"], loss="eval").dropna(subset="value")
 
@@ -72,7 +75,9 @@ def convergence(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
         for line in shown:
             for quantity, axis in zip(across, row, strict=True):
                 band(axis, line.of("loss", kind), quantity, line, shade_of(shown), marked=kind == "eval")
-        row[0].set_ylabel(f"{kind} loss{unit}")
+        smoothed = data.loc[data["loss"] == kind, "window"].max()
+        averaged = f"\nmoving average of {smoothed:.0f} steps" if smoothed > 1 else ""
+        row[0].set_ylabel(f"{kind} loss{unit}{averaged}")
         if (data.loc[data["loss"] == kind, "mean"] > 0).all():
             log_axis(row[0], "y")
     for quantity, axis in zip(across, axes[-1], strict=True):

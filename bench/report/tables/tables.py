@@ -224,16 +224,22 @@ def write_tables(study: Study, folder: Path, judged: Stages | None = None) -> st
     return text
 
 
+def of_the_study(study: Study, judged: Stages) -> list[str]:
+    """Where the learning rates are from, and what was registered before the first run; a text may be empty."""
+    planned = registration(study.plan.experiment if study.plan else None)
+    return [
+        rate_remark(study, [stage for stage in judged if stage != study.stage]),
+        registered([record for _, record in study.members], planned),
+    ]
+
+
 def _lines(study: Study, judged: Stages) -> list[str]:
     """The lines below all tables of results: what the columns are, how it was made, what failed."""
     columns = [column for one in judged[study.stage].values() for column in one.columns]
     every_failure = [record for _, record in study.members if record.status != COMPLETED] or study.failed
     used = [run for of in judged.values() for one in of.values() for cell in one.cells for run in cell.runs]
     lines = [
-        rate_remark(study, [stage for stage in judged if stage != study.stage]),
-        registered(
-            [record for _, record in study.members], registration(study.plan.experiment if study.plan else None)
-        ),
+        *of_the_study(study, judged),
         note(columns, any(map(num_head, study.cells))),
         stack(used),
         failures(every_failure),
