@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bench.methods.base import AdapterOptions, LearningRates, Method, Rank
+from bench.methods.base import AdapterOptions, LearningRates, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
 from bench.model.load import Kind, Model
@@ -29,6 +29,9 @@ from bench.runs.renamed import modern
 from bench.runs.tracking import Track
 from bench.score import Retention, Scoring
 from bench.study.folders import CONF
+from bench.systems.base import Host
+from bench.systems.find import system_class
+from bench.systems.none import NoSystem
 from bench.tasks import Task
 from bench.train import Train
 from bench.train.curvature import centre
@@ -38,6 +41,7 @@ from bench.train.settings import AUTO
 LONGEST_NAME = 40  # bytes; four of them, the seed and a hash make a run's id, which is a folder
 LONGEST_MESSAGE = 2000  # characters
 _OF_THE_COMMAND = ("run", "checkpoint")  # keys that change how a command works and no result; not recorded
+NO_SYSTEM_KEYS = {"name": "none", "_target_": "bench.systems.none.NoSystem"}
 _NOT_RECORDED = (*_OF_THE_COMMAND, "resolved_rate")
 
 
@@ -89,7 +93,7 @@ class Execution:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Run:
-    """One cell of the grid, method × rank × task × model × seed, with everything else that its result depends on.
+    """One cell of the grid, method × system × rank × task × model × seed, with all else that its result depends on.
 
     The fields are the keys of conf/config.yaml; learning_rate_source says who published train.learning_rate, where
     nobody gave it and the model is not embedded. With train.learning_rate=auto `with_curvature` gives it a number.
@@ -100,6 +104,8 @@ class Run:
     results_dir: Path
     method_name: str
     method: Any
+    system_name: str
+    system: Any
     rank: Rank
     adapter: AdapterOptions
     task: Task
@@ -137,7 +143,10 @@ class Run:
                 raise ConfigError("resolved_rate follows from train.learning_rate=auto and cannot be given")
             chosen = dict(values.pop("method", {}))
             values["method_name"] = chosen.pop("name", None)
-            values["method"] = _build_method(chosen)
+            values["method"] = _build("method", chosen, method_class)
+            system = dict(values.pop("system", NO_SYSTEM_KEYS))  # a configuration that names none has none
+            values["system_name"] = system.pop("name", None)
+            values["system"] = _build("system", system, system_class)
             published = values.pop("published_rates", {})
             values.pop("other_names", None)  # of the method, for bench.sweep.choices
             run = TypeAdapter(cls).validate_python(values)
@@ -193,7 +202,13 @@ class Run:
         Raises:
             ValueError: one of these; an option that does not apply to the method or the model is not ignored.
         """
-        named = {"method": self.method_name, "rank": self.rank.name, "task": self.task.name, "model": self.model.name}
+        named = {
+            "method": self.method_name,
+            "system": self.system_name,
+            "rank": self.rank.name,
+            "task": self.task.name,
+            "model": self.model.name,
+        }
         for group, name in named.items():  # they make the run's id, which names its folder
             checked_name(name, f"{group}.name", longest=LONGEST_NAME)
         checked_study(self.study)
@@ -203,17 +218,8 @@ class Run:
             self._check_auto()
         if self.trains and (said := self.train.short_of_its_steps):
             warnings.warn(said, stacklevel=2)
-        trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
-        if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
-            raise ValueError(
-                "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
-                f"{self.method_name} trains {does}"
-            )
-        if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
-            raise ValueError(
-                f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
-                f"lora_B, and {self.method_name} trains {does}"
-            )
+        self._check_adapter()
+        self._check_system()
         kind = self.model.found_kind
         self.task.check(kind)
         if self.sharded and kind == "seq2seq":
@@ -233,6 +239,32 @@ class Run:
                 f"model.dtype={self.model.dtype}: an encoder's head is trained in float32, and so must be what the "
                 "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
             )
+
+    def _check_adapter(self) -> None:
+        trains, does = self.method.trains, ", ".join(sorted(self.method.trains)) or "nothing"
+        if self.adapter.use_dora and not trains & {"lora_A", "lora_B"}:
+            raise ValueError(
+                "adapter.use_dora=true needs a method that trains lora_A or lora_B, and "
+                f"{self.method_name} trains {does}"
+            )
+        if self.adapter.use_dora and trains & {"lora_R", "lora_E"}:
+            raise ValueError(
+                "adapter.use_dora=true is PEFT's form of W and s B A alone, and "
+                f"{self.method_name} trains {does}; take adapter.use_dora=false"
+            )
+        if self.adapter.loraplus_lr_ratio is not None and not trains >= {"lora_A", "lora_B"}:
+            raise ValueError(
+                f"adapter.loraplus_lr_ratio={self.adapter.loraplus_lr_ratio:g} needs a method that trains lora_A and "
+                f"lora_B, and {self.method_name} trains {does}"
+            )
+
+    def _check_system(self) -> None:
+        if self.sharded and not self.system.shards:
+            raise ValueError(
+                f"system={self.system_name} needs a layer's whole tensors, which train.parallel=fsdp shards; take "
+                "train.parallel=ddp, or system=none"
+            )
+        self.system.check(self.host)
 
     def _check_auto(self) -> None:
         if not self.measure.curvature_rows or self.train.curvature_constant is None:
@@ -292,7 +324,28 @@ class Run:
         """The axes that apply to this run, as tags: "hu", "r8", "gsm_tiny", "tiny_llama", "seed 0", "lr 0.01"."""
         rank = [self.rank.name] if self.method.has_adapter else []
         trained = [f"seed {self.seed}", f"lr {self.rate}"] if self.trains else []
-        return [self.method_name, *rank, self.task.name, self.model.name, *trained]
+        return [self.start_name, *rank, self.task.name, self.model.name, *trained]
+
+    @property
+    def host(self) -> Host:
+        """What a system is told of the run before it is put into it."""
+        precision = "bfloat16" if self.train.precision == "bf16" else self.model.dtype
+        return Host(self.method_name, self.method, self.rank, self.adapter, self.train.max_steps, precision)
+
+    @property
+    def start_name(self) -> str:
+        """The method's name and, behind a plus, that of a system: "lora_ga+lora_pro"."""
+        return f"{self.method_name}+{self.system_name}" if self.has_system else self.method_name
+
+    @property
+    def has_system(self) -> bool:
+        """Whether anything beside the start is changed."""
+        return not isinstance(self.system, NoSystem)
+
+    @property
+    def label(self) -> str:
+        """What tables call the run's method and system."""
+        return cast(str, self.system.title(self.method))
 
     @property
     def learning_rates(self) -> LearningRates:
@@ -316,7 +369,8 @@ class Run:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RECORDED}
         number = None if self.schedule.chooses_rate else self.schedule.learning_rate  # null: not known yet
         values["train"] = asdict(self.schedule) | {"learning_rate": number}
-        values["method"] = {"name": values.pop("method_name")} | _method_values(self.method)
+        for plugin in ("method", "system"):
+            values[plugin] = {"name": values.pop(f"{plugin}_name")} | _settings(values[plugin])
         return _plain(values)
 
     @functools.cached_property
@@ -326,12 +380,12 @@ class Run:
         No paths, no tracking, no study, no cache, no retention, which moves no other number. Axes that the
         method ignores are left out: the rank if no adapter is added, calibration if no statistics are required, the svd
         key if nothing is decomposed; rank, seed and training if nothing is trained, except the seed that draws an
-        encoder's head.
+        encoder's head. A system enters where there is one.
         """
         method, task = self.method, self.task.identity(self.trains, self.score.split)
         unused = () if method.requires else ("calibration",)
         values: dict[str, Any] = {
-            "method": _method_values(method),
+            "method": _settings(method),
             "task": {key: value for key, value in task.items() if not key.startswith(unused)},
             "model": self.model.identity(),
             "score": self.score.identity(),
@@ -344,6 +398,8 @@ class Run:
         if method.has_adapter:
             values["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}
             values["adapter"] = self.adapter.identity()
+        if self.has_system:
+            values["system"] = _settings(self.system)
         if method.decomposes:
             values["svd"] = self.svd.identity(method.sketches)
         return without_secrets(_plain(values))
@@ -362,25 +418,25 @@ class Run:
         """A readable name and a hash of the identity: 'hu-r8-gsm_tiny-tiny_llama-s0-1a2b3c4d'."""
         rank = self.rank.name if "rank" in self.identity else ""
         seed = f"s{self.seed}" if "seed" in self.identity else ""
-        parts = (self.method_name, rank, self.task.name, self.model.name, seed, identity_digest(self.identity))
+        parts = (self.start_name, rank, self.task.name, self.model.name, seed, identity_digest(self.identity))
         return "-".join(filter(None, parts))
 
 
-def _build_method(chosen: dict[str, Any]) -> Method:
-    """The method that `_target_` names, with the other keys as its fields."""
+def _build(group: str, chosen: dict[str, Any], class_of: Callable[[str], type]) -> Any:
+    """The method or system that `_target_` names, with the other keys as its fields."""
     target = chosen.pop("_target_", None)
     if not isinstance(target, str):
-        raise ConfigError("the method has no _target_; choose one of conf/method with method=NAME")
+        raise ConfigError(f"the {group} has no _target_; choose one of conf/{group} with {group}=NAME")
     try:
-        return method_class(target)(**chosen)
+        return class_of(target)(**chosen)
     except (ValueError, TypeError) as error:  # TypeError: a class of another's that checks nothing
-        raise ConfigError(one_line(error, prefix="method.")) from None
+        raise ConfigError(one_line(error, prefix=f"{group}.")) from None
 
 
-def _method_values(method: Method) -> dict[str, Any]:
-    """Its class, and all that its configuration sets."""
-    target = f"{type(method).__module__}.{type(method).__qualname__}"
-    return {"_target_": target} | asdict(method)  # type: ignore[call-overload]
+def _settings(plugin: Any) -> dict[str, Any]:
+    """The class of a method or system, and all that its configuration sets."""
+    target = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+    return {"_target_": target} | asdict(plugin)
 
 
 def _plain(values: Any) -> Any:

@@ -41,7 +41,7 @@ def restore(folder: Path) -> Restored:
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
     if loaded.revision != (trained_from := read_record(folder).model.revision):
         raise ValueError(f"the run started from {trained_from}, but model.path={cfg.model.path} is {loaded.revision}")
-    return restored(folder / WEIGHTS, loaded, cfg.model.target_modules, cfg.method, cfg.rank, cfg.adapter)
+    return restored(folder / WEIGHTS, loaded, cfg.model.target_modules, cfg.method, cfg.rank, cfg.adapter, cfg.system)
 
 
 def write_adapter(folder: Path, to: Path) -> None:

@@ -71,9 +71,10 @@ def run(cfg: Run, attempt: Attempt) -> Result:
     if cfg.resolved_rate is not None and ranks.rank() == 0:
         tell(cfg, f"train.learning_rate={cfg.rate} is {cfg.learning_rate_source}")
     if cfg.trains:
-        probe = AlignmentProbe(cfg.measure, start.layers, start.factors, start.weight_norms, task.probe)
+        norms, ratio = start.weight_norms, cfg.adapter.loraplus_lr_ratio
+        probe = AlignmentProbe(cfg.measure, start.layers, start.factors, norms, task.probe, system=cfg.system)
         with phases.measure("train"):
-            training = train(start.model, task, cfg.schedule, cfg.adapter.loraplus_lr_ratio, cfg.seed, probe, attempt)
+            training = train(start.model, task, cfg.schedule, ratio, cfg.seed, probe, attempt, cfg.system)
         phases.carry("train", training.carried_seconds)
         phases.set_apart("measure", probe.seconds, within="train")
     trained = replace(loaded, model=start.model)

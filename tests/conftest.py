@@ -41,10 +41,10 @@ SHORT = (
 SLOW_FIXTURES = {"run_cell", "run_cell_in_module"}
 SLOW_FOLDERS = {"browser", "end_to_end", "faults", "fuzz", "zoo"}
 SLOW_MODULES = {
-    "contract/test_studies", "parity/test_parameter_counts", "test_committed", "test_compose", "test_embedded",
-    "test_figures", "test_launch", "test_listing", "test_mirror", "test_notebooks", "test_own_commands",
-    "test_parallel", "test_parallel_training", "test_progress", "test_report_planted", "test_report_scale",
-    "test_sweep", "test_tasks", "test_track", "test_workers",
+    "contract/test_studies", "parity/test_parameter_counts", "systems/test_training", "systems/test_xgblora",
+    "test_committed", "test_compose", "test_embedded", "test_figures", "test_launch", "test_listing", "test_mirror",
+    "test_notebooks", "test_own_commands", "test_parallel", "test_parallel_training", "test_progress",
+    "test_report_planted", "test_report_scale", "test_sweep", "test_tasks", "test_track", "test_workers",
 }  # fmt: skip
 SLOW_TESTS = {  # of modules whose other tests are fast
     "test_a_resumed_run_keeps_the_rate_and_does_not_measure_again",

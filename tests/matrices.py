@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.methods.base import Layer
+from bench.methods.base import FACTORS, Layer
 
 both_orientations = pytest.mark.parametrize(("out", "into"), [(24, 40), (40, 24)])
 
@@ -34,14 +34,15 @@ def with_signs_of(reference, vectors):
 
 
 def moved_by_one_step(factors, gradient, scaling, trains):
-    """-dW/dη of one gradient step on the trained factors, by autograd through W + s B A or W + s B R A."""
-    parts = {"lora_A": factors.lora_A, "lora_B": factors.lora_B, "lora_R": factors.lora_R}
+    """-dW/dη of one gradient step on the trained factors, by autograd through W + s diag(o) B R diag(E) A."""
+    parts = {name: getattr(factors, name) for name in FACTORS}
     leaves = {name: part.double().clone().requires_grad_() for name, part in parts.items() if part is not None}
     steps = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
     def effective(**moved):
-        chain = [moved[name] for name in ("lora_B", "lora_R", "lora_A") if name in moved]
-        return scaling * torch.linalg.multi_dot(chain)
+        chain = [moved[name] for name in ("lora_B", "lora_R", "lora_E", "lora_A") if name in moved]
+        product = torch.linalg.multi_dot([part.diag() if part.dim() == 1 else part for part in chain])
+        return scaling * (moved["lora_o"][:, None] * product if "lora_o" in moved else product)
 
     (gradient * effective(**leaves)).sum().backward()
     for name in trains:

@@ -8,11 +8,14 @@ from bench.methods.svd import EXACT
 from bench.model.load import UNKNOWN, LoadedModel
 from bench.process.phases import Phases
 from bench.process.store import Cache
+from bench.systems.none import NO_SYSTEM
 
 NO_CACHE = Cache(enabled=False, dir=None, max_gb=1)
 
 
-def start(model, method, rank, targets, batches, options=PLAIN, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0):
+def start(
+    model, method, rank, targets, batches, options=PLAIN, rates=(0.1, 0.01, 0.01), svd=EXACT, seed=0, system=NO_SYSTEM
+):
     """The Initialization of one model by one method on the given calibration batches."""
     task = SimpleNamespace(
         calibration=batches,
@@ -21,6 +24,7 @@ def start(model, method, rank, targets, batches, options=PLAIN, rates=(0.1, 0.01
     )
     cfg = SimpleNamespace(
         method=method,
+        system=system,
         rank=rank,
         adapter=options,
         model=SimpleNamespace(target_modules=targets),

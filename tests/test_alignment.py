@@ -1,40 +1,67 @@
-import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bench.methods.base import Factors
+from bench.methods.base import FACTORS, Factors
 from bench.train import alignment
 from matrices import random as some
 
 OUT, IN, R, S = 6, 9, 2, 0.7
 WAYS = [{"lora_A", "lora_B"}, {"lora_B"}, {"lora_A"}, {"lora_R"}]
+WAYS += [{"lora_A", "lora_B", "lora_R"}, {"lora_A", "lora_B", "lora_E"}, {"lora_E", "lora_o"}]
 
 
 def some_factors(trains):
-    middle = some(R, R, seed=3) if "lora_R" in trains else None
-    return Factors(some(R, IN, seed=1), some(OUT, R, seed=2), middle)
+    shapes = {"lora_A": (R, IN), "lora_B": (OUT, R), "lora_R": (R, R), "lora_E": (R,), "lora_o": (OUT,)}
+    given = {"lora_A", "lora_B"} | trains
+    return Factors(**{part: some(*shapes[part], seed=seed) for seed, part in enumerate(FACTORS, 1) if part in given})
 
 
-def tangent(factors, part, direction):
-    """How W moves when one tensor moves along `direction`."""
-    A, B, middle = factors.lora_A, factors.lora_B, factors.lora_R
-    if part == "lora_R":
-        return S * B @ direction @ A
-    return S * (direction @ A if part == "lora_B" else B @ direction) if middle is None else None
+def tangents(factors, trains):
+    """How W moves when one entry of a trained tensor moves: a column an entry."""
+    columns = []
+    for part in sorted(trains):
+        moved = torch.func.jacrev(lambda value, part=part: S * replace(factors, **{part: value}).product())
+        columns.append(moved(getattr(factors, part)).flatten(2).flatten(0, 1))
+    return torch.cat(columns, dim=1)
+
+
+def least_squares(G, factors, trains):
+    matrix = tangents(factors, trains)
+    return (matrix @ torch.linalg.lstsq(matrix, G.flatten(), driver="gelsd").solution).view_as(G)
 
 
 @pytest.mark.parametrize("trains", WAYS, ids=sorted)
 def test_the_attainable_gradient_is_the_least_squares_fit_of_g_over_all_directions(trains):
     G, factors = some(OUT, IN), some_factors(trains)
-    shapes = {"lora_A": (R, IN), "lora_B": (OUT, R), "lora_R": (R, R)}
-    basis = []
-    for part in trains:
-        for unit in torch.eye(math.prod(shapes[part]), dtype=torch.float64):
-            basis.append(tangent(factors, part, unit.view(shapes[part])).flatten())
-    matrix = torch.stack(basis, dim=1)
-    fit = matrix @ torch.linalg.lstsq(matrix, G.flatten(), driver="gelsd").solution
-    torch.testing.assert_close(alignment.attainable_gradient(G, factors, frozenset(trains)).flatten(), fit)
+    expected = least_squares(G, factors, trains)
+    torch.testing.assert_close(alignment.attainable_gradient(G, factors, frozenset(trains)), expected)
+
+
+@pytest.mark.parametrize("trains", WAYS, ids=sorted)
+def test_the_induced_gradient_is_that_of_one_step_on_every_trained_entry(trains):
+    G, factors = some(OUT, IN), some_factors(trains)
+    matrix = tangents(factors, trains)
+    expected = (matrix @ (matrix.T @ G.flatten())).view_as(G)
+    torch.testing.assert_close(alignment.induced_gradient(G, factors, S, frozenset(trains)), expected)
+
+
+@pytest.mark.parametrize(
+    "singular", [{"lora_R": torch.tensor([[1.0, 2.0], [2.0, 4.0]])}, {"lora_B": torch.zeros(OUT, R)}]
+)
+def test_it_is_also_where_r_is_singular_or_b_is_zero(singular):
+    trains = frozenset({"lora_A", "lora_B", "lora_R"})
+    G, factors = some(OUT, IN), replace(some_factors(trains), **{k: v.double() for k, v in singular.items()})
+    torch.testing.assert_close(alignment.attainable_gradient(G, factors, trains), least_squares(G, factors, trains))
+
+
+@pytest.mark.parametrize("part", ["lora_E", "lora_o"])
+def test_it_is_also_where_a_vector_is_zero(part):
+    trains = frozenset({"lora_E", "lora_o"})
+    factors = some_factors(trains)
+    factors, G = replace(factors, **{part: torch.zeros_like(getattr(factors, part))}), some(OUT, IN)
+    torch.testing.assert_close(alignment.attainable_gradient(G, factors, trains), least_squares(G, factors, trains))
 
 
 def test_without_an_adapter_both_are_the_gradient_itself():

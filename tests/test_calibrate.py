@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from bench.init.calibrate import Calibration, CalibrationRequest, calibrate, key, shared
 from bench.init.calibrate.collect import Collector, split
+from bench.init.calibrate.result import STATISTICS
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT, exact_svd
 from bench.model.gradients import visit_gradients, weight_gradient
@@ -95,10 +96,49 @@ def test_label_covariance_is_that_of_the_inputs_at_learned_tokens(tiny_model, ba
         )
 
 
+def test_token_covariance_is_uncentred_and_of_every_token_that_is_no_padding(tiny_model, batch):
+    model, padded, more = tiny_model(), padded_batch(batch), batch(3, 5, seed=4)
+    layers = target_layers(model, ("q_proj", "down_proj"))
+    found = calibrate(model, layers, [padded, more], CalibrationRequest(frozenset({"token_covariance"})))
+    first, second = inputs_of(model, layers, padded), inputs_of(model, layers, more)
+    for name in layers:
+        X = torch.cat([first[name][0, :4], first[name][1], second[name].flatten(0, 1)])
+        torch.testing.assert_close(found.token_covariance[name], X.T @ X / len(X), rtol=1e-4, atol=1e-6)
+
+
+def test_output_covariance_is_of_outputs_with_bias_scaled_by_their_largest_entry_padding_left_out(tiny_model, batch):
+    model, padded = tiny_model(attention_bias=True), padded_batch(batch)
+    layers = target_layers(model, ("k_proj",))
+    for layer in layers.values():
+        layer.bias.data.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    inputs = inputs_of(model, layers, padded)
+    for kinds in ({"output_covariance"}, {"output_covariance", "gradient"}):
+        found = calibrate(model, layers, [padded], CalibrationRequest(frozenset(kinds)))
+        for name, layer in layers.items():
+            outputs = inputs[name] @ layer.weight.detach().T + layer.bias.detach()
+            one, two = outputs[0, :4], outputs[1]
+            expected = (one.T @ one / one.max() ** 2 + two.T @ two / two.max() ** 2) / 2
+            torch.testing.assert_close(found.output_covariance[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_output_fisher_is_the_mean_over_tokens_of_squared_gradients_of_each_samples_own_loss(tiny_model, batch):
+    model, padded, more = tiny_model(), padded_batch(batch), batch(3, 5, seed=4)
+    layers = target_layers(model, ("v_proj", "down_proj"))
+    seen = {name: [] for name in layers}
+    for given in (padded, more):
+        for row in range(len(given["input_ids"])):
+            tokens = given["attention_mask"][row].bool()
+            alone = {key: tensor[row, tokens][None] for key, tensor in given.items()}
+            visit_gradients(model, layers, alone, lambda name, _, gradient: seen[name].append(gradient[0]))
+    found = calibrate(model, layers, [padded, more], CalibrationRequest(frozenset({"output_fisher"}))).output_fisher
+    for name in layers:
+        torch.testing.assert_close(found[name], torch.cat(seen[name]).square().mean(dim=0), rtol=1e-4, atol=0)
+
+
 def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_backward_one(tiny_model, batch):
     model = tiny_model()
     layers, given = target_layers(model, PROJECTIONS), [batch(2, 5)]
-    all_kinds = frozenset({"gradient", "input_covariance", "label_covariance"})
+    all_kinds = frozenset(STATISTICS)
     together = calibrate(model, layers, given, CalibrationRequest(all_kinds))
     for kind in all_kinds:
         alone = getattr(calibrate(model, layers, given, CalibrationRequest(frozenset({kind}))), kind)
@@ -106,7 +146,7 @@ def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_back
         torch.testing.assert_close(getattr(together, kind), alone)
     backward = []
     model.lm_head.register_full_backward_hook(lambda *_: backward.append(1))
-    calibrate(model, layers, given, CalibrationRequest(frozenset({"input_covariance", "label_covariance"})))
+    calibrate(model, layers, given, CalibrationRequest(all_kinds - {"gradient", "output_fisher"}))
     assert not backward
 
 
@@ -124,7 +164,7 @@ def test_a_model_whose_loss_is_not_finite_is_refused(tiny_model, batch):
             calibrate(model, target_layers(model, ("q_proj",)), [batch(2, 5)], asked)
 
 
-@pytest.mark.parametrize("kind", ["input_covariance", "label_covariance"])
+@pytest.mark.parametrize("kind", [kind for kind in STATISTICS if kind != "gradient"])
 def test_covariances_do_not_depend_on_how_samples_are_batched(tiny_model, batch, kind):
     model, whole = tiny_model(), batch(5, 6)
     layers = target_layers(model, ("up_proj",))
@@ -168,7 +208,7 @@ def wanted(*decomposes, keeps=(), k=3, **settings):
 def test_where_totals_wait_does_not_change_a_bit(tiny_model, batch, monkeypatch, place):
     model, batches = tiny_model(), [batch(3, 7, seed=1), batch(2, 5, seed=2), batch(2, 6, seed=3)]
     layers = target_layers(model, PROJECTIONS)
-    everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    everything = CalibrationRequest(frozenset(STATISTICS))
     expected = calibrate(model, layers, batches, everything)
     assert expected.facts.place == "memory"  # of a model as small as this
     monkeypatch.setattr("bench.init.calibrate.collect.choose_place", lambda *_: place)

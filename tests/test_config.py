@@ -88,6 +88,10 @@ def test_changed_data_changes_the_id(compose_run, tmp_path):
             ["method=lora_xs", "adapter.use_dora=true"],
             "needs a method that trains lora_A or lora_B, and lora_xs trains lora_R",
         ),
+        (
+            ["method=sorsa", "adapter.use_dora=true"],
+            "PEFT's form of W and s B A alone, and sorsa trains lora_A, lora_B, lora_E; take adapter.use_dora=false",
+        ),
         (["method=full_ft", "adapter.use_dora=true"], "and full_ft trains weight"),
         (["method=none", "adapter.loraplus_lr_ratio=16"], "and none trains nothing"),
         (["method=asymmetry_b", "adapter.loraplus_lr_ratio=16"], "=16 needs a method that trains lora_A and lora_B"),

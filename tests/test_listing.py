@@ -8,9 +8,10 @@ from bench.study.folders import CONF
 from bench.sweep.choices import choices
 
 
-def rows(capsys, *arguments):
+def rows(capsys, *arguments, table=0):
     assert methods_table.main(arguments) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    shown = capsys.readouterr().out.split("\n\n")[2 * table]
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
 
@@ -27,6 +28,17 @@ def test_every_method_is_listed_with_paper_needs_and_parameters(capsys):
     assert found["full_ft"]["parameters"] == "803,968"
     assert found["none"]["parameters"] == "0"
     assert sorted(found) == choices(CONF / "method")
+
+
+def test_every_system_is_listed_with_the_methods_that_it_takes(capsys):
+    found = rows(capsys, "rank=r4", table=1)
+    assert sorted(["none", *found]) == choices(CONF / "system")
+    assert found["flora"]["combines with"] == "full_ft"
+    assert found["adalora"]["combines with"] == "hu"
+    taken = found["lora_pro"]["combines with"].split()
+    assert {"hu", "lora_ga", "reversed", "orthogonal"} <= {*taken}
+    assert {"full_ft", "none", "mica", "lora_sb", "asymmetry_a"}.isdisjoint(taken)
+    assert all("arXiv:" in row["paper"] for row in found.values())
 
 
 def test_an_option_that_some_method_cannot_carry_is_refused_in_one_line(capsys):

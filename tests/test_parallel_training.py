@@ -8,7 +8,7 @@ import torch
 from bench.process import ranks, rng
 from bench.train import Train, losses, sharding
 from models import tiny_llama
-from two_trainings import CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
+from two_trainings import CARRIED, CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
 LAID = [("ddp", name) for name in REPLICATED] + [("fsdp", name) for name in SHARDED]
 
@@ -65,8 +65,9 @@ def test_both_processes_end_with_the_same_weights_to_the_bit(results, key):
     assert all(tensor.numel() for tensor in one.values())
 
 
-@pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("how", "name"), [(how, name) for how in ("ddp", "fsdp") for name in RESUMED] + [("ddp", name) for name in CARRIED]
+)
 def test_two_processes_go_on_from_a_checkpoint_to_the_bit(results, how, name):
     for result in results:
         once, again = result[how, "resumed", name]

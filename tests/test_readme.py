@@ -288,12 +288,18 @@ def test_the_table_of_schemes_has_a_row_for_every_method_that_adds_an_adapter():
     assert named == shipped("method") - {"full_ft", "none"}
 
 
+def test_the_table_of_systems_has_a_row_for_every_system():
+    rows = [line for line in marked("systems").splitlines() if line.startswith("| `")]
+    assert {row.split("`")[1] for row in rows} == shipped("system") - {"none"}
+
+
 def test_the_commits_it_names_are_those_that_made_the_stored_outputs():
     import numpy as np
 
     for path in (ROOT / "tests" / "parity" / "authors").glob("*.npz"):
         stored = np.load(path)
-        assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in marked("schemes")
+        table = marked("systems" if path.stem in shipped("system") else "schemes")
+        assert f"[`{str(stored['commit'])[:7]}`]({stored['repository']})" in table
 
 
 @pytest.mark.parametrize(

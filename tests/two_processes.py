@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from bench.init.calibrate import CalibrationRequest, calibrate
+from bench.init.calibrate.result import STATISTICS
 from bench.methods.base import Rank
 from bench.methods.svd import EXACT
 from bench.model.layers import target_layers
@@ -25,6 +26,8 @@ METHODS = {
     "lora_sb official": built("lora_sb", variant="official"),
     "eva": built("eva"),
     "milora": built("milora"),
+    "astra": built("astra"),
+    "gora": built("gora"),
     "pissa": built("pissa"),
 }
 
@@ -46,7 +49,7 @@ def found(batches):
         if begun.facts.calibration and begun.facts.calibration.loss:
             results[f"{name}/loss"] = torch.tensor(begun.facts.calibration.loss)
     model = tiny_llama()
-    everything = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    everything = CalibrationRequest(frozenset(STATISTICS))
     statistics = calibrate(model, target_layers(model, PROJECTIONS), batches, everything)
     for kind in everything.matrices:
         results |= {f"{kind}/{layer}": matrix for layer, matrix in getattr(statistics, kind).items()}

@@ -13,12 +13,14 @@ from torch.distributed.tensor import DTensor
 from bench.methods.base import PLAIN, AdapterOptions, Rank
 from bench.process import ranks
 from bench.runs.checkpoint import Checkpointing, Checkpoints
+from bench.systems.none import NO_SYSTEM
 from bench.tasks.examples import IGNORED, Example, collate
 from bench.train import Train, train
 from bench.train.probe import AlignmentProbe, Measure
 from built_methods import built
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 from starts import start
+from systems_built import built_system
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SETTINGS = {
@@ -54,13 +56,14 @@ def bert():
 
 @dataclass(frozen=True)
 class Case:
-    """One training: of which model by which method."""
+    """One training: of which model by which method and system."""
 
     model: object
     method: object
     kind: str = "causal"
     options: AdapterOptions = PLAIN
     settings: dict = field(default_factory=dict)
+    system: object = NO_SYSTEM
 
 
 HALVES = {"batch_size": 2, "gradient_accumulation_steps": 2}
@@ -79,8 +82,16 @@ CASES = {
     "seq2seq": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq"),
     "seq2seq accumulated": Case(lambda: tiny_t5(dropout_rate=0.0), built("hu"), "seq2seq", settings=HALVES),
 }
+CASES |= {
+    "lora_pro": Case(tiny_llama, built("orthogonal"), system=built_system("lora_pro")),
+    "adalora": Case(tiny_llama, built("hu"), system=built_system("adalora", rank_r=2, initial=0.25, final=0.25)),
+    "kasa accumulated": Case(tiny_llama, built("hu"), settings=HALVES, system=built_system("kasa")),
+    "flat_lora accumulated": Case(tiny_llama, built("hu"), settings=HALVES, system=built_system("flat_lora")),
+    "xgblora": Case(tiny_llama, built("hu"), system=built_system("xgblora", steps_a_round=2)),
+}
+CARRIED = ["lora_pro", "adalora", "kasa accumulated", "flat_lora accumulated", "xgblora"]
 SHARDED = ["lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
-REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated"]
+REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated", *CARRIED]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
 RESUMED = {"head": Case(tiny_bert, built("hu"), "encoder"), "whole": Case(tiny_llama, built("full_ft"))}
 
@@ -108,13 +119,15 @@ def trained(case, how, logbook=None):
     data, logbook = examples(case.kind), logbook or Logbook()
     calibration = [collate(data[20:24], PAD), collate(data[24:28], PAD)]
     targets = PROJECTIONS if case.kind == "causal" else None
-    begun = start(case.model(), case.method, Rank("r2", 2, 4), targets, calibration, options=case.options)
+    rank, system = Rank("r2", 2, 4), case.system
+    begun = start(case.model(), case.method, rank, targets, calibration, options=case.options, system=system)
     # Seven validation examples: the last batch is uneven, and its last pair is one example.
     task = SimpleNamespace(train=data[:20], eval_examples=data[30:37], pad_token_id=PAD)
     batch = collate(data[40:44], PAD)
-    probe = AlignmentProbe(Measure(alignment_steps=2), begun.layers, begun.factors, begun.weight_norms, batch)
+    norms = begun.weight_norms
+    probe = AlignmentProbe(Measure(alignment_steps=2), begun.layers, begun.factors, norms, batch, system=system)
     ratio = case.options and case.options.loraplus_lr_ratio
-    train(begun.model, task, Train(**SETTINGS | case.settings, parallel=how), ratio, 0, probe, logbook)
+    train(begun.model, task, Train(**SETTINGS | case.settings, parallel=how), ratio, 0, probe, logbook, system)
     return {
         "loss": [row["loss"] for row in logbook.rows],
         "grad_norm": [float(row["grad_norm"]) for row in logbook.rows],
@@ -146,6 +159,8 @@ def process(rank, folder, port):
     for how in ("ddp", "fsdp"):
         for name, case in RESUMED.items():
             found[how, "resumed", name] = resumed(case, how, Path(folder, f"{how}-{name}"))
+    for name in CARRIED:
+        found["ddp", "resumed", name] = resumed(CASES[name], "ddp", Path(folder, name))
     found["sharded"] = shares(tiny_llama())
     torch.save(found, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()

@@ -37,7 +37,7 @@ class Initialization:
     Attributes:
         model: the model to train.
         layers: the target layers of `model`.
-        factors: the starting factors of each adapter, by layer name.
+        factors: the starting factors of each adapter, by layer name; those that a shifted base weight lacks.
         num_parameters: number of parameters of the pretrained model without a head.
         facts: what the record says of the initialisation.
     """
@@ -71,7 +71,7 @@ def check(cfg: Run) -> None:
         check_precision("train.precision", cfg.train.precision)
     skeleton = cfg.model.skeleton(cfg.task.num_labels, cfg.cache)
     linear = target_layers(skeleton, cfg.model.target_modules)
-    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates)
+    check_start(linear, cfg.method, cfg.rank, cfg.learning_rates, cfg.system)
     if cfg.method.has_adapter:
         adapter.check_layers(skeleton, linear)
 
@@ -97,24 +97,24 @@ def initialize(cfg: Run, loaded: LoadedModel, task: PreparedTask, phases: Phases
         before = _logits(model, sample)
     if cfg.method.has_adapter and sample:
         check_called(linear, called)
-    request = CalibrationRequest.of(cfg.method, cfg.rank, cfg.svd)
+    request = CalibrationRequest.of(cfg.method, cfg.system.rank(cfg.rank), cfg.svd)
     with phases.measure("calibrate"):
         calibration, read = calibrate.shared(loaded, linear, task, request, cfg.cache)
     with phases.measure("initialise"):
         layer_ranks = _layer_ranks(cfg, linear, calibration)
-        trained, layers = adapter.add(model, cfg.method, cfg.rank, linear, cfg.adapter, layer_ranks)
+        trained, layers = adapter.add(model, cfg.method, cfg.rank, linear, cfg.adapter, layer_ranks, cfg.system)
         factors = _factors(layers, cfg, layer_ranks, calibration)
         reports = [_start(layer, cfg.method, factors[layer.name]) for layer in layers]
     return Initialization(
         model=trained,
         layers=layers,
-        factors={name: found for name, found in factors.items() if found is not None},
+        factors={name: found[0] for name, found in factors.items() if found is not None},
         num_parameters=num_parameters,
         facts=InitializationFacts(
             num_trainable=adapter.count_parameters(trained, trainable=True)[0],
             num_head=num_head,
             num_left_out=num_left_out,
-            logit_change=_check_function(trained, sample, before, cfg.method),
+            logit_change=_check_function(trained, sample, before, cfg),
             calibration=calibration.recorded(read) if request != CalibrationRequest() else None,
             calibration_ids=task.calibration_ids if request.data else [],
             layers=reports,
@@ -140,34 +140,41 @@ def _layer_ranks(cfg: Run, linear: dict[str, nn.Linear], calibration: Calibratio
     """The rank of each layer's adapter, which some methods choose; 0 for every layer of a method without adapters."""
     if not cfg.method.has_adapter:
         return dict.fromkeys(linear, 0)
-    r, scaling, rates = cfg.rank.r, scaling_value(cfg.method.scaling, cfg.rank), cfg.learning_rates
+    rank, rates = cfg.system.rank(cfg.rank), cfg.learning_rates
+    r, scaling = rank.r, scaling_value(cfg.method.scaling, rank)
     seen = (calibration.layer(name, adapter.float_weight(module), r, scaling, rates) for name, module in linear.items())
     return cfg.method.ranks(seen) or dict.fromkeys(linear, r)
 
 
 def _factors(
     layers: list[AdaptedLayer], cfg: Run, layer_ranks: dict[str, int], calibration: Calibration
-) -> dict[str, Factors | None]:
-    by_name = {layer.name: layer for layer in layers}
+) -> dict[str, tuple[Factors, Factors] | None]:
+    """Of each adapter the factors that its base weight lacks, and those from which it trains: mostly the same."""
+    by_name, cpu = {layer.name: layer for layer in layers}, torch.device("cpu")
 
-    def compute(name: str) -> Factors | None:
+    def compute(name: str) -> tuple[Factors, Factors] | None:
         r, layer = layer_ranks[name], by_name[name]
         if not r:
             return None
         weight = adapter.float_weight(layer.module)
         seen = calibration.layer(name, weight, r, layer.scaling, cfg.learning_rates)
-        return cfg.method.factors(seen, rng.stream(cfg.seed, f"init/{name}")).to(torch.device("cpu"))
+        drawn = cfg.method.factors(seen, rng.stream(cfg.seed, f"init/{name}"))
+        begun = cfg.system.start(seen, drawn, rng.stream(cfg.seed, f"system/start/{name}"))
+        return (cfg.system.taken_out(seen) or begun).to(cpu), begun.to(cpu)
 
     found = ranks.map_over_ranks(list(by_name), compute)
-    return {name: factors and factors.to(by_name[name].weight.device) for name, factors in found.items()}
+    devices = {name: layer.weight.device for name, layer in by_name.items()}
+    return {name: pair and (pair[0].to(devices[name]), pair[1].to(devices[name])) for name, pair in found.items()}
 
 
-def _start(layer: AdaptedLayer, method: Method, factors: Factors | None) -> LayerReport:
+def _start(layer: AdaptedLayer, method: Method, found: tuple[Factors, Factors] | None) -> LayerReport:
     pretrained = adapter.float_weight(layer.module).clone()
-    if factors is None:
+    if found is None:
         rank = 0 if method.has_adapter else None
         return LayerReport(name=layer.name, r=rank, weight_norm=pretrained.norm().item(), drift=0.0)
-    adapter.fill(layer, factors)
+    initial, factors = found
+    adapter.fill(layer, initial)
+    adapter.write(layer, factors)
     change = layer.effective_weight() - pretrained
     return LayerReport(
         name=layer.name,
@@ -195,7 +202,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor | None:
     return logits[given["labels"] != IGNORED if seq2seq else given["attention_mask"].bool()]
 
 
-def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, method: Method) -> float:
+def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, cfg: Run) -> float:
     """The largest absolute change of a logit; refuses one beyond rounding if the method keeps the function."""
     after = _logits(model, batch)
     if before is None or after is None:
@@ -207,9 +214,10 @@ def _check_function(model: nn.Module, batch: Batch, before: Tensor | None, metho
             "model.dtype, are not finite"
         )
     dtype = next(model.parameters()).dtype
-    if not math.isfinite(change) or (method.keeps_function and change > LOGIT_TOLERANCE[dtype] * size):
+    keeps = cfg.method.keeps_function and cfg.system.keeps_function
+    if not math.isfinite(change) or (keeps and change > LOGIT_TOLERANCE[dtype] * size):
         raise ValueError(
-            f"{method.label} changed a logit by {change:.3g} at step 0 (largest logit {size:.3g}), "
+            f"{cfg.system.title(cfg.method)} changed a logit by {change:.3g} at step 0 (largest logit {size:.3g}), "
             "although it is to keep the model's function"
         )
     return change

@@ -18,11 +18,13 @@ from bench.methods.svd import SVD, exact_svd
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 ScalingRule = Literal["alpha_over_r", "alpha_over_sqrt_r", "one"]
-Statistic = Literal["gradient", "input_covariance", "label_covariance"]
+Statistic = Literal[
+    "gradient", "input_covariance", "label_covariance", "token_covariance", "output_covariance", "output_fisher"
+]
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
-Trainable = Literal["lora_A", "lora_B", "lora_R", "weight"]
-FACTORS = ("lora_A", "lora_B", "lora_R")
+Trainable = Literal["lora_A", "lora_B", "lora_R", "lora_E", "lora_o", "weight"]
+FACTORS = ("lora_A", "lora_B", "lora_R", "lora_E", "lora_o")
 
 
 @config_dataclass(frozen=True, config=STRICT)
@@ -84,6 +86,10 @@ class Layer:
         input_covariance: mean over the calibration sequences of Xᵀ X, each X (tokens, in) divided by the magnitude
             of its largest entry.
         label_covariance: covariance of the inputs at label tokens.
+        token_covariance: mean over the calibration tokens of x xᵀ, padding left out.
+        output_covariance: as input_covariance, of the outputs, biases included.
+        output_fisher: mean over the calibration tokens of the squared gradient in the output, of each sample's own mean
+            loss.
         learning_rates: those of the coming schedule.
         svds: leading singular triplets of the matrices that the method decomposes.
 
@@ -97,6 +103,9 @@ class Layer:
     gradient: Float[Tensor, "out in"] | None = None
     input_covariance: Float[Tensor, "in in"] | None = None
     label_covariance: Float[Tensor, "in in"] | None = None
+    token_covariance: Float[Tensor, "in in"] | None = None
+    output_covariance: Float[Tensor, "out out"] | None = None
+    output_fisher: Float[Tensor, "out"] | None = None
     learning_rates: LearningRates = LearningRates(0.0, 0.0, 0.0)
     svds: Mapping[Spectral, SVD] = field(default_factory=dict)
 
@@ -116,29 +125,40 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factors:
-    """Starting factors of an adapter, float32: of `W x + s B A x`, or of `W x + s B R A x` if lora_R is given."""
+    """Starting factors of an adapter, float32: of `W x + s diag(o) B M A x`, M being R, diag(E) or, without both, 1.
+
+    lora_R is a method's, lora_E a method's or a system's (bench.systems); at most one of them is given. Without lora_o,
+    which comes with lora_E, o is 1.
+    """
 
     lora_A: Float[Tensor, "r in"]
     lora_B: Float[Tensor, "out r"]
     lora_R: Float[Tensor, "r r"] | None = None
+    lora_E: Float[Tensor, "r"] | None = None
+    lora_o: Float[Tensor, "out"] | None = None
 
     def product(self) -> Float[Tensor, "out in"]:
-        """B A or B R A, without the scaling."""
-        return self.lora_B @ self.right()
+        """diag(o) B M A, without the scaling."""
+        return self.left() @ self.right()
 
     def to(self, device: torch.device) -> Factors:
         """The factors on a device, float32 and contiguous: in another memory layout sums end in other bits."""
-        parts = (self.lora_A, self.lora_B, self.lora_R)
-        A, B, R = (part if part is None else part.to(device, torch.float32).contiguous() for part in parts)
-        return Factors(A, B, R)  # type: ignore[arg-type]
+        parts = {part: value for part in FACTORS if (value := getattr(self, part)) is not None}
+        return Factors(**{part: value.to(device, torch.float32).contiguous() for part, value in parts.items()})
 
     def vanishes(self, product: Float[Tensor, "out in"] | None = None) -> bool:
-        """Whether B A or B R A is zero up to rounding; a caller that has computed the product passes it."""
-        rounding = torch.finfo(self.lora_A.dtype).eps * self.lora_B.norm() * self.right().norm()
+        """Whether diag(o) B M A is zero up to rounding; a caller that has computed the product passes it."""
+        rounding = torch.finfo(self.lora_A.dtype).eps * self.left().norm() * self.right().norm()
         return bool((self.product() if product is None else product).norm() <= 4 * rounding)
 
+    def left(self) -> Float[Tensor, "out r"]:
+        """B or diag(o) B: the left factor of the product."""
+        return self.lora_B if self.lora_o is None else self.lora_o[:, None] * self.lora_B
+
     def right(self) -> Float[Tensor, "r in"]:
-        """A or R A: the right factor of the product."""
+        """A, R A or diag(E) A: the right factor of the product."""
+        if self.lora_E is not None:
+            return self.lora_E[:, None] * self.lora_A
         return self.lora_A if self.lora_R is None else self.lora_R @ self.lora_A
 
 

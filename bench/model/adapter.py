@@ -17,8 +17,12 @@ from transformers import PreTrainedModel
 
 from bench.methods.base import FACTORS, PLAIN, AdapterOptions, Factors, Method, Rank, scaling_value
 from bench.model.layers import heads
+from bench.model.lora_e import LoraELinear, LoraEOLinear
+from bench.model.lora_kernel import KernelLinear
 from bench.model.lora_r import LoraRLinear
 from bench.process.validation import one_line
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 
 ADAPTER = "default"  # PEFT's name for the first adapter
 MAGNITUDE = "lora_magnitude_vector"  # DoRA's, one number a row of W
@@ -52,7 +56,7 @@ class AdaptedLayer:
         return cast(nn.Parameter, base.weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """lora_A and lora_B, with lora_R and DoRA's magnitude if the adapter has them; empty without an adapter."""
+        """lora_A, lora_B, and lora_R, lora_E, lora_o and DoRA's magnitude if it has them; empty without an adapter."""
         if not isinstance(self.module, LoraLayer):
             return {}
         parts = {part: getattr(self.module, part, {}) for part in (*FACTORS, MAGNITUDE)}
@@ -69,7 +73,7 @@ class AdaptedLayer:
         return None if parameter is None else parameter.detach().float()
 
     def direction(self) -> Float[Tensor, "out in"]:
-        """Base weight plus s B A (or s B R A), float32: DoRA's V; without DoRA the effective weight."""
+        """Base weight plus s B A (s B R A, s B diag(E) A), float32: DoRA's V; without DoRA the effective weight."""
         factors, base = self.factors(), float_weight(self.module)
         return base if factors is None else base + self.scaling * factors.product()
 
@@ -135,32 +139,37 @@ def add(
     layers: dict[str, nn.Linear],
     options: AdapterOptions = PLAIN,
     ranks: dict[str, int] | None = None,
+    system: System = NO_SYSTEM,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer]]:
     """Adds the method's adapters and freezes everything else but a head; every trainable tensor becomes float32.
 
     Args:
         model: the pretrained model, changed in place.
         method: says which tensors train, and the rule for s.
-        rank: the budget of each layer.
+        rank: the budget of each layer, as given; a system may have a rank of its own instead.
         layers: the target layers by name, as target_layers returns them.
         options: DoRA and LoRA+.
-        ranks: rank of each layer; a layer of rank 0 gets no adapter. None: `rank.r` each.
+        ranks: rank of each layer; a layer of rank 0 gets no adapter. None: that of `rank` each.
+        system: says which of the tensors train, and whether adapters have lora_E.
 
     Returns:
         The model to train and its target layers; the factors are zero until `fill` is called.
     """
     if not method.has_adapter:
         train_all = "weight" in method.trains
-        model.requires_grad_(train_all)
+        model.requires_grad_(train_all and not system.only_targets)
         model = model.float() if train_all else model
+        for module in layers.values() if train_all else ():
+            module.weight.requires_grad_(True)
         _free_heads(model, method)
         return model, [AdaptedLayer(name, module, 1.0, method.trains, False) for name, module in layers.items()]
+    rank = system.rank(rank)
     scaling, ranks = scaling_value(method.scaling, rank), ranks or dict.fromkeys(layers, rank.r)
     with torch.random.fork_rng():  # PEFT draws values that `fill` replaces
-        wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks))
+        wrapped = get_peft_model(model, _peft_config(method, options, scaling, rank.r, ranks, system))
     assert _with_adapter(wrapped) == {name for name, own in ranks.items() if own}, "PEFT adapts other layers"
     modules = dict(cast(nn.Module, wrapped.base_model.model).named_modules())
-    trains = method.trains | ({MAGNITUDE} if options.use_dora else set())
+    trains = system.trains(method) | ({MAGNITUDE} if options.use_dora else set())
     adapted = [
         AdaptedLayer(name, modules[name], scaling, trains, method.keeps_function, options.loraplus_lr_ratio or 1.0)
         if ranks[name]
@@ -168,6 +177,8 @@ def add(
         for name in layers
     ]
     for layer in adapted:
+        if isinstance(layer.module, KernelLinear):
+            layer.module.system = system
         for part, parameter in layer.parameters().items():
             parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
             parameter.requires_grad_(part in layer.trains)
@@ -181,7 +192,9 @@ def _free_heads(model: nn.Module, method: Method) -> None:
         head.requires_grad_(bool(method.trains))
 
 
-def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int]) -> LoraConfig:
+def _peft_config(
+    method: Method, options: AdapterOptions, scaling: float, r: int, ranks: dict[str, int], system: System
+) -> LoraConfig:
     """PEFT's configuration, with lora_alpha such that PEFT's α/r is the method's s in every layer."""
     other = {name: own for name, own in ranks.items() if own not in (0, r)}
     config = LoraConfig(
@@ -195,31 +208,58 @@ def _peft_config(method: Method, options: AdapterOptions, scaling: float, r: int
     )
     if "lora_R" in method.trains:
         config._register_custom_module({nn.Linear: LoraRLinear})
+    elif "lora_o" in method.trains:
+        config._register_custom_module({nn.Linear: LoraEOLinear})
+    elif system.gated or "lora_E" in method.trains:
+        config._register_custom_module({nn.Linear: LoraELinear})
+    elif system.has_kernel:
+        config._register_custom_module({nn.Linear: KernelLinear})
     return config
+
+
+def write(layer: AdaptedLayer, factors: Factors) -> None:
+    """Writes the factors that are given."""
+    for part, parameter in layer.parameters().items():
+        if (value := getattr(factors, part, None)) is not None:
+            parameter.data.copy_(value)
 
 
 @torch.no_grad()
 def fill(layer: AdaptedLayer, factors: Factors) -> None:
     """Writes the factors and, if the base is shifted, subtracts s B A from the base weight.
 
-    The new base weight is computed in float32 from the factors in their stored precision, and rounded once. DoRA's
-    magnitudes are set to the row norms of the effective weight.
+    DoRA's magnitudes are set to the row norms of the effective weight.
 
     Raises:
         ValueError: the base weight is to be shifted, but is quantised.
     """
-    parameters = layer.parameters()
-    for part in FACTORS:
-        if part in parameters:
-            parameters[part].copy_(getattr(factors, part))
-    stored = layer.factors()
-    assert stored is not None, f"{layer.name} has no adapter to fill"
-    if layer.shifted and not stored.vanishes(product := stored.product()):
-        if layer.weight.dtype not in PLAIN_DTYPES:
-            raise ValueError(
-                f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
-                "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
-            )
-        layer.weight.copy_(torch.sub(layer.weight.float(), product, alpha=layer.scaling))
-    if MAGNITUDE in parameters:
+    write(layer, factors)
+    shift(layer, factors)
+    if MAGNITUDE in (parameters := layer.parameters()):
         parameters[MAGNITUDE].copy_(layer.direction().norm(dim=1))
+
+
+@torch.no_grad()
+def shift(layer: AdaptedLayer, factors: Factors, pretrained: Float[Tensor, "out in"] | None = None) -> None:
+    """Sets the base weight of a layer that is shifted to W - s B A, unless the product vanishes.
+
+    It is computed in float32 from the factors in their stored precision, and rounded once.
+
+    Args:
+        layer: the layer.
+        factors: B and A.
+        pretrained: W; None: the current base weight.
+
+    Raises:
+        ValueError: the base weight is quantised.
+    """
+    stored = factors.to(layer.weight.device)
+    if not layer.shifted or stored.vanishes(product := stored.product()):
+        return
+    if layer.weight.dtype not in PLAIN_DTYPES:
+        raise ValueError(
+            f"{layer.name} is quantised ({layer.weight.dtype}), and this method takes its factors' product out of "
+            "the weight; load the model in float32 or bfloat16, or take a method that leaves W as it is, such as hu"
+        )
+    weight = layer.weight if pretrained is None else pretrained
+    layer.weight.copy_(torch.sub(weight.float(), product, alpha=layer.scaling))

@@ -1,7 +1,8 @@
 """A trained adapter as stock PEFT's, for the unmodified pretrained model.
 
 PEFT knows W + s B A only. A shifted adapter, trained on W - s B0 A0, becomes the difference of products
-B A - B0 A0, of rank 2r; the matrix R between A and B is multiplied into B.
+B A - B0 A0, of rank 2r; the matrix R between A and B is multiplied into B, and so is diag(E), without the columns where
+E is zero: a layer of which no column is left has no adapter.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from bench.model.adapter import AdaptedLayer
 from bench.model.layers import heads, mark_drawn, target_layers
 from bench.model.load import Kind, LoadedModel, Model
 from bench.model.weights import Saved
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 
 TASK_TYPES: dict[Kind, str] = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's names
 
@@ -49,6 +52,7 @@ def restored(
     method: Method,
     rank: Rank,
     options: AdapterOptions,
+    system: System = NO_SYSTEM,
 ) -> Restored:
     """Turns the pretrained model, in place, into the one that a run trained.
 
@@ -59,12 +63,13 @@ def restored(
         method: of the run.
         rank: of the run.
         options: DoRA and LoRA+ of the run.
+        system: of the run.
 
     Raises:
         ValueError: the weights are not of this method and rank.
     """
     layers = target_layers(loaded.model, target_modules)
-    model, adapted, initial = weights.load(Saved.read(path), loaded.model, method, rank, layers, options)
+    model, adapted, initial = weights.load(Saved.read(path), loaded.model, method, rank, layers, options, system)
     return Restored(model, loaded.tokenizer, adapted, initial)
 
 
@@ -78,9 +83,15 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         shifted: whether the base weights were W - s B0 A0 in training.
         use_dora: whether the adapter has DoRA's magnitudes.
         to: the folder to write.
+
+    Raises:
+        ValueError: a system has set every E to zero.
     """
     saved = Saved.read(path)
     parts = {name: _on_pretrained(saved, name, shifted) for name in saved.names}
+    parts = {name: tensors for name, tensors in parts.items() if len(tensors["lora_A"])}
+    if not parts:
+        raise ValueError("every layer's rank is zero: the trained model is the pretrained one, and has no adapter")
     ranks = {name: len(tensors["lora_A"]) for name, tensors in parts.items()}
     r = max(set(ranks.values()), key=list(ranks.values()).count)
     other = {name: rank for name, rank in ranks.items() if rank != r}
@@ -117,6 +128,11 @@ def _on_pretrained(saved: Saved, name: str, shifted: bool) -> dict[str, Tensor]:
     A, B = parts["lora_A"], parts["lora_B"]
     if "lora_R" in parts:
         B = B @ parts.pop("lora_R")
+    if "lora_E" in parts:
+        E = parts.pop("lora_E")
+        A, B = A[E != 0], (B * E)[:, E != 0]
+    if "lora_o" in parts:
+        B = parts.pop("lora_o")[:, None] * B
     if shifted and not start.vanishes():
-        A, B = torch.cat([A, start.lora_A]), torch.cat([B, -start.lora_B], dim=1)
-    return parts | {"lora_A": A, "lora_B": B.contiguous()}
+        A, B = torch.cat([A, start.right()]), torch.cat([B, -start.left()], dim=1)
+    return parts | {"lora_A": A.contiguous(), "lora_B": B.contiguous()}

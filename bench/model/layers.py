@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from bench.methods.base import Layer, LearningRates, Method, Rank, scaling_value
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -174,25 +176,36 @@ def check_rank(layers: Mapping[str, nn.Linear], rank: Rank) -> None:
             )
 
 
-def check_start(layers: Mapping[str, nn.Linear], method: Method, rank: Rank, learning_rates: LearningRates) -> None:
-    """Refuses a rank that a target layer or the method cannot have; reads no weights and no data.
+def check_start(
+    layers: Mapping[str, nn.Linear],
+    method: Method,
+    rank: Rank,
+    learning_rates: LearningRates,
+    system: System = NO_SYSTEM,
+) -> None:
+    """Refuses a rank that a target layer, the method or the system cannot have; reads no weights and no data.
 
     Args:
         layers: the target layers by name, on any device.
         method: asked about each layer by `Method.check`; one without an adapter takes any rank.
         rank: the budget of each layer.
         learning_rates: those of the coming schedule.
+        system: asked about each layer by `System.check_layer`.
 
     Raises:
-        ValueError: as `check_rank`, or what `Method.check` says.
+        ValueError: as `check_rank`, or what `Method.check` or `System.check_layer` says.
     """
     if not method.has_adapter:
         return
-    check_rank(layers, rank)
+    rank = system.rank(rank)
     scaling = scaling_value(method.scaling, rank)
-    for name, layer in layers.items():
-        shape = torch.empty(layer.out_features, layer.in_features, device="meta")
-        method.check(Layer(name, shape, rank.r, scaling, learning_rates=learning_rates))
+    shapes = {name: torch.empty(one.out_features, one.in_features, device="meta") for name, one in layers.items()}
+    seen = [Layer(name, shape, rank.r, scaling, learning_rates=learning_rates) for name, shape in shapes.items()]
+    for layer in seen:
+        system.check_layer(layer)
+    check_rank(layers, rank)
+    for layer in seen:
+        method.check(layer)
 
 
 @contextmanager

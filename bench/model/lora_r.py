@@ -15,10 +15,35 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 
-class LoraRLinear(LoraLinear):
+class MiddleLinear(LoraLinear):
+    """PEFT's layer, with something done to the outputs of A and to those of B."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """PEFT's own forward pass, with `_middle` after A and `_outer` after B."""
+        if self.disable_adapters or self.merged:
+            return super().forward(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        dtype = result.dtype
+        for name in self.active_adapters:
+            lora_A = _linear(self.lora_A, name)
+            dropped = self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype))
+            inner = self._middle(name, lora_A(dropped))
+            result = result + self.scaling[name] * self._outer(name, _linear(self.lora_B, name)(inner))
+        return result.to(dtype)
+
+    def _middle(self, name: str, inner: Tensor) -> Tensor:
+        """What B is given instead of the outputs (..., r) of A."""
+        raise NotImplementedError
+
+    def _outer(self, name: str, outputs: Tensor) -> Tensor:
+        """What is added, times s, instead of the outputs (..., out) of B."""
+        return outputs
+
+
+class LoraRLinear(MiddleLinear):
     """`base(x) + s B R A x`, with R (r, r) beside PEFT's A and B."""
 
-    adapter_layer_names = (*LoraLinear.adapter_layer_names, "lora_R")
+    adapter_layer_names = (*MiddleLinear.adapter_layer_names, "lora_R")
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:
         """PEFT calls this from __init__ to make the adapter's parts."""
@@ -32,18 +57,9 @@ class LoraRLinear(LoraLinear):
         parts = (_linear(part, adapter).weight for part in (self.lora_B, self.lora_R, self.lora_A))
         return self.scaling[adapter] * torch.linalg.multi_dot(list(parts))
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """PEFT's own forward pass, with R after A."""
-        if self.disable_adapters or self.merged:
-            return super().forward(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
-        dtype = result.dtype
-        for name in self.active_adapters:
-            lora_A = _linear(self.lora_A, name)
-            dropped = self.lora_dropout[name](self._cast_input_dtype(x, lora_A.weight.dtype))
-            inner = _linear(self.lora_R, name)(lora_A(dropped))
-            result = result + self.scaling[name] * _linear(self.lora_B, name)(inner)
-        return result.to(dtype)
+    def _middle(self, name: str, inner: Tensor) -> Tensor:
+        found: Tensor = _linear(self.lora_R, name)(inner)
+        return found
 
 
 def _linear(parts: nn.ModuleDict, adapter: str) -> nn.Linear:

@@ -17,6 +17,8 @@ from bench.model import adapter
 from bench.model.adapter import FACTORS, MAGNITUDE, AdaptedLayer
 from bench.model.layers import heads
 from bench.process.files import set_usual_mode
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 
 
 def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factors], path: Path) -> None:
@@ -35,8 +37,8 @@ def save(model: nn.Module, layers: list[AdaptedLayer], initial: dict[str, Factor
     for layer in layers:
         for part, parameter in layer.parameters().items():
             tensors[f"{layer.name}.{part}"] = parameter.detach().cpu().contiguous()
-            if part in FACTORS:
-                tensors[f"{layer.name}.initial.{part}"] = getattr(initial[layer.name], part).cpu().contiguous()
+            if part in FACTORS and (start := getattr(initial[layer.name], part)) is not None:
+                tensors[f"{layer.name}.initial.{part}"] = start.cpu().contiguous()
     if tensors:
         tensors |= {name: p.detach().cpu().contiguous() for name, p in _head_parameters(model).items()}
     else:
@@ -100,6 +102,7 @@ def load(
     rank: Rank,
     layers: dict[str, nn.Linear],
     options: AdapterOptions = PLAIN,
+    system: System = NO_SYSTEM,
 ) -> tuple[PreTrainedModel, list[AdaptedLayer], dict[str, Factors]]:
     """Turns the pretrained model, in place, into the one that was saved: R, magnitudes and shifted base included.
 
@@ -110,6 +113,7 @@ def load(
         rank: the run's.
         layers: the target layers by name, as target_layers returns them.
         options: the run's DoRA and LoRA+.
+        system: the run's.
 
     Returns:
         Model and target layers as `adapter.add` returns them, and each adapter's starting factors.
@@ -118,7 +122,7 @@ def load(
         ValueError: the weights are not of this method and rank.
     """
     ranks = {name: len(saved.parts(name).get("lora_A", ())) for name in layers}
-    model, adapted = adapter.add(model, method, rank, layers, options, ranks if any(ranks.values()) else None)
+    model, adapted = adapter.add(model, method, rank, layers, options, ranks if any(ranks.values()) else None, system)
     adapters = [layer for layer in adapted if layer.parameters()]
     initial = {name: saved.initial(name) for name in saved.names}
     if adapters and adapters[0].scaling != saved.scaling:
@@ -130,9 +134,11 @@ def load(
         expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if saved.trained.keys() != expected.keys():
         differing = sorted(saved.trained.keys() ^ expected.keys())
-        raise ValueError(f"these weights are not what {method.label} trains in this model: {', '.join(differing[:3])}")
+        raise ValueError(
+            f"these weights are not what {system.title(method)} trains in this model: {', '.join(differing[:3])}"
+        )
     for layer in adapters:
-        adapter.fill(layer, initial[layer.name])
+        adapter.shift(layer, initial[layer.name])
     for name, parameter in expected.items():
         parameter.copy_(saved.tensors[name])
     return model, adapted, initial

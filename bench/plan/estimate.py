@@ -75,7 +75,7 @@ class Estimator:
         model = json.dumps(run.model.identity(), sort_keys=True)
         found = self._by_kind.get((model, run.task.name, run.task.max_length, run.trains, run.score.only_loss), [])
         here = [record for record in found if record.environment.fingerprint == self._stack]
-        same = [record for record in here or found if record.config.method.name == run.method_name]
+        same = [record for record in here or found if record.method == run.start_name]
         records = same or here or found
         if not records:
             return self._from_size(run)

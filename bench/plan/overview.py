@@ -227,7 +227,7 @@ def _shares(
     """The runs that are left by model and method, those that take longest first."""
     of: dict[tuple[str, str], list[Key]] = defaultdict(list)
     for key, run in left.items():
-        of[run.model.name, run.method_name].append(key)
+        of[run.model.name, run.start_name].append(key)
     found = []
     for (model, method), keys in of.items():
         known = {key: one for key in keys if (one := estimates[key]) is not None}

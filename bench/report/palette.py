@@ -69,8 +69,9 @@ OTHER_MARKERS = ((6, 1, 0), (5, 1, 0), (5, 0, 36), (3, 1, 0), (8, 1, 0))  # star
 
 
 def order(method: str) -> tuple[int, str]:
-    """Sorts methods as tables and legends show them."""
-    return list(LOOKS).index(method) if method in LOOKS else len(LOOKS), method
+    """Sorts methods as tables and legends show them, each before itself with a system ("hu+lora_pro")."""
+    start = method.partition("+")[0]
+    return list(LOOKS).index(start) if start in LOOKS else len(LOOKS), method
 
 
 def look(method: str) -> Look:

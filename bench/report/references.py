@@ -58,11 +58,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def used_by(studies: Iterable[Study]) -> list[str]:
-    """What all runs of some studies use, as GROUP/NAME: methods, models and datasets, in this order, sorted."""
+    """What runs of some studies use, as GROUP/NAME: methods, systems, models and datasets in this order, each sorted."""
     records = [record for study in studies for _, record in study.members]
     datasets = {name for record in records for name in (record.config.task.model_extra or {}).get("datasets", {})}
     groups = {
         "method": {record.config.method.name for record in records},
+        "system": {record.config.system.name for record in records} - {"none"},
         "model": {record.config.model.name for record in records},
         "dataset": datasets or {score.task for record in records for score in record.scores},
     }

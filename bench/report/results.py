@@ -129,7 +129,7 @@ class StudyResults:
         statuses = [
             record.status
             for _, record in at.members
-            if record.config.method.name == method and record.status != COMPLETED
+            if record.method == method and record.status != COMPLETED
         ]
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         ended = f" ({counts})" if counts else ""

@@ -78,7 +78,7 @@ def _begun(cfg: Run, status: Status) -> Record:
     return Record(
         run_id=cfg.run_id,
         status=status,
-        label=cfg.method.label,
+        label=cfg.label,
         config=parts.Config.model_validate(cfg.to_dict()),
         identity=cfg.identity,
         environment=parts.Environment.model_validate(environment()),

@@ -52,7 +52,7 @@ class Record(BaseModel):
     Attributes:
         run_id: names the folder; a hash of all that can change the numbers is part of it.
         status: completed or failed; interrupted in the folder of a run that is to be resumed.
-        label: the method as its paper prints it.
+        label: the method as its paper prints it, and the system beside it: "LoRA-GA + LoRA-Pro".
         config: the full configuration.
         identity: the part of it that can change the numbers; runs equal but for the seed are one cell of a table.
         environment: code, versions, hardware and settings.
@@ -96,6 +96,12 @@ class Record(BaseModel):
     @classmethod
     def _none_if_empty(cls, value: Any) -> Any:
         return value or None  # schemas 3 and 4 write {}
+
+    @property
+    def method(self) -> str:
+        """The method's name and, behind a plus, that of a system: "lora_ga+lora_pro"."""
+        system = self.config.system.name
+        return self.config.method.name if system == "none" else f"{self.config.method.name}+{system}"
 
     @property
     def eval_loss(self) -> float | None:

@@ -87,6 +87,7 @@ class Config(Part):
     """
 
     method: Named
+    system: Named = Named(name="none")
     task: TaskConfig
     model: Named
     seed: Count = 0

@@ -155,7 +155,7 @@ def select(group: tuple[str, ...], records: Sequence[Record], smaller: Sequence[
         by_budget[record.config.train.max_steps].append(record)
     rungs = tuple(Rung(steps, _points(by_budget[steps])) for steps in sorted(by_budget))
     first = records[0]
-    return Selection(group, first.config.method.name, first.label, _points(records), metric, higher, rungs)
+    return Selection(group, first.method, first.label, _points(records), metric, higher, rungs)
 
 
 def _points(records: Sequence[Record]) -> tuple[Point, ...]:

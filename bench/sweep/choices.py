@@ -11,7 +11,7 @@ from bench.process.config_dirs import config_dirs
 from bench.process.validation import did_you_mean
 from bench.study.folders import CONF, EXPERIMENTS, experiments_folder
 
-GROUPS = ("method", "rank", "task", "model", "train", "measure", "track", "launch")
+GROUPS = ("method", "system", "rank", "task", "model", "train", "measure", "track", "launch")
 _BESIDE_GROUPS = ("dataset", "protocol")  # what files list in their defaults, and no command line chooses
 
 

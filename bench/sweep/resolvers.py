@@ -38,7 +38,7 @@ def _by(group: str) -> Callable[..., Any]:
     return chosen
 
 
-for _group in ("method", "rank", "task", "model"):
+for _group in ("method", "system", "rank", "task", "model"):
     OmegaConf.register_new_resolver(f"by_{_group}", _by(_group), replace=True)
 
 

@@ -98,7 +98,7 @@ def refusal(run: Run) -> str | None:
 
     try:
         if not is_unknown(run):
-            check_start(size(run).layers, run.method, run.rank, run.learning_rates)
+            check_start(size(run).layers, run.method, run.rank, run.learning_rates, run.system)
     except ValueError as error:
         return str(error)
     return None
@@ -106,12 +106,15 @@ def refusal(run: Run) -> str | None:
 
 def trained_and_added(run: Run) -> tuple[int, int]:
     """Parameters that the optimiser moves, a head's included; and those of the adapter, trained or not."""
-    counted, trains, r = size(run), run.method.trains, run.rank.r
+    counted, trains, r = size(run), run.system.trains(run.method), run.system.rank(run.rank).r
+    if run.system.only_targets:
+        return counted.head + sum(layer.weight.numel() for layer in counted.layers.values()), 0
     if not run.method.has_adapter:
         return (counted.parameters if "weight" in trains else 0), 0
     shapes = [layer.weight.shape for layer in counted.layers.values()]
     parts = {"lora_A": sum(r * columns for _, columns in shapes), "lora_B": sum(rows * r for rows, _ in shapes)}
-    parts |= {"lora_R": r * r * len(shapes)} if "lora_R" in trains else {}
+    beside = {"lora_R": r * r * len(shapes), "lora_E": r * len(shapes), "lora_o": sum(rows for rows, _ in shapes)}
+    parts |= {part: number for part, number in beside.items() if part in trains}
     magnitudes = sum(rows for rows, _ in shapes) if run.adapter.use_dora else 0
     return counted.head + magnitudes + sum(parts[part] for part in trains), sum(parts.values())
 
@@ -240,6 +243,7 @@ def peak_bytes(run: Run) -> int:
     target = sum(layer.weight.numel() for layer in counted.layers.values())
     frozen = 4 * max(0, added - trained) + (0 if whole else counted.parameters * _weight_bytes(run))
     pretrained = target * 4 if whole and "measure" in phases else 0  # the alignment measures keep a copy
+    pretrained += target * 4 * run.system.num_copies
     # 34 s b h bytes a block at 16 bit: Korthikanti et al. 2022 (arXiv:2205.05198, table 2), without attention matrix.
     width = 1 if compute_dtype(run) == "bfloat16" else 2
     activations = width * counted.blocks * 34 * length * batch * counted.hidden_size

@@ -52,6 +52,7 @@ class Journal(TrainerCallback):
         logbook: is given every finished row.
         precision: of training, for the record.
         whole: context manager in which a sharded model has all its weights.
+        penalty: what a system has added to the loss of the last step, which a row has beside it; None: nothing.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Journal(TrainerCallback):
         logbook: Attempt,
         precision: str = "fp32",
         whole: Callable[[PreTrainedModel], AbstractContextManager[PreTrainedModel]] = nullcontext,
+        penalty: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._whole = whole
+        self._whole, self._penalty = whole, penalty
         self.precision = "bf16 autocast" if precision == "bf16" else precision
         self.curve: list[Row] = []
         self.interrupted = self.stopped = False
@@ -183,6 +185,8 @@ class Journal(TrainerCallback):
             "tokens": self._tokens[state.global_step - 1],
             "seconds": round(self.seconds, 4),
         }
+        if (penalty := self._penalty()) is not None:
+            row["penalty"] = penalty
         self.curve.append(row)
         self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{row['learning_rate']:.1e}", refresh=False)
         self._bar.update()

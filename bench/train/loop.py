@@ -27,6 +27,7 @@ from bench.tasks.examples import Example, collate
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
+from bench.train.systems import SystemHooks
 
 
 def arguments(settings: Train, seed: int, scratch: str, **sharding: Any) -> TrainingArguments:
@@ -84,15 +85,16 @@ class BenchTrainer(Trainer):
         task: PreparedTask,
         journal: Journal,
         loraplus_lr_ratio: float | None,
+        hooks: SystemHooks,
     ) -> None:
-        self._loraplus_lr_ratio = loraplus_lr_ratio
+        self._loraplus_lr_ratio, self._hooks = loraplus_lr_ratio, hooks
         super().__init__(
             model=model,
             args=args,
             train_dataset=examples,
             eval_dataset=task.eval_examples,
             data_collator=lambda batch: collate(batch, task.pad_token_id),
-            callbacks=[journal],
+            callbacks=[hooks, journal],
         )
         self._journal = journal
         self.remove_callback(PrinterCallback)
@@ -126,6 +128,12 @@ class BenchTrainer(Trainer):
             loraplus_weight_decay=self.args.weight_decay,
         )
         return self.optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As transformers, without the tensors that the run's system keeps from decaying."""
+        undecayed = self._hooks.system.undecayed
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if undecayed.isdisjoint(name.split("."))]
 
     def compute_loss(
         self,
@@ -163,11 +171,14 @@ class BenchTrainer(Trainer):
         self.evaluate()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the trained parameters only."""
-        saved_state.save_parameters(cast(nn.Module, self.model), Path(output_dir or cast(str, self.args.output_dir)))
+        """Writes the trained parameters, and what the system remembers."""
+        folder = Path(output_dir or cast(str, self.args.output_dir))
+        saved_state.save_parameters(cast(nn.Module, self.model), folder)
+        self._hooks.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         saved_state.load_parameters(cast(nn.Module, self.model), Path(resume_from_checkpoint))
+        self._hooks.load(Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if ranks.size() == 1:
@@ -202,6 +213,8 @@ class BenchTrainer(Trainer):
         diverged = ranks.all_reduce_sum(loss.clone())  # not finite as soon as one process' is not
         if not torch.isfinite(diverged):
             raise DivergedError(loss.item(), self.state.global_step + 1)
+        if self.accelerator.sync_gradients:  # after the last batch of the step
+            self._hooks.add_penalty()
         return loss
 
     def _pieces(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -24,6 +24,8 @@ from bench.methods.base import Factors
 from bench.model.loss import IGNORED, num_label_tokens
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 from bench.train import alignment
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from bench.model.gradients import Batch
 
 _FeatureNorms = Mapping[str, list[Tensor]]  # of each measure, one number a token, of every call of a layer
-_Finish = Callable[["AdaptedLayer", Tensor | None, Tensor | None, _FeatureNorms], None]
+_Finish = Callable[["AdaptedLayer", Tensor | None, Tensor | None, _FeatureNorms, Tensor | None], None]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,6 +78,7 @@ class AlignmentProbe:
         batch: the first half of its examples gives G, the second half G′ for the noise ceiling.
         rows: everything measured so far.
         seconds: wall time of all measurements.
+        system: maps the factors' gradients before they move W.
     """
 
     settings: Measure
@@ -85,6 +88,7 @@ class AlignmentProbe:
     batch: Batch
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    system: System = NO_SYSTEM
 
     def __post_init__(self) -> None:
         # Full fine-tuning has no factors to subtract: the change of W is taken against a copy.
@@ -113,17 +117,19 @@ class AlignmentProbe:
         sums = dict.fromkeys(("induced.G", "induced²", "G²", "attainable²", "G.other", "other²"), 0.0)
         norms = defaultdict[str, list[float]](list)
 
-        def finish(layer: AdaptedLayer, G: Tensor | None, other: Tensor | None, features: _FeatureNorms) -> None:
+        def finish(
+            layer: AdaptedLayer, G: Tensor | None, other: Tensor | None, features: _FeatureNorms, mean: Tensor | None
+        ) -> None:
             factors = layer.factors()
             measured: dict[str, float | None] = dict.fromkeys(_gradient_measures(sums))
             if G is not None and other is not None:
-                products = _products(layer, factors, G, other)
+                products = _products(layer, factors, G, other, self.system, mean)
                 for key, value in products.items():
                     sums[key] += value
                 measured = _gradient_measures(products)
             means = {measure: torch.cat(of_calls).mean().item() for measure, of_calls in features.items()}
-            for measure, mean in means.items():
-                norms[measure].append(mean)
+            for measure, value in means.items():
+                norms[measure].append(value)
             measured |= self._weight_measures(layer, factors) | means
             rows.extend(Row(step, layer.name, measure, _finite(value)) for measure, value in measured.items())
 
@@ -176,7 +182,7 @@ class _Halves:
     """
 
     def __init__(self, layers: list[AdaptedLayer], batch: Batch, model: PreTrainedModel, finish: _Finish) -> None:
-        """`finish(layer, G, G′, feature norms)` is called once a layer."""
+        """`finish(layer, G, G′, feature norms, mean input of the first half)` is called once a layer."""
         from bench.model.pieces import Cutter, cut
         from bench.model.sums import PLACES, choose_place
 
@@ -193,6 +199,7 @@ class _Halves:
         self._open: dict[str, Tensor] = {}  # gradients of layers whose calls go on
         self._features: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         self._apart: set[str] = set()
+        self._inputs: dict[str, tuple[Tensor, int]] = {}  # sum over the tokens of the first half, and their number
 
     def visit(self) -> bool:
         """Visits all layers; returns False, and has finished none, if a loss is not finite."""
@@ -216,6 +223,10 @@ class _Halves:
         total = self._open.pop(name) if name in self._open else self._sums.take((self._half, name))
         self._open[name] = weight_gradient(inputs, output_gradient, total)
         self._add_features(name, inputs)
+        if self._half == "first":
+            tokens = inputs.reshape(-1, inputs.shape[-1])
+            total_input, count = self._inputs.get(name, (0, 0))
+            self._inputs[name] = total_input + tokens.float().sum(dim=0), count + len(tokens)
 
     def _add_features(self, name: str, inputs: Tensor) -> None:
         from bench.model.gradients import token_mask
@@ -245,7 +256,9 @@ class _Halves:
         elif G is not None and other is None:
             other = torch.zeros_like(G)
         features = self._features.pop(name, {})
-        self._finish(self._layers.pop(name), G, other, {} if name in self._apart else features)
+        total_input, count = self._inputs.pop(name, (None, 0))
+        mean_input = None if total_input is None else total_input / count
+        self._finish(self._layers.pop(name), G, other, {} if name in self._apart else features, mean_input)
 
 
 def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str, Tensor]:
@@ -258,9 +271,11 @@ def _feature_norms(x: Tensor, layer: AdaptedLayer, factors: Factors) -> dict[str
     return {f"{name}_norm": Z.norm(dim=-1) for name, Z in (("X", x), ("Z_A", Z_A), ("Z_B", Z_B))}
 
 
-def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor) -> dict[str, float]:
+def _products(
+    layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Tensor, system: System, mean_input: Tensor | None
+) -> dict[str, float]:
     """The inner products of which the gradient measures are made."""
-    induced = _induced(layer, factors, G)
+    induced = _induced(layer, factors, G, system, mean_input)
     dora = layer.magnitude() is not None  # its projection has no closed form: NaN, which becomes None
     attainable = None if dora else alignment.attainable_gradient(G, factors, layer.trains)
     return {
@@ -273,7 +288,11 @@ def _products(layer: AdaptedLayer, factors: Factors | None, G: Tensor, other: Te
     }
 
 
-def _induced(layer: AdaptedLayer, factors: Factors | None, G: Tensor) -> Tensor:
+def _induced(
+    layer: AdaptedLayer, factors: Factors | None, G: Tensor, system: System, mean_input: Tensor | None
+) -> Tensor:
+    if (found := system.induced(G, factors, layer.scaling, layer.trains, mean_input)) is not None:
+        return found
     magnitude = layer.magnitude()
     if factors is None or magnitude is None:
         return alignment.induced_gradient(G, factors, layer.scaling, layer.trains, layer.lr_ratio)

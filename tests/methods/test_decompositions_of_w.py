@@ -1,4 +1,4 @@
-"""PiSSA, MiLoRA, MiCA and OLoRA: starts that are a decomposition of the pretrained W."""
+"""PiSSA, MiLoRA, Middle, PSOFT, MiCA and OLoRA: starts that are a decomposition of the pretrained W."""
 
 import pytest
 import torch
@@ -36,7 +36,10 @@ def test_what_milora_leaves_in_the_base_is_w_without_its_r_smallest_singular_val
 
 
 @both_orientations
-@pytest.mark.parametrize(("name", "values"), [("pissa", slice(0, R)), ("milora", slice(SMALLER - R, SMALLER))])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("pissa", slice(0, R)), ("middle", slice(10, 14)), ("milora", slice(SMALLER - R, SMALLER))],
+)
 def test_both_factors_carry_the_root_of_each_singular_value(name, values, out, into):
     W = random(out, into)
     factors, expected = start(name, W), torch.diag(torch.linalg.svdvals(W)[values] / S)
@@ -70,3 +73,33 @@ def test_oloras_product_has_the_first_r_columns_of_w_and_projects_the_others_on_
 def test_oloras_factors_do_not_know_the_scaling():
     W = random(24, 40)
     assert torch.equal(start("olora", W).product(), start("olora", W, 2.0).product())
+
+
+@both_orientations
+def test_middles_adapter_takes_over_the_components_in_the_middle_of_the_spectrum(out, into):
+    W = random(out, into)
+    torch.testing.assert_close(S * start("middle", W).product(), best_approximation(W, 14) - best_approximation(W, 10))
+
+
+@both_orientations
+@pytest.mark.parametrize("halves", ["psoft_init", "pissa_init"])
+def test_psofts_adapter_takes_over_the_best_rank_r_approximation_of_w_through_an_identity(out, into, halves):
+    W = random(out, into)
+    factors = built("psoft", halves=halves).factors(layer_of(W, R, S), torch.Generator())
+    assert torch.equal(factors.lora_R, IDENTITY)
+    torch.testing.assert_close(S * factors.product(), best_approximation(W, R))
+    values = torch.diag(torch.linalg.svdvals(W)[:R] / S)
+    of_A = IDENTITY if halves == "psoft_init" else values
+    torch.testing.assert_close(factors.lora_A @ factors.lora_A.T, of_A)
+    torch.testing.assert_close(factors.lora_B.T @ factors.lora_B, values @ values @ torch.linalg.inv(of_A))
+
+
+@both_orientations
+def test_the_fast_svd_of_pissa_projects_w_and_is_pissa_where_iterations_suffice(out, into):
+    W = random(out, into)
+    few, many = (built("pissa_niter", niter=niter).factors(layer_of(W, R, S), torch.Generator()) for niter in (1, 200))
+    left = W - S * few.product()
+    outside = left @ few.lora_A.T if out < into else few.lora_B.T @ left  # it projects on the longer side
+    assert outside.abs().max() < 1e-12
+    assert 1.001 < left.norm() / (W - best_approximation(W, R)).norm() < 1.2
+    torch.testing.assert_close(S * many.product(), best_approximation(W, R), rtol=0, atol=1e-6)

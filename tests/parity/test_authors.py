@@ -14,10 +14,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.methods.base import Factors, Layer, LearningRates
+from bench.methods.k_step import adalomo_step
 from bench.methods.lora_one import LoRAOne
 from bench.model.layers import target_layers
+from bench.systems.base import Clock, Pair
+from bench.systems.sora import official_threshold
 from built_methods import built
 from matrices import with_signs_of
+from systems_built import built_system
 
 R = 4
 SHAPES = ("wide", "tall")
@@ -255,3 +259,170 @@ def test_milora(shape, spectrum):
     A, B, residual = (part("milora", key, name) for name in ("A", "B", "residual"))
     assert max(of_factors(A, B, factors)) < 1e-5
     assert deviation(residual, part("milora", key, "W") - factors.product()) < 1e-5
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_lora_null_takes_over_and_leaves_what_the_authors_does(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    W, C = part("lora_null", key, "W"), part("lora_null", key, "C")
+    layer = Layer("layer", W, R, 1.0, input_covariance=C)
+    factors = built("lora_null").factors(layer, torch.Generator())
+    A, B, residual = (part("lora_null", key, "v1", name) for name in ("A", "B", "residual"))
+    assert max(of_factors(A, B, factors)) < 2e-5  # eigenvectors in float32 there
+    assert deviation(residual, W - factors.product()) < 1e-5
+    zero = built("lora_null", start="zero").factors(layer, torch.Generator())
+    A, B, residual = (part("lora_null", key, "zero", name) for name in ("A", "B", "residual"))
+    assert deviation(A.T @ A, zero.lora_A.T @ zero.lora_A) < 2e-5
+    assert not B.any()
+    assert torch.equal(residual, W)
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_the_k_step_update_is_lorafactorys_and_departs_by_its_exact_svd_where_the_step_is_flat(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    W, G, step = (part("k_step", key, name) for name in ("W", "G", "step"))
+    eta = part("k_step", "eta").item()
+    assert deviation(step, adalomo_step(W, G, eta)) < 1e-5  # there a difference of two weights
+    factors = ours(built("k_step", eta=eta), "k_step", key, 2.0)
+    A, B = (part("k_step", key, name) for name in "AB")
+    missed = [(adalomo_step(W, G, eta) - approximation).norm() for approximation in (factors.product(), B @ A)]
+    assert missed[0] < missed[1] < 1.1 * missed[0]  # svd_lowrank(q=r, niter=4)
+    assert part("k_step", key, "base_change") == 0
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_gora_is_the_authors_but_for_the_sign(shape, spectrum):
+    key, scaling = f"{shape}/{spectrum}", part("gora", "scaling").item()
+    A, B, change = (part("gora", key, name) for name in ("A", "B", "change"))
+    released = ours(built("gora", sign="released"), "gora", key, scaling, torch.Generator().manual_seed(0))
+    assert torch.equal(released.lora_A, A)
+    assert deviation(B, released.lora_B) < 1e-5
+    assert deviation(change, scaling * released.product()) < 1e-5
+    assert (change * part("gora", key, "G")).sum() > 0  # uphill
+    descent = ours(built("gora"), "gora", key, scaling, torch.Generator().manual_seed(0))
+    assert deviation(-B, descent.lora_B) < 1e-5
+
+
+def test_goras_ranks_are_the_authors():
+    keys = [f"{shape}/{spectrum}" for shape in SHAPES for spectrum in ("decaying", "noise")]
+    layers = [Layer(key, part("gora", key, "W"), 8, 1.0, part("gora", key, "G")) for key in keys]
+    assert built("gora").ranks(layers) == {key: part("gora", key, "rank").item() for key in keys}
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_nzlora_is_that_of_lr_matters_of_the_same_draws(shape, spectrum):
+    key, generator = f"{shape}/{spectrum}", torch.Generator().manual_seed(3)
+    factors = ours(built("nzlora"), "nzlora", key, 2.0, generator)
+    A, B, residual = (part("nzlora", key, name) for name in ("A", "B", "residual"))
+    assert torch.equal(factors.lora_A, A)
+    assert torch.equal(factors.lora_B, B)
+    torch.testing.assert_close(residual, part("nzlora", key, "W") - 2.0 * factors.product(), rtol=0, atol=1e-5)
+
+
+# Of 40 inputs, or of a W that decays below rounding, the smallest directions of the outputs are arbitrary.
+DETERMINED = [(shape, spectrum, "ipm") for shape in SHAPES for spectrum in ("decaying", "noise")]
+DETERMINED += [("wide", "noise", "kpm"), ("wide", "noise", "middle"), ("tall", "noise", "middle")]
+
+
+@pytest.mark.parametrize(("shape", "spectrum", "mode"), DETERMINED)
+def test_astra_is_the_authors_where_the_outputs_determine_its_directions(shape, spectrum, mode):
+    key = f"{shape}/{spectrum}"
+    W, C = part("astra", key, "W"), part("astra", key, "C")
+    layer = Layer("layer", W, R, part("astra", "scaling").item(), output_covariance=C)
+    factors = built("astra", mode=mode).factors(layer, torch.Generator())
+    A, B = (part("astra", key, mode, name) for name in "AB")
+    order = slice(None) if mode == "kpm" else torch.arange(R - 1, -1, -1)  # theirs ascend
+    assert max(of_factors(A[order], B[:, order], factors)) < 2e-5
+    if mode == "ipm":
+        assert deviation(part("astra", key, "ipm", "residual"), W - layer.scaling * factors.product()) < 1e-5
+
+
+@each_shape
+def test_astras_covariance_is_the_mean_over_samples_of_outputs_with_bias_over_their_largest_entry(shape):
+    key = f"{shape}/noise"
+    outputs = part("astra", key, "X") @ part("astra", key, "W").T + part("astra", key, "bias")
+    scaled = outputs / outputs.amax(dim=(1, 2), keepdim=True).abs()
+    assert deviation(part("astra", key, "C"), torch.einsum("stm,stk->mk", scaled, scaled) / len(outputs)) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.03, 0.0])
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_lora_da_departs_by_exact_eigenvectors(shape, spectrum, beta):
+    key = f"{shape}/{spectrum}"
+    W, G, Z, y = (part("lora_da", key, name) for name in "WGZy")
+    layer = Layer("layer", W, R, 1.0, G, token_covariance=Z, output_fisher=y)
+    factors = built("lora_da", variance_beta=beta).factors(layer, torch.Generator())
+    A, B = (part("lora_da", key, "ten", str(beta), name) for name in "AB")
+    assert 1e-6 < deviation(B @ A, factors.product()) < 1e-3  # ten iterations of LOBPCG in float32
+    assert max(of_factors(A, B, factors)) < 2e-3
+    assert overlap(A, factors.lora_A) > 0.99999
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_sorsa(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    factors = ours(built("sorsa"), "sorsa", key, part("sorsa", "scaling").item())
+    A, B, values, residual = (part("sorsa", key, name) for name in ("A", "B", "S", "residual"))
+    assert max(of_factors(A, B, factors)) < 1e-5
+    assert deviation(values, factors.lora_E) < 1e-6
+    torch.testing.assert_close(residual, part("sorsa", key, "W") - factors.product(), rtol=0, atol=1e-5)
+
+
+@each_shape
+def test_giva_departs_by_its_exact_svd_and_only_where_the_spectrum_is_flat(shape):
+    for spectrum in ("decaying", "noise"):
+        key = f"{shape}/{spectrum}"
+        factors = ours(built("giva"), "giva", key, 1.0)
+        A, B = (part("giva", key, name) for name in "AB")
+        assert torch.equal(factors.lora_E, part("giva", key, "s"))
+        assert torch.equal(factors.lora_o, part("giva", key, "o"))
+        if spectrum == "decaying":
+            assert max(of_factors(A, B, factors)) < 1e-5
+        else:
+            assert 5e-3 < max(of_factors(A, B, factors)) < 0.15  # svd_lowrank(q=4r, niter=4)
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_nlora_and_moslora_are_those_of_nloras_authors(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    layer = Layer("layer", part("nlora", key, "W"), R, 2.0)
+    for method, name in (("nlora", "nlora"), ("moslora", "slora")):
+        factors = built(method).factors(layer, torch.Generator().manual_seed(3))
+        for letter in "ABR":
+            assert torch.equal(getattr(factors, f"lora_{letter}"), part("nlora", key, name, letter))
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "noise"])
+@each_shape
+def test_stellas_start(shape, spectrum):
+    key = f"{shape}/{spectrum}"
+    layer = Layer("layer", part("stella", key, "W"), R, 2.0)
+    for basis, mode in (("random", "rando"), ("svd_major", "major"), ("svd_minor", "minor")):
+        factors = built("stella", basis=basis).factors(layer, torch.Generator().manual_seed(3))
+        A, B = (part("stella", key, mode, name) for name in "AB")
+        assert max(of_factors(A, B, factors)) < 1e-5
+        assert torch.equal(factors.lora_R, part("stella", key, mode, "R"))
+
+
+# Systems
+
+
+@each_shape
+def test_flora_ends_where_the_authors_optimiser_does_over_the_same_projections(shape):
+    W, system, state = part("flora", shape, "W").double(), built_system("flora", r=4, kappa=2), {}
+    for step, G in enumerate(part("flora", shape, "G").double(), 1):
+        pair = Pair("layer", {"weight": W}, {"weight": G}, 1.0)
+        W = W - 1e-2 * system.descent(pair, state, Clock(step, 90, 1e-2, seed=0))["weight"]
+    assert deviation(W, part("flora", shape, "after")) < 1e-12
+
+
+def test_soras_official_threshold_is_what_the_authors_step_does_to_the_gates():
+    found = stored("sora")
+    assert torch.equal(official_threshold(found["gates"], found["sparse_lambda"].item()), found["after"])

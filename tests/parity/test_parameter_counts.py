@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import pytest
@@ -14,7 +15,9 @@ from bench.model.layers import heads, target_layers
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
+from bench.systems.none import NO_SYSTEM
 from built_methods import built
+from systems_built import built_system
 
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
@@ -161,3 +164,30 @@ def test_the_adapters_of_encoders_have_as_many_parameters_as_published(model, me
     layers = target_layers(skeleton(model), read(model).target_modules)
     assert num_layers in (None, len(layers))
     assert in_adapters(model, built(method), Rank(f"r{r}", r, 2 * r)) == published
+
+
+def numbers_of_a_layer(name, out, into, r):
+    """How many numbers a method or a system trains in a layer, where those are not those of A and B."""
+    both = r * (out + into)
+    adalora = math.ceil(1.5 * r) * (out + into + 1)
+    return {
+        "psoft": r * r, "giva": r + out, "lora_null_v2": out * r, "sorsa": both + r, "moslora": both + r * r,
+        "nlora": both + r * r, "stella": both + r * r, "lora_fa": out * r, "adalora": adalora, "sora": both + r,
+        "kasa": both + r, "xgblora": out + into, "flora": out * into,
+    }.get(name, both)  # fmt: skip
+
+
+SYSTEMS = sorted({path.stem for path in (CONF / "system").glob("*.yaml")} - {"none"})
+NEW = "psoft giva lora_null_v2 sorsa moslora nlora stella nzlora lora_da astra".split()
+
+
+@pytest.mark.parametrize("name", [*NEW, *SYSTEMS])
+def test_methods_and_systems_train_as_many_numbers_as_their_form_has(name):
+    method = built(name) if name in NEW else built("full_ft" if name == "flora" else "hu")
+    system = built_system(name, rank_r=4) if name in SYSTEMS else NO_SYSTEM
+    layers = target_layers(model := skeleton("tiny_llama"), read("tiny_llama").target_modules)
+    shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
+    with torch.device("meta"):
+        wrapped, _ = adapter.add(model, method, Rank("r4", 4, 8), layers, system=system)
+    expected = sum(numbers_of_a_layer(name, *shape, 4) for shape in shapes)
+    assert adapter.count_parameters(wrapped, trainable=True)[0] == expected

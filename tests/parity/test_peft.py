@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, initialize_lora_eva_weights
+from peft import LoraConfig, PsoftConfig, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
@@ -194,3 +194,45 @@ def test_dora_on_pissa_is_pefts(tiny_model, batch):
         expected = module.lora_magnitude_vector["default"].weight.detach()
         torch.testing.assert_close(mine[name].magnitude(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(logits(model, given), logits(wrapped, given), rtol=0, atol=2e-5)
+
+
+def test_the_fast_svd_of_pissa_is_pefts_of_the_same_seed(tiny_model):
+    drawn = int(torch.randint(2**63 - 1, (), generator=torch.Generator().manual_seed(3)))
+    method = built("pissa_niter", niter=2)
+    for name, module in peft_layers(theirs(tiny_model(), True)[1]()).items():
+        base = module.get_base_layer().weight.detach().clone()
+        factors = method.factors(Layer(name, base, R, S), torch.Generator().manual_seed(3))
+        torch.manual_seed(drawn)
+        module.pissa_init("default", "pissa_niter_2")
+        A, B, kept = parts(module)
+        torch.testing.assert_close(factors.lora_A, A, rtol=0, atol=1e-6)
+        torch.testing.assert_close(factors.lora_B, B, rtol=0, atol=1e-6)
+        torch.testing.assert_close(base - S * factors.product(), kept, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("halves", ["psoft_init", "pissa_init"])
+def test_the_start_of_psoft_is_pefts(tiny_model, batch, halves):
+    given = batch(2, 6)
+    model, mine = ours(tiny_model(), built("psoft", halves=halves), given)
+    settings = {"psoft_orth": False, "psoft_mag_a": False, "psoft_mag_b": False}
+    config = PsoftConfig(r=R, psoft_alpha=ALPHA, target_modules=list(TARGETS), ab_svd_init=halves, **settings)
+    wrapped = get_peft_model(tiny_model(), config)
+    torch.testing.assert_close(logits(model, given), logits(wrapped, given), rtol=0, atol=2e-5)
+    for name, layer in mine.items():
+        module, factors = wrapped.base_model.model.get_submodule(name), layer.factors()
+        middle = module.psoft_R["default"].weight.data
+        torch.testing.assert_close(middle, factors.lora_R, rtol=0, atol=0)
+        for i, j in ((0, 0), (3, 1)):  # s B[:, i] A[j] is what one more in R's entry (i, j) adds
+            middle[i, j] += 1
+            found, own = module.get_delta_weight("default"), S * torch.outer(factors.lora_B[:, i], factors.lora_A[j])
+            torch.testing.assert_close(found.abs(), own.abs(), rtol=0, atol=2e-5)
+            middle[i, j] -= 1
+
+
+def test_dude_is_pissa_with_dora_whose_magnitudes_are_those_of_the_pretrained_w(tiny_model, batch):
+    pretrained = {
+        name: module.weight.detach() for name, module in tiny_model().named_modules() if name.endswith("proj")
+    }
+    _, mine = ours(tiny_model(), built("pissa"), batch(2, 6), replace(PLAIN, use_dora=True))
+    for name, layer in mine.items():
+        torch.testing.assert_close(layer.magnitude(), pretrained[name].norm(dim=1), rtol=1e-5, atol=0)

@@ -13,6 +13,7 @@ from conftest import composed_run
 
 from bench.init.calibrate import CalibrationRequest, calibrate
 from bench.init.stage import initialize
+from bench.methods.base import Factors
 from bench.model import weights
 from bench.model.export import restored, save_adapter
 from bench.model.layers import heads, target_layers
@@ -54,6 +55,7 @@ CASES = [
     for (i, name), (j, method) in itertools.product(enumerate(ZOO), enumerate(METHODS))
     if (name, method, (), CONV1D) not in REFUSED
 ]
+CASES += [pytest.param("bert", "giva")]  # vectors between and behind the factors
 
 
 @pytest.fixture(scope="session")
@@ -161,10 +163,10 @@ def assert_alignment_is_its_definition(model, layers, probe):
         induced = torch.zeros_like(G)
         if "weight" in layer.trains:
             induced = G
-        elif "lora_R" in layer.trains:
-            induced = layer.scaling * parts["lora_B"] @ parts["lora_R"].grad @ parts["lora_A"]
         elif layer.trains:
-            induced = layer.scaling * (parts["lora_B"] @ parts["lora_A"].grad + parts["lora_B"].grad @ parts["lora_A"])
+            values = {part: p.detach() for part, p in parts.items()}
+            steps = {part: torch.zeros_like(p) if p.grad is None else p.grad for part, p in parts.items()}
+            induced = layer.scaling * torch.func.jvp(lambda v: Factors(**v).product(), (values,), (steps,))[1]
         product, size, full = (induced * G).sum(), induced.norm(), G.norm()
         expected = (product / (size * full)).item() if size * full > 0 else None
         assert rows[layer.name, "cosine"] == (None if expected is None else pytest.approx(expected, abs=1e-3)), (
@@ -211,30 +213,40 @@ def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     task = cfg.task.prepare(loaded, cfg.seed, cfg.score.split, cfg.trains)
     model, (batch,) = loaded.model, task.calibration
     layers = target_layers(model, cfg.model.target_modules)
-    request = CalibrationRequest(frozenset({"gradient", "input_covariance", "label_covariance"}))
+    covariances = ("input_covariance", "label_covariance", "token_covariance", "output_covariance")
+    request = CalibrationRequest(frozenset({"gradient", *covariances}))
     found = calibrate(model, layers, [batch], request)
     gradients = gradients_by_autograd(model.requires_grad_(True), layers, batch)
-    inputs, labelled = covariances_sample_by_sample(model, layers, batch, loaded.kind)
+    expected = covariances_sample_by_sample(model, layers, batch, loaded.kind)
     for key, gradient in gradients.items():
         size = gradient.abs().max().item()
         torch.testing.assert_close(found.gradient[key], gradient, rtol=1e-3, atol=1e-4 * size)
-        torch.testing.assert_close(found.input_covariance[key], inputs[key], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(found.label_covariance[key], labelled[key], rtol=1e-3, atol=1e-4)
+        for kind in covariances:
+            torch.testing.assert_close(getattr(found, kind)[key], expected[kind][key], rtol=1e-3, atol=1e-4)
 
 
 def covariances_sample_by_sample(model, layers, batch, kind):
-    """CorDA's and EVA's covariances of each layer, from what one sample without padding gives it in all its calls."""
+    """The covariances of each layer, from what one sample without padding gives it in all its calls."""
     scaled = {key: torch.zeros(layer.in_features, layer.in_features) for key, layer in layers.items()}
-    learned = {key: [] for key in layers}
+    given = {key: torch.zeros(layer.out_features, layer.out_features) for key, layer in layers.items()}
+    learned, every = {key: [] for key in layers}, {key: [] for key in layers}
     samples = [single(batch, index, kind) for index in range(len(batch["labels"]))]
     for sample in samples:
         labels = sample["labels"] != IGNORED
         for key, calls in calls_of(model, layers, sample).items():
             for rows in (inputs.flatten(0, -2) for inputs in calls):
                 scaled[key] += rows.T @ rows / rows.max().square()
+                outputs = layers[key].forward(rows).detach()
+                given[key] += outputs.T @ outputs / outputs.max().square()
+                every[key].append(rows)
                 learned[key].append(rows[labels[0]] if kind == "causal" and len(rows) == labels.numel() else rows)
-    covariances = {key: torch.cat(rows).T.cov(correction=0) for key, rows in learned.items()}
-    return {key: total / len(samples) for key, total in scaled.items()}, covariances
+    tokens = {key: torch.cat(rows) for key, rows in every.items()}
+    return {
+        "input_covariance": {key: total / len(samples) for key, total in scaled.items()},
+        "output_covariance": {key: total / len(samples) for key, total in given.items()},
+        "label_covariance": {key: torch.cat(rows).T.cov(correction=0) for key, rows in learned.items()},
+        "token_covariance": {key: rows.T @ rows / len(rows) for key, rows in tokens.items()},
+    }
 
 
 def single(batch, index, kind):

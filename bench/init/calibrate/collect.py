@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from bench.init.calibrate.result import Calibration, CalibrationRequest
+from bench.init.calibrate.result import FROM_GRADIENTS, Calibration, CalibrationRequest
 from bench.init.calibrate.sketch import GradientSketch
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
@@ -79,6 +79,7 @@ class Collector:
         self._apart: set[str] = set()  # layers whose rows are not the tokens of a batch of several samples
         self._sketches: dict[str, GradientSketch] = {}
         self._batch: Batch = {}
+        self._weight = 1.0  # of the batch's loss in what is differentiated
         self._last = False
         self._sums: Sums = PLACES["memory"]()
         self.at = "the embeddings"
@@ -100,6 +101,7 @@ class Collector:
         bar = tqdm(own, desc="calibrate", unit="batch", leave=False, disable=ranks.rank() > 0)
         for index, piece in enumerate(bar):
             self._batch = {name: tensor.to(self._model.device) for name, tensor in self._cut(piece.batch).items()}
+            self._weight = piece.weight
             self._last = index == len(own) - 1 and layer_by_layer
             loss += piece.weight * self._visit(piece.weight, checkpointing)
         found, facts = self._result, self._result.facts
@@ -113,7 +115,8 @@ class Collector:
         sizes = [num_samples(piece.batch) for piece in pieces]
         facts.num_samples, facts.batch_size, facts.place = sum(sizes), max(sizes), place
         facts.seconds = dict(self._seconds)
-        found.input_covariance = {name: total / sum(sizes) for name, total in found.input_covariance.items()}
+        for by_layer in (found.input_covariance, found.output_covariance):
+            by_layer.update({name: total / sum(sizes) for name, total in by_layer.items()})
         return found
 
     def _visit(self, weight: float, checkpointing: bool) -> float:
@@ -136,7 +139,8 @@ class Collector:
     def _choose_place(self) -> Place:
         layers = self._layers.values()
         gradients = sum(4 * layer.in_features * layer.out_features for layer in layers) if self._exact_gradient else 0
-        squares = sum(4 * layer.in_features**2 for layer in layers) * len(self._request.matrices - {"gradient"})
+        covariances = self._request.matrices - FROM_GRADIENTS
+        squares = sum(4 * _side(kind, layer) ** 2 for kind in covariances for layer in layers)
         weights = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
         return choose_place(gradients + squares, weights, self._model.device)
 
@@ -151,7 +155,8 @@ class Collector:
             tokens = self._tokens(kind, name, inputs.shape[:-1])
             if tokens is None:
                 continue
-            share = _covariance_share(kind, tokens, inputs.reshape(*tokens.shape, -1))
+            rows = self._rows(kind, name, inputs, output_gradient).reshape(*tokens.shape, -1)
+            share = self._share(kind, tokens, rows)
             total = self._total(kind, name)
             with self._clock("gradient"):
                 opened[kind] = share if total is None else total.add_(share)
@@ -164,6 +169,25 @@ class Collector:
         elif self._request.sketched:
             with self._clock("gradient"):
                 self._sketch(name, inputs.flatten(0, -2).float(), output_gradient.flatten(0, -2).float())
+
+    def _rows(self, kind: Statistic, name: str, inputs: Tensor, output_gradient: Tensor | None) -> Tensor:
+        """The vectors (..., in or out) that a statistic is of."""
+        if kind == "output_fisher":
+            assert output_gradient is not None, "a request of it needs a backward pass"
+            return output_gradient
+        # By its forward alone, as a call would come back here through the hooks.
+        return self._layers[name].forward(inputs) if kind == "output_covariance" else inputs
+
+    def _share(self, kind: Statistic, tokens: Tensor, rows: Tensor) -> Tensor:
+        """What one batch adds to a statistic other than the gradient; rows (batch, tokens, in or out)."""
+        if kind in ("input_covariance", "output_covariance"):
+            return _scaled_moments(tokens, rows)
+        if kind != "output_fisher":
+            return _moments(rows[tokens])
+        labels = num_label_tokens(self._batch["labels"])
+        # Of each sample's own mean loss: the batch's counts label tokens alike, and is weighted among batches.
+        own = labels.sum() / labels.clamp(min=1) / self._weight
+        return _squares((rows * own.to(rows)[:, None, None])[tokens])
 
     def _cut(self, batch: Batch) -> Batch:
         """The batch; one sample alone loses its padding, so that every row that a layer is given is of its tokens."""
@@ -229,10 +253,12 @@ class Collector:
                 self._deliver_svds({name: {"gradient": self._sketched(name)}})
 
     def _deliver(self, kind: str, name: str, total: Tensor) -> None:
-        if kind == "input_covariance":
-            self._result.input_covariance[name] = total.cpu()
+        if kind in ("input_covariance", "output_covariance"):
+            getattr(self._result, kind)[name] = total.cpu()
         elif kind == "label_covariance":
             self._result.label_covariance[name] = _covariance(total).cpu()
+        elif kind in ("token_covariance", "output_fisher"):
+            getattr(self._result, kind)[name] = _mean(total).cpu()
         else:
             self._deliver_svds({name: self._decomposed(name, total)})
             if "gradient" in self._request.matrices:
@@ -294,13 +320,9 @@ class Collector:
         total = self._sums.take((kind, name))
         if total is not None:
             return total
-        layer, dtype = self._layers[name], torch.float32
-        rows, columns = layer.in_features, layer.in_features
-        if kind == "gradient":
-            rows = layer.out_features
-        elif kind == "label_covariance":  # with sums and count
-            rows, columns, dtype = rows + 1, columns + 1, torch.float64
-        return torch.zeros(rows, columns, dtype=dtype, device=layer.weight.device)
+        layer = self._layers[name]
+        shape, dtype = _accumulator(kind, layer)
+        return torch.zeros(shape, dtype=dtype, device=layer.weight.device)
 
     def _decomposed_total(self, name: str) -> dict[Spectral, SVD]:
         if name in self._sketches:
@@ -335,15 +357,38 @@ def on_host(svd: SVD) -> SVD:
     return SVD(svd.U.cpu().clone(), svd.S.cpu().clone(), svd.Vh.cpu().clone(), svd.error)
 
 
-def _covariance_share(kind: Statistic, tokens: Tensor, inputs: Tensor) -> Tensor:
-    """What one batch adds to a covariance: (in, in), or for labels (in + 1, in + 1), moments with sums and count."""
-    if kind == "input_covariance":
-        sequences = [sequence[counted].float() for sequence, counted in zip(inputs, tokens, strict=True)]
-        scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences if len(sequence)])
-        return scaled.T @ scaled
-    learned = inputs[tokens].double()
-    with_one = torch.cat([learned, torch.ones_like(learned[:, :1])], dim=1)  # sums, squares and count in one matrix
+def _side(kind: str, layer: nn.Linear) -> int:
+    """Length of the vectors that a statistic other than the gradient is of."""
+    return layer.out_features if kind in ("output_covariance", "output_fisher") else layer.in_features
+
+
+def _accumulator(kind: str, layer: nn.Linear) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and precision in which a statistic is summed."""
+    if kind == "gradient":
+        return (layer.out_features, layer.in_features), torch.float32
+    side = _side(kind, layer)
+    if kind in ("input_covariance", "output_covariance"):
+        return (side, side), torch.float32
+    return ((side + 1,) if kind == "output_fisher" else (side + 1, side + 1)), torch.float64  # with a count
+
+
+def _scaled_moments(tokens: Tensor, rows: Tensor) -> Float[Tensor, "side side"]:
+    """The sum of Xᵀ X over sequences X, each divided by the magnitude of its largest entry."""
+    sequences = [sequence[counted].float() for sequence, counted in zip(rows, tokens, strict=True)]
+    scaled = torch.cat([sequence / sequence.max().abs() for sequence in sequences if len(sequence)])
+    return scaled.T @ scaled
+
+
+def _moments(vectors: Float[Tensor, "tokens in"]) -> Float[Tensor, "in+1 in+1"]:
+    """The sum of [x, 1] [x, 1]ᵀ: squares, sums and count in one matrix."""
+    vectors = vectors.double()
+    with_one = torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
     return with_one.T @ with_one
+
+
+def _squares(vectors: Float[Tensor, "tokens out"]) -> Float[Tensor, "out+1"]:
+    """The sums of squares, and the count."""
+    return torch.cat([vectors.double().square().sum(dim=0), vectors.new_tensor([len(vectors)], dtype=torch.float64)])
 
 
 def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
@@ -351,3 +396,9 @@ def _covariance(moments: Float[Tensor, "in+1 in+1"]) -> Float[Tensor, "in in"]:
     count = moments[-1, -1].clamp(min=1)  # of a layer that no token reaches: zeros
     mean = moments[:-1, -1] / count
     return (moments[:-1, :-1] / count - torch.outer(mean, mean)).float()
+
+
+def _mean(sums: Tensor) -> Tensor:
+    """The means without the count, which is the last entry of the vector or matrix of sums; zeros of a count of 0."""
+    count = sums.flatten()[-1].clamp(min=1)
+    return (sums[(slice(-1),) * sums.dim()] / count).float()

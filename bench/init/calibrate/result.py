@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +14,8 @@ from bench.methods.svd import EXACT, SVD, SVDSettings
 from bench.runs.record_parts import CalibrationFacts
 
 PARTS = ("U", "S", "Vh")
-MATRICES: tuple[Statistic, ...] = ("gradient", "input_covariance", "label_covariance")
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+FROM_GRADIENTS: frozenset[Statistic] = frozenset({"gradient", "output_fisher"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class CalibrationRequest:
     @property
     def gradient(self) -> bool:
         """Whether a backward pass is needed."""
-        return "gradient" in self.matrices or bool(self.svds - {"weight"})
+        return bool(self.matrices & FROM_GRADIENTS) or bool(self.svds - {"weight"})
 
     @property
     def data(self) -> bool:
@@ -86,6 +87,9 @@ class Calibration:
     gradient: dict[str, Float[Tensor, "out in"]] = field(default_factory=dict)
     input_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
     label_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
+    token_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
+    output_covariance: dict[str, Float[Tensor, "out out"]] = field(default_factory=dict)
+    output_fisher: dict[str, Float[Tensor, "out"]] = field(default_factory=dict)
     svds: dict[Spectral, dict[str, SVD]] = field(default_factory=dict)
     facts: CalibrationFacts = field(default_factory=CalibrationFacts)
 
@@ -108,26 +112,21 @@ class Calibration:
             scaling: s in `W + s B A`.
             learning_rates: those of the coming schedule.
         """
-
-        def statistic(by_layer: dict[str, Tensor]) -> Tensor | None:
-            return by_layer[name].to(weight.device) if name in by_layer else None
-
+        found = {kind: by_layer[name] for kind in STATISTICS if name in (by_layer := getattr(self, kind))}
         return Layer(
             name=name,
             weight=weight,
             r=r,
             scaling=scaling,
-            gradient=statistic(self.gradient),
-            input_covariance=statistic(self.input_covariance),
-            label_covariance=statistic(self.label_covariance),
             learning_rates=learning_rates,
             svds={matrix: by_layer[name] for matrix, by_layer in self.svds.items() if name in by_layer},
+            **{kind: statistic.to(weight.device) for kind, statistic in found.items()},
         )
 
     def to_entry(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """An entry of the cache: tensors by name, and everything else as plain values."""
         tensors: dict[str, Tensor] = {}
-        for kind in MATRICES:
+        for kind in STATISTICS:
             tensors |= {f"{kind}/{name}": matrix for name, matrix in getattr(self, kind).items()}
         for of, by_name in self.svds.items():
             for name, svd in by_name.items():

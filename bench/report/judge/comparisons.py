@@ -156,7 +156,8 @@ def matches(one: Cell, other: Cell) -> bool:
     if one.unlike(other):
         return False
     mine, theirs = one.axes, other.axes
-    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith("method.") and axis != STUDY]
+    own = ("method.", "system.", STUDY)
+    shared = [axis for axis in mine.keys() & theirs.keys() if not axis.startswith(own)]
     known = [axis for axis in shared if mine[axis] is not None and theirs[axis] is not None]
     return one.method == other.method or all(mine[axis] == theirs[axis] for axis in known)
 

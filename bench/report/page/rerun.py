@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.runs.record import Record
 
-GROUPS = ("method", "rank", "task", "model")
+GROUPS = ("method", "system", "rank", "task", "model")
 # Sections that an override can change; one that is not in the identity cannot change the result.
-_SECTIONS = ("method", "rank", "adapter", "task", "model", "train", "measure", "score", "svd")
+_SECTIONS = ("method", "system", "rank", "adapter", "task", "model", "train", "measure", "score", "svd")
 _SET_BY_GROUP = ("name", "_target_")
 # What Hydra's grammar reads as a string without quotes (https://hydra.cc/docs/advanced/override_grammar/basic/).
 _PLAIN_STRING = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_./][\w./-]*", re.IGNORECASE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.report.judge.metrics import base_name, scale_of
-from bench.report.page.rerun import GROUPS, rerun_command
+from bench.report.page.rerun import rerun_command
 from bench.report.palette import order
 from bench.report.read.frames import eval_loss_score
 from bench.report.read.load import Study
@@ -30,7 +30,7 @@ class PageRun:
 
     Attributes:
         run_id: None for a planned run whose learning rate is not chosen.
-        method: the name in conf/method; `label` is what its paper prints.
+        method: the name in conf/method, with a system's as in "lora_ga+lora_pro"; `label` is what its paper prints.
         stages: all stages that use the run.
         scores: metric and value as printed.
         score: the first value, in the unit that is printed; the list is sorted by it.
@@ -94,7 +94,7 @@ def _recorded(study: Study, record: Record, planned: Sequence[PlannedRun]) -> Pa
     return PageRun(
         status=record.status if record.status in STATUSES else FAILED,
         run_id=record.run_id,
-        method=config.method.name or DASH,
+        method=record.method or DASH,
         label=record.label,
         rank=config.rank.name or DASH if "rank" in identity else DASH,
         task=config.task.name or DASH,
@@ -130,9 +130,12 @@ def _without_record(study: Study, same: Sequence[PlannedRun], recorded: Sequence
     """A planned run; settings that its overrides leave at their defaults are taken from records of the same method."""
     pairs = (text.partition("=") for text in same[0].overrides)
     settings = {key.lstrip("+"): value for key, _, value in pairs}
+    system = settings.get("system", "none")
+    if "method" in settings and system != "none":
+        settings["method"] += f"+{system}"
     names: dict[str, Any] = {}
     alike = recorded
-    for group in GROUPS:  # the method comes first
+    for group in ("method", "rank", "task", "model"):
         values = {getattr(run, group) for run in alike}
         names[group] = settings.get(group) or (values.pop() if len(values) == 1 else DASH)
         if group == "method":

@@ -61,7 +61,7 @@ class RowKey:
         config = record.config
         settings = config.model_dump()
         return (
-            self.method == config.method.name
+            self.method == record.method
             and (self.rank is None or self.rank == config.rank.r)
             and all(_has(settings, *setting.split("=", 1)) for setting in self.settings)
         )

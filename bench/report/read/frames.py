@@ -69,7 +69,7 @@ def frame(study: str, results_dir: Results | None = None) -> pd.DataFrame:
         The columns, missing values as NA:
 
         - study, stage, run_id: a run that two stages share has rows under both.
-        - method: the name the command line knows; label: as the paper prints it.
+        - method: the name the command line knows, with a system's as in "lora_ga+lora_pro"; label: as papers print it.
         - rank: r of the adapters; NA for a method that has none.
         - task, model, seed: NA is the seed of a model that is not trained.
         - learning_rate: peak of the schedule; NA where nothing is trained.
@@ -252,7 +252,7 @@ def _frame(
         about = {
             "study": study,
             "run_id": record.run_id,
-            "method": config.method.name,
+            "method": record.method,
             "label": record.label,
             "rank": config.rank.r if "rank" in identity else None,
             "task": config.task.name,

@@ -43,7 +43,7 @@ class Cell:
     """Runs of one configuration under different seeds, in the seeds' order.
 
     Attributes:
-        method: the name the command line knows.
+        method: the name the command line knows, and that of a system behind a plus: "lora_ga+lora_pro".
         label: the method as its paper prints it.
         axes: the settings, beside task and model, in which the stage's cells differ; None where a method ignores one.
         group: what rows of different stages match by: the plan's common overrides; without a plan, method and axes.
@@ -266,7 +266,7 @@ def _cells(found: list[Member], plan: StudyPlan | None, stage: str) -> list[Cell
         first = members[0][1]
         values = {axis: flat[key].get(axis) for axis in axes}
         paths, runs = zip(*members, strict=True)
-        method = first.config.method.name
+        method = first.method
         own = (f"method={method}", *(f"{axis}={value}" for axis, value in values.items() if value is not None))
         group = known.get(first.run_id, own)
         cells.append(Cell(method, first.label, values, list(runs), list(paths), group))
@@ -310,7 +310,7 @@ _PLACE, _METHOD = "place", "method_name"  # beside the settings of an identity, 
 def settings(record: Record) -> dict[str, Any]:
     """What of a run's configuration can change its scores, but the seed: printable values by dotted name."""
     identity = {key: value for key, value in record.identity.items() if key != "seed"}
-    return _flatten(_without_alignment(identity)) | {_PLACE: _place(record), _METHOD: record.config.method.name}
+    return _flatten(_without_alignment(identity)) | {_PLACE: _place(record), _METHOD: record.method}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -338,8 +338,8 @@ def axes_of(flat: Mapping[Any, dict[str, Any]]) -> list[str]:
     axes = [_PLACE]
     # lora_alpha follows the rank, and each row's own learning rate what is swept, not the other way round.
     for key in sorted(keys, key=lambda key: (key == RATE, not key.endswith(".name"), key != "rank.r", key)):
-        # A method's own fields and its learning rate set cells apart only within the method.
-        within = [_METHOD] if key.startswith("method.") or key == RATE else []
+        # The fields of a method and of a system, and the learning rate, set cells apart only within both.
+        within = [_METHOD] if key.startswith(("method.", "system.")) or key == RATE else []
         if not _fixed(every, within, key) and not any(_fixed(every, [axis], key) for axis in axes):
             axes.append(key)
     return axes[1:]
