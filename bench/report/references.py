@@ -58,7 +58,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def used_by(studies: Iterable[Study]) -> list[str]:
-    """What runs of some studies use, as GROUP/NAME: methods, systems, models and datasets in this order, each sorted."""
+    """What the runs of studies use, as GROUP/NAME: methods, systems, models and datasets, each sorted."""
     records = [record for study in studies for _, record in study.members]
     datasets = {name for record in records for name in (record.config.task.model_extra or {}).get("datasets", {})}
     groups = {

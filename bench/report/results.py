@@ -126,11 +126,7 @@ class StudyResults:
         known = list(dict.fromkeys(cell.method for cell in at.cells))
         if method in known:
             return
-        statuses = [
-            record.status
-            for _, record in at.members
-            if record.method == method and record.status != COMPLETED
-        ]
+        statuses = [record.status for _, record in at.members if record.method == method and record.status != COMPLETED]
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         ended = f" ({counts})" if counts else ""
         raise ReportError(
