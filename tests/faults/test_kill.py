@@ -33,9 +33,17 @@ FAULTS = {
     "record": (kinds.kill_before_record,),
     "record, written": (kinds.kill_after_record,),
 }
+# Each is beside a phase that is like it.
+NIGHTLY = {"load", "initialise", "save", "save, while sealing", "record, written"}
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=[pytest.mark.faults] if name in NIGHTLY else [])
+        for name, fault in FAULTS.items()
+    ],
+)
 def test_a_run_killed_in_any_phase_goes_on_to_the_bit(tmp_path, undisturbed, fault):
     cfg = cell(tmp_path, "method=lora_sb")
     killed(cfg, *fault)
