@@ -140,8 +140,8 @@ def test_rows_that_share_some_runs_are_not_compared(tmp_path):
 def test_a_task_that_one_study_has_alone_is_said_to_be():
     notes = beside(RESULTS, "demo", "minilm_glue/sst2").notes
     assert notes == (
-        "gsm_tiny, tiny_llama: only in demo: nothing is compared between studies.",
-        "sst2, minilm: only in minilm_glue/sst2: nothing is compared between studies.",
+        "gsm_tiny, tiny_llama: Only in demo: nothing is compared between studies.",
+        "sst2, minilm: Only in minilm_glue/sst2: nothing is compared between studies.",
     )
 
 

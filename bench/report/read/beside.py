@@ -49,12 +49,15 @@ def side_by_side(studies: Sequence[Study], folder: Path, mix: bool = False) -> S
 
 
 def _each_once(studies: Sequence[Study]) -> list[Cell]:
-    """The rows of all studies with the names of theirs; one that is the same runs in several names all of these."""
-    names: dict[frozenset[str], list[str]] = {}
-    first: dict[frozenset[str], Cell] = {}
+    """The rows of all studies with the names of theirs; one that is the same runs in several names all of these.
+
+    A run that was done again on another stack is not the same.
+    """
+    names: dict[frozenset[tuple[str, str | None]], list[str]] = {}
+    first: dict[frozenset[tuple[str, str | None]], Cell] = {}
     for study in studies:
         for cell in study.cells:
-            runs = frozenset(run.run_id for run in cell.runs)
+            runs = frozenset((run.run_id, run.environment.fingerprint) for run in cell.runs)
             names.setdefault(runs, []).append(study.name)
             first.setdefault(runs, cell)
     return [replace(cell, study=" and ".join(names[runs])) for runs, cell in first.items()]
@@ -111,7 +114,7 @@ def _notes(together: Study, names: Sequence[str]) -> Iterator[str]:
         of_studies = {cell.study for cell in part.cells}
         here = [name for name in names if name in of_studies]
         if len(of_studies) == 1:
-            yield f"{where}only in {here[0] if here else part.cells[0].study}: nothing is compared between studies."
+            yield f"{where}Only in {here[0] if here else part.cells[0].study}: nothing is compared between studies."
         if both := [cell.label for cell in part.cells if cell.study not in names]:
             yield f"{where}In one row, because the studies named in it have the same runs: {', '.join(both)}."
         for one, other in combinations(here, 2):
