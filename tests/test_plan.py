@@ -69,11 +69,11 @@ def sized(run):
 
 
 def overview(entries, estimate=an_hour):
-    return overview_of("mine", [], entries, estimate)
+    return overview_of("mine", ["+experiments=mine"], entries, estimate)
 
 
 def main(capsys, entries, *arguments):
-    status = plan_main(["demo", *arguments], planner=lambda study, overrides: entries)
+    status = plan_main(["demo", *arguments], planner=lambda arguments: entries)
     return status, capsys.readouterr()
 
 
@@ -273,28 +273,30 @@ def write_experiment(folder, text):
 def test_an_experiment_without_stages_has_one_and_a_refused_cell_does_not_hide_the_others(tmp_path, monkeypatch):
     write_experiment(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'hu,full_ft', seed: '0,1'}}}\n")
     monkeypatch.chdir(tmp_path)
-    entries = planned_cells("mine", ["adapter.use_dora=true"])
+    entries = planned_cells(["+experiments=mine", "adapter.use_dora=true"])
     assert [(cell.planned.stage, cell.planned.group, cell.run is None) for cell in entries] == [
         (RUN, (f"method={method}", "adapter.use_dora=True"), method == "full_ft")
         for method in ("hu", "hu", "full_ft", "full_ft")
     ]
     assert "adapter.use_dora=true needs a method that trains" in entries[2].planned.refused
     assert entries[0].run.study == "mine"
-    (refusal,) = overview(planned_cells("mine", ["method=hu", "rank=r8,r96"])).refusals
+    (refusal,) = overview(planned_cells(["+experiments=mine", "method=hu", "rank=r8,r96"])).refusals
     assert refusal.reason.startswith("rank.r=96 is larger than the smaller side 80")  # which only the model knows
     assert refusal.cells == ("run: method=hu rank=r96",) * 2
 
 
 def test_what_a_command_line_interpolates_is_filled_in_each_cell():
     given = ["method=hu", "rank=r4,r16", "rank.lora_alpha=${rank.r}"]
-    cells = planned_cells("demo", [*given, "seed=0"])
-    cells += planned_cells("lora_ga/llama2_tiny", [*given, "hydra.sweeper.run=search", "train.learning_rate=1e-3"])
+    cells = planned_cells(["+experiments=demo", *given, "seed=0"])
+    cells += planned_cells(
+        ["+experiments=lora_ga/llama2_tiny", *given, "hydra.sweeper.run=search", "train.learning_rate=1e-3"]
+    )
     assert {(cell.run.rank.r, cell.run.rank.lora_alpha) for cell in cells} == {(4, 4.0), (16, 16.0)}
     assert {text for cell in cells for text in cell.planned.overrides if "lora_alpha" in text} == {given[-1]}
 
 
 def test_glob_takes_the_choices_that_match():
-    cells = planned_cells("demo", ["method=glob([lora_x*,*_ft],exclude=none)", "seed=0"])
+    cells = planned_cells(["+experiments=demo", "method=glob([lora_x*,*_ft],exclude=none)", "seed=0"])
     assert [cell.planned.overrides[1] for cell in cells] == ["method=full_ft", "method=lora_xs"]
 
 
@@ -337,18 +339,33 @@ hydra:
 """,
     )
     monkeypatch.chdir(tmp_path)
-    found = overview(planned_cells("mine", []))
+    found = overview(planned_cells(["+experiments=mine"]))
     assert [(stage.name, stage.to_do, stage.waiting) for stage in found.stages] == [
         ("search", 6, 16), ("select", 0, 18), ("tuned", 0, 6), ("shared", 0, 6),
     ]  # fmt: skip
     assert not (tmp_path / "results").exists()
-    (only,) = overview(planned_cells("mine", ["hydra.sweeper.run=search", "seed=100,101"])).stages
+    (only,) = overview(planned_cells(["+experiments=mine", "hydra.sweeper.run=search", "seed=100,101"])).stages
     assert (only.name, only.to_do) == ("search", 12)
+
+
+def test_a_sweep_without_an_experiment_is_planned_by_its_overrides(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert plan_main(["method=hu,lora_ga", "seed=0,1,2", "rank.r=4", "study=mine", "train=demo"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mine: 6 cells, 6 different runs\n")
+    assert out.splitlines()[-1] == (
+        "start: python -m bench.run -m method=hu,lora_ga seed=0,1,2 rank.r=4 study=mine train=demo"
+    )
+    with pytest.raises(SystemExit):
+        plan_main(["method=hu,lora", "seed=0"])
+    assert "did you mean method=" in capsys.readouterr().err
 
 
 def test_any_methods_are_compared_at_rates_of_their_own_by_naming_them(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    cells = planned_cells("compare", ["method=full_ft,pissa,lora_sb", "rank=r4", "task=glue/sst2", "study=mine"])
+    cells = planned_cells(
+        ["+experiments=compare", "method=full_ft,pissa,lora_sb", "rank=r4", "task=glue/sst2", "study=mine"]
+    )
     assert Counter(cell.planned.stage for cell in cells) == {"search": 33, "select": 27, "tuned": 9}
     runs = [cell.run for cell in cells if cell.run is not None]
     assert {(run.task.name, run.rank.r, run.study) for run in runs} == {("sst2", 4, "mine")}

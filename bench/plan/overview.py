@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.plan.estimate import CostEstimate
     from bench.sweep.expansion import PlannedCell
 
-Planner = Callable[[str, Sequence[str]], list["PlannedCell"]]
+Planner = Callable[[Sequence[str]], list["PlannedCell"]]
 Estimator = Callable[["Run"], "CostEstimate"]
 Key = tuple[str, ...]
 
@@ -125,11 +125,14 @@ class Overview:
     shares: tuple[Share, ...]
 
 
-def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
-    """Composes and validates the cells of an experiment as a sweep does; a refused one does not stop the others.
+def planned_cells(arguments: Sequence[str]) -> list[PlannedCell]:
+    """Composes and validates the cells of a sweep as it does; a refused one does not stop the others.
+
+    Args:
+        arguments: of the command line, +experiments=STUDY among them for an experiment.
 
     Raises:
-        ValueError: the experiment cannot be composed, or a stage does not say how its learning rates are set.
+        ValueError: the sweep cannot be composed, or a stage does not say how its learning rates are set.
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -140,11 +143,10 @@ def planned_cells(study: str, overrides: Sequence[str]) -> list[PlannedCell]:
     from bench.sweep.compose import as_given, reason
     from bench.sweep.sweep import Sweep
 
-    arguments = [f"+experiments={study}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             loader = GlobalHydra.instance().config_loader()
-            config = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+            config = loader.load_configuration("config", [*arguments], RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
             sweep = Sweep(config, as_given(config.hydra))
             return [_fitting(cell) for cell in sweep.cells()]
@@ -165,17 +167,17 @@ def _fitting(cell: PlannedCell) -> PlannedCell:
 
 def overview(
     study: str,
-    overrides: Sequence[str],
+    arguments: Sequence[str],
     cells: Sequence[PlannedCell],
     estimator: Estimator,
     gpu: Gpu | None = None,
     num_gpus: int = 1,
 ) -> Overview:
-    """Counts the cells of an experiment and estimates the runs that are left.
+    """Counts the cells of a sweep and estimates the runs that are left.
 
     Args:
-        study: name of the experiment.
-        overrides: given on the command line beside it.
+        study: what the plan is called.
+        arguments: of the command line that starts it.
         cells: of all stages, in order.
         estimator: called once for each run that is to be done.
         gpu: that the study is planned for; None: this machine.
@@ -212,9 +214,7 @@ def overview(
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
         at_a_time=str(capacity([*left.values()], None)) if left and gpu is None else None,
-        command=shlex.join(
-            ["python", "-m", "bench.run", *config_dir_words(), "-m", f"+experiments={study}", *overrides]
-        ),
+        command=shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", *arguments]),
         gpu=None if gpu is None else gpu.name,
         num_gpus=num_gpus,
         shares=_shares(left, estimates, gpu),
