@@ -151,6 +151,7 @@ def expand(monkeypatch):
     def expanded(*overrides):
         monkeypatch.setattr(sweep, "_write", lambda folder, plan: None)
         monkeypatch.setattr(sweep, "check_folder", lambda run: None)
+        monkeypatch.setattr(sweep.Sweep, "_check_there", lambda self: None)  # no model of the Hub is
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
             config.hydra.overrides.task = list(overrides)

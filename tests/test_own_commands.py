@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_sweep_by_workers_finds_method_task_data_metric_and_experiment(folder):
-    records = [json.loads(path.read_text()) for path in (folder / "results" / "mine").glob("*/record.json")]
+    records = [json.loads(path.read_text()) for path in (folder / "runs" / "mine").glob("*/record.json")]
     assert {record["label"] for record in records} == {"LoRA", "MyThing"}
     for record in records:
         assert {score["metric"] for score in record["scores"]} >= {"exact_match", "begins_alike"}
@@ -102,7 +102,7 @@ def test_a_study_that_is_not_there_is_answered_with_the_likely_one(folder):
     for name in ("status", "report"):
         done = command(name, "mina", cwd=folder)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "no study 'mina' in results (did you mean mine?); there are: mine" in done.stderr
+        assert "no study 'mina' in runs or results (did you mean mine?); there are: mine" in done.stderr
 
 
 # The console script

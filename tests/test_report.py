@@ -378,7 +378,7 @@ def test_a_record_of_another_schema_is_named_and_left_out(tmp_path, capsys):
 
 def test_a_study_without_records_says_which_command_makes_them(tmp_path):
     with pytest.raises(
-        ReportError, match=r"no records of demo .*; python -m bench.run -m \+experiments=demo makes them"
+        ReportError, match=r"no study 'demo' in .*; there are: none; python -m bench.run -m \+experiments=demo makes it"
     ):
         load_study(tmp_path, "demo")
 

@@ -35,6 +35,9 @@ class Row:
     method: str
     axes: dict = field(default_factory=dict)
 
+    def unlike(self, other):
+        return ()
+
 
 def test_rows_match_by_method_or_by_the_settings_that_both_have():
     none, hu4, hu8 = Row("none"), Row("hu", {"rank.r": 4}), Row("hu", {"rank.r": 8})

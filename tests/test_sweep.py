@@ -23,7 +23,7 @@ def command(*arguments, cwd=None):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("method=foo", "method=foo does not exist; choose from asymmetry_a, asymmetry_b"),
+        ("method=foo", "method=foo does not exist; choose from astra, asymmetry_a, asymmetry_b"),
         ("method=hu,foo", "method=foo does not exist"),
         ("rank=8", "rank=8 does not exist; say rank=r8"),
         ("+expriment=demo", "nothing reads expriment"),
@@ -31,8 +31,8 @@ def command(*arguments, cwd=None):
         ("+experiments=dem", "experiments=dem does not exist"),
         ("experiments=demo", "an experiment is added, not replaced: +experiments=demo"),
         ("nosuch.key=1", "nothing reads nosuch.key"),
-        ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from asymmetry_a, asymmetry_b"),
-        ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, rank"),
+        ("method=glob(nosuch*)", "method=glob(nosuch*) matches nothing; choose from astra, asymmetry_a, asymmetry_b"),
+        ("seed=glob(*)", "seed=glob(*): glob(...) takes choices of a group: method, system, rank"),
         ("launch=glob([basic,workers])", "a sweep has one launcher; choose one"),
         ("study=${rank.r", "Hydra cannot read this"),
         ("train.lr_scheduler_type=~x", "Hydra cannot read this; quote a value that is a text: 'KEY=\"VALUE\"'"),
@@ -121,7 +121,7 @@ finally:
     ("arguments", "message"),
     [
         (["+model.nosuch=1"], "model.nosuch=1: nothing reads this key"),
-        (["-m", "train.max_steps=5,-1"], "train.max_steps=-1: input should be greater than 0"),
+        (["-m", "train.max_steps=100,-1"], "train.max_steps=-1: input should be greater than 0"),
         (["model=local"], "model.path is missing: give model.path=VALUE"),
         (["model=local", "model.path=/no/such/folder"], "model.path=/no/such/folder is no model folder"),
         (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold gsm8k/SPLIT.jsonl"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.process import ranks, signals
 from bench.process.redact import redacted
 from bench.process.signals import InterruptedRunError
+from bench.process.terminal import ERASE, ERROR, INFO
 from bench.runs import assemble
 from bench.runs.attempt import Attempt, held
 from bench.runs.folder import RunFolder
@@ -33,9 +34,6 @@ Spine = Callable[["Run", Attempt], "Result"]
 # What `execute` returns, beside `completed` and `failed`.
 DONE, RUNNING, STOPPED = "done", "running", "stopped"
 
-ERASE = "\x1b[K"  # to the end of the line, on a terminal
-# What run.log leaves out on standard output; on standard error is what failed.
-INFO, ERROR = "info", "error"
 # Of this process: the ids of runs that failed, and W&B folders to upload.
 failures: list[str] = []
 offline: list[Path] = []

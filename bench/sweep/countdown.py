@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from bench.process.terminal import ERASE
 from bench.runs.folder import RunFolder
-from bench.runs.job import ERASE
 from bench.sweep import size
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from bench.process.terminal import ERROR
 from bench.runs.folder import RunFolder
-from bench.runs.job import ERROR
 from bench.runs.lease import is_held
 from bench.study.plan_file import ITEMS, RUN, PlannedRun, StudyPlan, read_plan, write_plan
 from bench.study.protocol import Definition, check_sweeper

@@ -54,9 +54,10 @@ def users_sha256(path: str) -> str | None:
 
 
 def included(file: Path, path: str) -> Path:
-    """The file that `include: path` in a definition names: beside it, or as `located` finds it."""
+    """The file that `include: path` in a definition names: as `located` finds it, or beside a user's."""
     beside = file.parent / path
-    return beside if ".." not in Path(path).parts and beside.is_file() else located(path)
+    of_user = not file.is_relative_to(OWN) and beside != file and ".." not in Path(path).parts
+    return beside if of_user and beside.is_file() else located(path)
 
 
 def _files(file: Path) -> Iterator[Path]:

@@ -165,7 +165,7 @@ def assert_alignment_is_its_definition(model, layers, probe):
             induced = G
         elif layer.trains:
             values = {part: p.detach() for part, p in parts.items()}
-            steps = {part: torch.zeros_like(p) if p.grad is None else p.grad for part, p in parts.items()}
+            steps = {part: p.grad if part in layer.trains else torch.zeros_like(p) for part, p in parts.items()}
             induced = layer.scaling * torch.func.jvp(lambda v: Factors(**v).product(), (values,), (steps,))[1]
         product, size, full = (induced * G).sum(), induced.norm(), G.norm()
         expected = (product / (size * full)).item() if size * full > 0 else None
