@@ -204,8 +204,7 @@ def test_a_sketched_gradient_is_the_methods_option_and_lora_sbs_refused_one(run_
 def test_more_calibration_samples_than_there_are_fail_the_run_in_one_line(run_cell):
     record, _ = run_cell("method=lora_ga", "task.calibration_samples=100000")
     assert record.status == "failed"
-    assert "gsm_tiny has 4000 rows in its train split, of which are asked" in record.error.message
-    assert "task.calibration_samples=100000" in record.error.message
+    assert "task.calibration_samples=100000, but gsm_tiny has" in record.error.message
 
 
 def test_calibration_samples_may_have_a_seed_of_their_own(run_cell):
