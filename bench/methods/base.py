@@ -217,9 +217,9 @@ class Method:
     def sketches(self) -> bool:
         """Hook: whether the triplets of the gradient come from a sketch; the gradient itself is then never formed.
 
-        Possible where only the gradient's own triplets are used; the setting is called `gradient`, exact or sketch.
+        By default where the setting `gradient` says so, which a method has that uses only the gradient's own triplets.
         """
-        return False
+        return getattr(self, "gradient", "exact") == "sketch"
 
     def check(self, layer: Layer) -> None:
         """Hook: refuses a rank that the layer cannot have; called for each layer before any data is read.

@@ -40,11 +40,6 @@ class GiVA(Method):
     scaling: ScalingRule
     gradient: GradientMode
 
-    @property
-    def sketches(self) -> bool:
-        """Whether `gradient` says so: only the leading singular triplets of the gradient are used."""
-        return self.gradient == "sketch"
-
     def num_singular(self, r: int) -> int:
         """The first r and the next."""
         return 2 * r

@@ -31,11 +31,6 @@ class LoRAOne(Method):
 
     decomposes: ClassVar[frozenset[Spectral]] = frozenset({"gradient"})
 
-    @property
-    def sketches(self) -> bool:
-        """Whether `gradient` says so: only the leading singular triplets of the gradient are used."""
-        return self.gradient == "sketch"
-
     def factors(self, layer: Layer, generator: torch.Generator) -> Factors:
         """lora_A = √(Σ_r/(γ σ₁)) V_rᵀ, lora_B = U_r √(Σ_r/(γ σ₁)), of -G."""
         svd = layer.leading("gradient", layer.r)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.process.config_dirs import add_config_dir
+from bench.process.config_dirs import add_config_dir, add_option
 from bench.process.environment import quiet_environment
 from bench.process.places import located
 from bench.process.redact import redacted
@@ -33,9 +33,7 @@ def parser(name: str, doc: str | None, *, study: bool = False) -> argparse.Argum
     """
     description = (doc or "").partition("\n")[0].partition(": `python")[0]
     made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
-    made.add_argument(
-        "--config-dir", "-cd", metavar="DIR", action="append", default=[], help="a folder of your own configurations"
-    )
+    add_option(made)
     if study:
         made.add_argument("study", help="its name, such as demo, or its folder, such as runs/demo")
         made.add_argument("--results-dir", type=Path, help="default: runs, or results if only that has the study")

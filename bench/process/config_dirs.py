@@ -7,10 +7,18 @@ of a sweep inherit the variable, and so find what the command has found.
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
 VARIABLE = "LORA_INIT_BENCH_CONF"
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --config-dir to a command's parser; the folders are `config_dir`, and `add_config_dir` takes each."""
+    parser.add_argument(
+        "--config-dir", "-cd", metavar="DIR", action="append", default=[], help="a folder of your own configurations"
+    )
 
 
 def config_dirs() -> tuple[Path, ...]:

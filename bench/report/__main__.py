@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,17 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.main(parser, _write, arguments)
 
 
-def _located(options: argparse.Namespace) -> Callable[[str], tuple[Path, str]]:
-    """Where a study lies that is put beside the first one: in the same folder, if that has it."""
-
-    def of(name: str) -> tuple[Path, str]:
-        return located(name, options.results_dir if (options.results_dir / name).is_dir() else None)
-
-    return of
+def _beside(first: Path, study: str) -> tuple[Path, str]:
+    """Where a study lies that is put beside one of the folder `first`: there, if it has it."""
+    return located(study, first if (first / study).is_dir() else None)
 
 
 def _write(options: argparse.Namespace) -> None:
-    named = list(dict.fromkeys([(options.results_dir, options.study), *map(_located(options), options.beside)]))
+    others = [_beside(options.results_dir, name) for name in options.beside]
+    named = list(dict.fromkeys([(options.results_dir, options.study), *others]))
     if options.csv or options.parquet:
         rows = pd.concat([frame(name, root) for root, name in named], ignore_index=True)
         if options.csv:

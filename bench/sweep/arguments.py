@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from bench.process.config_dirs import add_config_dir, config_dirs
+from bench.process.config_dirs import add_config_dir, add_option, config_dirs
 from bench.process.provenance import version
 from bench.process.validation import did_you_mean, one_line
 from bench.runs.renamed import modern_override
@@ -86,7 +86,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 def _with_config_dirs(arguments: Sequence[str]) -> list[str]:
     """The arguments without --config-dir, whose folders are added to those of this process."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", metavar="DIR", action="append", default=[])
+    add_option(parser)
     options, left = parser.parse_known_args(arguments)
     try:
         for folder in options.config_dir:

@@ -29,6 +29,7 @@ class Countdown:
     def __init__(self, now: float | None = None) -> None:
         self._began = self._said = time.monotonic() if now is None else now
         self._ended: dict[str, float] = {}
+        self._costs: dict[str, float] = {}  # by run; 0 of one that was done before, which takes no time
 
     def ended(self, run: Run, planned: Iterable[PlannedCell], now: float | None = None) -> str:
         """A run has ended; returns how far the sweep is.
@@ -38,16 +39,13 @@ class Countdown:
             planned: the cells of all stages, as far as they are known.
             now: as of the class.
         """
-        self._ended[run.run_id] = _cost(run)
+        self._ended[run.run_id] = self._costs.get(run.run_id) or _cost(run)
         left: dict[tuple[str, ...], float | None] = {}
         for cell in planned:
             if cell.run is None or cell.waits:
-                key = (cell.planned.stage, *cell.planned.overrides)
-            elif cell.run.run_id in self._ended or RunFolder.of(cell.run).done:
-                continue
-            else:
-                key = (cell.run.run_id,)
-            left[key] = None if cell.run is None else _cost(cell.run)
+                left[cell.planned.stage, *cell.planned.overrides] = None if cell.run is None else _cost(cell.run)
+            elif cell.run.run_id not in self._ended and (cost := self._cost_if_left(cell.run)):
+                left[cell.run.run_id,] = cost
         elapsed = (time.monotonic() if now is None else now) - self._began
         text = f"{len(self._ended)} of {len(self._ended) + len(left)} runs ended in {_duration(elapsed)}"
         if not left:
@@ -56,6 +54,12 @@ class Countdown:
         mean = done / len(self._ended)
         rest = sum(mean if cost is None else cost for cost in left.values())
         return f"{text}, about {_duration(elapsed * rest / done)} left"
+
+    def _cost_if_left(self, run: Run) -> float:
+        """Of a run that had not been done when it was first seen, else 0; its record is looked for that once."""
+        if run.run_id not in self._costs:
+            self._costs[run.run_id] = 0.0 if RunFolder.of(run).done else _cost(run)
+        return self._costs[run.run_id]
 
     def show(self, text: str) -> None:
         """Writes the text over the last one on a terminal, and into a log at most once in LOGGED_SECONDS."""

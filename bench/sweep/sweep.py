@@ -114,9 +114,12 @@ class Sweep:
             ValueError: one of them cannot be had; one line.
         """
         for run in {run.run_id: run for run in self.runs}.values():
-            if not RunFolder.of(run).done:
+            try:
                 run.model.check_there()
                 run.task.check_there(run.trains)
+            except ValueError:
+                if not RunFolder.of(run).done:  # which needs neither
+                    raise
 
     def ended(self, run: Run) -> None:
         """Says how far the sweep is, when a run has ended."""

@@ -119,7 +119,7 @@ class Study:
     beside: tuple[Study, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def by_task_and_model(self) -> dict[tuple[str, str], Study]:
         """One study per (task, model), sorted; a table or figure never mixes two."""
         places = sorted({cell.task_and_model for cell in self.cells})
@@ -162,7 +162,7 @@ class Study:
                 groups[known[record.run_id]].append(record)
         return dict(groups)
 
-    @property
+    @functools.cached_property
     def selection_by_place(self) -> dict[tuple[str, str], list[rates.Selection]]:
         """The selections by names of task and model, sorted; those of failed runs, too."""
         known = _groups(self.plan, SELECT)

@@ -247,7 +247,8 @@ def write_tables(study: Study, folder: Path, judged: Stages | None = None, error
     """
     folder.mkdir(parents=True, exist_ok=True)
     judged = judge_stages(study) if judged is None else judged
-    shown, in_latex = summaries(study, judged), summaries(study, judged, errors)
+    shown = summaries(study, judged)
+    in_latex = shown if errors == INTERVAL else summaries(study, judged, errors)
     results = [
         Shown(", ".join(place), shown[place], remarks(one), in_latex[place])
         for place, one in judged[study.stage].items()
