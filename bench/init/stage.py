@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from bench.init import calibrate
 from bench.init.calibrate import Calibration, CalibrationRequest
 from bench.methods.base import Factors, Method, scaling_value
+from bench.methods.norms import norm
 from bench.model import adapter
 from bench.model.adapter import AdaptedLayer
 from bench.model.gradients import Batch
@@ -171,7 +172,7 @@ def _start(layer: AdaptedLayer, method: Method, found: tuple[Factors, Factors] |
     pretrained = adapter.float_weight(layer.module).clone()
     if found is None:
         rank = 0 if method.has_adapter else None
-        return LayerReport(name=layer.name, r=rank, weight_norm=pretrained.norm().item(), drift=0.0)
+        return LayerReport(name=layer.name, r=rank, weight_norm=norm(pretrained).item(), drift=0.0)
     initial, factors = found
     adapter.fill(layer, initial)
     adapter.write(layer, factors)
@@ -179,11 +180,11 @@ def _start(layer: AdaptedLayer, method: Method, found: tuple[Factors, Factors] |
     return LayerReport(
         name=layer.name,
         r=len(factors.lora_A),
-        weight_norm=pretrained.norm().item(),
+        weight_norm=norm(pretrained).item(),
         lora_A_norm=factors.lora_A.norm().item(),
         lora_B_norm=factors.lora_B.norm().item(),
         lora_R_norm=None if factors.lora_R is None else factors.lora_R.norm().item(),
-        drift=(change.norm() / pretrained.norm()).item(),
+        drift=(norm(change) / norm(pretrained)).item(),
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench.methods.base import Factors
+from bench.methods.norms import norm
 
 Matrix = Float[Tensor, "out in"]
 
@@ -166,13 +167,13 @@ def _attainable_with_all(G: Matrix, factors: Factors, R: Float[Tensor, "r r"]) -
 
 def cosine(X: Matrix, Y: Matrix) -> float | None:
     """⟨X, Y⟩ / (‖X‖‖Y‖), Frobenius; None if X or Y is zero."""
-    size = X.norm() * Y.norm()
+    size = norm(X) * norm(Y)
     return None if size == 0 else ((X * Y).sum() / size).item()
 
 
 def stable_rank(X: Matrix) -> float | None:
     """‖X‖_F² / ‖X‖₂²; None for the zero matrix and for one that is not finite."""
-    frobenius = X.norm()
+    frobenius = norm(X)
     if frobenius == 0 or not frobenius.isfinite():
         return None
     return (frobenius / torch.linalg.matrix_norm(X, ord=2)).item() ** 2

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.methods.norms import inner, norm
 from bench.study.search import place_of, rate_at
 
 Vector = Float[Tensor, "n"]
@@ -58,11 +59,11 @@ def largest_eigenvalue(
         ValueError: M is not symmetric, such as a Hessian in which an operation that torch cannot differentiate twice
             counts as a constant: torch.autograd.grad raises no error of it.
     """
-    before, x = torch.zeros_like(start), start / start.norm()
+    before, x = torch.zeros_like(start), start / norm(start)
     T = torch.zeros(num_products + 1, num_products + 1, dtype=torch.float64)
     for k in range(num_products):
         v = product(x)
-        again, T[k, k] = torch.dot(before, v), torch.dot(x, v)
+        again, T[k, k] = inner(before, v), inner(x, v)
         if k and (off := abs(again.item() - T[k, k - 1].item())) > ASYMMETRY * T.abs().max():
             raise ValueError(
                 f"the second derivative is not symmetric (entries that should be equal differ by {off:.3g}): the model "
@@ -70,8 +71,8 @@ def largest_eigenvalue(
             )
         v = v - T[k, k].item() * x - again * before
         for earlier in (x, before):  # once more: the first subtraction leaves rounding behind
-            v -= torch.dot(earlier, v) * earlier
-        T[k + 1, k] = T[k, k + 1] = v.norm()
+            v -= inner(earlier, v) * earlier
+        T[k + 1, k] = T[k, k + 1] = norm(v)
         values, vectors = torch.linalg.eigh(T[: k + 1, : k + 1])
         value, left = values[-1].item(), (T[k + 1, k] * vectors[-1, -1]).abs().item()
         residual = left / abs(value) if value else left

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench.methods.base import Factors
+from bench.methods.norms import norm
 from bench.model.loss import IGNORED, num_label_tokens
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
@@ -151,7 +152,7 @@ class AlignmentProbe:
         norms = {f"{part}_norm": parameter.detach().norm().item() for part, parameter in layer.parameters().items()}
         if factors is None or layer.magnitude() is not None:  # the change of W has no low rank
             change = layer.effective_weight() - self._weight_before(layer)
-            drift = change.norm().item() / self.weight_norms[layer.name]
+            drift = norm(change).item() / self.weight_norms[layer.name]
             return {"drift": drift, "stable_rank": alignment.stable_rank(change), **norms}
         left, right = layer.scaling * factors.lora_B, factors.right()
         if layer.shifted:  # s(B A - B0 A0), as one product with a thin inner side
@@ -161,7 +162,8 @@ class AlignmentProbe:
         values = alignment.low_rank_norms(left, right)
         # Where the change is zero, the factors cancel up to rounding only.
         rounding = torch.finfo(values.dtype).eps * left.norm().item() * right.norm().item()
-        size = values.norm().item() if values.norm() > 4 * rounding else 0.0
+        size = norm(values).item()
+        size = size if size > 4 * rounding else 0.0
         rank = (size / values.max().item()) ** 2 if size else None
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}
 
@@ -242,8 +244,8 @@ class _Halves:
             self._apart.add(name)
             return
         tokens = inputs.reshape(*mask.shape, -1)[mask].float()
-        for measure, norm in _feature_norms(tokens, layer, factors).items():
-            self._features[name][measure].append(norm)
+        for measure, value in _feature_norms(tokens, layer, factors).items():
+            self._features[name][measure].append(value)
 
     def _store(self, name: str) -> None:
         self._sums.put((self._half, name), self._open.pop(name))
