@@ -10,7 +10,7 @@ from bench.train import Train, losses, sharding
 from models import tiny_llama
 from two_trainings import CARRIED, CASES, REPLICATED, RESUMED, SETTINGS, SHARDED, process, resumed, trained
 
-LAID = [("ddp", name) for name in REPLICATED] + [("fsdp", name) for name in SHARDED]
+LAID = [("ddp", name) for name in [*REPLICATED, *CARRIED]] + [("fsdp", name) for name in SHARDED]
 
 
 @pytest.fixture(scope="module")

@@ -70,9 +70,7 @@ HALVES = {"batch_size": 2, "gradient_accumulation_steps": 2}
 CASES = {
     "hu": Case(tiny_llama, built("hu")),
     "hu accumulated": Case(tiny_llama, built("hu"), settings=HALVES),
-    "lora_ga": Case(tiny_llama, built("lora_ga")),
     "lora_sb": Case(tiny_llama, built("lora_sb")),
-    "full_ft": Case(tiny_llama, built("full_ft")),
     "full_ft accumulated": Case(tiny_llama, built("full_ft"), settings=HALVES),
     "dora": Case(tiny_llama, built("hu"), options=replace(PLAIN, use_dora=True)),
     "loraplus": Case(tiny_llama, built("hu"), options=replace(PLAIN, loraplus_lr_ratio=4.0)),
@@ -91,7 +89,7 @@ CASES |= {
 }
 CARRIED = ["lora_pro", "adalora", "kasa accumulated", "flat_lora accumulated", "xgblora"]
 SHARDED = ["lora_sb", "full_ft accumulated", "dora", "loraplus", "bfloat16 base", "encoder"]
-REPLICATED = ["hu", "lora_ga", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated", *CARRIED]
+REPLICATED = ["hu", "lora_sb", "full_ft accumulated", "encoder accumulated", "seq2seq accumulated"]
 # Dropout is on in these: a head, and each process's random stream, have to come back as well.
 RESUMED = {"head": Case(tiny_bert, built("hu"), "encoder"), "whole": Case(tiny_llama, built("full_ft"))}
 
@@ -160,7 +158,7 @@ def process(rank, folder, port):
         for name, case in RESUMED.items():
             found[how, "resumed", name] = resumed(case, how, Path(folder, f"{how}-{name}"))
     for name in CARRIED:
-        found["ddp", "resumed", name] = resumed(CASES[name], "ddp", Path(folder, name))
+        found["ddp", "resumed", name] = found["ddp", name], _ = resumed(CASES[name], "ddp", Path(folder, name))
     found["sharded"] = shares(tiny_llama())
     torch.save(found, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()

@@ -1,23 +1,33 @@
 """Whole runs of few steps, each in this process, from configuration to record."""
 
+import functools
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
-TRAINED = [name for name in METHODS if name != "none"]
+# By night: those that ask for the statistics, and train the factors, of another one.
+ALIKE = {
+    "asymmetry_a", "lora_ga_peft", "lora_null_v2", "middle", "milora", "nzlora", "olora", "orthogonal", "pissa_niter",
+    "psoft", "stella",
+}  # fmt: skip
+TRAINED = [name for name in METHODS if name not in {"none", *ALIKE}]
+
+
+def each(methods):
+    return [pytest.param(name, marks=pytest.mark.faults if name in ALIKE else ()) for name in methods]
 
 
 @pytest.fixture(scope="module")
-def cells(run_cell_in_module):
-    """One short run of every method."""
-    return {method: run_cell_in_module(f"method={method}") for method in METHODS}
+def cell(run_cell_in_module):
+    """A short run of a method."""
+    return functools.cache(lambda method: run_cell_in_module(f"method={method}"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_to_a_complete_record(cells, method):
-    record, folder = cells[method]
+@pytest.mark.parametrize("method", each(METHODS))
+def test_every_method_runs_to_a_complete_record(cell, method):
+    record, folder = cell(method)
     assert record.status == "completed", record.error
     assert [score.metric for score in record.scores] == ["exact_match,strict-match", "loss"]
     assert (folder.path / "trained.safetensors").is_file()
@@ -28,9 +38,9 @@ def test_every_method_runs_to_a_complete_record(cells, method):
     assert record.model.revision
 
 
-@pytest.mark.parametrize("method", TRAINED)
-def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
-    _, folder = cells[method]
+@pytest.mark.parametrize("method", each(name for name in METHODS if name != "none"))
+def test_every_trained_method_leaves_its_curve_and_alignment(cell, method):
+    _, folder = cell(method)
     assert [row["step"] for row in folder.rows("curve.jsonl")] == [1, 2, 3, 4]
     aligned = folder.rows("alignment.jsonl")
     assert {row["step"] for row in aligned} == {0, 2, 4}
@@ -38,8 +48,8 @@ def test_every_trained_method_leaves_its_curve_and_alignment(cells, method):
     assert all(0 < cosine <= 1 + 1e-6 for cosine in cosines)
 
 
-def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells, compose_run):
-    losses = {method: cells[method][1].rows("curve.jsonl")[0]["loss"] for method in TRAINED}
+def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cell, compose_run):
+    losses = {method: cell(method)[1].rows("curve.jsonl")[0]["loss"] for method in TRAINED}
     keeping = {m: loss for m, loss in losses.items() if compose_run(f"method={m}").method.keeps_function}
     assert {"full_ft", "hu", "lora_ga", "pissa", "eva"} <= keeping.keys()
     assert keeping == pytest.approx(dict.fromkeys(keeping, losses["full_ft"]), rel=1e-5)
@@ -58,8 +68,8 @@ def test_methods_pair_the_first_loss_is_that_of_the_pretrained_model(cells, comp
         ("mica", {"lora_A"}),
     ],
 )
-def test_exactly_the_promised_tensors_move(cells, method, parts):
-    _, folder = cells[method]
+def test_exactly_the_promised_tensors_move(cell, method, parts):
+    _, folder = cell(method)
     tensors = load_file(folder.path / "trained.safetensors")
     moved = set()
     for name, tensor in tensors.items():
@@ -69,19 +79,20 @@ def test_exactly_the_promised_tensors_move(cells, method, parts):
     assert moved == parts
 
 
-def test_trainable_parameters_are_counted(cells):
+def test_trainable_parameters_are_counted(cell):
     shapes = [(160, 128), (80, 128), (80, 128), (128, 160), (320, 128), (320, 128), (128, 320)]
-    counts = {method: record.initialization.num_trainable for method, (record, _) in cells.items()}
+    counted = ("hu", "reversed", "lora_ga", "lora_xs", "lora_sb", "none", "full_ft")
+    counts = {method: cell(method)[0].initialization.num_trainable for method in counted}
     both = 4 * sum(4 * (rows + columns) for rows, columns in shapes)
     assert counts["hu"] == counts["reversed"] == counts["lora_ga"] == both
     assert counts["lora_xs"] == counts["lora_sb"] == 4 * 7 * 4 * 4
     assert counts["none"] == 0
-    assert counts["full_ft"] == cells["none"][0].model.num_parameters
+    assert counts["full_ft"] == cell("none")[0].model.num_parameters
 
 
-def test_switching_the_measures_off_changes_no_other_number(cells, run_cell):
+def test_switching_the_measures_off_changes_no_other_number(cell, run_cell):
     for method in ("hu", "full_ft"):
-        _, measured = cells[method]
+        _, measured = cell(method)
         _, plain = run_cell(f"method={method}", "measure.alignment_steps=0")
         kept = ("step", "loss", "learning_rate", "grad_norm", "tokens")
         rows = [[{key: row[key] for key in kept} for row in folder.rows("curve.jsonl")] for folder in (measured, plain)]
@@ -91,8 +102,8 @@ def test_switching_the_measures_off_changes_no_other_number(cells, run_cell):
         assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_two_seeds_differ_in_order_and_in_lora_a(cells, run_cell):
-    _, zero = cells["hu"]
+def test_two_seeds_differ_in_order_and_in_lora_a(cell, run_cell):
+    _, zero = cell("hu")
     _, one = run_cell("method=hu", "seed=1")
     assert zero.rows("curve.jsonl")[0]["tokens"] != one.rows("curve.jsonl")[0]["tokens"]
     starts = [load_file(folder.path / "trained.safetensors") for folder in (zero, one)]
@@ -129,14 +140,14 @@ def test_options_that_any_method_can_carry_are_measured_too(run_cell):
         assert min(drifts[4]) > 1e-4
 
 
-def test_eva_gives_ranks_out_and_its_record_says_which(cells):
-    record, _ = cells["eva"]
+def test_eva_gives_ranks_out_and_its_record_says_which(cell):
+    record, _ = cell("eva")
     ranks = [layer.r for layer in record.initialization.layers]
     assert sum(ranks) == 4 * len(ranks)
     assert len(set(ranks)) > 1
     assert max(ranks) <= 8
-    assert {layer.r for layer in cells["hu"][0].initialization.layers} == {4}
-    assert {layer.r for layer in cells["full_ft"][0].initialization.layers} == {None}
+    assert {layer.r for layer in cell("hu")[0].initialization.layers} == {4}
+    assert {layer.r for layer in cell("full_ft")[0].initialization.layers} == {None}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,9 @@ def left(record, folder):
     return kept, rows, folder.rows("alignment.jsonl"), folder.rows("outcomes.jsonl.gz"), weights
 
 
-@pytest.mark.parametrize("method", ["lora_ga", "full_ft", "eva", "lora_sb"])
+@pytest.mark.parametrize(
+    "method", ["lora_ga", *(pytest.param(m, marks=pytest.mark.faults) for m in ("full_ft", "eva", "lora_sb"))]
+)
 def test_a_cell_leaves_the_same_bits_first_or_last_and_whether_calibration_was_read(run_cell, method, tmp_path):
     cell = (f"method={method}", f"cache.dir={tmp_path / 'cache'}", "rank=r8")
     first = left(*run_cell(*cell))

@@ -100,12 +100,10 @@ def test_a_loss_that_is_not_finite_fails_the_run_which_is_retried_only_when_aske
     assert_same(undisturbed, folder_of(cfg).path)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "how",
-    [
-        "hydra.launcher.jobs=2",
-        *(pytest.param(h, marks=pytest.mark.faults) for h in ("hydra.launcher.jobs=1", "launch=basic")),
-    ],
+    ["hydra.launcher.jobs=2", "hydra.launcher.jobs=1", "launch=basic"],
 )
 def test_a_run_that_is_killed_does_not_end_its_sweep(tmp_path, how):
     """In a worker, or a process of its own: the killed one is recorded, the others are as they would have been."""

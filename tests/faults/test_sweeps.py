@@ -22,6 +22,7 @@ def sweep(root, *overrides):
     )
 
 
+@pytest.mark.faults
 def test_two_sweeps_at_once_do_each_run_once_and_both_end_well(tmp_path):
     both = [sweep(tmp_path) for _ in range(2)]
     printed = [one.communicate(timeout=300) for one in both]
