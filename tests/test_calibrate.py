@@ -137,7 +137,7 @@ def test_output_fisher_is_the_mean_over_tokens_of_squared_gradients_of_each_samp
 
 def test_several_statistics_come_of_one_pass_and_the_gradient_alone_needs_a_backward_one(tiny_model, batch):
     model = tiny_model()
-    layers, given = target_layers(model, PROJECTIONS), [batch(2, 5)]
+    layers, given = target_layers(model, PROJECTIONS), [batch(4, 5)]
     all_kinds = frozenset(STATISTICS)
     together = calibrate(model, layers, given, CalibrationRequest(all_kinds))
     for kind in all_kinds:

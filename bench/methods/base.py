@@ -19,8 +19,9 @@ STRICT = ConfigDict(extra="forbid", strict=False)
 
 ScalingRule = Literal["alpha_over_r", "alpha_over_sqrt_r", "one"]
 Statistic = Literal[
-    "gradient", "input_covariance", "label_covariance", "token_covariance", "output_covariance", "output_fisher"
-]
+    "gradient", "input_covariance", "label_covariance", "token_covariance", "output_covariance", "output_fisher",
+    "block_dimensions",
+]  # fmt: skip
 Spectral = Literal["weight", "gradient", "gradient_sign"]  # what may be seen through its leading singular triplets
 GradientMode = Literal["exact", "sketch"]
 Trainable = Literal["lora_A", "lora_B", "lora_R", "lora_E", "lora_o", "weight"]
@@ -90,6 +91,8 @@ class Layer:
         output_covariance: as input_covariance, of the outputs, biases included.
         output_fisher: mean over the calibration tokens of the squared gradient in the output, of each sample's own mean
             loss.
+        block_dimensions: intrinsic dimensions of the calibration samples' hidden states before and after the block
+            that the layer is in; zeros outside blocks.
         learning_rates: those of the coming schedule.
         svds: leading singular triplets of the matrices that the method decomposes.
 
@@ -106,6 +109,7 @@ class Layer:
     token_covariance: Float[Tensor, "in in"] | None = None
     output_covariance: Float[Tensor, "out out"] | None = None
     output_fisher: Float[Tensor, "out"] | None = None
+    block_dimensions: Float[Tensor, "2"] | None = None
     learning_rates: LearningRates = LearningRates(0.0, 0.0, 0.0)
     svds: Mapping[Spectral, SVD] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.model.layers import evaluating
-from bench.model.loss import mean_loss
+from bench.model.loss import IGNORED, mean_loss
 from bench.process.phases import now
 
 Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
@@ -261,6 +261,12 @@ def visit_inputs(
         began = now()
         loss = mean_loss(model, batch, whole=_looks_at_head(model, modules)).item()
         return Pass(loss, now() - began, 0.0)
+
+
+def token_masks(model: PreTrainedModel, batch: Batch) -> tuple[Mask, Mask | None]:
+    """Masks of the tokens that are no padding: of input_ids, and of an encoder-decoder's labels."""
+    target = batch["labels"] != IGNORED if model.config.is_encoder_decoder else None
+    return batch["attention_mask"].bool(), target
 
 
 def token_mask(name: str, rows: torch.Size, source: Mask, target: Mask | None = None) -> Mask | None:

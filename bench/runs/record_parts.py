@@ -204,7 +204,7 @@ class CalibrationFacts(Part):
         largest_error: relative, of the singular values of a randomised SVD; None where no SVD was taken.
         exact_layers: layers whose sketch was too rough, so that the full gradient was formed.
         seconds: by part: forward, backward (of activations), gradient (forming and adding), svd, storage (of
-            accumulators between batches).
+            accumulators between batches), dimensions (of hidden states).
         peak_bytes: the highest memory, as bench.process.phases counts it.
         place: where accumulators were kept between passes; None if one backward pass completed them.
         batch_size: samples a pass, after halving for want of memory; 1 where a covariance needs single samples.

@@ -214,8 +214,11 @@ def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     model, (batch,) = loaded.model, task.calibration
     layers = target_layers(model, cfg.model.target_modules)
     covariances = ("input_covariance", "label_covariance", "token_covariance", "output_covariance")
-    request = CalibrationRequest(frozenset({"gradient", *covariances}))
+    request = CalibrationRequest(frozenset({"gradient", "block_dimensions", *covariances}))
     found = calibrate(model, layers, [batch], request)
+    dimensions = list(found.block_dimensions.values())
+    assert all((sides > 0).all() or not sides.any() for sides in dimensions)  # zeros: outside any block
+    assert sum(sides.any() for sides in dimensions) >= 0.9 * len(dimensions)
     gradients = gradients_by_autograd(model.requires_grad_(True), layers, batch)
     expected = covariances_sample_by_sample(model, layers, batch, loaded.kind)
     for key, gradient in gradients.items():

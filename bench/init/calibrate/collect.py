@@ -19,7 +19,7 @@ from bench.init.calibrate.result import FROM_GRADIENTS, Calibration, Calibration
 from bench.init.calibrate.sketch import GradientSketch
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
-from bench.model.gradients import Batch, token_mask, visit_gradients, visit_inputs, weight_gradient
+from bench.model.gradients import Batch, token_mask, token_masks, visit_gradients, visit_inputs, weight_gradient
 from bench.model.loss import IGNORED, num_label_tokens
 from bench.model.pieces import Cutter, num_samples
 from bench.model.sums import PLACES, Place, Sums, choose_place
@@ -193,24 +193,19 @@ class Collector:
         """The batch; one sample alone loses its padding, so that every row that a layer is given is of its tokens."""
         if len(batch["input_ids"]) > 1:
             return batch
-        source, target = self._sides(batch)
+        source, target = token_masks(self._model, batch)
         labels = source if target is None else target
         return {
             name: tensor[labels if name == "labels" else source][None] if tensor.dim() > 1 else tensor
             for name, tensor in batch.items()
         }
 
-    def _sides(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Masks of the tokens that are no padding: of input_ids, and of an encoder-decoder's labels."""
-        target = batch["labels"] != IGNORED if self._model.config.is_encoder_decoder else None
-        return batch["attention_mask"].bool(), target
-
     def _tokens(self, kind: Statistic, name: str, rows: torch.Size) -> Tensor | None:
         """Mask (batch, tokens) of the input vectors that a covariance is computed from; None: it takes single samples.
 
         Padding is left out; by the label covariance also tokens without a label, if the layer's tokens have labels.
         """
-        source, target = self._sides(self._batch)
+        source, target = token_masks(self._model, self._batch)
         mask = token_mask(name, rows, source, target)
         if mask is None and len(source) > 1:
             self._apart.add(name)

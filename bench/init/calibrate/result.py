@@ -90,6 +90,7 @@ class Calibration:
     token_covariance: dict[str, Float[Tensor, "in in"]] = field(default_factory=dict)
     output_covariance: dict[str, Float[Tensor, "out out"]] = field(default_factory=dict)
     output_fisher: dict[str, Float[Tensor, "out"]] = field(default_factory=dict)
+    block_dimensions: dict[str, Float[Tensor, "2"]] = field(default_factory=dict)
     svds: dict[Spectral, dict[str, SVD]] = field(default_factory=dict)
     facts: CalibrationFacts = field(default_factory=CalibrationFacts)
 

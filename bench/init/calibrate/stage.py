@@ -12,11 +12,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bench.init.calibrate.collect import Collector, decompose, split
+from bench.init.calibrate.dimension import block_dimensions
 from bench.init.calibrate.result import Calibration, CalibrationRequest
+from bench.methods.base import Statistic
 from bench.model.gradients import Batch, is_routed
 from bench.model.pieces import Cutter, num_samples
 from bench.process import ranks
 from bench.process.phases import now, peak_bytes
+
+OF_BLOCKS: frozenset[Statistic] = frozenset({"block_dimensions"})
 
 
 def calibrate(
@@ -45,7 +49,13 @@ def calibrate(
             f"method.gradient=sketch cannot be shared by {ranks.size()} processes for experts ({experts[0]}, ...): "
             "sketches begin together, but tokens reach other experts in each; take method.gradient=exact or one process"
         )
-    found = _from_data(model, layers, batches, request, checkpointing) if request.data else Calibration()
+    of_layers = replace(request, matrices=request.matrices - OF_BLOCKS)
+    found = _from_data(model, layers, batches, of_layers, checkpointing) if of_layers.data else Calibration()
+    if request.matrices & OF_BLOCKS:
+        began = now()
+        found.block_dimensions = block_dimensions(model, layers, batches)
+        found.facts.seconds = found.facts.seconds | {"dimensions": now() - began}
+        found.facts.num_samples = sum(map(num_samples, batches))
     if "weight" in request.svds:
         from bench.model.adapter import float_weight
 
