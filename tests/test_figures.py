@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
-from bench.report.figures import cost, draw, gradient, loss, rates, retention, write_figures
+from bench.report.figures import axis, cost, draw, gradient, loss, rates, retention, write_figures
 from bench.report.palette import LOOKS, look, order
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import load_study
@@ -125,6 +125,35 @@ def test_every_figure_is_written_as_png_pdf_and_csv(tmp_path):
     names, folder = drawn(tmp_path)
     assert names == {"convergence", "target", "alignment", "layers", "features", "score", "cost"}
     assert {path.name for path in folder.iterdir()} == {f"{n}.{kind}" for n in names for kind in ("png", "pdf", "csv")}
+
+
+def test_scores_are_drawn_against_the_one_numeric_key_that_is_swept(tmp_path):
+    for method, r, value in itertools.product(("hu", "reversed"), (4, 8, 32), (0.25, 0.5)):
+        write_run(tmp_path, method, int(4 * value), value=value * r / 32, r=r)
+    write_run(tmp_path, "none")
+    cells = cells_of(tmp_path)
+    data = axis.axis_data(cells)
+    assert list(zip(data["method"], data["value"], strict=True)) == [
+        (method, r) for method in ("hu", "reversed") for r in (4, 8, 32)
+    ]
+    assert data["mean"].tolist() == pytest.approx([100 * 0.375 * r / 32 for r in (4, 8, 32)] * 2)
+    assert (data["low"] < data["mean"]).all()
+    (panel,) = axis.score_against_axis(cells, data).axes
+    assert panel.get_xlabel() == "rank.r"
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["4", "8", "32"]
+    assert sorted(panel.get_legend_handles_labels()[1]) == ["HU", "REVERSED"]
+    assert cost.score_against_parameters(cells, cost.score_data(cells)) is None  # all have 1,000 parameters
+
+
+def test_where_two_keys_or_none_are_swept_no_score_is_drawn_against_one(tmp_path):
+    for r, rate in itertools.product((4, 8), (0.1, 0.2)):
+        write_run(tmp_path, "hu", rate=rate, r=r)
+    assert axis.swept_key(cells_of(tmp_path)) is None
+    write_run(tmp_path / "other", "hu")
+    write_run(tmp_path / "other", "reversed")
+    cells = cells_of(tmp_path / "other")
+    assert axis.score_against_axis(cells, axis.axis_data(cells)) is None
+    assert cost.score_against_parameters(cells, cost.score_data(cells)) is not None
 
 
 def test_forgetting_is_drawn_against_the_score_with_the_front_of_both(tmp_path):

@@ -195,6 +195,10 @@ class Plots:
         """Score against trainable parameters, with 95 % intervals."""
         return self._drawn("score", by, task, model)
 
+    def axis(self, by: str = METHOD, task: str | None = None, model: str | None = None) -> Figure:
+        """Score against the one numeric key that the study sweeps, a line a method, with 95 % intervals."""
+        return self._drawn("axis", by, task, model)
+
     def retention(self, by: str = METHOD, task: str | None = None, model: str | None = None) -> Figure:
         """Score against forgetting, with 95 % intervals."""
         return self._drawn("retention", by, task, model)

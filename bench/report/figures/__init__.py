@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.report.figures import cost, curvature, gradient, loss, rates, retention
+from bench.report.figures import axis, cost, curvature, gradient, loss, rates, retention
 from bench.report.figures.choice import CURVATURE, RATES, Choice, Place, best_cells, best_selections, choose
 from bench.report.figures.draw import styled
 from bench.report.read.curvature import rates_and_curvatures
@@ -98,15 +98,15 @@ def _of_cells(cells: list[Cell], kinds: Sequence[str]) -> Iterator[Drawn]:
         ):
             if name in wanted:
                 yield name, draw(cells, of), of
-    if "score" in wanted:
-        scored = cost.score_data(cells)
-        yield "score", cost.score_against_parameters(cells, scored), scored
-    if "retention" in wanted:
-        kept = retention.retention_data(cells)
-        yield "retention", retention.score_against_forgetting(cells, kept), kept
-    if "cost" in wanted:
-        costs = cost.cost_data(cells)
-        yield "cost", cost.cost(cells, costs), costs
+    for name, data, drawn in (
+        ("axis", axis.axis_data, axis.score_against_axis),
+        ("score", cost.score_data, cost.score_against_parameters),
+        ("retention", retention.retention_data, retention.score_against_forgetting),
+        ("cost", cost.cost_data, cost.cost),
+    ):
+        if name in wanted:
+            numbers = data(cells)
+            yield name, drawn(cells, numbers), numbers
 
 
 @styled()

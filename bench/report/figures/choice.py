@@ -25,6 +25,7 @@ KINDS = {
     RATES: "Score on the validation split against learning rate; the best of each method is marked",
     CURVATURE: "Best learning rate against the largest eigenvalue of the Hessian at step 0, plain and preconditioned",
     "score": "Score against trainable parameters, with 95 % intervals",
+    "axis": "Score against the swept key, a line a method, with 95 % intervals",
     RETENTION: "Score against forgetting, the rise of the loss on text of the pretraining kind, with 95 % intervals",
     "convergence": "Training and eval loss against step, tokens and seconds, initialisation included; mean over "
     "seeds and their range",

@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Transform, offset_copy
 
+from bench.report.figures.axis import swept_key
 from bench.report.figures.draw import (
     GREY,
     Line,
     a_row_each,
+    aside,
     finish,
     legend_height,
     lines,
@@ -79,9 +80,12 @@ def score_data(cells: Sequence[Cell]) -> pd.DataFrame:
 def score_against_parameters(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     """Each task's first metric against the trainable parameters, with 95 % intervals; untrained as a line.
 
-    The grey line is the Pareto front of the means, the thin dashed line the majority class.
+    The grey line is the Pareto front of the means, the thin dashed line the majority class. None where
+    every trained cell has as many parameters and another key is swept, against which they are drawn.
     """
     if data.empty:
+        return None
+    if swept_key(cells) and len({count for count in data["trainable_parameters"] if count}) == 1:
         return None
     tasks = list(data.groupby(["dataset", "metric"], sort=False))
     abreast = min(len(tasks), PANELS_ABREAST)
@@ -117,7 +121,7 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
         if not math.isnan(row["low"]):
             error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
         # Equal counts stand a few points apart, all of them within a marker's width of their place.
-        where: Any = {"transform": _aside(axis, shared[parameters], counts[parameters])}
+        where: Any = {"transform": aside(axis, shared[parameters], counts[parameters])}
         shared[parameters] += 1
         axis.errorbar(parameters, row["mean"], error, capsize=2.5, elinewidth=1, linestyle="", color=color, **where)
         axis.plot([parameters], [row["mean"]], **line.look.point, label=line.title, **where)
@@ -132,12 +136,6 @@ def _score_panel(axis: Axes, rows: pd.DataFrame, shown: Sequence[Line]) -> None:
     for place, majority in enumerate(rows["majority"].dropna().unique()):
         label = "" if place else MAJORITY
         axis.axhline(majority, linestyle="--", linewidth=0.7, color="#000000", zorder=1, label=label)
-
-
-def _aside(axis: Axes, place: int, number: int) -> Transform:
-    """The data's own transform, shifted for one of several points at the same place."""
-    apart = min(3.0, 12.0 / number)
-    return offset_copy(axis.transData, axis.get_figure(root=True), x=apart * (place - (number - 1) / 2), units="points")
 
 
 def _readable_ticks(axis: Axes, counts: set[int]) -> None:

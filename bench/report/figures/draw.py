@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Transform, offset_copy
 
 from bench.report.palette import Look, look
 from bench.report.read.load import Cell
@@ -136,6 +137,12 @@ def band(axis: Axes, rows: pd.DataFrame, x: str, line: Line, shade: float = 0.13
     axis.plot(rows[x], rows["mean"], ls=look.line, color=look.color, marker=marker, markersize=3.2, label=line.title)
     if (rows["n"] > 1).any():
         axis.fill_between(rows[x], rows["low"], rows["high"], color=look.color, alpha=shade, linewidth=0)
+
+
+def aside(axis: Axes, place: int, number: int) -> Transform:
+    """The data's own transform, shifted for one of several points at the same place."""
+    apart = min(3.0, 12.0 / number)
+    return offset_copy(axis.transData, axis.get_figure(root=True), x=apart * (place - (number - 1) / 2), units="points")
 
 
 def pareto_front(costs: Iterable[float], gains: Iterable[float]) -> list[bool]:
