@@ -84,6 +84,7 @@ def score_against_axis(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | No
             axis.plot(*points, **drawn, label=line["label"].iloc[0], **where)
             for end in ("low", "high"):  # which leaves shifted points out
                 axis.update_datalim(list(zip(line["value"], line[end].fillna(line["mean"]), strict=True)))
+        axis.margins(x=0.08)
         axis.autoscale_view()
         values = sorted(set(own["value"]))
         if values[-1] > FAR_APART * values[0] > 0:
