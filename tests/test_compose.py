@@ -98,7 +98,6 @@ def test_hydra_composes_once_for_all_values_of_the_same_choices(swept, monkeypat
     assert len(count) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="results/schemes was run with the former rows and steps")
 def test_the_records_of_a_synthetic_study_are_those_of_the_cells_it_names(tmp_path, swept):
     cells = make_study(tmp_path / "schemes", 7)
     sweep = swept("+experiments=schemes")

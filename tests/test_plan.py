@@ -295,6 +295,15 @@ def test_what_a_command_line_interpolates_is_filled_in_each_cell():
     assert {text for cell in cells for text in cell.planned.overrides if "lora_alpha" in text} == {given[-1]}
 
 
+def test_seeds_of_the_command_line_are_those_of_scoring_and_not_those_of_the_search():
+    cells = planned_cells(["+experiments=compare", "method=hu", "seed=7,8"])
+    seeds = {
+        (cell.planned.stage, text) for cell in cells for text in cell.planned.overrides if text.startswith("seed=")
+    }
+    select = {("select", f"seed={seed}") for seed in (100, 101, 102)}
+    assert seeds == {("search", "seed=100"), *select, ("tuned", "seed=7"), ("tuned", "seed=8")}
+
+
 def test_glob_takes_the_choices_that_match():
     cells = planned_cells(["+experiments=demo", "method=glob([lora_x*,*_ft],exclude=none)", "seed=0"])
     assert [cell.planned.overrides[1] for cell in cells] == ["method=full_ft", "method=lora_xs"]

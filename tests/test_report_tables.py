@@ -328,17 +328,21 @@ def test_incomplete_data_is_named_once(tmp_path):
 
 
 def test_a_table_says_where_rates_come_from_that_its_study_did_not_search(tmp_path):
-    rows = [cell(name, [score(0.5)], [score(0.6)]) for name in ("Pretrained", "A", "B", "C", "D")]
-    _, given, published, by_curvature, _ = (one.runs for one in rows)
+    rows = [cell(name, [score(0.5)], [score(0.6)]) for name in ("Pretrained", "A", "B", "C", "D", "E")]
+    _, given, published, by_curvature, in_file, default = (one.runs for one in rows)
     for run in given:
         run.command = "python -m bench.run method=a train.learning_rate=1e-3"
     for run in published:
         run.config.learning_rate_source = "A paper (arXiv:1): Llama 2 7B (causal)"
     for run in by_curvature:
         run.config.learning_rate_source = "auto: 12 / 3.5, the largest eigenvalue of the preconditioned Hessian"
+    for run in in_file:
+        run.config.model.source = "package"
+    for run in default:
+        run.config.model.source = "embedded"
     assert (
         "Learning rates, which this study did not search: given (A); A paper (arXiv:1): Llama 2 7B (causal) (B); "
-        "auto: 12 / 3.5 (C); conf/method's for the embedded models (D).\n"
+        "auto: 12 / 3.5 (C); those of the experiment's file (D); conf/method's for the embedded models (E).\n"
     ) in markdown(tmp_path, *rows)
     assert "did not search: given (A).\n" in markdown(tmp_path, *rows[:2])
 

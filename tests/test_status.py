@@ -21,9 +21,9 @@ def folder(tmp_path):
     return RunFolder(tmp_path, "study", RUN_ID)
 
 
-def plan(root, *run_ids, experiment="demo"):
+def plan(root, *run_ids, experiment="demo", arguments=()):
     runs = tuple(PlannedRun(RUN, (f"seed={i}",), (f"seed={i}",), run_id) for i, run_id in enumerate(run_ids))
-    write_plan(root / "study", StudyPlan(experiment, (RUN,), runs))
+    write_plan(root / "study", StudyPlan(experiment, (RUN,), runs, arguments=arguments))
 
 
 def lease(folder, host="node7", pid=12, beat=None, progress=None):
@@ -85,6 +85,15 @@ def test_it_says_where_a_run_is_since_when_and_how_far(tmp_path, folder, capsys)
     lease(folder, progress={"phase": "score", "step": 90, "num_steps": 90, "seconds_left": 0.0})
     assert "score" in main(capsys, tmp_path)[1]
     assert "left to train" not in main(capsys, tmp_path)[1]
+
+
+@pytest.mark.parametrize("experiment", ["compare", None])
+def test_what_goes_on_has_the_sweeps_own_overrides(tmp_path, capsys, experiment):
+    plan(tmp_path, RUN_ID, experiment=experiment, arguments=("method=hu,pissa", "study=study", "data.root=FOLDER"))
+    _, printed = main(capsys, tmp_path)
+    named = f"+experiments={experiment} " * (experiment is not None)
+    goes_on = f"python -m bench.run -m {named}method=hu,pissa study=study data.root=FOLDER results_dir={tmp_path}"
+    assert f"to continue: {goes_on}" in printed.splitlines()
 
 
 def test_it_says_why_a_run_failed_and_how_to_do_it_again(tmp_path, capsys):

@@ -55,6 +55,12 @@ class TaskConfig(Named):
     max_length: Count | None = None
 
 
+class ModelConfig(Named):
+    """conf/model."""
+
+    source: str | None = None
+
+
 class RankConfig(Part):
     """conf/rank; a method without low-rank factors ignores it."""
 
@@ -89,7 +95,7 @@ class Config(Part):
     method: Named
     system: Named = Named(name="none")
     task: TaskConfig
-    model: Named
+    model: ModelConfig
     seed: Count = 0
     study: str | None = None
     results_dir: str | None = None

@@ -71,6 +71,7 @@ class StudyPlan:
         pairing: what comparisons pair, "items" or "seeds", as the study declared it.
         reserve: learning rates that the search of one method may have more than that of another; None in a plan from
             before that was stated.
+        arguments: the newest sweep's own overrides, beside the experiment; none in a plan from before they were kept.
     """
 
     experiment: str | None
@@ -78,6 +79,7 @@ class StudyPlan:
     runs: tuple[PlannedRun, ...]
     pairing: Literal["items", "seeds"] = "items"
     reserve: int | None = None
+    arguments: tuple[str, ...] = ()
 
     def command(self, run: PlannedRun, results_dir: Path = RUNS, here: bool = False) -> str:
         """The shell command that runs exactly this run; it names a results folder other than the default one.

@@ -100,9 +100,10 @@ def text(found: Status, everything: bool) -> str:
     if total[RECORDED]:
         lines.append("recorded: a result without its weights, as a repository keeps it; a sweep does it again")
     if any(total[name] for name in (STALE, STOPPED, INTERRUPTED, NEW)):
-        named = [f"+experiments={found.plan.experiment}", *into(found.results_dir)]
+        experiment = [f"+experiments={found.plan.experiment}"] if found.plan.experiment else []
+        named = [*experiment, *found.plan.arguments, *into(found.results_dir)]
         sweep = shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", *named])
-        lines.append(f"to continue: {sweep if found.plan.experiment else 'the command that began it'}")
+        lines.append(f"to continue: {sweep if experiment or found.plan.arguments else 'the command that began it'}")
     return "\n".join(lines).rstrip("\n")
 
 

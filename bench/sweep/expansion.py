@@ -24,6 +24,7 @@ from bench.sweep.search import Search, Trial
 if TYPE_CHECKING:
     from bench.config import Run
 
+SEED = "seed"
 _SOME_RATE = f"{RATE_KEY}1e-3"  # of a run that is composed for its other settings
 # Keys that are left out of the command that reruns a cell: they change no result, or are given once for the command.
 _OF_THE_COMMAND = ("cache", "hydra", "experiments", "run", "checkpoint", "launch")
@@ -55,7 +56,7 @@ class Expansion:
     Args:
         definition: the experiment's hydra.sweeper.
         arguments: the command line's overrides; one of a common axis replaces the experiment's, any other holds in
-            every stage.
+            every stage, but that of the seeds not where learning rates are chosen.
         compose: makes and validates the run of a cell.
     """
 
@@ -178,9 +179,14 @@ class Expansion:
         return max(1, round(share * self._compose((*overrides, _SOME_RATE)).train.max_steps))
 
     def _overrides(self, stage: str, group: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """All but the learning rate of a group's cells in a stage; the command line's come last."""
+        """All but the learning rate of a group's cells in a stage; the command line's come last.
+
+        Its seeds are those of scoring: rates that were chosen under the same would look better than they are.
+        """
         settings = {key: _text(key, value) for key, value in self.definition.stages[stage].items() if key != RATE}
-        axes = list((settings | self._given).values())
+        searches = self.definition.stages[stage][RATE] in (SEARCH, SELECT)
+        kept = {SEED: settings[SEED]} if searches and SEED in settings else {}
+        axes = list((settings | self._given | kept).values())
         return [(*self._base, *group, *own) for own in product(axes)]
 
     def _records(self, group: tuple[str, ...], trial: Trial) -> list[Record] | None:
@@ -250,6 +256,13 @@ def portable(overrides: Sequence[str]) -> tuple[str, ...]:
 def shown(overrides: Sequence[str]) -> tuple[str, ...]:
     """The same for a study's plan, which lies in the results folder and does not name it."""
     return tuple(text for text in portable(overrides) if _key(text) != "results_dir")
+
+
+def of_the_sweep(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of a sweep beside its experiment, for a study's plan: with them the same command goes on."""
+    left_out = ("cache", "experiments", "results_dir", "run")
+    kept = (text for text in arguments if _key(text).partition(".")[0] not in left_out)
+    return tuple(f"{_key(text)}=FOLDER" if _names_a_folder(text) else text for text in kept)
 
 
 def _key(text: str) -> str:

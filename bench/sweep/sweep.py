@@ -21,7 +21,7 @@ from bench.study.protocol import Definition, check_sweeper
 from bench.sweep.arguments import refuse
 from bench.sweep.compose import Composer, product, reason
 from bench.sweep.countdown import Countdown
-from bench.sweep.expansion import Expansion, PlannedCell, shown
+from bench.sweep.expansion import Expansion, PlannedCell, of_the_sweep, shown
 from bench.sweep.resolvers import check_folder, experiment
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Sweep:
         sweeper = config.hydra.sweeper
         check_sweeper(sweeper)
         self.compose = Composer(config)
+        self._arguments = arguments
         self.planned: list[PlannedCell] = []
         self.num_launched = 0
         self.expansion: Expansion | None = None
@@ -96,7 +97,9 @@ class Sweep:
             refuse(str(error))
         definition = None if self.expansion is None else self.expansion.definition
         stages = (RUN,) if definition is None else tuple(definition.stages)
-        declared = (definition.pairing, definition.rates.reserve) if definition else (ITEMS, None)
+        pairing = definition.pairing if definition else ITEMS
+        reserve = definition.rates.reserve if definition else None
+        arguments = of_the_sweep(self._arguments)
         studies: dict[Path, list[PlannedRun]] = defaultdict(list)  # nearly always one
         for cell in self.planned:
             assert cell.run is not None
@@ -105,7 +108,7 @@ class Sweep:
                 check_folder(cell.run)
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
-            _write(folder, StudyPlan(experiment(), stages, tuple(runs), *declared))
+            _write(folder, StudyPlan(experiment(), stages, tuple(runs), pairing, reserve, arguments))
 
     def _check_there(self) -> None:
         """Asks once for each model and dataset of the Hub, rather than that every run fails on it.

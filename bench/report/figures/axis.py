@@ -91,6 +91,6 @@ def score_against_axis(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | No
             axis.set_xscale("log")
         axis.set_xticks(values, [number(value) for value in values])
         axis.minorticks_off()
-        unit = f" ({scale_of(metric).unit})" if scale_of(metric).unit else ""
-        axis.set(ylabel=f"{base_name(metric)}{unit}", title=dataset or "", xlabel=own["key"].iloc[0])
+        unit = f" ({scale_of(str(metric)).unit})" if scale_of(str(metric)).unit else ""
+        axis.set(ylabel=f"{base_name(str(metric))}{unit}", title=dataset or "", xlabel=own["key"].iloc[0])
     return finish(figure, cells, "bars: 95 % intervals over seeds and items")

@@ -90,9 +90,12 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """p_holm < 0.05, and the 95 % interval of the difference excludes 0."""
+        """p_holm < 0.05, and the 95 % interval of the difference excludes 0; never with one seed.
+
+        Items alone say that two runs differ, not that their methods do.
+        """
         apart = any(self.difference.is_better_than(0.0, higher) for higher in (True, False))
-        return apart and self.p_holm is not None and self.p_holm < ALPHA
+        return apart and self.p_seeds is not None and self.p_holm is not None and self.p_holm < ALPHA
 
     @property
     def turned(self) -> Comparison:
@@ -197,15 +200,12 @@ def compare(cells: Sequence[Cell], columns: Sequence[Measured], pairing: str = I
 
 
 def significant_best(column: Measured, comparisons: Sequence[Comparison]) -> int | None:
-    """The row with the best mean, if it differs significantly from the runner-up; None with one seed.
-
-    Items alone say that two runs differ, not that their methods do.
-    """
+    """The row with the best mean, if it differs significantly from the runner-up."""
     best = ranked(column)[:2]
     for one in comparisons:
         if one.measured is column and [one.first, one.second] == best:
             better = one.is_significant and one.difference.is_better_than(0.0, column.higher_is_better)
-            return best[0] if better and one.difference.n > 1 else None
+            return best[0] if better else None
     return None
 
 

@@ -43,12 +43,7 @@ def trained_places(judged: Judged, measured: Measured, among: Iterable[int]) -> 
     rows = [row for row in among if measured.samples[row] is not None and judged.cells[row].trained]
     better = []
     for one in judged.comparisons:
-        if (
-            one.measured is measured
-            and one.is_significant
-            and one.difference.n > 1
-            and {one.first, one.second} <= {*rows}
-        ):
+        if one.measured is measured and one.is_significant and {one.first, one.second} <= {*rows}:
             leads = one.difference.is_better_than(0.0, measured.higher_is_better)
             first, second = (one.first, one.second) if leads else (one.second, one.first)
             better.append((rows.index(first), rows.index(second)))

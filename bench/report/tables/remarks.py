@@ -123,7 +123,9 @@ def _compared(judged: Judged) -> str:
     if not family:
         return ""
     against = [judged.cells[one.second] for one in family]
-    baseline = next((cell.label for cell in against if cell.method == BASELINE), "the best")
+    baseline = next(
+        (f"{cell.label} and the best with the runner-up" for cell in against if cell.method == BASELINE), "the best"
+    )
     significant = [one for one in family if one.is_significant]
     said = [_said(judged, one) for one in significant[:_SAID]]
     if len(significant) > _SAID:
@@ -133,7 +135,7 @@ def _compared(judged: Judged) -> str:
     if not significant:
         said = [f"smallest p: {_said(judged, min(family, key=lambda one: (one.p_holm, one.p, one.first)))}"]
     text += f"{': ' if significant else '; '}{'; '.join(said)}."
-    return f"Compared {_pairing(judged)}, with {baseline} and the best with the runner-up: {text}"
+    return f"Compared {_pairing(judged)}, with {baseline}: {text}"
 
 
 def _pairing(judged: Judged) -> str:
