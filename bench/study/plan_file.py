@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
@@ -31,7 +31,9 @@ RUN = "run"  # the one stage of a sweep without stages
 SEARCH, SELECT = "search", "select"
 TUNED, SHARED, PUBLISHED = "tuned", "shared", "published"  # ...and those that are reported.
 RATE_KEY = "train.learning_rate="
-ITEMS, SEEDS = "items", "seeds"  # what a study's comparisons pair: items only, or runs under one seed as well
+# What a study's comparisons pair: items only, or runs under one seed as well.
+ITEMS: Final = "items"
+SEEDS: Final = "seeds"
 
 
 class CorruptPlanError(ValueError):
