@@ -400,7 +400,7 @@ def test_a_method_says_whether_its_start_depends_on_the_learning_rate(compose_me
     assert chosen.reads_learning_rates == flag
     if not chosen.has_adapter:
         return
-    batch = random_batch(2, 7, vocabulary=13)
+    batch = random_batch(4, 7, vocabulary=13)
     rates = [(0.0, 0.0, 0.0), (0.1, 0.02, 0.01)]
     starts = [start(tiny_llama(**SMALL), chosen, Rank("r2", 2, 4.0), ("q_proj",), [batch], rates=r) for r in rates]
     (name,) = starts[0].factors

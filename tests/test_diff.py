@@ -18,10 +18,11 @@ def a_run(method="hu", seed=0, study="demo"):
     return next((RESULTS / study).glob(f"{method}-*-s{seed}-*"))
 
 
-def changed(tmp_path, change):
+def changed(tmp_path, change, run=None):
     """A copy of a run whose record's content is changed."""
-    folder = tmp_path / "trial" / a_run().name
-    shutil.copytree(a_run(), folder)
+    run = run or a_run()
+    folder = tmp_path / "trial" / run.name
+    shutil.copytree(run, folder)
     content = read_record(folder).model_dump()
     change(content)
     write_record(folder, Record.model_validate(content))
@@ -77,8 +78,14 @@ def test_a_row_of_a_curve_that_differs_is_counted(tmp_path):
     assert 0 < int(re.search(r"of which (\d+) differ", found.second)[1]) <= found.first
 
 
-def test_the_table_is_in_the_order_of_its_parts(capsys):
-    assert main([a_run("hu").name, a_run("lora_ga", study="schemes").name, "--results-dir", str(RESULTS)]) == 0
+def elsewhere(content):
+    content["data"]["num_train"] += 1
+    content["environment"]["hardware"]["num_threads"] = 2
+
+
+def test_the_table_is_in_the_order_of_its_parts(tmp_path, capsys):
+    other = changed(tmp_path, elsewhere, a_run("lora_ga", study="schemes"))
+    assert main([str(a_run("hu")), str(other)]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     parts = [cells[0].strip() for cells in rows[1:]]
     assert list(dict.fromkeys(parts)) == ORDER

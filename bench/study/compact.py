@@ -1,8 +1,8 @@
 """Makes a finished study small enough to be kept in a repository.
 
 Curves and alignment are compressed, hashes of items and likelihoods shortened, weights and files of Weights & Biases
-deleted. Of a run that served only to choose a learning rate nothing but the record is kept. A report is the same before
-and after.
+deleted. Of a run that served only to choose a learning rate nothing but the record is kept. Absolute folders of data,
+which other machines do not have, are called FOLDER. A report is the same before and after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.runs.record import (
     OUTCOMES,
     RECORD,
     WEIGHTS,
+    Record,
     as_kept,
     describe_files,
     read_record,
@@ -77,10 +78,20 @@ def _compact_run(run: Path, keeps_rows: bool) -> None:
         write_whole(run / RECORD, json.dumps(content, separators=(",", ":")) + "\n")
     else:
         kept = {name: one for name, one in describe_files(run).items() if name not in gone or name == WEIGHTS}
+        _call_folders_alike(record)
         record.files = {WEIGHTS: record.files[WEIGHTS]} | kept if WEIGHTS in record.files else kept
         write_record(run, record, indent=None)
     for name in gone:
         (run / name).unlink(missing_ok=True)
+
+
+def _call_folders_alike(record: Record) -> None:
+    for holder, key in (
+        ((record.config.model_extra or {}).get("data"), "root"),
+        (record.config.task.model_extra, "data_root"),
+    ):
+        if holder and Path(holder.get(key) or "").is_absolute():
+            holder[key] = "FOLDER"  # as in the run's command
 
 
 def _pack(path: Path, content: bytes) -> None:

@@ -218,7 +218,7 @@ def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     found = calibrate(model, layers, [batch], request)
     dimensions = list(found.block_dimensions.values())
     assert all((sides > 0).all() or not sides.any() for sides in dimensions)  # zeros: outside any block
-    assert sum(sides.any() for sides in dimensions) >= 0.9 * len(dimensions)
+    assert sum(sides.any() for sides in dimensions) > len(dimensions) / 2
     gradients = gradients_by_autograd(model.requires_grad_(True), layers, batch)
     expected = covariances_sample_by_sample(model, layers, batch, loaded.kind)
     for key, gradient in gradients.items():

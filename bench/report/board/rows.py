@@ -240,5 +240,4 @@ def _entries(judged: Judged, measured: Measured, there: Sequence[int]) -> Iterat
 
 
 def _tier(cell: Cell) -> str:
-    source = (cell.runs[0].config.model.model_extra or {}).get("source")
-    return TIERS.get(str(source), "local")
+    return TIERS.get(str(cell.runs[0].config.model.source), "local")
