@@ -250,7 +250,7 @@ def repeating(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def portable(overrides: Sequence[str]) -> tuple[str, ...]:
     """The same for any machine: FOLDER stands for its data and for a results folder that is not relative."""
-    return tuple(f"{_key(text)}=FOLDER" if _names_a_folder(text) else text for text in repeating(overrides))
+    return tuple(_without_folder(text) for text in repeating(overrides))
 
 
 def shown(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -261,12 +261,15 @@ def shown(overrides: Sequence[str]) -> tuple[str, ...]:
 def of_the_sweep(arguments: Sequence[str]) -> tuple[str, ...]:
     """The overrides of a sweep beside its experiment, for a study's plan: with them the same command goes on."""
     left_out = ("cache", "experiments", "results_dir", "run")
-    kept = (text for text in arguments if _key(text).partition(".")[0] not in left_out)
-    return tuple(f"{_key(text)}=FOLDER" if _names_a_folder(text) else text for text in kept)
+    return tuple(_without_folder(text) for text in arguments if _key(text).partition(".")[0] not in left_out)
 
 
 def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
+
+
+def _without_folder(text: str) -> str:
+    return f"{_key(text)}=FOLDER" if _names_a_folder(text) else text
 
 
 def _names_a_folder(text: str) -> bool:

@@ -162,7 +162,7 @@ class AlignmentProbe:
         values = alignment.low_rank_norms(left, right)
         # Where the change is zero, the factors cancel up to rounding only.
         rounding = torch.finfo(values.dtype).eps * left.norm().item() * right.norm().item()
-        size = norm(values).item()
+        size = values.norm().item()
         size = size if size > 4 * rounding else 0.0
         rank = (size / values.max().item()) ** 2 if size else None
         return {"drift": size / self.weight_norms[layer.name], "stable_rank": rank, **norms}

@@ -216,9 +216,8 @@ def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     covariances = ("input_covariance", "label_covariance", "token_covariance", "output_covariance")
     request = CalibrationRequest(frozenset({"gradient", "block_dimensions", *covariances}))
     found = calibrate(model, layers, [batch], request)
-    dimensions = list(found.block_dimensions.values())
-    assert all((sides > 0).all() or not sides.any() for sides in dimensions)  # zeros: outside any block
-    assert sum(sides.any() for sides in dimensions) > len(dimensions) / 2
+    for key, sides in found.block_dimensions.items():  # zeros: outside any block, whose elements have numbers
+        assert (sides > 0).tolist() == [any(part.isdigit() for part in key.split("."))] * 2
     gradients = gradients_by_autograd(model.requires_grad_(True), layers, batch)
     expected = covariances_sample_by_sample(model, layers, batch, loaded.kind)
     for key, gradient in gradients.items():

@@ -9,12 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.figures.draw import aside, finish, legend_height, looks_of, number, panels, styled
-from bench.report.judge.metrics import base_name, scale_of
+from bench.report.figures.draw import aside, finish, looks_of, number, styled, task_panels
 from bench.report.judge.scores import WIDE, collect
 from bench.report.read.load import Cell
 
-PANELS_ABREAST = 3
 LOSS = "loss"
 FAR_APART = 3  # the largest value over the smallest, above which the axis is logarithmic
 
@@ -65,18 +63,13 @@ def score_against_axis(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | No
     """A panel a dataset's metric, a line a method through its cells, with 95 % intervals."""
     if data.empty:
         return None
-    tasks = list(data.groupby(["dataset", "metric"], sort=False, dropna=False))
-    abreast = min(len(tasks), PANELS_ABREAST)
-    rows = -(-len(tasks) // PANELS_ABREAST)
     methods = list(dict.fromkeys(data["method"]))
     looks = dict(zip(methods, looks_of(methods, methods), strict=True))
-    height = 0.4 + (2.8 if abreast < 3 else 2.2) * rows + legend_height(data["label"].unique())
-    figure, axes = panels(rows, abreast, height)
-    for axis in axes.flat[len(tasks) :]:
-        axis.remove()
-    for axis, ((dataset, metric), own) in zip(axes.flat, tasks, strict=False):
+    figure, shown = task_panels(data, data["label"].unique())
+    for axis, own in shown:
         for place, (method, line) in enumerate(own.sort_values("value").groupby("method", sort=False)):
-            look, where = looks[method], {"transform": aside(axis, place, len(methods))}
+            look = looks[method]
+            where: dict[str, Any] = {"transform": aside(axis, place, len(methods))}
             points = line["value"], line["mean"]
             error = [line["mean"] - line["low"], line["high"] - line["mean"]]
             axis.errorbar(*points, error, capsize=2.5, elinewidth=1, ls="", color=look.color, **where)
@@ -91,6 +84,5 @@ def score_against_axis(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | No
             axis.set_xscale("log")
         axis.set_xticks(values, [number(value) for value in values])
         axis.minorticks_off()
-        unit = f" ({scale_of(str(metric)).unit})" if scale_of(str(metric)).unit else ""
-        axis.set(ylabel=f"{base_name(str(metric))}{unit}", title=dataset or "", xlabel=own["key"].iloc[0])
+        axis.set_xlabel(own["key"].iloc[0])
     return finish(figure, cells, "bars: 95 % intervals over seeds and items")

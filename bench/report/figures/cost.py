@@ -18,7 +18,7 @@ from bench.report.figures.draw import (
     a_row_each,
     aside,
     finish,
-    legend_height,
+    label_below,
     lines,
     log_axis,
     number,
@@ -26,14 +26,13 @@ from bench.report.figures.draw import (
     pareto_front,
     spans_widely,
     styled,
+    task_panels,
 )
-from bench.report.judge.metrics import base_name, scale_of
 from bench.report.judge.scores import collect
 from bench.report.read.load import Cell
 from bench.report.tables.tables import num_head, trainable_parameters
 from bench.runs.record import Record
 
-PANELS_ABREAST = 3
 MIB = 2**20
 MAJORITY = "majority class"
 
@@ -87,22 +86,12 @@ def score_against_parameters(cells: Sequence[Cell], data: pd.DataFrame) -> Figur
         return None
     if swept_key(cells) and len({count for count in data["trainable_parameters"] if count}) == 1:
         return None
-    tasks = list(data.groupby(["dataset", "metric"], sort=False))
-    abreast = min(len(tasks), PANELS_ABREAST)
-    rows = -(-len(tasks) // PANELS_ABREAST)
-    extra = legend_height([*(cell.title for cell in cells), MAJORITY, "Pareto front"])
-    figure, axes = panels(rows, abreast, 0.4 + (2.8 if abreast < 3 else 2.2) * rows + extra)
-    for axis in axes.flat[len(tasks) :]:
-        axis.remove()
-    apart = " without the head" if any(map(num_head, cells)) else ""
-    for place, (axis, (_, own)) in enumerate(zip(axes.flat, tasks, strict=False)):
-        dataset, metric = own.iloc[0][["dataset", "metric"]]
+    figure, shown = task_panels(data, [*(cell.title for cell in cells), MAJORITY, "Pareto front"])
+    for axis, own in shown:
         _score_panel(axis, own, lines(own, cells))
-        unit = f" ({scale_of(metric).unit})" if scale_of(metric).unit else ""
-        axis.set(xscale="log", ylabel=f"{base_name(metric)}{unit}", title=dataset)
-        if place >= len(tasks) - abreast:
-            axis.set_xlabel(f"trainable parameters{apart}")
+        axis.set(xscale="log")
         _readable_ticks(axis, {count for count in own["trainable_parameters"] if count})
+    label_below(shown, f"trainable parameters{' without the head' if any(map(num_head, cells)) else ''}")
     return finish(figure, cells, "bars: 95 % intervals over seeds and items")
 
 

@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Transform, offset_copy
 
+from bench.report.judge.metrics import base_name, scale_of
 from bench.report.palette import Look, look
 from bench.report.read.load import Cell
 
 WIDTH = 7.2  # inches: the text of a page, so that a type size is the printed one
 GREY = "#7f7f7f"
+PANELS_ABREAST = 3
+AVERAGE = "average"  # of several datasets
 MANY = 8  # cells whose bands lie over each other are fainter
 WIDE_SPAN = 20  # values that differ by more than this factor stand on a logarithmic axis
 STYLE: dict[str, Any] = {
@@ -95,6 +98,33 @@ def panels(rows: int, columns: int, height: float, **settings: Any) -> tuple[Fig
     """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **settings)
+
+
+def task_panels(data: pd.DataFrame, labels: Iterable[str]) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each dataset's metric, with its rows of the figure's data; at most three abreast.
+
+    Args:
+        data: with the columns dataset and metric.
+        labels: of the legend below the panels.
+    """
+    tasks = list(data.groupby(["dataset", "metric"], sort=False, dropna=False))
+    abreast = min(len(tasks), PANELS_ABREAST)
+    rows = -(-len(tasks) // PANELS_ABREAST)
+    figure, axes = panels(rows, abreast, 0.4 + (2.8 if abreast < 3 else 2.2) * rows + legend_height(labels))
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    shown = [(axis, own) for axis, (_, own) in zip(axes.flat, tasks, strict=False)]
+    for axis, own in shown:
+        dataset, metric = own.iloc[0][["dataset", "metric"]]
+        unit = f" ({scale_of(metric).unit})" if scale_of(metric).unit else ""
+        axis.set(ylabel=f"{base_name(metric)}{unit}", title="" if dataset in (AVERAGE, None) else dataset)
+    return figure, shown
+
+
+def label_below(shown: Sequence[tuple[Axes, pd.DataFrame]], text: str) -> None:
+    """Names the horizontal axis of the panels that have none below them."""
+    for axis, _ in shown[-min(len(shown), PANELS_ABREAST) :]:
+        axis.set_xlabel(text)
 
 
 MEANS = ("tokens", "seconds", "unsmoothed", "window")

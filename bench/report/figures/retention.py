@@ -10,15 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report.figures.draw import GREY, Line, finish, legend_height, lines, panels, pareto_front, styled
-from bench.report.judge.metrics import Scale, base_name, scale_of
+from bench.report.figures.draw import AVERAGE, GREY, Line, finish, label_below, lines, pareto_front, styled, task_panels
+from bench.report.judge.metrics import Scale
 from bench.report.judge.scores import Column, Found, Scores, average, average_scale, collect, sample_estimate
 from bench.report.judge.statistics import Estimate
 from bench.report.read.load import Cell
 from bench.report.tables.tables import forgetting
 
-PANELS_ABREAST = 3
-AVERAGE = "average"
 Measured = tuple[str | None, str, bool, Scale, list[Estimate | None]]  # dataset, metric, direction; an estimate a cell
 
 
@@ -86,20 +84,10 @@ def score_against_forgetting(cells: Sequence[Cell], data: pd.DataFrame) -> Figur
     """A panel a dataset, or their average; the grey line is the Pareto front of the means."""
     if data.empty:
         return None
-    tasks = list(data.groupby(["dataset", "metric"], sort=False, dropna=False))
-    abreast = min(len(tasks), PANELS_ABREAST)
-    rows = -(-len(tasks) // PANELS_ABREAST)
-    extra = legend_height([*(cell.title for cell in cells), "Pareto front"])
-    figure, axes = panels(rows, abreast, 0.4 + (2.8 if abreast < 3 else 2.2) * rows + extra)
-    for axis in axes.flat[len(tasks) :]:
-        axis.remove()
-    for place, (axis, (_, own)) in enumerate(zip(axes.flat, tasks, strict=False)):
-        dataset, metric = own.iloc[0][["dataset", "metric"]]
+    figure, shown = task_panels(data, [*(cell.title for cell in cells), "Pareto front"])
+    for axis, own in shown:
         _panel(axis, own, lines(own, cells))
-        unit = f" ({scale_of(metric).unit})" if scale_of(metric).unit else ""
-        axis.set(ylabel=f"{base_name(metric)}{unit}", title="" if dataset in (AVERAGE, None) else dataset)
-        if place >= len(tasks) - abreast:
-            axis.set_xlabel("forgetting (nats per token)")
+    label_below(shown, "forgetting (nats per token)")
     return finish(figure, cells, "bars: 95 % intervals")
 
 

@@ -87,9 +87,6 @@ def rate_remark(study: Study, others: Sequence[str]) -> str:
     return text
 
 
-_IN_FILE = "those of the experiment's file"
-
-
 def _not_searched(study: Study) -> str:
     """Where each row's learning rate is from that this study did not search."""
     planned = {run.run_id: run.overrides for run in (study.plan.runs if study.plan else ())}
@@ -97,8 +94,9 @@ def _not_searched(study: Study) -> str:
     for cell in study.cells:
         for run in cell.runs if cell.trained else ():
             given = RATE_KEY in " ".join((run.command or "", *planned.get(run.run_id, ())))
-            in_file = "conf/method's for the embedded models" if run.config.model.source == "embedded" else _IN_FILE
-            source = "given" if given else run.config.learning_rate_source or in_file
+            of_method = run.config.model.source == "embedded"
+            default = "conf/method's for the embedded models" if of_method else "those of the experiment's file"
+            source = "given" if given else run.config.learning_rate_source or default
             rows[source.partition(", the largest eigenvalue")[0]][cell.label] = None
     everyone = len({label for labels in rows.values() for label in labels})
     said = [
