@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from bench.methods.base import AdapterOptions, LearningRates, Rank
 from bench.methods.find import method_class
 from bench.methods.svd import SVDSettings
+from bench.model.kinds import CLASSIFIERS
 from bench.model.load import Kind, Model
 from bench.process.redact import localised, portable, without_secrets
 from bench.process.store import Cache
@@ -234,10 +235,10 @@ class Run:
                 f"{', '.join(runs_code)} runs code that a model wrote: say score.confirm_run_unsafe_code=true, and do "
                 "so in a sandbox"
             )
-        if kind == "encoder" and self.model.dtype != "float32":
+        if kind in CLASSIFIERS and self.model.dtype != "float32":
             raise ValueError(
-                f"model.dtype={self.model.dtype}: an encoder's head is trained in float32, and so must be what the "
-                "encoder gives it; take model.dtype=float32, with train.precision=bf16 for speed"
+                f"model.dtype={self.model.dtype}: a classifier's head is trained in float32, and so must be what the "
+                "model gives it; take model.dtype=float32, with train.precision=bf16 for speed"
             )
 
     def _check_adapter(self) -> None:
@@ -379,8 +380,8 @@ class Run:
 
         No paths, no tracking, no study, no cache, no retention, which moves no other number. Axes that the
         method ignores are left out: the rank if no adapter is added, calibration if no statistics are required, the svd
-        key if nothing is decomposed; rank, seed and training if nothing is trained, except the seed that draws an
-        encoder's head. A system enters where there is one.
+        key if nothing is decomposed; rank, seed and training if nothing is trained, except the seed that draws a
+        classifier's head. A system enters where there is one.
         """
         method, task = self.method, self.task.identity(self.trains, self.score.split)
         unused = () if method.requires else ("calibration",)
@@ -393,7 +394,7 @@ class Run:
         if self.trains:
             values |= {"seed": self.seed, "train": self.train.identity()}
             values["measure"] = self.measure.identity(self.train.chooses_rate)
-        elif self.model.found_kind == "encoder":
+        elif self.model.found_kind in CLASSIFIERS:
             values["seed"] = self.seed
         if method.has_adapter:
             values["rank"] = {"r": self.rank.r, "lora_alpha": self.rank.lora_alpha}

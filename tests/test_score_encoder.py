@@ -6,6 +6,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from bench.model.load import UNKNOWN, LoadedModel
 from bench.score import score
 from bench.tasks.definition import load_definition
 from bench.tasks.examples import Classification
@@ -173,6 +174,6 @@ def test_a_definition_that_does_not_fit_the_number_of_labels_is_refused():
 def test_an_encoder_gives_no_likelihood_of_a_text():
     from bench.score.encoder import EncoderLM
 
-    lm = EncoderLM(tiny_bert(), word_tokenizer(), {}, 1, 64)
+    lm = EncoderLM(LoadedModel(tiny_bert(), word_tokenizer(), UNKNOWN, "encoder"), {}, 1, 64)
     with pytest.raises(ValueError, match="gives no likelihood of a text"):
         lm.loglikelihood_rolling([])

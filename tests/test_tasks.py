@@ -242,7 +242,7 @@ def test_the_kind_of_a_model_is_read_from_its_configuration(config, kind):
 
 
 def test_a_model_of_no_kind_is_refused_with_the_key_to_set():
-    with pytest.raises(ValueError, match=r"set model\.kind=causal, seq2seq or encoder"):
+    with pytest.raises(ValueError, match=r"set model\.kind=causal, seq2seq, encoder or vision"):
         kind_of({"model_type": "vit", "architectures": ["ViTModel"]}, "x")
 
 

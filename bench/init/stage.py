@@ -197,7 +197,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor | None:
         device = next(model.parameters()).device
         given = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = model(**given).logits.float()
-    if logits.dim() == 2:  # a row a text
+    if logits.dim() == 2:  # a row a text or an image
         return logits
     seq2seq = model.config.is_encoder_decoder  # type: ignore[union-attr]
     return logits[given["labels"] != IGNORED if seq2seq else given["attention_mask"].bool()]

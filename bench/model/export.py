@@ -25,7 +25,8 @@ from bench.model.weights import Saved
 from bench.systems.base import System
 from bench.systems.none import NO_SYSTEM
 
-TASK_TYPES: dict[Kind, str] = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's names
+# PEFT's names; it has none for a classifier of images.
+TASK_TYPES: dict[Kind, str] = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
     Args:
         path: what the run trained, as `weights.save` wrote it; it must hold an adapter.
         source: the pretrained model.
-        num_labels: outputs of an encoder's classification head.
+        num_labels: outputs of a classification head.
         shifted: whether the base weights were W - s B0 A0 in training.
         use_dora: whether the adapter has DoRA's magnitudes.
         to: the folder to write.
@@ -105,7 +106,7 @@ def save_adapter(path: Path, source: Model, num_labels: int | None, shifted: boo
         alpha_pattern={name: saved.scaling * rank for name, rank in other.items()},
         target_modules=list(ranks),
         use_dora=use_dora,
-        task_type=TASK_TYPES[source.found_kind],
+        task_type=TASK_TYPES.get(source.found_kind),
         modules_to_save=list(beside) or None,
         revision=source.revision,
         base_model_name_or_path=source.path if source.source == "hub" else str(source.place),

@@ -2,7 +2,7 @@
 
 Models shape activations as they like: (batch, tokens, in), (batch * tokens, in) as OPT's feed-forward layers, the
 target's tokens in a decoder, relative positions in DeBERTa, the tokens that a router has chosen in an expert. A sum
-over rows needs not know; what tells samples or padding apart asks `token_mask`.
+over rows needs not know; what tells samples or padding apart asks `rows_mask`.
 
 Only activations are differentiated. The callback forms the gradient of a target weight from the two, in the layer's
 backward hook; the gradient of another weight is never formed, and an input is freed once it is consumed.
@@ -21,11 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bench.model.images import is_of_images
 from bench.model.layers import evaluating
 from bench.model.loss import IGNORED, mean_loss
 from bench.process.phases import now
 
-Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens)
+Batch = dict[str, Tensor]  # input_ids, attention_mask and labels, each (batch, tokens); or pixel_values and labels
 Inputs = Float[Tensor, "*rows in"]
 OutputGradient = Float[Tensor, "*rows out"]
 Mask = Bool[Tensor, "batch tokens"]
@@ -151,7 +152,7 @@ def visit_gradients(
         modules: the layers to visit, by name.
         batch: one batch, on the model's device; its loss is the model's own mean over label tokens.
         consume: called with name, input (..., in) and output gradient (..., out), shaped as the model shapes them:
-            `token_mask` knows which tokens the rows are.
+            `rows_mask` knows which tokens the rows are.
         weight: factor by which the loss is multiplied before it is differentiated.
         checkpointing: keeps each block's input only, and computes the block again in the backward pass.
         finish: called once with the name of each layer that was called, when all its calls have been consumed.
@@ -166,7 +167,7 @@ def visit_gradients(
     graph = _Graph(consume, finish, enter)
     checkpointed = _checkpointed(model) if checkpointing else nullcontext()
     with evaluating(model), _frozen(model), checkpointed, ExitStack() as stack:
-        for embedding in _token_embeddings(model):
+        for embedding in _embeddings(model):
             stack.callback(embedding.register_forward_hook(graph.root).remove)
         for name, module in modules.items():
             graph.watch(name, module, stack)
@@ -182,9 +183,12 @@ def _looks_at_head(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> 
     return model.get_output_embeddings() in modules.values()
 
 
-def _token_embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    """The token embeddings: one module, or one each of an encoder and a decoder."""
-    shape = model.get_input_embeddings().weight.shape
+def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """The token embeddings: one module, or one each of an encoder and a decoder; or the convolution of patches."""
+    embeddings = model.get_input_embeddings()
+    if not isinstance(embeddings, nn.Embedding):
+        return [module for module in embeddings.modules() if isinstance(module, nn.Conv2d)]
+    shape = embeddings.weight.shape
     return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.shape == shape]
 
 
@@ -267,6 +271,21 @@ def token_masks(model: PreTrainedModel, batch: Batch) -> tuple[Mask, Mask | None
     """Masks of the tokens that are no padding: of input_ids, and of an encoder-decoder's labels."""
     target = batch["labels"] != IGNORED if model.config.is_encoder_decoder else None
     return batch["attention_mask"].bool(), target
+
+
+def rows_mask(model: PreTrainedModel, name: str, rows: torch.Size, batch: Batch) -> Mask | None:
+    """As `token_mask`, of a batch; of images every row counts, as many of each (windows of Swin one after another).
+
+    Args:
+        model: of which the layer is one.
+        name: the layer's path in the model.
+        rows: shape of the layer's input without its last dimension.
+        batch: what the model is given.
+    """
+    if not is_of_images(batch):
+        return token_mask(name, rows, *token_masks(model, batch))
+    each, rest = divmod(rows.numel(), len(batch["labels"]))
+    return None if rest else torch.ones(len(batch["labels"]), each, dtype=torch.bool, device=model.device)
 
 
 def token_mask(name: str, rows: torch.Size, source: Mask, target: Mask | None = None) -> Mask | None:

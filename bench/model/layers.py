@@ -22,8 +22,8 @@ _DRAWN = "drawn_tensors"  # attribute of a model: names of the tensors that its 
 
 
 def is_classifier(model: Any) -> bool:
-    """Whether the model ends in a classification head."""
-    return type(model).__name__.endswith("ForSequenceClassification")
+    """Whether the model ends in a classification head, of texts or of images."""
+    return type(model).__name__.endswith(("ForSequenceClassification", "ForImageClassification"))
 
 
 def mark_drawn(model: Any, tensors: Iterable[str]) -> None:

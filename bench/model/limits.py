@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from bench.model.images import image_size, num_patches
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from bench.model.kinds import Kind
 
@@ -19,13 +21,19 @@ AFTER_PADDING = frozenset(
 )
 
 
-def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | Any) -> int:
     """The largest number of tokens, special ones included; of a sequence-to-sequence model, for each of its two sides.
 
     Llama, BERT and BART have a row of the position table, or a trained range, for each of max_position_embeddings;
     RoBERTa (514) loses two to padding. T5 has relative positions and no limit of its own: its tokenizer's
-    model_max_length holds, or NO_LIMIT if that is missing.
+    model_max_length holds, or NO_LIMIT if that is missing. A vision model takes the patches of an image.
+
+    Args:
+        config: the model's.
+        tokenizer: the model's; of a vision model its image processor.
     """
+    if hasattr(tokenizer, "image_mean"):
+        return num_patches(config, image_size(cast("BaseImageProcessor", tokenizer)))
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions <= 0:  # -1 is XLNet's way of saying none
         return min(int(tokenizer.model_max_length), NO_LIMIT)
@@ -35,11 +43,13 @@ def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
-    """Gives a tokenizer without a padding token its EOS token as one.
+    """Gives a tokenizer without a padding token its EOS token as one; an image processor needs none.
 
     Raises:
         ValueError: it has no EOS token, which ends answers and can pad.
     """
+    if kind == "vision":
+        return
     if kind != "encoder" and tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
     if tokenizer.pad_token_id is None:
@@ -48,7 +58,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
     """Refuses a tokenizer that gives ids for which the model has no embedding.
 
     Special tokens that no text is opened, closed or padded with may lie beyond, as Gemma 3's for images.
@@ -56,11 +66,14 @@ def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     Args:
         model: the loaded model.
         tokenizer: has a padding token.
+        kind: of the model; an image processor gives no ids.
         path: for the message.
 
     Raises:
         ValueError: the model has no embedding of the padding or EOS token, or of a token that texts can hold.
     """
+    if kind == "vision":
+        return
     rows = len(cast("Tensor", model.get_input_embeddings().weight))
     for name in ("pad_token", "eos_token"):
         number = getattr(tokenizer, f"{name}_id")
@@ -90,7 +103,7 @@ def share_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ki
     Args:
         model: the loaded model; its configuration is changed in place.
         tokenizer: has a padding token.
-        kind: causal, seq2seq or encoder.
+        kind: of the model.
     """
     config = model.config.get_text_config()
     if kind == "encoder" and config.model_type not in AFTER_PADDING:  # whose positions count from the model's own

@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from bench.model import gguf
-from bench.model.kinds import Kind, auto_class, kind_of
+from bench.model.kinds import CLASSIFIERS, Kind, auto_class, kind_of
 from bench.model.places import content_sha256, in_package
 from bench.process import hub, rng
 from bench.process.environment import quiet
@@ -33,18 +33,24 @@ class LoadedModel:
     """A model with its tokenizer.
 
     Attributes:
+        tokenizer: of a vision model, the image processor that prepares its inputs.
         revision: identifies the weights: a hash of the files, or a Hub commit; UNKNOWN if there is neither.
-        kind: causal, seq2seq or encoder.
+        kind: causal, seq2seq, encoder or vision.
         drawn: names of the tensors that no checkpoint holds, drawn by the seed: those of a head.
         gguf: of a model that was unpacked, its file, whose hash is the revision.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | Any
     revision: str
     kind: Kind = "causal"
     drawn: tuple[str, ...] = ()
     gguf: gguf.Facts | None = None
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills a batch; images fill nothing."""
+        return 0 if self.kind == "vision" else self.tokenizer.pad_token_id
 
     @property
     def label_logits(self) -> bool:
@@ -67,7 +73,7 @@ class Model:
 
     Attributes:
         name: its name in run ids and tables.
-        kind: causal, seq2seq, or encoder, which gets a classification head; None: read from its config.json.
+        kind: causal, seq2seq, or encoder or vision, which get a classification head; None: read from its config.json.
         source: embedded (a folder of this package), package (of another installed one), local (a folder) or hub.
         path: the folder or GGUF file, a package's name before it, or the repository's name.
         revision: the Hub revision; None for folders.
@@ -137,7 +143,7 @@ class Model:
         """The kind that is stated, or that config.json tells.
 
         Raises:
-            ValueError: there is no configuration, or it tells none of the three kinds.
+            ValueError: there is no configuration, or it tells no kind.
         """
         if self.kind is None and self.architecture is None and (file := self.unpacked_from) is not None:
             return gguf.kind_of(file)
@@ -210,7 +216,7 @@ class Model:
         """The model on the meta device: its layers and their shapes, without weights.
 
         Args:
-            num_labels: outputs of an encoder's classification head.
+            num_labels: outputs of a classification head.
             cache: may hold a GGUF file's model unpacked, whose configuration is read sooner than the file's.
 
         Raises:
@@ -227,14 +233,14 @@ class Model:
         except ValueError as error:
             raise ValueError(
                 f"model {self.path} cannot be had as model.kind={self.found_kind}: {one_line(error)}; set model.kind "
-                "to causal, seq2seq or encoder"
+                "to causal, seq2seq, encoder or vision"
             ) from error
 
     def load(self, num_labels: int | None = None, seed: int = 0, cache: Cache = gguf.OFF) -> LoadedModel:
-        """Loads weights and tokenizer; a tokenizer without a padding token pads with EOS.
+        """Loads weights, and tokenizer or image processor; a tokenizer without a padding token pads with EOS.
 
         Args:
-            num_labels: outputs of an encoder's classification head.
+            num_labels: outputs of a classification head.
             seed: draws the head, which no checkpoint holds: the same for every method.
             cache: keeps the model of a GGUF file unpacked.
 
@@ -247,16 +253,16 @@ class Model:
 
         from bench.model.layers import mark_drawn
         from bench.model.limits import check_embedded, check_tokenizer, share_padding
-        from bench.model.pretrained import drawn_tensors, read_tokenizer, read_weights
+        from bench.model.pretrained import drawn_tensors, read_processor, read_weights
 
         disable_progress_bar()  # of loading; calibration, training and scoring draw their own
         kind, revision = self.found_kind, self.pinned().revision
         file = self.unpacked_from
-        head = {"num_labels": num_labels} if kind == "encoder" and num_labels is not None else {}
+        head = {"num_labels": num_labels} if kind in CLASSIFIERS and num_labels is not None else {}
         with nullcontext((self._where(), None)) if file is None else gguf.unpacked(file, self.dtype, cache) as found:
             where, facts = found
             try:
-                tokenizer = read_tokenizer(where, revision, kind, self.path)
+                tokenizer = read_processor(where, revision, kind, self.path)
             except hub.errors() as error:
                 raise self._unloaded(error, revision) from error
             try:
@@ -276,7 +282,7 @@ class Model:
                 ) from error
         mark_drawn(model, drawn := drawn_tensors(model, report, self.path))
         check_tokenizer(tokenizer, kind, self.path)
-        check_embedded(model, tokenizer, self.path)
+        check_embedded(model, tokenizer, kind, self.path)
         share_padding(model, tokenizer, kind)
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.model.images import PIXELS, is_of_images, num_patches
 from bench.model.loss import IGNORED, Batch
 from bench.model.packing import understands_packing
 
@@ -48,6 +49,7 @@ class Cutter:
         device = "cpu" if model.device.type == "cpu" else "cuda"
         fixed, by_block = PASS_TOKENS[device if precision == "fp32" else f"{device} bf16"]
         blocks = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
+        self._config = model.config
         self.pass_tokens = fixed + by_block * blocks / max(_parameters_in_blocks(model), 1)
         self.most_tokens = max(MOST_TOKENS[device], int(WORTHWHILE * self.pass_tokens))
         self.packs = pack and understands_packing(model)
@@ -64,7 +66,7 @@ class Cutter:
             fewest: number of pieces at least, as far as there are examples.
             most_rows: of a piece, each an example; None: as many as `most_tokens` holds.
         """
-        sides = _lengths(batch)
+        sides = _lengths(batch, self._config)
         lengths = sides.sum(dim=0).tolist()
         plans = [sorted_rows(lengths, self.pass_tokens, self.most_tokens, most_rows)]
         if self.packs and most_rows is None:
@@ -171,7 +173,7 @@ def cut(batch: Batch, rows: Sequence[int], sides: Tensor | None = None) -> dict[
     """Some rows of a batch without the padding that none of them needs.
 
     Args:
-        batch: padded on the right.
+        batch: padded on the right, or of images.
         rows: their indices.
         sides: as `_lengths` counts them.
     """
@@ -181,7 +183,7 @@ def cut(batch: Batch, rows: Sequence[int], sides: Tensor | None = None) -> dict[
     taken = {name: tensor[chosen] for name, tensor in batch.items()}
     return {
         name: tensor
-        if tensor.dim() == 1
+        if tensor.dim() == 1 or name == PIXELS
         else tensor[:, : target if name == "labels" and target else source].contiguous()
         for name, tensor in taken.items()
     }
@@ -190,12 +192,21 @@ def cut(batch: Batch, rows: Sequence[int], sides: Tensor | None = None) -> dict[
 def num_samples(piece: Batch) -> int:
     """Number of examples of a piece."""
     if "position_ids" not in piece:
-        return len(piece["input_ids"])
+        return len(piece["labels"])
     return int(((piece["position_ids"] == 0) & piece["attention_mask"].bool()).sum())
 
 
-def _lengths(batch: Batch) -> Tensor:
-    """Tokens of each row's two sides (2, batch): of input_ids; and of labels where a decoder reads them, else 0."""
+def _lengths(batch: Batch, config: Any = None) -> Tensor:
+    """Tokens of each row's two sides (2, batch): of input_ids; and of labels where a decoder reads them, else 0.
+
+    Args:
+        batch: padded on the right; or of images, which have as many tokens as patches.
+        config: of the model.
+    """
+    if is_of_images(batch):
+        height, width = batch[PIXELS].shape[-2:]
+        source = torch.full_like(batch["labels"], num_patches(config, (height, width)))
+        return torch.stack([source, torch.zeros_like(source)])
     mask, labels = batch["attention_mask"], batch["labels"]
     source = mask.sum(dim=1)
     apart = labels.dim() == 2 and bool((labels[:, 0] != IGNORED).all())

@@ -12,18 +12,18 @@ from bench.process.validation import one_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedModel
 
 _NAMED = 3  # tensors in a message
 
 
-def read_tokenizer(where: Path | str, revision: str | None, kind: Kind, path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a repository; that of a decoder pads on the left.
+def read_processor(where: Path | str, revision: str | None, kind: Kind, path: str) -> Any:
+    """The tokenizer of a folder or a repository, that of a decoder padding on the left; or its image processor.
 
     Args:
         where: the folder, or the name of the repository.
         revision: of the repository.
-        kind: causal, seq2seq or encoder.
+        kind: of the model.
         path: for the message.
 
     Raises:
@@ -31,6 +31,8 @@ def read_tokenizer(where: Path | str, revision: str | None, kind: Kind, path: st
     """
     from transformers import AutoTokenizer
 
+    if kind == "vision":
+        return _image_processor(where, revision, path)
     side = {"padding_side": "left"} if kind == "causal" else {}
     try:
         return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False, **side)
@@ -41,13 +43,26 @@ def read_tokenizer(where: Path | str, revision: str | None, kind: Kind, path: st
         ) from error
 
 
+def _image_processor(where: Path | str, revision: str | None, path: str) -> BaseImageProcessor:
+    """The image processor, which resizes with Pillow on every machine."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(where, revision=revision, backend="pil", trust_remote_code=False)
+    except ValueError as error:
+        raise ValueError(
+            f"model {path} has no image processor that can be loaded: {one_line(error)}; save it beside the weights "
+            "with save_pretrained"
+        ) from error
+
+
 def read_weights(
     where: Path | str, revision: str | None, kind: Kind, path: str, **settings: Any
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a folder or a repository, and transformers' report, which `drawn_tensors` judges.
 
     Args:
-        where, revision, kind, path: as `read_tokenizer` takes them.
+        where, revision, kind, path: as `read_processor` takes them.
         settings: further arguments of from_pretrained.
 
     Raises:

@@ -181,6 +181,7 @@ class DataFacts(Part):
         num_items: rows of the scored split by dataset, of which score.limit takes the first; empty as above.
         contaminated: scored items that occur in the training set, by dataset.
         incomplete: splits that are shorter than the official ones, in words.
+        num_converted: images, grey ones or with a palette, that became RGB.
     """
 
     name: str = ""
@@ -193,6 +194,7 @@ class DataFacts(Part):
     num_items: dict[str, Count] = {}
     contaminated: dict[str, Count] = {}
     incomplete: list[str] = []
+    num_converted: Count = 0
 
 
 class PhaseCost(Part):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from bench.model.kinds import CLASSIFIERS
 from bench.model.limits import max_tokens
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def language_model(
 
     Args:
         loaded: the model to score; vLLM gets a merged copy of its weights.
-        evaluations: lm-eval tasks by name; an encoder reads their classification.
+        evaluations: lm-eval tasks by name; a classifier reads their classification.
         settings: backend, precision, and tokens at a time.
         batch_size: prompts at a time.
 
@@ -49,11 +50,11 @@ def language_model(
     if settings.backend == "vllm":
         with _vllm(loaded, batch_size, limit) as lm:
             yield lm
-    elif loaded.kind == "encoder":
+    elif loaded.kind in CLASSIFIERS:
         from bench.score.encoder import EncoderLM
 
         forms = {name: task.classification for name, task in evaluations.items() if task.classification is not None}
-        yield EncoderLM(model, tokenizer, forms, batch_size, limit, autocast is not None)
+        yield EncoderLM(loaded, forms, batch_size, limit, autocast is not None)
     elif loaded.kind == "seq2seq":
         from bench.score.language import Seq2SeqLM
 

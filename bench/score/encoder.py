@@ -1,18 +1,20 @@
-"""lm-eval's LM for an encoder with a classification head."""
+"""lm-eval's LM for a model with a classification head, of texts or of images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.tasks.examples import Classification, Example, classify, collate
+from bench.model.load import LoadedModel
+from bench.tasks.examples import Classification, collate
+from bench.tasks.reader import Reader
 
 Key = tuple[str, int]  # task and number of a document
 
@@ -20,33 +22,30 @@ Key = tuple[str, int]  # task and number of a document
 class EncoderLM(LM):
     """The log-likelihood of a choice is the log-probability of the class with its index.
 
-    lm-eval's prompt is ignored: the text fields of the row are encoded, once a row. The output of a regression is
-    returned as generated text.
+    lm-eval's prompt is ignored: the text fields or the image of the row are encoded, once a row. The output of a
+    regression is returned as generated text.
 
     Args:
-        model: the encoder, with a head of num_labels outputs.
-        tokenizer: the model's.
-        classifications: text fields and number of labels of each task.
+        loaded: the classifier, with a head of num_labels outputs.
+        classifications: fields and number of labels of each task.
         batch_size: rows at a time.
-        max_length: tokens to which longer rows are cut.
+        max_length: tokens to which longer texts are cut.
         autocast: whether the model computes in bfloat16.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        loaded: LoadedModel,
         classifications: Mapping[str, Classification],
         batch_size: int,
         max_length: int,
         autocast: bool = False,
     ) -> None:
         super().__init__()
-        self._model = model
-        self._tokenizer = tokenizer
+        self._loaded = loaded
+        self._reader = Reader(loaded.tokenizer, loaded.kind, max_length)
         self._classifications = classifications
         self._batch_size = batch_size
-        self._max_length = max_length
         self._autocast = autocast
         self.truncated: Counter[str] = Counter()  # rows cut, by task
 
@@ -62,31 +61,31 @@ class EncoderLM(LM):
         return [str(found[_key(request)].item()) for request in requests]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Not possible with an encoder.
+        """Not possible with a classifier.
 
         Raises:
             ValueError: always.
         """
-        raise ValueError("an encoder gives no likelihood of a text; score a causal model on this task")
+        raise ValueError("a classifier gives no likelihood of a text; score a causal model on this task")
 
     @torch.no_grad()
     def _logits(self, requests: Sequence[Instance], disable_tqdm: bool) -> dict[Key, Tensor]:
         """Logits (num_labels,) of each document, float32 and on the CPU."""
-        examples: dict[Key, Example] = {}
+        model, examples = self._loaded.model, dict[Key, Any]()
         for task, classification in self._classifications.items():
             rows = {_key(request): request.doc for request in requests if request.task_name == task}
-            encoded = classify(self._tokenizer, list(rows.values()), classification, self._max_length)
+            encoded = self._reader.classified(list(rows.values()), classification)
             examples |= dict(zip(rows, encoded, strict=True))
         # The longest first: memory that does not suffice shows at once, and rows of a batch are of about one length.
-        keys = sorted(examples, key=lambda key: -len(examples[key].input_ids))
+        keys = sorted(examples, key=lambda key: -examples[key].num_tokens)
         found: dict[Key, Tensor] = {}
         with tqdm(total=len(keys), disable=disable_tqdm, desc="Classifying") as bar:
             for start in range(0, len(keys), self._batch_size):
                 chosen = keys[start : start + self._batch_size]
-                batch = collate([examples[key] for key in chosen], self._tokenizer.pad_token_id)
-                inputs = {name: values.to(self._model.device) for name, values in batch.items() if name != "labels"}
-                with torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-                    logits = self._model(**inputs).logits.float().cpu()
+                batch = collate([examples[key] for key in chosen], self._loaded.pad_token_id)
+                inputs = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
+                with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+                    logits = model(**inputs).logits.float().cpu()
                 found |= dict(zip(chosen, logits, strict=True))
                 bar.update(len(chosen))
         self.truncated.update(task for (task, _), example in examples.items() if example.truncated)

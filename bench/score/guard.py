@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from bench.model.kinds import CLASSIFIERS
 from bench.model.limits import check_precision, max_tokens
 from bench.score.backends import vllm_class
 from bench.tasks.examples import encode_pair, move_spaces
@@ -46,7 +47,7 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
             raise ValueError(
                 f"{name} runs code that a model wrote: say score.confirm_run_unsafe_code=true, in a sandbox"
             )
-        if loaded.kind == "encoder":
+        if loaded.kind in CLASSIFIERS:
             _check_classification(name, task)
             continue
         _check_answers(name, task, loaded, settings)
@@ -78,17 +79,17 @@ def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings:
 def _check_classification(name: str, task: InMemoryTask) -> None:
     form = task.classification
     if form is None:
-        raise ValueError(f"task {name} has no classification form; an encoder cannot be scored on it")
+        raise ValueError(f"task {name} has no classification form; a classifier cannot be scored on it")
     expected = "generate_until" if form.num_labels == 1 else "multiple_choice"
     if expected != task.OUTPUT_TYPE:
         raise ValueError(
-            f"task {name} has {form.num_labels} labels, for which an encoder needs a definition with "
+            f"task {name} has {form.num_labels} labels, for which a classifier needs a definition with "
             f"output_type={expected}, not {task.OUTPUT_TYPE}; choose another template"
         )
     choices = task.config.doc_to_choice
     if form.num_labels > 1 and not (isinstance(choices, list) and len(choices) == form.num_labels):
         raise ValueError(
-            f"task {name} has {form.num_labels} labels, but the choices of its definition are {choices}; an encoder "
+            f"task {name} has {form.num_labels} labels, but the choices of its definition are {choices}; a classifier "
             "needs as many, the same for every row and in the order of the labels"
         )
 
@@ -114,10 +115,10 @@ def count_truncated(samples: Mapping[str, list[dict[str, Any]]], lm: Any, kind: 
     Args:
         samples: lm-eval's samples by task, with the arguments of all requests.
         lm: the LM that answered them.
-        kind: causal, seq2seq or encoder.
+        kind: of the model.
         backend: hf or vllm.
     """
-    if kind == "encoder":
+    if kind in CLASSIFIERS:
         return {task: lm.truncated[task] for task in samples}
     found = {}
     for task, items in samples.items():

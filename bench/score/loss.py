@@ -14,7 +14,7 @@ from bench.model.loss import row_losses
 from bench.model.pieces import Cutter, sorted_rows
 from bench.runs.record import HASH_DIGITS, LOSS
 from bench.score.settings import Outcome, Score, Scoring
-from bench.tasks.examples import Example, collate
+from bench.tasks.examples import Example, Picture, collate
 
 if TYPE_CHECKING:
     from bench.model.load import LoadedModel
@@ -26,7 +26,7 @@ DIGITS = 7  # of an item's loss: float32 has no more
 def target_losses(
     loaded: LoadedModel, targets: Mapping[str, Targets], settings: Scoring
 ) -> tuple[list[Score], list[Outcome]]:
-    """The mean loss of each dataset's targets, in nats per label token (of an encoder: per example), and the items'.
+    """The mean loss of each dataset's targets, in nats per label token (of a classifier: per example), and the items'.
 
     An item's metric is the pair of its loss, summed over its label tokens, and their number: the score is the ratio of
     the sums over items.
@@ -61,7 +61,7 @@ def target_losses(
 
 
 @torch.no_grad()
-def losses_of(loaded: LoadedModel, examples: Iterable[Example], settings: Scoring) -> Tensor:
+def losses_of(loaded: LoadedModel, examples: Iterable[Example | Picture], settings: Scoring) -> Tensor:
     """Loss, summed over label tokens, and their number: (examples, 2), float64, on the CPU.
 
     Examples of about one length go through the model together, so that there is hardly any padding.
@@ -78,7 +78,7 @@ def losses_of(loaded: LoadedModel, examples: Iterable[Example], settings: Scorin
     with evaluating(model):
         for rows in sorted_rows([example.num_tokens for example in examples], cutter.pass_tokens, most_tokens):
             chosen = [index for row in rows for index in row]
-            batch = collate([examples[index] for index in chosen], loaded.tokenizer.pad_token_id)
+            batch = collate([examples[index] for index in chosen], loaded.pad_token_id)
             given = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
                 sums, numbers = row_losses(model, given)

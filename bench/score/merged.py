@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from bench.model.kinds import CLASSIFIERS
 from bench.score.rows import outcomes
 from bench.score.stage import evaluate
 
@@ -57,7 +58,7 @@ def check_merged(
     unmerged = {(outcome.task, outcome.filter, outcome.doc_id): outcome for outcome in scored.outcomes}
     items, differing = set(), set()
     for outcome in outcomes(results, evaluations):
-        generates = loaded.kind != "encoder" and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
+        generates = loaded.kind not in CLASSIFIERS and evaluations[outcome.task].OUTPUT_TYPE == "generate_until"
         items.add((outcome.task, outcome.doc_id))
         before = unmerged[outcome.task, outcome.filter, outcome.doc_id]
         same = before.choice == outcome.choice and _equal(before.metrics, outcome.metrics)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.model.kinds import CLASSIFIERS
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -40,10 +42,11 @@ class Size:
     Attributes:
         layers: the target layers by name.
         parameters: all of them.
-        head: those of an encoder's classification head.
+        head: those of a classification head.
         linear: weights of all linear layers, the head's included.
         blocks: transformer blocks, of encoder and decoder together.
-        outputs: logits a token (vocabulary) or, of an encoder, an example.
+        outputs: logits a token (vocabulary) or, of a classifier, an example.
+        patches: tokens of an image; None of a model of texts.
     """
 
     layers: Mapping[str, nn.Linear]
@@ -53,6 +56,7 @@ class Size:
     blocks: int
     hidden_size: int
     outputs: int
+    patches: int | None = None
 
 
 _sizes: dict[tuple[str, int | None], Size] = {}
@@ -66,6 +70,7 @@ def size(run: Run) -> Size:
     """
     from torch import nn
 
+    from bench.model.images import num_patches
     from bench.model.layers import heads, target_layers
 
     key = (repr(run.model), run.task.num_labels)
@@ -82,7 +87,8 @@ def size(run: Run) -> Size:
         linear=sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)),
         blocks=config.num_hidden_layers + (decoder if kind == "seq2seq" else 0),
         hidden_size=config.hidden_size,
-        outputs=config.num_labels if kind == "encoder" else config.vocab_size,
+        outputs=config.num_labels if kind in CLASSIFIERS else config.vocab_size,
+        patches=num_patches(config, (config.image_size,) * 2) if kind == "vision" else None,
     )
     return _sizes[key]
 
@@ -131,10 +137,10 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
     """
     from bench.train.curvature import NUM_PRODUCTS
 
-    task, train = run.task, run.train
+    task, train, length = run.task, run.train, _length(run)
 
     def batches(examples: int, batch_size: int, times: int = 1) -> tuple[int, int]:
-        return examples * task.max_length * times, math.ceil(examples / batch_size) * times
+        return examples * length * times, math.ceil(examples / batch_size) * times
 
     found = {"score": _scoring(run)}
     if run.method.requires:
@@ -152,22 +158,28 @@ def tokens_and_passes(run: Run) -> dict[str, tuple[int, int]]:
 
 def _scoring(run: Run) -> tuple[int, int]:
     """Prompts with each choice or, where answers are generated, the longest one allowed; and targets for their loss."""
-    tokens = passes = 0
+    tokens, passes, length = 0, 0, _length(run)
     for dataset in (run.task.datasets[name] for name in run.task.score):
         rows = 0 if dataset.runs_code else min(_num_rows(run, dataset), run.score.num_loss_rows)
-        tokens += rows * run.task.max_length
+        tokens += rows * length
         passes += math.ceil(rows / run.score.batch_size)
         if run.score.only_loss:
             continue
         generated, choices = _asked(dataset.definitions[run.task.template])
-        if run.model.found_kind == "encoder":
+        if run.model.found_kind in CLASSIFIERS:
             generated, choices = 0, 1
         items = _num_items(run, dataset)
         items += min(items, run.score.merged_samples)
-        tokens += items * (choices * run.task.max_length + generated)
+        tokens += items * (choices * length + generated)
         passes += math.ceil(items * choices / run.score.batch_size)
         passes += math.ceil(items / run.score.batch_size) * generated
     return tokens, passes
+
+
+def _length(run: Run) -> int:
+    """Tokens of an example: of a text at most, of an image exactly."""
+    patches = None if is_unknown(run) or run.model.found_kind != "vision" else size(run).patches
+    return run.task.max_length if patches is None else patches
 
 
 def num_items(run: Run) -> int:
@@ -232,7 +244,7 @@ def peak_bytes(run: Run) -> int:
     """Memory at the peak of a run where its model is: weights, optimiser, activations and logits."""
     from bench.train.curvature import VECTOR_BYTES
 
-    counted, phases, length = size(run), tokens_and_passes(run), run.task.max_length
+    counted, phases, length = size(run), tokens_and_passes(run), _length(run)
     trained, added = trained_and_added(run)
     whole = "weight" in run.method.trains
     batch = max(
@@ -247,7 +259,7 @@ def peak_bytes(run: Run) -> int:
     # 34 s b h bytes a block at 16 bit: Korthikanti et al. 2022 (arXiv:2205.05198, table 2), without attention matrix.
     width = 1 if compute_dtype(run) == "bfloat16" else 2
     activations = width * counted.blocks * 34 * length * batch * counted.hidden_size
-    logits = batch * counted.outputs * (1 if run.model.found_kind == "encoder" else length)
+    logits = batch * counted.outputs * (1 if run.model.found_kind in CLASSIFIERS else length)
     a_parameter = max(TRAINED_BYTES, VECTOR_BYTES if run.measures_curvature and not run.sharded else 0)
     return frozen + trained * a_parameter + pretrained + activations + logits * 4 * 2  # and their gradient
 

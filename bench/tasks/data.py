@@ -21,6 +21,7 @@ from bench.runs.renamed import as_hashed
 from bench.tasks.examples import Classification
 from bench.tasks.fields import Fields, problem, row_validator
 from bench.tasks.jsonl import Row, read_jsonl
+from bench.tasks.pictures import files, folder_sha256, parts, read_folder, read_table
 from bench.tasks.reasoning import Generator
 
 Rows = list[Row]
@@ -32,11 +33,16 @@ VALIDATION_SEED, TEST_SEED, SAMPLE_SEED = 20260103, 20260104, 20260105
 
 @dataclass(frozen=True, config=STRICT)
 class HubDataset:
-    """A dataset on the Hub: repository, revision, and a configuration, or several whose rows follow one another."""
+    """A dataset on the Hub: repository, revision, and a configuration, or several whose rows follow one another.
+
+    Attributes:
+        columns: field -> its column, where images have other names there.
+    """
 
     path: str
     subset: str | tuple[str, ...] | None
     revision: str
+    columns: dict[str, str] | None = None
 
     @property
     def url(self) -> str:
@@ -101,12 +107,13 @@ class Dataset:
     """conf/dataset/*.yaml.
 
     Attributes:
-        folder: data.root/FOLDER/SPLIT.jsonl; of the embedded tier, the task's name there (bench.model.embedded.items).
+        folder: data.root/FOLDER/SPLIT.jsonl, of images data.root/FOLDER/SPLIT/CLASS/FILE; of the embedded tier, the
+            task's name there (bench.model.embedded.items).
         fields: the fields that every row must have, and what each must hold (bench/tasks/fields.py).
         definitions: template -> lm-eval task definition.
         hub: the published dataset; None: the rows are generated, or are read from data.root alone.
         rows: official number of rows of each split.
-        classification: text fields and labels for an encoder; None: encoders cannot do the task.
+        classification: fields and labels for a classifier; None: classifiers cannot do the task.
         runs_code: whether scoring runs code that the model wrote.
         cluster: the field that items of one fact share, which are no independent items; None where all are.
         generator: reasoning-gym's, of rows that are generated; None for the embedded tier's.
@@ -152,6 +159,9 @@ class Dataset:
                 raise ValueError(f"{self.folder} is published nowhere: {self.whence}; say data.root=FOLDER")
             identified = f"{self.hub.path}/{self.hub.subset}@{self.hub.revision}"
             return dict.fromkeys(sorted(uses), identified)
+        if self.is_of_images:
+            folder = data_root.absolute() / self.folder
+            return {use: folder_sha256(folder, self._split(data_root, use)) for use in sorted(uses)}
         paths = {use: self._file(data_root, self._source(use)) for use in sorted(uses)}
         return {use: file_sha256(path) for use, path in paths.items()}
 
@@ -182,6 +192,16 @@ class Dataset:
             rows["test"], remark = self._read(data_root, "test")
             incomplete += remark
         return LoadedRows({split: found for split, found in rows.items() if split in uses}, incomplete)
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether its rows are images, which vision models classify."""
+        return self.image_field is not None
+
+    @property
+    def image_field(self) -> str | None:
+        """The field that holds an image; None of texts."""
+        return None if self.classification is None else self.classification.image
 
     @property
     def is_generated(self) -> bool:
@@ -222,7 +242,7 @@ class Dataset:
         assert self.hub is not None
         return (
             f"dataset {self.hub.path} cannot be loaded from the Hub: {why}; or give a local folder: data.root=FOLDER, "
-            f"holding {self.folder}/SPLIT.jsonl"
+            f"holding {self._layout}"
         )
 
     def _source(self, use: str) -> str:
@@ -230,6 +250,16 @@ class Dataset:
         if name is None:
             raise ValueError(f"{self.folder} has no train split; it can be scored, not trained on")
         return name
+
+    def _split(self, data_root: Path, use: str) -> str:
+        """The name of a split of images whose folders are there."""
+        split, folder = self._source(use), data_root.absolute() / self.folder
+        if missing := [str(folder / part) for part in parts(split) if not (folder / part).is_dir()]:
+            there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
+            raise ValueError(
+                f"{self.folder} has no {split} split: {missing[0]} does not exist ({there}); {self.whence}"
+            )
+        return split
 
     def _file(self, data_root: Path, split: str) -> Path:
         path = data_root.absolute() / self.folder / f"{split}.jsonl"
@@ -239,11 +269,13 @@ class Dataset:
         return path
 
     def num_local(self, data_root: Path, split: str) -> int:
-        """Number of lines of a split's file.
+        """Number of lines of a split's file, or of its images.
 
         Raises:
             ValueError: it is missing.
         """
+        if self.is_of_images:
+            return len(files(data_root.absolute() / self.folder, split))
         with self._file(data_root, split).open("rb") as lines:
             return sum(1 for line in lines if line.strip())
 
@@ -251,9 +283,13 @@ class Dataset:
     def whence(self) -> str:
         """Where the dataset is published, and what a local copy must look like."""
         if self.hub is None:
-            return f"data.root must hold {self.folder}/SPLIT.jsonl"
+            return f"data.root must hold {self._layout}"
         subset = f" ({self.hub.subset})" if isinstance(self.hub.subset, str) else ""
-        return f"it is published at {self.hub.url}{subset}, and data.root must hold {self.folder}/SPLIT.jsonl"
+        return f"it is published at {self.hub.url}{subset}, and data.root must hold {self._layout}"
+
+    @property
+    def _layout(self) -> str:
+        return f"{self.folder}/SPLIT{'/CLASS/*.png' if self.is_of_images else '.jsonl'}"
 
     def is_fixed(self, data_root: Path | None) -> bool:
         """Whether `content` says which rows these are: not so where a revision of the Hub is no commit."""
@@ -261,10 +297,18 @@ class Dataset:
 
     def _read(self, data_root: Path | None, use: str) -> tuple[Rows, list[str]]:
         split = self._source(use)
-        where = f"{self.folder} {split}" if data_root is None else str(self._file(data_root, split))
         official = self.rows.get(split, 0)
-        found = self._checked(self._from_hub(split) if data_root is None else _placed(Path(where)))
-        rows = list(bar(found, f"read {self.folder} {split}", "row", official or None))
+        if data_root is None:
+            where, found = f"{self.folder} {split}", self._from_hub(split)
+        elif self.image_field is not None and self.classification is not None:
+            folder = data_root.absolute() / self.folder
+            self._split(data_root, use)
+            where = str(folder / split)
+            found = read_folder(folder, split, self.classification.num_labels, self.image_field)
+        else:
+            where = str(self._file(data_root, split))
+            found = _placed(Path(where))
+        rows = list(bar(self._checked(found), f"read {self.folder} {split}", "row", official or None))
         if not rows:
             raise ValueError(f"{where} is empty; {self.whence}")
         return rows, [] if len(rows) >= official else [f"{self.folder} {split}: {len(rows)} of {official} rows"]
@@ -301,6 +345,8 @@ class Dataset:
             except (*hub.errors(), datasets.exceptions.DatasetsError, ValueError) as error:
                 raise ValueError(self._not_had(hub.reason(error, "dataset", path, revision))) from error
             name = " ".join(filter(None, (path, subset, split)))
+            if self.image_field is not None:
+                loaded = read_table(loaded, published.columns or {}, list(self.fields), self.image_field)
             yield from ((f"{name}, row {number}", row) for number, row in enumerate(loaded, 1))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bench.model.loss import IGNORED
-from bench.tasks.examples import Example
+from bench.tasks.examples import Example, Picture
 
 
 class Examples(Dataset[Example]):
@@ -100,6 +100,51 @@ class Examples(Dataset[Example]):
             return self._tensors["labels"][end - int(self._tensors["label_lengths"][index]) : end].tolist()
         start = int(self._tensors["label_starts"][index])
         return [IGNORED] * start + ids[start:]
+
+
+class Pictures(Dataset[Picture]):
+    """Images in order, with the same face as `Examples`; no cache keeps them, as they are read when they are needed.
+
+    Args:
+        pictures: the examples.
+    """
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = list(pictures)
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture]) -> Self:
+        """The same examples."""
+        return cls(pictures)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pictures]) -> Self:
+        """The examples of all parts, one part after another."""
+        return cls(list(itertools.chain.from_iterable(parts)))
+
+    def picked(self, indices: Tensor) -> Pictures:
+        """The examples of these indices, in this order."""
+        return Pictures([self._pictures[index] for index in indices.tolist()])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of patches of each example: (examples,)."""
+        return torch.tensor([picture.num_tokens for picture in self._pictures], dtype=torch.long)
+
+    @property
+    def truncated(self) -> Tensor:
+        """Whether something of an example was cut off, which is never: (examples,)."""
+        return torch.zeros(len(self), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self._pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        """The example of an index."""
+        return self._pictures[index]
 
 
 def _positions(lengths: Tensor, indices: Tensor) -> Tensor:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.model.images import PIXELS, pixel_values
 from bench.model.loss import IGNORED
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
     from bench.model.load import Kind
 
@@ -46,17 +47,45 @@ class Example:
         return len(self.input_ids) + (len(self.labels) if apart and isinstance(self.labels, list) else 0)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Classification:
-    """The form of a task for an encoder with a classification head.
+@plain_dataclass(frozen=True)
+class Picture:
+    """One example of a vision model.
 
     Attributes:
-        texts: the one or two text fields that it reads.
+        image: the text of an image file, as bench.model.images writes it.
+        labels: its class.
+        num_tokens: patches of which the model makes tokens.
+        processor: the model's image processor.
+        truncated: never; a larger image is resized.
+    """
+
+    image: str
+    labels: int
+    num_tokens: int
+    processor: BaseImageProcessor
+    truncated: bool = False
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Classification:
+    """The form of a task for a model with a classification head.
+
+    Attributes:
+        texts: the one or two text fields that an encoder reads; none where images are classified.
         num_labels: classes, numbered from 0 in the field `label`; 1 is regression of its value.
+        image: the field that a vision model reads; None where texts are classified.
     """
 
     texts: tuple[str, ...]
     num_labels: PositiveInt
+    image: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.texts) == (self.image is not None):
+            raise ValueError(
+                f"classification.texts={list(self.texts)} and classification.image={self.image}: say which texts, or "
+                "which image, are classified"
+            )
 
     def label(self, row: dict[str, Any]) -> int | float:
         """The class of a row, or the number to predict; which rows have one was checked when they were read."""
@@ -230,12 +259,19 @@ def classify(
     return examples
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[Example | Picture], pad_token_id: int) -> dict[str, torch.Tensor]:
     """A batch padded on the right: input_ids and attention_mask (batch, tokens), and labels.
 
     Labels are (batch, tokens), (batch, target tokens) or (batch,), by the kind of model; token_type_ids (batch,
-    tokens) are added if the examples have them.
+    tokens) are added if the examples have them. Of images: pixel_values (batch, channels, height, width) and labels.
     """
+    if isinstance(examples[0], Picture):
+        pixels = pixel_values(examples[0].processor, [cast(Picture, e).image for e in examples])
+        return {PIXELS: pixels, "labels": torch.tensor([e.labels for e in examples])}
+    return _padded([cast(Example, e) for e in examples], pad_token_id)
+
+
+def _padded(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
 
     def padded(sequences: list[list[int]], value: int) -> torch.Tensor:
         return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)

@@ -6,6 +6,7 @@ Rows of the Hub and of a local file are judged alike, and nothing is converted: 
 - `texts`, `four_texts`: a list of texts, which may be empty.
 - `number`: finite.
 - `choices`: an object with a list of texts, `text`, and their names, `label`; `choice`: one of the names in `choices`.
+- `image`: the text of an image file, as bench.model.images writes it; whether it can be read is seen later.
 - a list of values: one of these.
 """
 
@@ -19,7 +20,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
 Holds = (
-    Literal["text", "text_or_empty", "texts", "four_texts", "number", "choices", "choice"]
+    Literal["text", "text_or_empty", "texts", "four_texts", "number", "choices", "choice", "image"]
     | tuple[StrictInt | StrictStr, ...]
 )
 Fields = dict[str, Holds]
@@ -58,6 +59,7 @@ def _field(holds: Holds) -> cs.CoreSchema:
         "number": number,
         "choices": cs.no_info_after_validator_function(_paired, _object({"text": some, "label": some})),
         "choice": filled,
+        "image": _must("be an image that is not empty", cs.str_schema(strict=True, min_length=1)),
     }[holds]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.process.hashes import tokenizer_sha256
-from bench.tasks.examples import Classification, Example, Pair, classify, encode, encode_seq2seq, encode_texts
+from bench.tasks.encoded import Examples, Pictures
+from bench.tasks.examples import Classification, Example, Pair, Picture, classify, encode, encode_seq2seq, encode_texts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
     from bench.model.load import Kind
     from bench.tasks.chat import Chat
@@ -23,20 +24,20 @@ class Reader:
     """What the tokens of a dataset's rows depend on.
 
     Attributes:
-        tokenizer: the model's.
+        tokenizer: the model's, or its image processor.
         kind: of the model.
-        limit: tokens at which what can be cut is cut.
+        limit: tokens at which what can be cut is cut; of a vision model the patches of each image.
         chat: the chat template that prompts and answers go through; None: they are plain text.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | Any
     kind: Kind
     limit: int
     chat: Chat | None = None
 
     @property
     def key(self) -> list[Any] | None:
-        """All that the tokens depend on, in any process; None for a tokenizer without a hash."""
+        """All that the tokens depend on, in any process; None for a tokenizer without a hash, and for images."""
         if (sha256 := tokenizer_sha256(self.tokenizer)) is None:
             return None
         settings = [getattr(self.tokenizer, name, None) for name in _SETTINGS]
@@ -47,8 +48,16 @@ class Reader:
         """What the texts of prompts and answers depend on."""
         return [] if self.chat is None else [self.chat.key]
 
-    def classified(self, rows: Sequence[dict[str, Any]], classification: Classification) -> list[Example]:
-        """Rows for an encoder."""
+    @property
+    def examples(self) -> Any:
+        """The class that holds what is read."""
+        return Pictures if self.kind == "vision" else Examples
+
+    def classified(self, rows: Sequence[dict[str, Any]], classification: Classification) -> list[Any]:
+        """Rows for an encoder as Example, and for a vision model as Picture."""
+        if (field := classification.image) is not None:
+            processor = cast("BaseImageProcessor", self.tokenizer)
+            return [Picture(row[field], row["label"], self.limit, processor) for row in rows]
         return classify(self.tokenizer, rows, classification, self.limit)
 
     def continued(self, pairs: Sequence[Pair], name: str) -> list[Example]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import torch
 
+from bench.model.kinds import CLASSIFIERS
 from bench.process.hashes import values_sha256
 from bench.process.provenance import version
 from bench.process.store import Cache, Entry, Storable
@@ -22,7 +23,8 @@ from bench.tasks import contamination
 from bench.tasks.data import Carving, Dataset, LoadedRows, Rows, bar
 from bench.tasks.definition_files import users_sha256
 from bench.tasks.encoded import Examples
-from bench.tasks.examples import Example, Pair
+from bench.tasks.examples import Pair
+from bench.tasks.pictures import check_images
 from bench.tasks.reader import Reader
 from bench.tasks.targets import Targets
 
@@ -44,12 +46,14 @@ class Known(NamedTuple):
         num_rows: number of rows by split.
         incomplete: a remark on each split that is shorter than the official one.
         scored: the rows of the split to score; None if they are to be read again.
+        num_converted: images that become RGB.
     """
 
     sha256: str
     num_rows: dict[str, int]
     incomplete: list[str]
     scored: Rows | None
+    num_converted: int = 0
 
     def to_entry(self) -> Entry:
         """For bench.process.store."""
@@ -140,8 +144,8 @@ class Source:
         """What is known of the rows; what the cache does not know is read and checked.
 
         Raises:
-            ValueError: as `Dataset.load`; or a label is none of the choices: lm-eval would count the row as wrong, and
-                none can be learnt. The message has label, choices and row.
+            ValueError: as `Dataset.load`; an image cannot be read; or a label is none of the choices: lm-eval would
+                count the row as wrong, and none can be learnt. The message has label, choices and row.
         """
         return self._once(("rows", self.key), f"rows of {', '.join(sorted(self.uses))}", self._check, Known, cache)
 
@@ -153,7 +157,16 @@ class Source:
         if json.loads(json.dumps(scored, default=str)) != scored:  # of the Hub, whose columns can hold other values
             scored = None
         num_rows = {split: len(rows) for split, rows in self.rows.items()}
-        return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored)
+        field = self.dataset.image_field
+        num_converted = (
+            0
+            if field is None
+            else sum(
+                check_images(bar(rows, f"check {self.name}", "image"), field, f"{self.name} {split}")
+                for split, rows in self.rows.items()
+            )
+        )
+        return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored, num_converted)
 
     def evaluation(
         self, score_split: str, num_fewshot: int, cache: Cache = OFF, chat: Chat | None = None
@@ -176,17 +189,17 @@ class Source:
         task.cluster = self.dataset.cluster
         return task
 
-    def encoded(self, reader: Reader, cache: Cache = OFF) -> dict[str, Examples]:
-        """The examples of train and validation, in order; of a tokenizer without a hash they are not kept.
+    def encoded(self, reader: Reader, cache: Cache = OFF) -> dict[str, Any]:
+        """The examples of train and validation, in order; images and those of a tokenizer without a hash are not kept.
 
         Args:
             reader: the model's.
             cache: what other runs have encoded.
         """
 
-        def of(split: str) -> Examples:
-            def compute() -> Examples:
-                return Examples.joined([Examples.of(rows) for rows in self._encoded(split, reader)])
+        def of(split: str) -> Any:
+            def compute() -> Any:
+                return reader.examples.joined([reader.examples.of(rows) for rows in self._encoded(split, reader)])
 
             if reader.key is None:
                 return compute()
@@ -196,18 +209,18 @@ class Source:
 
         return {split: of(split) for split in ("train", "validation")}
 
-    def _encoded(self, split: str, reader: Reader) -> Iterator[list[Example]]:
+    def _encoded(self, split: str, reader: Reader) -> Iterator[list[Any]]:
         def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
             starts = range(0, len(values), AT_A_TIME)
             return (values[start : start + AT_A_TIME] for start in bar(starts, f"encode {self.name}", "x 1000 rows"))
 
-        if reader.kind == "encoder":
+        if reader.kind in CLASSIFIERS:
             yield from (self._classified(rows, reader) for rows in chunks(self.rows[split]))
         else:
             pairs = self._pairs(split, reader)
             yield from (reader.continued(some, self.name) for some in chunks(pairs))
 
-    def _classified(self, rows: Sequence[dict[str, Any]], reader: Reader) -> list[Example]:
+    def _classified(self, rows: Sequence[dict[str, Any]], reader: Reader) -> list[Any]:
         assert self.dataset.classification is not None, "checked by Task.check"
         return reader.classified(rows, self.dataset.classification)
 
@@ -230,12 +243,12 @@ class Source:
             rows = {self.scored: self.rows[self.scored] if kept is None else kept}
             task = self._task(rows, self.scored, chat=reader.chat)
 
-            def encoded(doc: dict[str, Any]) -> list[Example]:
-                if reader.kind == "encoder":
+            def encoded(doc: dict[str, Any]) -> list[Any]:
+                if reader.kind in CLASSIFIERS:
                     return self._classified([doc], reader)
                 return reader.continued([prompt_and_target(task, doc)], self.name)
 
-            return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, reader.limit)
+            return Targets.of(list(itertools.islice(task.docs(), num_rows)), encoded, reader)
 
         if reader.key is None:
             return compute()
@@ -265,7 +278,9 @@ class Source:
         return self._once(key, title, compute, Count, cache).items
 
     def _plain(self, split: str, answered: bool) -> list[str]:
-        """The text of each row: those to classify, or the prompt, with its answer if `answered`."""
+        """The text of each row: those to classify, or the prompt, with its answer if `answered`; a hash of an image."""
+        if (field := self.dataset.image_field) is not None:
+            return [hashlib.sha256(row[field].encode()).hexdigest() for row in self.rows[split]]
         if self.dataset.classification is not None:
             return [" ".join(row[name] for name in self.dataset.classification.texts) for row in self.rows[split]]
         return [prompt + target if answered else prompt or target for prompt, target in self._pairs(split)]

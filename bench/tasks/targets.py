@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from bench.model.loss import IGNORED
-from bench.tasks.encoded import Examples
+from bench.tasks.encoded import Examples, Pictures
 
 if TYPE_CHECKING:
     from bench.process.store import Entry
-    from bench.tasks.examples import Example
+    from bench.tasks.examples import Example, Picture
+    from bench.tasks.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,28 @@ class Targets:
         hashes: of each row, as lm-eval hashes its items.
     """
 
-    examples: Examples
+    examples: Examples | Pictures
     rows: torch.Tensor
     hashes: tuple[str, ...]
 
     @classmethod
-    def of(cls, docs: Sequence[dict[str, Any]], encoded: Callable[[dict[str, Any]], list[Example]], limit: int) -> Self:
+    def of(cls, docs: Sequence[dict[str, Any]], encoded: Callable[[dict[str, Any]], list[Any]], reader: Reader) -> Self:
         """Encodes rows.
 
         Args:
             docs: the rows.
             encoded: the examples of a row.
-            limit: tokens that the model takes; of a longer example of a causal model the start is cut.
+            reader: the model's; of a causal model's example that is longer than its limit the start is cut.
         """
+        limit = reader.limit
         of_rows = [[_cut(example, limit) for example in encoded(doc)] for doc in docs]
         numbers = torch.tensor([row for row, examples in enumerate(of_rows) for _ in examples], dtype=torch.long)
-        examples = Examples.of([example for examples in of_rows for example in examples])
+        examples = reader.examples.of([example for examples in of_rows for example in examples])
         return cls(examples, numbers, tuple(map(_hash, docs)))
 
     def to_entry(self) -> Entry:
         """For bench.process.store."""
+        assert isinstance(self.examples, Examples), "no cache keeps images"
         tensors, _ = self.examples.to_entry()
         return tensors | {"rows": self.rows}, {"hashes": self.hashes}
 
@@ -57,8 +60,13 @@ class Targets:
         return cls(Examples(tensors), rows, tuple(facts["hashes"]))
 
 
-def _cut(example: Example, limit: int) -> Example:
-    if not isinstance(example.labels, list) or example.labels[0] != IGNORED or len(example.input_ids) <= limit:
+def _cut(example: Example | Picture, limit: int) -> Example | Picture:
+    if (
+        isinstance(example, Picture)
+        or not isinstance(example.labels, list)
+        or example.labels[0] != IGNORED
+        or len(example.input_ids) <= limit
+    ):
         return example
     labels = [IGNORED, *example.labels[1 - limit :]]  # nothing predicts the first token
     return replace(example, input_ids=example.input_ids[-limit:], labels=labels, truncated=True)

@@ -13,6 +13,7 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from bench.model.kinds import CLASSIFIERS
 from bench.model.limits import max_tokens
 from bench.process import rng
 from bench.process.hashes import values_sha256
@@ -23,8 +24,8 @@ from bench.runs.renamed import as_hashed
 from bench.tasks.chat import Chat
 from bench.tasks.data import Carving, Dataset, TooFewRowsError
 from bench.tasks.definition_files import users_sha256
-from bench.tasks.encoded import Examples
-from bench.tasks.examples import Example, collate
+from bench.tasks.encoded import Examples, Pictures
+from bench.tasks.examples import collate
 from bench.tasks.reader import Reader
 from bench.tasks.source import OFF, Source, of_dataset
 from bench.tasks.targets import Targets
@@ -55,8 +56,8 @@ class PreparedTask:
         facts: what the record says of the data.
     """
 
-    train: Examples
-    eval_examples: list[Example]
+    train: Examples | Pictures
+    eval_examples: list[Any]
     calibration: list[dict[str, torch.Tensor]]
     calibration_ids: list[int]
     calibration_checkpointing: bool
@@ -135,14 +136,26 @@ class Task:
         """Refuses a kind of model that this task has no form for.
 
         Raises:
-            ValueError: an encoder, and the task is not one classification or regression; or a chat template is asked
-                for, and the model is not causal.
+            ValueError: a classifier, and the task is not one classification or regression; images for a model of texts,
+                or texts for one of images; or a chat template is asked for, and the model is not causal.
         """
         if self.chat_template and kind != "causal":
             raise ValueError(f"task.chat_template=true is for causal models, not {kind}; leave it at false")
-        if kind != "encoder":
-            return
         used = dict.fromkeys((*self.train, *self.score))
+        images = [name for name in used if self.datasets[name].is_of_images]
+        if kind == "vision" and len(images) < len(used):
+            raise ValueError(
+                f"task={self.name} does not fit a vision model, which classifies images: "
+                f"{', '.join(name for name in used if name not in images)} has texts; take a language model, or a task "
+                "of images such as task=digits"
+            )
+        if kind != "vision" and images:
+            raise ValueError(
+                f"task={self.name} does not fit a model of kind {kind}, which reads texts: {', '.join(images)} has "
+                "images; take a vision model such as model=tiny_vit"
+            )
+        if kind not in CLASSIFIERS:
+            return
         without = [name for name in used if self.datasets[name].classification is None]
         if without:
             raise ValueError(
@@ -151,7 +164,7 @@ class Task:
             )
         if len(self.train) > 1 or len({self.num_labels} | {self._num_labels(name) for name in self.score}) > 1:
             raise ValueError(
-                f"task={self.name} does not fit an encoder, which has one classification head: it trains on "
+                f"task={self.name} does not fit {_A[kind]}, which has one classification head: it trains on "
                 f"{', '.join(self.train)} and is scored on {', '.join(self.score)}; choose one with task.train=[NAME] "
                 "task.score=[NAME]"
             )
@@ -278,7 +291,7 @@ class Task:
         evaluations = {
             name: sources[name].evaluation(score_split, self.num_fewshot, cache, chat) for name in self.score
         }
-        nothing = Examples.of([])
+        nothing = reader.examples.of([])
         train, validation, num_dropped = self._encode(reader, sources, cache) if trains else (nothing, [], {})
         if trains and not len(train):
             raise ValueError(f"no training example of {self.name} has at most task.max_length={self.max_length} tokens")
@@ -287,7 +300,7 @@ class Task:
             self._warn_of_fewer(
                 {name: of.num_rows["train"] for name, of in known.items() if name in self.train}, len(validation)
             )
-        pad = loaded.tokenizer.pad_token_id
+        pad = loaded.pad_token_id
         return PreparedTask(
             train=train,
             eval_examples=validation[: self.eval_samples],
@@ -312,14 +325,15 @@ class Task:
                 num_items={name: known[name].num_rows[score_split] for name in self.score},
                 contaminated=self._contaminated(sources, score_split, cache) if trains else {},
                 incomplete=[remark for of in known.values() for remark in of.incomplete],
+                num_converted=sum(of.num_converted for of in known.values()),
             ),
         )
 
     def _encode(
         self, reader: Reader, sources: dict[str, Source], cache: Cache
-    ) -> tuple[Examples, list[Example], dict[str, int]]:
+    ) -> tuple[Any, list[Any], dict[str, int]]:
         """Training and validation examples, and how many of each split are left out as too long."""
-        limit = min(self.max_length, reader.limit)
+        limit = reader.limit if reader.kind == "vision" else min(self.max_length, reader.limit)
         of_datasets = [sources[name].encoded(replace(reader, limit=limit), cache) for name in self.train]
         kept, num_dropped = {}, {}
         for split in ("train", "validation"):
@@ -332,7 +346,7 @@ class Task:
             # Datasets take turns in validation, so that its first examples hold all of them.
             turns = short if split == "train" else itertools.zip_longest(*short)
             indices = [index for turn in turns for index in turn if index is not None]
-            whole = Examples.joined(encoded)
+            whole = reader.examples.joined(encoded)
             kept[split] = whole.picked(torch.tensor(indices, dtype=torch.long))
             num_dropped[split] = len(whole) - len(kept[split])
             num_cut = int(kept[split].truncated.sum())
@@ -390,6 +404,7 @@ class Task:
         return found
 
 
+_A = {"encoder": "an encoder", "vision": "a vision model"}
 _OF_TRAINING = tuple(
     "datasets data_root train train_samples train_sampling max_length eval_samples probe_samples "
     "calibration_samples calibration_batch_size calibration_seed calibration_checkpointing".split()

@@ -23,7 +23,7 @@ from bench.model.loss import mean_loss, num_label_tokens, projects_labels
 from bench.model.pieces import Cutter
 from bench.process import ranks, rng
 from bench.tasks import PreparedTask
-from bench.tasks.examples import Example, collate
+from bench.tasks.examples import Example, Picture, collate
 from bench.train import losses, saved_state, sharding
 from bench.train.journal import Journal
 from bench.train.settings import DivergedError, Train
@@ -81,7 +81,7 @@ class BenchTrainer(Trainer):
         self,
         model: nn.Module,
         args: TrainingArguments,
-        examples: list[Example],
+        examples: Sequence[Example | Picture],
         task: PreparedTask,
         journal: Journal,
         loraplus_lr_ratio: float | None,

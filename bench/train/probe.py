@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.methods.base import Factors
 from bench.methods.norms import norm
-from bench.model.loss import IGNORED, num_label_tokens
+from bench.model.loss import num_label_tokens
 from bench.process import rng
 from bench.runs.record import ALL_LAYERS
 from bench.systems.base import System
@@ -190,7 +190,7 @@ class _Halves:
 
         self._layers = {layer.name: layer for layer in layers}
         self._model, self._finish = model, finish
-        rows, cutter = range(len(batch["input_ids"])), Cutter(model)
+        rows, cutter = range(len(batch["labels"])), Cutter(model)
         halves = {"first": rows[: len(rows) // 2], "second": rows[len(rows) // 2 :]}
         self._passes = [(half, piece) for half, part in halves.items() for piece in cutter.pieces(cut(batch, part))]
         self._totals = {half: num_label_tokens(batch["labels"][list(part)]).sum() for half, part in halves.items()}
@@ -231,15 +231,13 @@ class _Halves:
             self._inputs[name] = total_input + tokens.float().sum(dim=0), count + len(tokens)
 
     def _add_features(self, name: str, inputs: Tensor) -> None:
-        from bench.model.gradients import token_mask
+        from bench.model.gradients import rows_mask
 
         layer = self._layers[name]
         factors = layer.factors()
         if factors is None:
             return
-        labels = self._piece["labels"]
-        target = labels != IGNORED if self._model.config.is_encoder_decoder else None
-        mask = token_mask(name, inputs.shape[:-1], self._piece["attention_mask"].bool(), target)
+        mask = rows_mask(self._model, name, inputs.shape[:-1], self._piece)
         if mask is None:
             self._apart.add(name)
             return

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import processors
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, ViTImageProcessorPil
 
 import bench.model
 
 PAD, EOS, BOS, VOCABULARY = 0, 1, 512, 520
 POSITIONS = 192
+PIXELS = 16  # a side of an image
 
 # Sizes under the names that most configurations have; attention is wider than the model where they can say so.
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -21,6 +22,7 @@ TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "b
 SPREAD = {"initializer_range": 0.3}
 LLAMA_LIKE = SIZES | GROUPED | SPREAD
 ENCODER = SIZES | POSITIONED | SPREAD
+PATCHES = {"image_size": PIXELS, "patch_size": 4}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 20, "num_experts": 4}
 EAGER = "model.attention=eager"
 DECODER_START = {"decoder_start_token_id": PAD}
@@ -37,7 +39,7 @@ class Architecture:
     """A model of the zoo.
 
     Attributes:
-        kind: causal, seq2seq or encoder; an encoder is saved without its head.
+        kind: causal, seq2seq, encoder or vision; an encoder is saved without its head, a vision model with one.
         config, model: names of transformers' classes; the model's is that of the checkpoint.
         settings: of the configuration, beside TOKENS.
         template: what the tokenizer puts around a text.
@@ -53,14 +55,18 @@ class Architecture:
 
     def build(self) -> PreTrainedModel:
         """The model with weights drawn by a fixed seed, in evaluation mode."""
-        config: PretrainedConfig = getattr(transformers, self.config)(**TOKENS | self.settings)
+        common = {} if self.kind == "vision" else TOKENS
+        config: PretrainedConfig = getattr(transformers, self.config)(**common | self.settings)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return getattr(transformers, self.model)(config).eval()
 
     def save(self, folder: Path) -> Path:
-        """Writes model and tokenizer as save_pretrained does; returns the folder."""
+        """Writes model, and tokenizer or image processor, as save_pretrained does; returns the folder."""
         self.build().save_pretrained(folder)
+        if self.kind == "vision":
+            ViTImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
+            return folder
         tokenizer = AutoTokenizer.from_pretrained(Path(bench.model.__file__).parent / "embedded" / "tiny_llama")
         tokenizer.add_special_tokens({"bos_token": "<s>"})
         pair = f"{self.template} {self.template.replace('$A', '$B')}"
@@ -87,6 +93,11 @@ def encoder(config: str, settings: dict, *overrides: str, model: str | None = No
     return Architecture(
         "encoder", config, model or config.replace("Config", "Model"), settings, "<s> $A </s>", overrides
     )
+
+
+def vision(config: str, settings: dict):
+    """A classifier of images with the head of other classes, as it is generally saved."""
+    return Architecture("vision", config, config.replace("Config", "ForImageClassification"), settings | {"num_labels": 3})
 
 
 ZOO = {
@@ -156,4 +167,13 @@ ZOO = {
         | {"forced_eos_token_id": None},
         "<s> $A </s>",
     ),
+    "vit": vision("ViTConfig", SIZES | PATCHES | SPREAD),
+    "deit": vision("DeiTConfig", SIZES | PATCHES | SPREAD),
+    "dinov2": vision("Dinov2Config", SIZES | PATCHES | SPREAD | {"mlp_ratio": 2}),
+    "swin": vision(
+        "SwinConfig",
+        PATCHES | SPREAD | {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2, "mlp_ratio": 2.0}
+        | {"drop_path_rate": 0.0},
+    ),
+    "resnet": vision("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
 }  # fmt: skip

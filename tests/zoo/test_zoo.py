@@ -7,7 +7,6 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-import transformers
 from architectures import PAD, ZOO
 from conftest import composed_run
 
@@ -16,6 +15,8 @@ from bench.init.stage import initialize
 from bench.methods.base import Factors
 from bench.model import weights
 from bench.model.export import restored, save_adapter
+from bench.model.images import PIXELS
+from bench.model.kinds import CLASSIFIERS, auto_class
 from bench.model.layers import heads, target_layers
 from bench.process.phases import Phases
 from bench.run import run
@@ -23,7 +24,7 @@ from bench.runs.attempt import Attempt
 from bench.runs.folder import RunFolder
 from bench.score import check, score
 from bench.tasks import Task
-from bench.tasks.examples import IGNORED
+from bench.tasks.examples import IGNORED, collate
 from bench.train import train
 from bench.train.probe import AlignmentProbe
 from models import calls_of, gradients_by_autograd
@@ -40,11 +41,14 @@ TASKS = {
     "causal": ["task=gsm_tiny"],
     "seq2seq": ["task=commonsense_tiny"],
     "encoder": ["task=glue_tiny", "task.train=[entailment_tiny]", "task.score=[entailment_tiny]"],
+    "vision": ["task=digits"],
 }
 
 # What is refused: architecture, method, more of the command line, and the words.
 CONV1D = "GPT2LMHeadModel has no linear layer that can be adapted: .* is of a Conv1D"
-REFUSED = [("gpt2", method, (), CONV1D) for method in METHODS]
+CONV2D = "ResNetForImageClassification has no linear layer that can be adapted: .* is of a Conv2d"
+NO_LINEAR = {"gpt2": CONV1D, "resnet": CONV2D}
+REFUSED = [(name, method, (), words) for name, words in NO_LINEAR.items() for method in METHODS]
 REFUSED += [
     ("mamba", "hu", ("model.target_modules=null",), "'out_proj' is incompatible with Mamba-based models"),
     ("llama", "hu", ("model.target_modules=[q_proj,xyz]",), "target_modules=\\['xyz'\\] matches no linear layer"),
@@ -53,7 +57,7 @@ REFUSED += [
 CASES = [
     pytest.param(name, method, marks=[] if (i + j) % 2 == 0 else pytest.mark.faults)
     for (i, name), (j, method) in itertools.product(enumerate(ZOO), enumerate(METHODS))
-    if (name, method, (), CONV1D) not in REFUSED
+    if name not in NO_LINEAR
 ]
 CASES += [pytest.param("bert", "giva")]  # vectors between and behind the factors
 
@@ -187,14 +191,15 @@ def assert_the_export_is_the_trained_model(cfg, run, folder):
     trained = logits_of(run.start.model, run.task.probe)
     path = folder / "weights.safetensors"
     weights.save(run.start.model, run.start.layers, run.start.factors, path)
-    labels = {} if cfg.task.num_labels is None or run.loaded.kind != "encoder" else {"num_labels": cfg.task.num_labels}
-    auto = {"causal": "CausalLM", "seq2seq": "Seq2SeqLM", "encoder": "SequenceClassification"}[run.loaded.kind]
-    auto = getattr(transformers, f"AutoModelFor{auto}")
+    labels = {"num_labels": cfg.task.num_labels} if run.loaded.kind in CLASSIFIERS else {}
+    auto = auto_class(run.loaded.kind)
     to = folder / "export"
     if cfg.method.has_adapter:
         num_labels = labels.get("num_labels")
         save_adapter(path, cfg.model, num_labels, cfg.method.keeps_function, cfg.adapter.use_dora, to)
-        base = auto.from_pretrained(cfg.model.path, attn_implementation=cfg.model.attention, **labels)
+        base = auto.from_pretrained(
+            cfg.model.path, attn_implementation=cfg.model.attention, ignore_mismatched_sizes=True, **labels
+        )
         base.config.pad_token_id = PAD
         exported = peft.PeftModel.from_pretrained(base, str(to))
     else:
@@ -206,7 +211,7 @@ def assert_the_export_is_the_trained_model(cfg, run, folder):
     torch.testing.assert_close(found, trained, rtol=0, atol=1e-3 * trained.abs().max().item())
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name != "gpt2"])
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in NO_LINEAR])
 def test_gradients_and_covariances_are_those_of_autograd(cell, name):
     cfg = cell(name, "hu")
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
@@ -254,6 +259,8 @@ def covariances_sample_by_sample(model, layers, batch, kind):
 def single(batch, index, kind):
     """One sample of a batch, without padding."""
     one = {key: tensor[index : index + 1] for key, tensor in batch.items()}
+    if kind == "vision":
+        return one
     attended = one["attention_mask"].bool()[0]
     labels = one["labels"]
     if kind != "encoder":
@@ -263,7 +270,7 @@ def single(batch, index, kind):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_what_is_scored_is_what_is_trained(cell, name):
-    """The tokens that the model is given, whatever the batch, and the answers, whichever its size."""
+    """The tokens or pixels that the model is given, whatever the batch, and the answers, whichever its size."""
     cfg = cell(name, "none")
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed)
     kind, model = loaded.kind, loaded.model
@@ -272,11 +279,11 @@ def test_what_is_scored_is_what_is_trained(cell, name):
     given = set()
 
     def note(_module, args, kwargs):
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        ids = kwargs.get("input_ids", kwargs.get(PIXELS, args[0] if args else None))
         mask = kwargs.get("attention_mask")
         for index, row in enumerate(() if ids is None else ids):
             padded = mask is not None and mask.shape == ids.shape
-            given.add(tuple((row[mask[index].bool()] if padded else row).tolist()))
+            given.add(tuple((row[mask[index].bool()] if padded else row).flatten().tolist()))
 
     reader = model.get_encoder() if kind == "seq2seq" else model
     hook = reader.register_forward_pre_hook(note, with_kwargs=True)
@@ -286,7 +293,7 @@ def test_what_is_scored_is_what_is_trained(cell, name):
     ]
     hook.remove()
     for example in task.eval_examples[: cfg.score.limit]:
-        ids = example.input_ids
+        ids = collate([example], PAD)[PIXELS].flatten().tolist() if kind == "vision" else example.input_ids
         if kind == "causal":
             ids = [token for token, label in zip(ids, example.labels, strict=True) if label == IGNORED]
         assert tuple(ids) in given
@@ -324,10 +331,9 @@ def test_a_layer_that_the_model_does_not_call_is_refused(cell):
 
 def test_the_models_page_lists_every_architecture_with_what_it_needs_and_what_is_refused():
     page = (ROOT / "conf" / "README.md").read_text().split("<!-- architectures -->\n")[1].split("<!-- end")[0]
-    refused = {name for name, *_, words in REFUSED if words == CONV1D}
     rows = [
         f"| `{name}` | {found.kind} | {' '.join(f'`{words}`' for words in found.overrides)} "
-        f"| {'refused, before data is read: no `nn.Linear`' if name in refused else '✓'} |"
+        f"| {'refused, before data is read: no `nn.Linear`' if name in NO_LINEAR else '✓'} |"
         for name, found in ZOO.items()
     ]
     assert page.splitlines()[2:] == [row.replace("  ", " ") for row in rows]

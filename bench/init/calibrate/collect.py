@@ -19,7 +19,8 @@ from bench.init.calibrate.result import FROM_GRADIENTS, Calibration, Calibration
 from bench.init.calibrate.sketch import GradientSketch
 from bench.methods.base import Spectral, Statistic
 from bench.methods.svd import SVD, leading_svd
-from bench.model.gradients import Batch, token_mask, token_masks, visit_gradients, visit_inputs, weight_gradient
+from bench.model.gradients import Batch, rows_mask, token_masks, visit_gradients, visit_inputs, weight_gradient
+from bench.model.images import is_of_images
 from bench.model.loss import IGNORED, num_label_tokens
 from bench.model.pieces import Cutter, num_samples
 from bench.model.sums import PLACES, Place, Sums, choose_place
@@ -191,7 +192,7 @@ class Collector:
 
     def _cut(self, batch: Batch) -> Batch:
         """The batch; one sample alone loses its padding, so that every row that a layer is given is of its tokens."""
-        if len(batch["input_ids"]) > 1:
+        if len(batch["labels"]) > 1 or is_of_images(batch):
             return batch
         source, target = token_masks(self._model, batch)
         labels = source if target is None else target
@@ -205,14 +206,13 @@ class Collector:
 
         Padding is left out; by the label covariance also tokens without a label, if the layer's tokens have labels.
         """
-        source, target = token_masks(self._model, self._batch)
-        mask = token_mask(name, rows, source, target)
-        if mask is None and len(source) > 1:
+        mask, labels = rows_mask(self._model, name, rows, self._batch), self._batch["labels"]
+        if mask is None and len(labels) > 1:
             self._apart.add(name)
         elif mask is None:
-            return source.new_ones(1, rows.numel())
-        elif kind == "label_covariance" and target is None and self._batch["labels"].dim() == 2:
-            return self._batch["labels"] != IGNORED
+            return torch.ones(1, rows.numel(), dtype=torch.bool, device=labels.device)
+        elif kind == "label_covariance" and not self._model.config.is_encoder_decoder and labels.dim() == 2:
+            return labels != IGNORED
         return mask
 
     def _sketch(self, name: str, inputs: Tensor, output_gradient: Tensor) -> None:

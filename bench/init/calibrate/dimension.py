@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.model.gradients import Batch, token_mask, token_masks
+from bench.model.gradients import Batch, rows_mask, token_masks
+from bench.model.images import PIXELS, is_of_images
 from bench.model.layers import evaluating
 from bench.model.loss import mean_loss
 from bench.process import ranks
@@ -69,10 +70,15 @@ def _dimensions(
 
 
 def _distinct(model: PreTrainedModel, batches: Sequence[Batch]) -> list[int]:
-    """The places of the samples that no earlier one equals, token for token."""
+    """The places of the samples that no earlier one equals, token for token or pixel for pixel."""
     first: dict[tuple, int] = {}
     place = 0
     for batch in batches:
+        if is_of_images(batch):
+            for image in batch[PIXELS]:
+                first.setdefault(tuple(image.flatten().tolist()), place)
+                place += 1
+            continue
         source, target = token_masks(model, batch)
         for row, (ids, kept) in enumerate(zip(batch["input_ids"], source, strict=True)):
             answer = () if target is None else batch["labels"][row][target[row]].tolist()
@@ -117,7 +123,7 @@ def _points(
     means: dict[str, tuple[Tensor, Tensor]] = {}
 
     def mean(name: str, hidden: Tensor) -> Tensor:
-        mask = token_mask(name, hidden.shape[:-1], *token_masks(model, batch))
+        mask = rows_mask(model, name, hidden.shape[:-1], batch)
         if mask is None:
             raise ValueError(f"{name} is not given the samples' tokens, of which it would have a dimension")
         weights = mask.double()[..., None]

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from bench.model.embedded import image_items
 from bench.model.embedded.sentences import Pair, draw_change, draw_clause, draw_retold_gift
 from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
@@ -55,7 +56,7 @@ _DRAWN: dict[str, Callable[[random.Random], Item]] = {
 }
 
 
-NAMES = (*_DRAWN, "commonsense_tiny")
+NAMES = (*_DRAWN, "commonsense_tiny", *image_items.NAMES)
 
 
 def _drawn_splits(name: str) -> dict[str, list[Item]]:
@@ -99,13 +100,15 @@ def splits(name: str) -> dict[str, list[Item]]:
     """All items of an embedded task, by split: train, validation and test.
 
     Args:
-        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny or entailment_tiny.
+        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny, entailment_tiny, digits or glyphs_tiny.
 
     Raises:
         ValueError: there is no such task.
     """
     if name == "commonsense_tiny":
         return _commonsense_splits()
+    if name in image_items.NAMES:
+        return image_items.splits(name)
     if name not in _DRAWN:
         raise ValueError(f"no embedded data named {name!r}; choose from {sorted(NAMES)}")
     return _drawn_splits(name)

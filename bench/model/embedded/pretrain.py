@@ -1,4 +1,4 @@
-"""The recipe of tiny_llama: `python -m bench.embedded.pretrain FOLDER` makes a checkpoint as the shipped one.
+"""The recipe of tiny_llama: `python -m bench.model.embedded.pretrain FOLDER` makes a checkpoint as the shipped one.
 
 A 0.8 M parameter Llama (grouped-query attention, no adapted projection square) and a byte-level BPE tokenizer,
 trained on the generated language; `--width 32` and `--width 64` make the narrower ones that share its depth and
@@ -18,6 +18,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -146,10 +147,15 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
     model.save_pretrained(folder)
     loss = eval_loss(model.float(), recipe, tokenizer)  # of the weights as they are stored
     tokenizer.save_pretrained(folder)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    written = {"recipe": asdict(recipe), "eval_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
-    (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
+    write_recipe(folder, asdict(recipe), eval_loss=round(loss, 4))
     return loss
+
+
+def write_recipe(folder: Path, recipe: dict[str, Any], **found: float) -> None:
+    """Writes recipe.json beside a checkpoint: the recipe, what was measured, and the hash of the weights."""
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    written = {"recipe": recipe} | found | {"sha256": weights, "torch": torch.__version__}
+    (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
 
 
 def main() -> None:
