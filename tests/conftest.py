@@ -133,6 +133,20 @@ def compose_run():
 
 
 @pytest.fixture(scope="session")
+def compose_task():
+    """A task's name -> the task, of a run with a model that can do it."""
+
+    def task(name):
+        from bench.tasks.data import Dataset
+
+        found = composed(f"task={name}")["task"]["datasets"].values()
+        images = any(Dataset(**one).is_of_images for one in found)
+        return composed_run(f"task={name}", *(["model=tiny_vit"] if images else [])).task
+
+    return task
+
+
+@pytest.fixture(scope="session")
 def compose_method():
     """A method's name and overrides -> the method; composed once, because methods cannot change."""
     return lambda name, *overrides: composed_method(f"method={name}", *overrides)

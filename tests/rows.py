@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
+from bench.model.images import drawn
+
 Row = dict[str, Any]
 
 
@@ -58,7 +62,17 @@ def _instruction(instruction: str, answer: str) -> Row:
     return {"instruction": instruction, "input": "", "output": f"the correct answer is {answer}", "answer": answer}
 
 
+# Grey squares, each of another brightness; a vision model's definition is asked for nothing but its text.
+IMAGES: list[Row] = [
+    {"image": drawn(np.full((8, 6, 3), 60 * label, dtype=np.uint8)), "label": label} for label in (1, 0, 3)
+]
+
+
 ROWS: dict[str, list[Row]] = {
+    "digits": IMAGES,
+    "glyphs_tiny": IMAGES,
+    "cifar10": IMAGES,
+    "cifar100": IMAGES,
     "syllogism": [{"question": "All wugs are daxes. Are all daxes wugs? (Answer Yes or No)", "answer": "No"}],
     "family_relationships": [{"question": "Ann is married to Bob. What is Bob to Ann?", "answer": "husband"}],
     "letter_counting": [{"question": 'How many times does the letter "a" appear in the text: "a wug"?', "answer": "1"}],

@@ -68,13 +68,13 @@ def named_in_first_cell(rows):
     return found
 
 
-def test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do(compose_run):
+def test_its_table_of_tasks_has_a_row_for_every_task_and_says_which_an_encoder_can_do(compose_task):
     rows = [cells for cells in rows_after("<!-- tasks -->\n") if cells[0] != "`task=`"]
     named = named_in_first_cell(rows)
     assert {name for names in named for name in names} == shipped("task")
     for cells, names in zip(rows, named, strict=True):
         for name in names:
-            task = compose_run(f"task={name}").task
+            task = compose_task(name)
             try:
                 task.check("encoder")
                 fits = True

@@ -34,7 +34,7 @@ class InMemoryTask(ConfigurableTask):
     lm-eval itself compiles them again for every row.
 
     Attributes:
-        classification: text fields and labels for an encoder; None: encoders cannot do the task.
+        classification: fields and labels for a classifier; None: classifiers cannot do the task.
         cluster: the field that items which are not independent of each other share; None where all are.
         chat: the chat template that prompts and answers go through; None: they are plain text.
     """
@@ -228,7 +228,7 @@ def load_definition(
         rows: rows by split; few-shot examples come from train.
         score_split: the split to score.
         num_fewshot: number of solved examples before each prompt.
-        classification: text fields and labels for an encoder.
+        classification: fields and labels for a classifier; of images also what the choices are.
         chat: the chat template that prompts and answers go through.
 
     Raises:
@@ -239,6 +239,8 @@ def load_definition(
     config["training_split"] = "train" if "train" in rows else None
     config["validation_split"] = None
     config["fewshot_split"] = "train" if num_fewshot else None
+    if classification is not None and classification.image is not None:
+        config["doc_to_choice"] = [str(label) for label in range(classification.num_labels)]
     if not num_fewshot:
         config.pop("fewshot_config", None)
     try:

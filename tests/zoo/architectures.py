@@ -95,9 +95,10 @@ def encoder(config: str, settings: dict, *overrides: str, model: str | None = No
     )
 
 
-def vision(config: str, settings: dict):
+def vision(config: str, settings: dict, *overrides: str):
     """A classifier of images with the head of other classes, as it is generally saved."""
-    return Architecture("vision", config, config.replace("Config", "ForImageClassification"), settings | {"num_labels": 3})
+    model = config.replace("Config", "ForImageClassification")
+    return Architecture("vision", config, model, settings | {"num_labels": 3}, overrides=overrides)
 
 
 ZOO = {
@@ -175,5 +176,5 @@ ZOO = {
         PATCHES | SPREAD | {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2, "mlp_ratio": 2.0}
         | {"drop_path_rate": 0.0},
     ),
-    "resnet": vision("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
+    "resnet": vision("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}, EAGER),
 }  # fmt: skip
