@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from bench.methods.base import Rank
 from bench.model import adapter
-from bench.model.layers import heads, target_layers
 from bench.model.kinds import CLASSIFIERS
+from bench.model.layers import heads, target_layers
 from bench.model.load import Model
 from bench.plan.methods_table import num_trainable
 from bench.study.folders import CONF
