@@ -11,7 +11,7 @@ from bench.model.pieces import Cutter, cost, num_samples, packed_rows, sorted_ro
 from bench.tasks.examples import Example, collate
 from models import PAD, tiny_bert, tiny_llama, tiny_t5
 
-GENERATING = [name for name, architecture in ZOO.items() if architecture.kind != "encoder"]
+GENERATING = [name for name, architecture in ZOO.items() if architecture.kind in ("causal", "seq2seq")]
 PACKABLE = "gemma2 gemma3 gpt2 llama mistral mixtral phi3 pythia qwen2 qwen3 qwen3_moe".split()
 
 

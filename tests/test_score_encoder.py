@@ -161,7 +161,7 @@ def refused(form, message):
 
 def test_a_task_without_a_classification_is_refused():
     task = load_definition("mine", COLA[0], {"test": rows(COLA[1])}, "test")
-    with pytest.raises(ValueError, match="task mine has no classification form; an encoder cannot be scored on it"):
+    with pytest.raises(ValueError, match="task mine has no classification form; a classifier cannot be scored on it"):
         score(whole(tiny_bert(), "encoder"), {"mine": task}, scoring(**ALL))
 
 
