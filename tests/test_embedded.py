@@ -4,26 +4,36 @@ from itertools import islice
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench.model.embedded import corpus, items, pretrain
+from bench.model import images
+from bench.model.embedded import corpus, items, pretrain, pretrain_images
 from bench.model.embedded.stories import MAX_QUANTITY, draw_story
 from bench.model.embedded.world import CREATURES
+from bench.process.hashes import values_sha256
 
 TASKS = ("gsm_tiny", "commonsense_tiny", "acceptability_tiny", "paraphrase_tiny", "entailment_tiny")
+IMAGES = {"digits": "4f5a4decbbc9ef1c", "glyphs_tiny": "6760b29b6857488a"}  # of their rows
 CHECKPOINT = Path(items.__file__).parent / "tiny_llama"
+VISION = CHECKPOINT.parent / "tiny_vit"
 
 
 def asked(item):
     return tuple(str(value) for key, value in item.items() if key not in ("label", "answer", "choices", "fact"))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [*TASKS, *IMAGES])
 def test_splits_are_disjoint_and_no_item_occurs_twice(name):
     splits = items.splits(name)
     everything = [asked(item) for rows in splits.values() for item in rows]
     assert set(splits) == {"train", "validation", "test"}
     assert len(everything) == len(set(everything))
+
+
+@pytest.mark.parametrize(("name", "digest"), IMAGES.items())
+def test_images_are_the_same_on_every_machine(name, digest):
+    assert values_sha256(items.splits(name)).startswith(digest)
 
 
 def test_a_fact_is_asked_in_two_wordings_and_in_one_split_only():
@@ -126,14 +136,15 @@ def test_unknown_data_is_refused_with_the_choices():
         items.splits("nosuch")
 
 
-def test_the_shipped_checkpoint_is_small_and_is_what_its_recipe_says():
+@pytest.mark.parametrize(("folder", "made_by"), [(CHECKPOINT, pretrain.Recipe), (VISION, pretrain_images.Recipe)])
+def test_the_shipped_checkpoint_is_small_and_is_what_its_recipe_says(folder, made_by):
     import hashlib
 
-    recipe = json.loads((CHECKPOINT / "recipe.json").read_text())
-    weights = (CHECKPOINT / "model.safetensors").read_bytes()
+    recipe = json.loads((folder / "recipe.json").read_text())
+    weights = (folder / "model.safetensors").read_bytes()
     assert len(weights) <= 4e6
     assert hashlib.sha256(weights).hexdigest() == recipe["sha256"]
-    assert pretrain.Recipe(**recipe["recipe"]) == pretrain.Recipe()
+    assert made_by(**recipe["recipe"]) == made_by()
 
 
 def test_the_shipped_checkpoint_has_the_loss_its_recipe_says():
@@ -143,6 +154,31 @@ def test_the_shipped_checkpoint_has_the_loss_its_recipe_says():
     model, tokenizer = AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
     loss = pretrain.eval_loss(model.eval(), pretrain.Recipe(), tokenizer)
     assert loss == pytest.approx(recipe["eval_loss"], abs=1e-4)
+
+
+def test_the_shipped_vision_model_tells_drawn_images_apart_as_its_recipe_says():
+    from transformers import AutoModelForImageClassification
+
+    recipe = json.loads((VISION / "recipe.json").read_text())
+    model = AutoModelForImageClassification.from_pretrained(VISION)
+    loss, accuracy = pretrain_images.evaluate(model.eval(), pretrain_images.Recipe())
+    assert (loss, accuracy) == pytest.approx((recipe["eval_loss"], recipe["accuracy"]), abs=1e-3)
+
+
+def test_what_pretraining_is_given_is_what_the_image_processor_makes():
+    from transformers import AutoImageProcessor
+
+    recipe = pretrain_images.Recipe(batch_size=1)
+    image = pretrain_images.draw(np.random.RandomState([recipe.seed, 3]))[0]
+    pixels, _ = next(pretrain_images.batches(recipe, 3))
+    processor = AutoImageProcessor.from_pretrained(VISION, backend="pil")
+    found = images.pixel_values(processor, [images.drawn(image)])
+    np.testing.assert_allclose(pixels.numpy(), found.numpy(), atol=1e-5)
+
+
+def test_the_recipe_of_images_is_repeatable(tmp_path):
+    recipe = pretrain_images.Recipe(steps=3, warmup_steps=1, batch_size=4)
+    assert pretrain_images.pretrain(recipe, tmp_path / "a") == pretrain_images.pretrain(recipe, tmp_path / "b")
 
 
 def test_no_adapted_projection_is_square():

@@ -11,10 +11,11 @@ import torch
 
 from bench.model.loss import IGNORED
 from bench.tasks.encoded import Examples, Pictures
+from bench.tasks.examples import Picture
 
 if TYPE_CHECKING:
     from bench.process.store import Entry
-    from bench.tasks.examples import Example, Picture
+    from bench.tasks.examples import Example
     from bench.tasks.reader import Reader
 
 
