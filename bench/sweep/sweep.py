@@ -108,7 +108,21 @@ class Sweep:
                 check_folder(cell.run)
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
-            _write(folder, StudyPlan(experiment(), stages, tuple(runs), pairing, reserve, arguments))
+            try:
+                self._write(folder, StudyPlan(experiment(), stages, tuple(runs), pairing, reserve, arguments))
+            except ValueError as error:
+                refuse(str(error))
+
+    def _write(self, folder: Path, newer: StudyPlan) -> None:
+        """Joins a plan with what was planned for the same study before."""
+        older = None
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
+            with contextlib.suppress(ValueError):  # a torn plan is renewed
+                older = read_plan(folder)
+            if older and self.expansion:
+                self.expansion.refuse_other_settings(older, self.planned)
+            write_plan(folder, older.joined(newer) if older else newer)
 
     def _check_there(self) -> None:
         """Asks once for each model and dataset of the Hub, rather than that every run fails on it.
@@ -146,13 +160,3 @@ class Sweep:
                 print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
                 self.num_launched += len(elsewhere)
                 yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
-
-
-def _write(folder: Path, newer: StudyPlan) -> None:
-    """Joins a plan with what was planned for the same study before."""
-    older = None
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
-        with contextlib.suppress(ValueError):  # a torn plan is renewed
-            older = read_plan(folder)
-        write_plan(folder, older.joined(newer) if older else newer)
