@@ -23,6 +23,7 @@ from bench.sweep.compose import Composer, product, reason
 from bench.sweep.countdown import Countdown
 from bench.sweep.expansion import Expansion, PlannedCell, of_the_sweep, shown
 from bench.sweep.resolvers import check_folder, experiment
+from bench.sweep.size import refusal
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -125,15 +126,17 @@ class Sweep:
             write_plan(folder, older.joined(newer) if older else newer)
 
     def _check_there(self) -> None:
-        """Asks once for each model and dataset of the Hub, rather than that every run fails on it.
+        """Asks once for each model and dataset of the Hub, and whether rank and method fit the model's layers.
 
         Raises:
-            ValueError: one of them cannot be had; one line.
+            ValueError: one of them cannot be had, or does not fit, on which every run would fail; one line.
         """
         for run in {run.run_id: run for run in self.runs}.values():
             try:
                 run.model.check_there()
                 run.task.check_there(run.trains)
+                if misfit := refusal(run):
+                    raise ValueError(misfit)
             except ValueError:
                 if not RunFolder.of(run).done:  # which needs neither
                     raise
