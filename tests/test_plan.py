@@ -259,7 +259,10 @@ def test_a_run_that_is_too_large_for_a_gpu_fits_with_a_smaller_batch_that_accumu
         ((None, None, None), None),
         (("", "", ""), None),
         (("", None, None), "-m +experiments=mine track=none method=hu,eva"),
-        ((None, "train.batch_size=8", None), "-m +experiments=mine method=full_ft,hu,eva track=none train.batch_size=8"),
+        (
+            (None, "train.batch_size=8", None),
+            "-m +experiments=mine method=full_ft,hu,eva track=none train.batch_size=8",
+        ),
         (
             ("", "train.batch_size=8", "train.batch_size=2 task.probe_samples=2"),
             "-m +experiments=mine track=none method=hu,eva train.batch_size=2 task.probe_samples=2",

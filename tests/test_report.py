@@ -179,7 +179,10 @@ def test_planned_runs_without_a_record_are_counted_below_the_table(tmp_path):
     runs = [PlannedRun("run", ("method=hu",), (f"seed={n}",), run_id) for n, run_id in enumerate(ids)]
     write_plan(tmp_path / "study", StudyPlan(None, ("run",), tuple(runs)))
     text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
-    assert "Unfinished study: 2 of 3 planned runs have no record, and the learning rate of 1 more is not chosen yet." in text
+    assert (
+        "Unfinished study: 2 of 3 planned runs have no record, and the learning rate of 1 more is not chosen yet."
+        in text
+    )
     write_plan(tmp_path / "study", StudyPlan(None, ("run",), (runs[0],)))
     assert "Unfinished" not in write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
 
