@@ -9,8 +9,8 @@ from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import CostEstimate, estimator
 from bench.plan.gpus import GPUS, gpu_named
-from bench.plan.overview import overview as overview_of
 from bench.plan.overview import Share, fitting_command, planned_cells
+from bench.plan.overview import overview as overview_of
 from bench.runs.attempt import held
 from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED

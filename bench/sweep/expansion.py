@@ -105,7 +105,7 @@ class Expansion:
                 yield PlannedCell(planned, overrides, run)
 
     def refuse_other_settings(self, older: StudyPlan, cells: Iterable[PlannedCell]) -> None:
-        """Refuses rows that an earlier sweep into the study had with other settings: their rates would be chosen as one.
+        """Refuses rows that an earlier sweep had with other settings: their learning rates would be chosen together.
 
         Args:
             older: the study's plan before this sweep.
