@@ -8,26 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.process import command
-from bench.process.places import RESULTS, RUNS
 from bench.runs.diff import differing
-from bench.runs.record import RECORD
-from bench.study.plan_file import every_run_folder
-
-NAMED = 4  # runs that a refusal names
+from bench.study.named import RUN_HELP, add_results_dirs, run_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 whether or not the runs differ."""
     parser = command.parser("diff", __doc__)
-    parser.add_argument(
-        "--results-dir", type=Path, nargs="+", default=[RUNS, RESULTS], help="default: runs and results"
-    )
+    add_results_dirs(parser)
     for name in ("first", "second"):
-        parser.add_argument(name, metavar="RUN", help="a folder, STUDY/RUN_ID, RUN_ID, or the beginning of one")
+        parser.add_argument(name, metavar="RUN", help=RUN_HELP)
     return command.main(parser, _print, arguments)
 
 
@@ -44,26 +37,6 @@ def _print(options: argparse.Namespace) -> None:
         return
     rows = [(one.part, one.what, _text(one.first), _text(one.second), _change(one.first, one.second)) for one in found]
     print(markdown(pd.DataFrame(rows, columns=["part", "what", "first", "second", "second - first"])))
-
-
-def run_folder(results_dirs: Sequence[Path], text: str) -> Path:
-    """The one run that a text names.
-
-    Raises:
-        ValueError: none does, or several do; one line that names some of them.
-    """
-    if (Path(text) / RECORD).is_file():
-        return Path(text)
-    every = {path: path.relative_to(root).as_posix() for root in results_dirs for path in every_run_folder(root)}
-    whole = [path for path, name in every.items() if text in (name, path.name)]
-    found = whole or [path for path, name in every.items() if name.startswith(text) or path.name.startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    names = [path.as_posix() for path in found or every]
-    shown = ", ".join([*names[:NAMED], *([f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else [])])
-    if found:
-        raise ValueError(f"{text!r} names {len(found):,} runs: {shown}; write more of it, or the run's folder")
-    raise ValueError(f"no run {text!r} in {' or '.join(map(str, results_dirs))}; there are: {shown or 'none'}")
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from bench.config import Run
 from bench.process import command
 from bench.process.files import set_usual_mode, write_whole
 from bench.runs.record import COMPLETED, WEIGHTS, read_record
+from bench.study.named import RUN_HELP, add_results_dirs, run_folder
 
 if TYPE_CHECKING:
     from bench.model.export import Restored
@@ -29,14 +30,18 @@ def finished_run(folder: Path) -> Run:
     return Run.from_record(record)
 
 
-def restore(folder: Path) -> Restored:
+def restore(folder: Path | str) -> Restored:
     """The trained model of a run: the pretrained weights and everything that the run saved, without loss.
+
+    Args:
+        folder: runs/STUDY/RUN_ID.
 
     Raises:
         ValueError: no finished run, or the pretrained model is no longer the one that was trained.
     """
     from bench.model.export import restored
 
+    folder = Path(folder)
     cfg = finished_run(folder)
     loaded = cfg.model.load(cfg.task.num_labels, cfg.seed, cfg.cache)
     if loaded.revision != (trained_from := read_record(folder).model.revision):
@@ -63,7 +68,8 @@ def write_adapter(folder: Path, to: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status, 2 if the run cannot be exported."""
     parser = command.parser("export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="runs/STUDY/RUN_ID of a finished run")
+    add_results_dirs(parser)
+    parser.add_argument("run", metavar="RUN", help=f"a finished one: {RUN_HELP}")
     parser.add_argument("--to", type=Path, required=True, metavar="OUT", help="folder to write; must be empty or new")
     parser.add_argument("--merged", action="store_true", help="whole weights instead of an adapter")
     return command.main(parser, _write, arguments)
@@ -72,10 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> None:
     if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
         raise ValueError(f"--to {options.to} exists and is not an empty folder; choose another")
+    folder = run_folder(options.results_dir, options.run)
     if options.merged:
-        restore(options.run).save_merged(options.to)
+        restore(folder).save_merged(options.to)
     else:
-        write_adapter(options.run, options.to)
+        write_adapter(folder, options.to)
     for path in options.to.glob("*.safetensors"):
         set_usual_mode(path)
     print(f"{'merged weights' if options.merged else 'PEFT adapter'} in {options.to}")

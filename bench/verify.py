@@ -1,4 +1,4 @@
-"""Checks that a run is as it was written, or with --rerun, that it can be repeated: `python -m bench.verify RUN_DIR`.
+"""Checks that a run is as it was written, or with --rerun, that it can be repeated: `python -m bench.verify RUN`.
 
 A run is as it was written if its record has the right schema and checksum and is of this run, and every file that it
 names has its checksum. With --rerun the run is done again elsewhere, and all results are compared but times and memory.
@@ -18,6 +18,7 @@ from bench.process.provenance import fingerprint
 from bench.process.redact import redacted
 from bench.runs.record import COMPLETED, read_record
 from bench.runs.verify import differences, problems
+from bench.study.named import RUN_HELP, add_results_dirs, run_folder
 
 SHOWN = 20  # differences that are named
 
@@ -25,14 +26,15 @@ SHOWN = 20  # differences that are named
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 if anything is wrong, 2 if it cannot be tried."""
     parser = command.parser("verify", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", nargs="+", help="runs/STUDY/RUN_ID, or several of them")
+    add_results_dirs(parser)
+    parser.add_argument("run", metavar="RUN", nargs="+", help=f"{RUN_HELP}; or several of them")
     parser.add_argument("--rerun", action="store_true", help="do the run again and compare the numbers")
     return command.main(parser, _verify, arguments)
 
 
 def _verify(options: argparse.Namespace) -> int:
     status = 0
-    for folder in options.run:
+    for folder in [run_folder(options.results_dir, text) for text in options.run]:
         found = problems(folder)
         for line in found or ["as it was written"]:
             print(redacted(f"{folder.name}: {line}"))

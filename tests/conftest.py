@@ -163,7 +163,7 @@ def expand(monkeypatch):
     from bench.sweep import guard, sweep
 
     def expanded(*overrides):
-        monkeypatch.setattr(sweep, "_write", lambda folder, plan: None)
+        monkeypatch.setattr(sweep.Sweep, "_write", lambda self, folder, plan: None)
         monkeypatch.setattr(sweep, "check_folder", lambda run: None)
         monkeypatch.setattr(sweep.Sweep, "_check_there", lambda self: None)  # no model of the Hub is
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.diff import main, run_folder
+from bench.diff import main
 from bench.runs.diff import differing
 from bench.runs.record import Record, read_record, write_record
+from bench.study.named import run_folder
 
 RESULTS = Path(__file__).parents[1] / "results"
 ORDER = ["configuration", "versions", "data", "hardware", "numbers"]

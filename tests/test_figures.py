@@ -2,12 +2,13 @@ import csv
 import itertools
 
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from records import ENVIRONMENT, a_config, a_score, make_record, write_rows
 
 from bench.report.figures import axis, cost, draw, gradient, loss, rates, retention, write_figures
-from bench.report.palette import LOOKS, look, order
+from bench.report.palette import LOOKS, OTHER_COLOURS, look, order
 from bench.report.read.curves import read_curves, target_loss
 from bench.report.read.load import load_study
 from bench.runs.record import read_record, write_record
@@ -320,6 +321,12 @@ def test_failed_rates_stand_at_the_axis_and_best_ones_have_a_ring(tmp_path):
     assert [list(line.get_xdata()) for line in rings] == [[0.01], [0.01]]
     assert [line.get_color() for line in rings] == [LOOKS["hu"].color, LOOKS["lora_ga"].color]
     assert axis.get_xscale() == "log"
+
+
+def test_a_method_without_a_look_of_its_own_is_not_as_blue_as_lora():
+    hues = [rgb_to_hsv(to_rgb(colour))[0] * 360 for colour in OTHER_COLOURS]
+    lora = rgb_to_hsv(to_rgb(LOOKS["hu"].color))[0] * 360
+    assert min(abs(hue - lora) for hue in hues) > 60
 
 
 def test_a_best_rate_at_the_edge_is_said_in_the_legend(tmp_path):

@@ -34,6 +34,7 @@ from bench.init.calibrate.cached import key
 from bench.methods.base import PLAIN, Rank
 from bench.model import adapter, export, weights
 from bench.model.layers import heads, left_out, target_layers
+from bench.model.limits import check_precision
 from bench.model.load import Model
 from bench.tasks import Task
 from bench.tasks.examples import Example, collate
@@ -462,3 +463,15 @@ def test_a_run_records_what_was_drawn(saved, run_cell):
     ]  # fmt: skip
     assert record.initialization.num_head == 24 * 24 + 24 + 2 * 24 + 2
     assert record.scoring.merged["num_differing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "warned"), [("AVX2", "bf16", 1), ("AVX2", "fp32", 0), ("AVX512", "bf16", 0)]
+)
+def test_bfloat16_on_a_cpu_that_computes_it_by_emulation_is_warned_about(
+    monkeypatch, recwarn, capability, precision, warned
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    check_precision("train.precision", precision)
+    assert [str(one.message).partition(" ")[0] for one in recwarn] == ["train.precision=bf16"] * warned

@@ -9,8 +9,8 @@ from bench.plan import summary
 from bench.plan.__main__ import main as plan_main
 from bench.plan.estimate import CostEstimate, estimator
 from bench.plan.gpus import GPUS, gpu_named
+from bench.plan.overview import Share, fitting_command, planned_cells
 from bench.plan.overview import overview as overview_of
-from bench.plan.overview import planned_cells
 from bench.runs.attempt import held
 from bench.runs.folder import RunFolder
 from bench.runs.record import COMPLETED, FAILED
@@ -248,9 +248,42 @@ def test_a_run_that_is_too_large_for_a_gpu_fits_with_a_smaller_batch_that_accumu
     assert size.num_examples(smaller.train) == size.num_examples(entry.run.train)
     (share,) = overview_of("mine", [], [entry], sized, gpu_named(f"1x{whole * 0.01}")).shares
     assert share.remedy == ""
-    assert "hu on tiny_llama; a smaller batch does not suffice" in summary.text(
-        overview_of("mine", [], [entry], sized, gpu_named(f"1x{whole * 0.01}"))
-    )
+    nothing = overview_of("mine", [], [entry], sized, gpu_named(f"1x{whole * 0.01}"))
+    assert "hu on tiny_llama; a smaller batch does not suffice" in summary.text(nothing)
+    assert nothing.fitting is None
+
+
+@pytest.mark.parametrize(
+    ("remedies", "expected"),
+    [
+        ((None, None, None), None),
+        (("", "", ""), None),
+        (("", None, None), "-m +experiments=mine track=none method=hu,eva"),
+        (
+            (None, "train.batch_size=8", None),
+            "-m +experiments=mine method=full_ft,hu,eva track=none train.batch_size=8",
+        ),
+        (
+            ("", "train.batch_size=8", "train.batch_size=2 task.probe_samples=2"),
+            "-m +experiments=mine track=none method=hu,eva train.batch_size=2 task.probe_samples=2",
+        ),
+    ],
+)
+def test_of_a_study_of_which_a_part_does_not_fit_the_command_for_the_rest_is_given(remedies, expected):
+    words = ["+experiments=mine", "method=full_ft,hu,eva", "track=none"]
+    shares = [
+        Share("m", method, 1, HOUR, 2**30, HOUR, remedy)
+        for method, remedy in zip(("full_ft", "hu", "eva"), remedies, strict=True)
+    ]
+    assert fitting_command(words, shares) == (expected and f"python -m bench.run {expected}")
+
+
+def test_the_longest_run_is_named_for_a_cluster_that_asks_for_a_time_limit(make):
+    def taking(run):
+        return CostEstimate(HOUR * run.train.batch_size, 2**30, "made up")
+
+    entries = [make(RUN, "method=hu", f"train.batch_size={size}") for size in (2, 8, 4)]
+    assert "the longest run: 8 h (hu on tiny_llama)" in summary.text(overview_of("mine", [], entries, taking))
 
 
 def test_a_gpu_is_as_fast_as_its_data_sheet_says_and_records_made_on_one_replace_it(make, tmp_path):

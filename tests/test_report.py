@@ -173,6 +173,20 @@ def test_a_failed_run_is_named_and_not_counted(tmp_path):
     assert summary(load_study(tmp_path, "study"))["n"][0] == "1"
 
 
+def test_planned_runs_without_a_record_are_counted_below_the_table(tmp_path):
+    write_run(tmp_path, "hu", 0)
+    ids = ("hu-0-0.01", "hu-1-0.01", None, "hu-2-0.01")
+    runs = [PlannedRun("run", ("method=hu",), (f"seed={n}",), run_id) for n, run_id in enumerate(ids)]
+    write_plan(tmp_path / "study", StudyPlan(None, ("run",), tuple(runs)))
+    text = write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+    assert (
+        "Unfinished study: 2 of 3 planned runs have no record, and the learning rate of 1 more is not chosen yet."
+        in text
+    )
+    write_plan(tmp_path / "study", StudyPlan(None, ("run",), (runs[0],)))
+    assert "Unfinished" not in write_tables(load_study(tmp_path, "study"), tmp_path / "tables")
+
+
 def test_two_stacks_are_not_mixed_unless_asked(tmp_path):
     write_run(tmp_path, "hu", 0)
     write_run(tmp_path, "hu", 1, fingerprint="f2")

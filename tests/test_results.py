@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from records import a_score
+from test_report import write_run
 
 import bench
 from bench.report import alignment, curves, frame, runs
@@ -62,6 +64,16 @@ def test_two_methods_are_equivalent_where_the_90_percent_interval_is_inside_the_
     assert score["margin"] == 0.01
     mean = demo.scores.query("method == 'hu' and metric == 'loss'")["value"].mean()
     assert loss["margin"] == pytest.approx(0.05 * mean)
+
+
+def test_two_methods_that_learned_nothing_are_not_said_to_be_equivalent(tmp_path):
+    for method in ("hu", "lora_ga"):
+        for seed, value in enumerate((0.0, 0.001, 0.0)):
+            loss = a_score(2.0, metric="loss", stderr=0.01, higher_is_better=False)
+            write_run(tmp_path, method, seed, scores=[a_score(value, stderr=0.001), loss])
+    found = bench.load("study", tmp_path).compare("lora_ga", "hu").set_index("metric")["is_equivalent"]
+    assert pd.isna(found["acc"])
+    assert found["loss"]
 
 
 def test_with_one_seed_nothing_is_said_to_be_equivalent():

@@ -8,6 +8,7 @@ import pytest
 from records import a_config, make_record
 
 from bench.runs.record import CorruptRecordError
+from bench.study.plan_file import StudyPlan
 from bench.study.protocol import Definition, Rates
 from bench.sweep import expansion as stages
 from bench.sweep.expansion import Expansion
@@ -226,6 +227,43 @@ def test_the_command_line_replaces_an_axis_and_holds_in_every_stage(records):
         for cell in expanded.cells(stage):
             assert "train.max_steps=3" in cell.overrides
             assert ("seed=7" in cell.overrides) != searches
+
+
+def planned_by(*arguments):
+    expanded = expansion(arguments)
+    cells = [cell for stage in STAGES for cell in expanded.planned(stage)]
+    return expanded, cells, StudyPlan(None, tuple(STAGES), tuple(cell.planned for cell in cells))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("train.max_steps=60",), ()),
+        ((), ("train.max_steps=60",)),
+        (("train.max_steps=60", "rank=r8"), ("train.max_steps=90", "rank=r8")),
+    ],
+)
+def test_a_row_that_the_study_has_with_other_settings_is_refused_with_both_named(records, first, then):
+    _, _, older = planned_by(*first)
+    expanded, cells, _ = planned_by(*then)
+    there, here = (next((text for text in own if "steps" in text), "none of these") for own in (first, then))
+    with pytest.raises(ValueError, match=rf"study s has a sweep of other settings \({there}; here {here}\)"):
+        expanded.refuse_other_settings(older, cells)
+
+
+@pytest.mark.parametrize("then", [("method=lora_ga",), ("method=lora_ga,hu",), ("seed=7",)])
+def test_other_methods_and_seeds_join_a_study(records, then):
+    _, _, older = planned_by()
+    expanded, cells, _ = planned_by(*then)
+    expanded.refuse_other_settings(older, cells)
+
+
+def test_settings_that_change_no_run_join_a_study(records, monkeypatch):
+    told = property(lambda run: " ".join(text for text in run.overrides if not text.startswith("track=")))
+    monkeypatch.setattr(FakeRun, "run_id", told)
+    _, _, older = planned_by()
+    expanded, cells, _ = planned_by("track=none")
+    expanded.refuse_other_settings(older, cells)
 
 
 def test_equal_runs_of_a_stage_are_planned_once_and_a_refusal_is_told(records):

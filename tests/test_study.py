@@ -140,6 +140,11 @@ def test_a_study_is_kept_in_results_and_stays_in_runs_as_it_was(tmp_path, monkey
         (("both", Path("/elsewhere")), ("/elsewhere", "both")),
         (("results/both", Path("results")), ("results", "both")),
         (("/elsewhere/both", Path("/elsewhere")), ("/elsewhere", "both")),
+        (("/elsewhere/kept/one", Path("/elsewhere")), ("/elsewhere", "kept/one")),
+        (("/elsewhere/kept/one/",), ("/elsewhere/kept", "one")),
+        (("../elsewhere/one",), ("../elsewhere", "one")),
+        (("{cwd}/results/kept/one",), ("results", "kept/one")),
+        (("results/../runs/both",), ("runs", "both")),
     ],
 )
 def test_a_study_is_looked_for_in_runs_then_in_results_unless_its_folder_is_given(
@@ -148,4 +153,5 @@ def test_a_study_is_looked_for_in_runs_then_in_results_unless_its_folder_is_give
     monkeypatch.chdir(tmp_path)
     for folder in ("runs/both", "results/both", "results/kept/one"):
         Path(folder).mkdir(parents=True)
-    assert located(*words) == (Path(expected[0]), expected[1])
+    study, *others = words
+    assert located(study.format(cwd=tmp_path), *others) == (Path(expected[0]), expected[1])

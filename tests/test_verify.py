@@ -15,6 +15,16 @@ def test_a_run_that_is_as_it_was_written_has_no_problem(tmp_path, capsys):
     assert capsys.readouterr().out == f"{RUN_ID}: as it was written\n"
 
 
+def test_a_run_is_named_by_the_beginning_of_its_id(tmp_path, capsys, monkeypatch):
+    finished(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for words in ([RUN_ID[:4]], [f"study/{RUN_ID[:4]}", "--results-dir", "runs"]):
+        assert verify.main(words) == 0
+    assert capsys.readouterr().out == 2 * f"{RUN_ID}: as it was written\n"
+    assert verify.main(["other"]) == 2
+    assert "no run 'other' in runs or results; there are: runs/study/" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [CURVE, OUTCOMES, WEIGHTS])
 def test_a_file_with_one_changed_byte_is_found(tmp_path, capsys, name):
     folder = finished(tmp_path)

@@ -76,6 +76,7 @@ class Share:
     Attributes:
         seconds: None if nothing is known of them.
         peak_bytes: highest memory of any of them.
+        longest: seconds of the one that takes longest.
         remedy: where that is more than the GPU has, the overrides with which they fit; empty where there are none, and
             None where they fit.
     """
@@ -85,6 +86,7 @@ class Share:
     runs: int
     seconds: float | None
     peak_bytes: int | None
+    longest: float | None = None
     remedy: str | None = None
 
 
@@ -107,6 +109,8 @@ class Overview:
         at_a_time: how many of the runs that are left this machine does at a time, and why; None if none is left, or
             the study is planned for GPUs.
         command: starts the study.
+        fitting: starts it without the methods that do not fit and with what makes the others fit; None where all do, or
+            none does.
         gpu: name of the GPU that the study is planned for; None: this machine.
         num_gpus: how many of these.
         shares: the runs that are left by model and method.
@@ -123,6 +127,7 @@ class Overview:
     gpu: str | None
     num_gpus: int
     shares: tuple[Share, ...]
+    fitting: str | None = None
 
 
 def planned_cells(arguments: Sequence[str]) -> list[PlannedCell]:
@@ -206,6 +211,7 @@ def overview(
                 left |= {} if cell.run is None else {key: cell.run}
     rows = [_stage(name, keys, states, estimates) for name, keys in stages.items()]
     every = [key for keys in stages.values() for key in keys]
+    shares = _shares(left, estimates, gpu)
     return Overview(
         study=study,
         stages=tuple(rows),
@@ -214,11 +220,29 @@ def overview(
         sources=dict(sorted(Counter(one.source for one in estimates.values() if one is not None).items())),
         edges=_edges(cells),
         at_a_time=str(capacity([*left.values()], None)) if left and gpu is None else None,
-        command=shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", *arguments]),
+        command=_command(arguments),
+        fitting=fitting_command(arguments, shares),
         gpu=None if gpu is None else gpu.name,
         num_gpus=num_gpus,
-        shares=_shares(left, estimates, gpu),
+        shares=shares,
     )
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "bench.run", *config_dir_words(), "-m", *arguments])
+
+
+def fitting_command(arguments: Sequence[str], shares: Sequence[Share]) -> str | None:
+    """The command for what fits on a GPU: one for all models, with the smallest of the batches that they need."""
+    lost = {share.method for share in shares if share.remedy == ""}
+    left = [share for share in shares if share.method not in lost]
+    if not left or all(share.remedy is None for share in shares):
+        return None
+    remedies = [share.remedy for share in left if share.remedy]
+    smallest = min(remedies, key=lambda text: int(text.partition("train.batch_size=")[2].split()[0]), default="")
+    methods = dict.fromkeys(share.method.partition("+")[0] for share in left)
+    kept = [text for text in arguments if not text.startswith("method=")] if lost else arguments
+    return _command([*kept, *([f"method={','.join(methods)}"] if lost else []), *smallest.split()])
 
 
 def _shares(
@@ -233,7 +257,8 @@ def _shares(
         known = {key: one for key in keys if (one := estimates[key]) is not None}
         seconds = [one.seconds for one in known.values() if one.seconds is not None]
         peaks = {key: one.peak_bytes for key, one in known.items() if one.peak_bytes is not None}
-        share = Share(model, method, len(keys), sum(seconds) if seconds else None, max(peaks.values(), default=None))
+        total, peak = sum(seconds) if seconds else None, max(peaks.values(), default=None)
+        share = Share(model, method, len(keys), total, peak, max(seconds, default=None))
         if gpu is not None and (largest := max(peaks, key=lambda key: peaks[key], default=None)) is not None:
             fits = peaks[largest] <= gpu.gib * 2**30
             share = share if fits else replace(share, remedy=remedy(left[largest], gpu.gib) or "")

@@ -24,6 +24,9 @@ def text(found: Overview) -> str:
     if found.gpu is not None and found.total.seconds is not None:
         hours = _hours(found.total.seconds / 3600 / found.num_gpus)
         lines.append(f"on {found.num_gpus} {found.gpu}, a run on each: {hours} h, if no run waits for another")
+    if longest := [share for share in found.shares if share.longest is not None]:
+        share = max(longest, key=lambda one: one.longest or 0.0)
+        lines.append(f"the longest run: {_hours((share.longest or 0.0) / 3600)} h ({share.method} on {share.model})")
     if found.at_a_time is not None:
         lines.append(f"hours are of one run after another; here {found.at_a_time}")
     if any(source.startswith("from the model's size") for source in found.sources):
@@ -32,7 +35,8 @@ def text(found: Overview) -> str:
         f"best rate at the edge: {edge}; {found.command} hydra.sweeper.rates.reserve=4 adds points"
         for edge in found.edges
     ]
-    return "\n".join([*lines, "", f"start: {found.command}"])
+    lines += ["", f"start: {found.command}"]
+    return "\n".join([*lines, *([f"what fits: {found.fitting}"] if found.fitting else [])])
 
 
 def _cells(row: Stage, gpu: str | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 RUNS = Path("runs")  # results_dir of conf/config.yaml
@@ -12,10 +13,15 @@ def located(study: str, results_dir: Path | None = None) -> tuple[Path, str]:
     """The results folder and the name of a study, as a command line or a notebook gives them.
 
     Args:
-        study: a name, such as lora_ga/llama2_tiny, or a folder, such as runs/mine or results/demo/.
+        study: a name, such as lora_ga/llama2_tiny, or a folder, such as runs/mine, results/demo/ or /data/runs/mine.
         results_dir: the results folder; None: the first part of a folder, else runs/ if it has such a study, else
-            results/ if that has one, else runs/.
+            results/ if that has one, else runs/; of a folder that lies elsewhere the one above it.
     """
+    folder = Path(study)
+    if results_dir is None and (folder.is_absolute() or ".." in folder.parts):
+        study = Path(os.path.relpath(folder)).as_posix()
+        if study.startswith("../"):
+            return folder.parent, folder.name
     name = study.rstrip("/").removeprefix("./")
     for root in (RUNS, RESULTS) if results_dir is None else (results_dir,):
         if name.startswith(f"{root}/"):

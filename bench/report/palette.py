@@ -64,7 +64,8 @@ LOOKS = {
     "lora_xs": Look("#009e73", "D", LINES[4]),
     "lora_sb": Look("#cc79a7", "P", LINES[5]),
 }
-OTHER_COLOURS = ("#88ccee", "#6699cc", "#004488", "#994455", "#997700", "#ee99aa", "#eecc66", "#bbcc33")
+# Of Tol's sets as well, none of them blue: what a method is compared with is LoRA.
+OTHER_COLOURS = ("#994455", "#997700", "#ee99aa", "#eecc66", "#bbcc33", "#ee3377", "#aaaa00", "#762a83")
 OTHER_MARKERS = ((6, 1, 0), (5, 1, 0), (5, 0, 36), (3, 1, 0), (8, 1, 0))  # stars of 6, 5, 3 and 8 rays; a pentagon
 
 

@@ -16,6 +16,7 @@ from bench.process.places import located
 from bench.report.figures import figures_of
 from bench.report.figures.choice import Choice, Place
 from bench.report.judge.comparisons import Comparison, Judged, judge
+from bench.report.judge.learning import has_learned
 from bench.report.judge.metrics import SHARE
 from bench.report.papers.answers import stage_cells
 from bench.report.papers.score_questions import LOG_LOSS, POINTS
@@ -101,7 +102,8 @@ class StudyResults:
             them difference with low and high (95 %), n, p (uncorrected, the larger of p_seeds and p_items), p_holm
             (corrected for the study's table; missing for a pair that is not among its hypotheses) and is_significant;
             and the test of equivalence: low_90 and high_90, margin, and is_equivalent, which is that the 90 % interval
-            is inside the margin (two one-sided tests at 5 %; missing with one seed).
+            is inside the margin (two one-sided tests at 5 %; missing with one seed, or where neither is two standard
+            errors better than chance: two methods that learned nothing are not as good as each other).
 
         Raises:
             ReportError: a method, or the stage, has no completed run; or no rows of the two are comparable.
@@ -111,7 +113,7 @@ class StudyResults:
         for method in (first, second):
             self._check(at, method)
         rows = [
-            numbers | _equivalence(one, margin)
+            numbers | _equivalence(one, judged, margin)
             for place, part in at.by_task_and_model.items()
             for judged in [_between(judge(part.cells, at.pairing), first, second)]
             for numbers, one in zip(comparison_numbers(judged, at.stage, place), judged.comparisons, strict=True)
@@ -149,16 +151,23 @@ def _between(judged: Judged, first: str, second: str) -> Judged:
     return replace(judged, comparisons=tuple(turned()))
 
 
-def _equivalence(one: Comparison, margin: float | None) -> dict[str, float | bool | None]:
+def _equivalence(one: Comparison, judged: Judged, margin: float | None) -> dict[str, float | bool | None]:
     sample = one.measured.samples[one.second]
     assert sample is not None
     share = one.measured.scale.unit == SHARE.unit
     default = POINTS / SHARE.factor if share else math.expm1(LOG_LOSS) * float(np.mean(sample.values))
     inside = default if margin is None else margin
     low, high = one.within.low, one.within.high
-    known = one.difference.n > 1 and low is not None and high is not None
+    known = one.difference.n > 1 and low is not None and high is not None and _any_learned(one, judged)
     is_equivalent = -inside < low and high < inside if known else None  # type: ignore[operator]
     return {"low_90": low, "high_90": high, "margin": inside, "is_equivalent": is_equivalent}
+
+
+def _any_learned(one: Comparison, judged: Judged) -> bool:
+    """Whether either row is better than chance; of an average, in any of its datasets."""
+    columns = judged.scores.averaged if one.measured.column is None else [one.measured.column]
+    rows = [judged.scores.found[place] for place in (one.first, one.second)]
+    return any(has_learned(column, found[column]) for found in rows for column in columns if column in found)
 
 
 @dataclass(frozen=True)

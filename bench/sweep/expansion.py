@@ -9,13 +9,13 @@ that one's records; the stages of the search go on in rounds, as long as their r
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.runs.record import COMPLETED, CorruptRecordError, Record, read_record
-from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED, PlannedRun
+from bench.study.plan_file import PUBLISHED, RATE_KEY, SEARCH, SELECT, SHARED, TUNED, PlannedRun, StudyPlan
 from bench.study.protocol import AUTO, RATE, Definition, StageCell, words
 from bench.study.selection import Selection, select
 from bench.sweep.compose import product
@@ -103,6 +103,31 @@ class Expansion:
                 seen.add(run.run_id)
                 planned = PlannedRun(stage, cell.group, told, None if cell.waits else run.run_id)
                 yield PlannedCell(planned, overrides, run)
+
+    def refuse_other_settings(self, older: StudyPlan, cells: Iterable[PlannedCell]) -> None:
+        """Refuses rows that an earlier sweep had with other settings: their learning rates would be chosen together.
+
+        Args:
+            older: the study's plan before this sweep.
+            cells: of this sweep.
+
+        Raises:
+            ValueError: naming the settings; one line.
+        """
+        before = {(run.stage, run.group): run for run in older.runs}
+        for cell in cells:
+            twin = before.get((cell.planned.stage, cell.planned.group))
+            if twin is None or cell.run is None or self.definition.stages[twin.stage][RATE] == SEARCH:
+                continue
+            was, now = _settings(twin.overrides), _settings(cell.planned.overrides)
+            kept = [text for text in cell.overrides if text not in now - was]
+            some = [] if any(text.startswith(RATE_KEY) for text in kept) else [_SOME_RATE]
+            if was != now and self._compose((*kept, *was - now, *some)).run_id != cell.run.run_id:
+                there, here = (" ".join(sorted(own)) or "none of these" for own in (was - now, now - was))
+                raise ValueError(
+                    f"study {cell.run.study} has a sweep of other settings ({there}; here {here}), and the learning "
+                    "rates of both would be chosen as one: give this one a study of its own, study=NAME"
+                )
 
     def search(self, group: tuple[str, ...]) -> Search:
         """The search of a group's learning rate, as far as its records say."""
@@ -256,6 +281,11 @@ def portable(overrides: Sequence[str]) -> tuple[str, ...]:
 def shown(overrides: Sequence[str]) -> tuple[str, ...]:
     """The same for a study's plan, which lies in the results folder and does not name it."""
     return tuple(text for text in portable(overrides) if _key(text) != "results_dir")
+
+
+def _settings(overrides: Iterable[str]) -> set[str]:
+    """Overrides but the seed and the learning rate."""
+    return {text for text in overrides if not text.startswith((f"{SEED}=", RATE_KEY))}
 
 
 def of_the_sweep(arguments: Sequence[str]) -> tuple[str, ...]:

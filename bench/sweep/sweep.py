@@ -23,6 +23,7 @@ from bench.sweep.compose import Composer, product, reason
 from bench.sweep.countdown import Countdown
 from bench.sweep.expansion import Expansion, PlannedCell, of_the_sweep, shown
 from bench.sweep.resolvers import check_folder, experiment
+from bench.sweep.size import refusal
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -108,18 +109,34 @@ class Sweep:
                 check_folder(cell.run)
             studies[folder].append(cell.planned)
         for folder, runs in studies.items():
-            _write(folder, StudyPlan(experiment(), stages, tuple(runs), pairing, reserve, arguments))
+            try:
+                self._write(folder, StudyPlan(experiment(), stages, tuple(runs), pairing, reserve, arguments))
+            except ValueError as error:
+                refuse(str(error))
+
+    def _write(self, folder: Path, newer: StudyPlan) -> None:
+        """Joins a plan with what was planned for the same study before."""
+        older = None
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
+            with contextlib.suppress(ValueError):  # a torn plan is renewed
+                older = read_plan(folder)
+            if older and self.expansion:
+                self.expansion.refuse_other_settings(older, self.planned)
+            write_plan(folder, older.joined(newer) if older else newer)
 
     def _check_there(self) -> None:
-        """Asks once for each model and dataset of the Hub, rather than that every run fails on it.
+        """Asks once for each model and dataset of the Hub, and whether rank and method fit the model's layers.
 
         Raises:
-            ValueError: one of them cannot be had; one line.
+            ValueError: one of them cannot be had, or does not fit, on which every run would fail; one line.
         """
         for run in {run.run_id: run for run in self.runs}.values():
             try:
                 run.model.check_there()
                 run.task.check_there(run.trains)
+                if misfit := refusal(run):
+                    raise ValueError(misfit)
             except ValueError:
                 if not RunFolder.of(run).done:  # which needs neither
                     raise
@@ -146,13 +163,3 @@ class Sweep:
                 print(f"waiting for {len(elsewhere)} runs of another process", flush=True)
                 self.num_launched += len(elsewhere)
                 yield [[*cell, "run.when_running=wait"] for cell in elsewhere]
-
-
-def _write(folder: Path, newer: StudyPlan) -> None:
-    """Joins a plan with what was planned for the same study before."""
-    older = None
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".study.lock", timeout=60):  # another sweep into this study plans its own runs
-        with contextlib.suppress(ValueError):  # a torn plan is renewed
-            older = read_plan(folder)
-        write_plan(folder, older.joined(newer) if older else newer)

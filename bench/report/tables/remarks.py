@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from bench.report.judge.comparisons import Comparison, Judged, detectable
 from bench.report.judge.learning import failures_of
@@ -13,7 +13,7 @@ from bench.report.judge.significance import ALPHA
 from bench.report.read.load import BASELINE, Cell
 from bench.report.tables.render import DAGGER, MINUS, interval_text, p_text
 from bench.runs.record import Record
-from bench.study.plan_file import SEEDS
+from bench.study.plan_file import SEEDS, StudyPlan
 
 _SOFTWARE = ("torch", "transformers", "peft", "lm-eval")
 _SAID = 8  # comparisons that are named in a line under a table
@@ -86,6 +86,16 @@ def failures(failed: Sequence[Record]) -> str:
     """How many runs of each method failed; "" for none."""
     counts = Counter(run.label for run in sorted(failed, key=lambda run: run.run_id))
     return f"Failed runs, not counted: {', '.join(f'{label} {n}' for label, n in counts.items())}." if counts else ""
+
+
+def unfinished(plan: StudyPlan | None, recorded: Collection[str]) -> str:
+    """How many planned runs have no record yet; "" where none is missing."""
+    planned = {run.run_id for run in plan.runs if run.run_id} if plan else set()
+    waiting = sum(run.run_id is None and run.refused is None for run in plan.runs) if plan else 0
+    missing = len(planned.difference(recorded))
+    said = [f"{missing:,} of {len(planned):,} planned runs have no record"] if missing else []
+    said += [f"the learning rate of {waiting:,} more is not chosen yet"] if waiting else []
+    return f"Unfinished study: {', and '.join(said)}." if said else ""
 
 
 def stack(records: Iterable[Record]) -> str:

@@ -19,7 +19,16 @@ from bench.report.judge.scores import Column, Found, average, average_scale, int
 from bench.report.judge.statistics import Estimate, estimate
 from bench.report.read.load import Cell, Study
 from bench.report.tables.paired import comparison_numbers, comparison_table
-from bench.report.tables.remarks import comparison_note, failures, flagged, majority_texts, note, remarks, stack
+from bench.report.tables.remarks import (
+    comparison_note,
+    failures,
+    flagged,
+    majority_texts,
+    note,
+    remarks,
+    stack,
+    unfinished,
+)
 from bench.report.tables.render import (
     DAGGER,
     DASH,
@@ -284,6 +293,7 @@ def _lines(study: Study, judged: Stages) -> list[str]:
         *of_the_study(study, judged),
         note(columns, any(map(num_head, study.cells))),
         stack(used),
+        unfinished(study.plan, {*study.unreadable, *(record.run_id for _, record in study.members)}),
         failures(every_failure),
     ]
     lines += [f"Failed, not counted: `{run.run_id}`: {(run.error or ErrorFacts()).message}" for run in study.failed]
