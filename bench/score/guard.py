@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.model.limits import check_precision, max_tokens
 from bench.score.backends import vllm_class
-from bench.tasks.examples import encode_pair, move_spaces
+from bench.tasks.examples import encode_pair, move_spaces, opening
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -63,14 +63,15 @@ def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings:
     from bench.tasks.definition import scored_pairs
 
     limit = max_tokens(loaded.model.config, loaded.tokenizer)
-    most = min(limit, room(limit, settings.backend) - 1)  # a token of the prompt is before them
+    before = len(opening(loaded.tokenizer)) if loaded.kind == "seq2seq" else 0
+    most = min(limit, room(limit, settings.backend) - 1) - before  # a token of the prompt is before them
     for number, doc in enumerate(islice(task.eval_docs, settings.limit)):
         # No token has less than a byte; a delimiter, and spaces from the prompt, come to the answer.
         for prompt, answer in scored_pairs(task, doc, most // 2):
             _, tokens = encode_pair(loaded.tokenizer, *move_spaces(prompt, answer), loaded.kind)
-            if not 0 < len(tokens) <= most:
+            if not 0 < (own := len(tokens) - before) <= most:
                 raise ValueError(
-                    f"{name}: an answer of item {number} has {len(tokens)} tokens, and 1 to {most} can be scored: "
+                    f"{name}: an answer of item {number} has {own} tokens, and 1 to {most} can be scored: "
                     f"{answer[:60]!r}; leave the row out, or score another model"
                 )
 
