@@ -93,7 +93,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "cnn_dailymail": [
         {
-            "article": "(CNN) -- Two hikers were found on Friday. They had lost their map. A helicopter took them home.",
+            "article": "(CNN) -- Two hikers were found on Friday. They had no map. A helicopter took them home.",
             "highlights": "Two hikers are found on Friday .\nA helicopter took them home .",
             "id": "a1",
         }

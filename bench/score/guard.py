@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's, of a definition that says nothing
 
 
 def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> None:
-    """Refuses tasks that the model cannot be scored on; called before training.
+    """Refuses tasks that the model cannot be scored on, and counts what it cannot write; called before training.
 
     Args:
         loaded: the model, whose configuration limits the number of tokens.
@@ -50,6 +51,7 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
             _check_classification(name, task)
             continue
         _check_answers(name, task, loaded, settings)
+        _warn_of_long_targets(name, task, loaded, settings)
         if loaded.kind == "causal" and task.OUTPUT_TYPE == "generate_until":
             asked = max_gen_toks(task.config.generation_kwargs)
             if asked >= limit:
@@ -74,6 +76,24 @@ def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings:
                     f"{name}: an answer of item {number} has {own} tokens, and 1 to {most} can be scored: "
                     f"{answer[:60]!r}; leave the row out, or score another model"
                 )
+
+
+def _warn_of_long_targets(name: str, task: InMemoryTask, loaded: LoadedModel, settings: Scoring) -> None:
+    if task.OUTPUT_TYPE != "generate_until" or getattr(task, "UNSAFE_CODE", False):
+        return
+    most, targets = max_gen_toks(task.config.generation_kwargs), list(islice(_targets(task), settings.limit))
+    long = [target for target in targets if len(target.encode()) > most]  # no token has less than a byte
+    encoded = loaded.tokenizer(long, add_special_tokens=False)["input_ids"] if long else []
+    if number := sum(len(ids) > most for ids in encoded):
+        warnings.warn(
+            f"{number} of {len(targets)} scored targets of {name} have more tokens than the {most} that may be "
+            "generated (max_gen_toks of its definition), and no answer can have all of them",
+            stacklevel=2,  # the same place whoever checks: it is said once
+        )
+
+
+def _targets(task: InMemoryTask) -> Iterator[str]:
+    return (target for doc in task.docs() if isinstance(target := task.doc_to_target(doc), str))
 
 
 def _check_classification(name: str, task: InMemoryTask) -> None:
