@@ -219,14 +219,13 @@ def test_an_encoder_decoder_reads_prompts_and_choices_as_in_training(source, bui
 @pytest.mark.parametrize("template", ["none", "both"])
 def test_an_encoder_decoder_is_trained_and_generates_behind_the_templates_opening(source, monkeypatch, template):
     model, words = tiny_bart(vocab_size=VOCABULARY).eval(), tokenizer("byte_level", template, model_max_length=64)
-    given, written = source("generate_until", ["the cat"], target_delimiter=""), []
+    given, written = source("generate_until", ["the cat"], target_delimiter="", doc_to_target="{{pair}}"), []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **asked: written.append(generate(**asked)) or written[-1])
     scored(model, "seq2seq", given, words)
     start = [BOS] if template == "both" else []
     (example,) = given.encoded(Reader(words, "seq2seq", 64))["validation"]
-    target = words(CHOICES[0], add_special_tokens=False).input_ids
-    assert example.labels[: len(start) + 1] == [*start, target[0]]
+    assert example.labels == [*start, *words("a bird", add_special_tokens=False).input_ids, EOS]
     first = [model.config.decoder_start_token_id, *start]
     assert all(ids[0, : len(first)].tolist() == first for ids in written)
     assert all(ids.shape[1] == len(first) + 3 for ids in written)  # max_gen_toks

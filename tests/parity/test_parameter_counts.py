@@ -30,7 +30,7 @@ PUBLISHED = {
     "minilm": 22_713_216,  # 22.7 M on the Hub
     "t5_base": 222_903_552,  # about 220 M in Raffel et al. 2020, Section 3.1.1
     "bart_large": 406_291_456,  # 400 M in fairseq's table of BART models
-    "tiny_t5": 0,  # 0.2 M in its own file
+    "tiny_t5": 189_504,  # 0.2 M in its own file
     "tiny_llama": 803_968,  # 0.8 M in its own file
     "smollm2_135m": 134_515_008,  # 135 M on the Hub
     "smollm2_135m_gguf": 134_515_008,

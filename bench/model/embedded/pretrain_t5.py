@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from tqdm import tqdm
 from transformers import (
-    AutoTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -29,11 +29,12 @@ from transformers import (
 )
 
 from bench.model.embedded.corpus import documents
-from bench.model.embedded.pretrain import HELD_OUT_SEED
+from bench.model.embedded.pretrain import EOS, HELD_OUT_SEED, PAD
 from bench.model.loss import IGNORED
 
-TOKENIZER = Path(__file__).parent / "tiny_llama"
+TOKENIZER = Path(__file__).parent / "tiny_llama" / "tokenizer.json"
 MASK = "<mask>"
+MAX_TOKENS = 512  # T5's own; positions are relative
 Batch = dict[str, torch.Tensor]
 
 
@@ -74,13 +75,14 @@ def t5_config(recipe: Recipe, vocab_size: int) -> T5Config:
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
     """tiny_llama's with a mask; texts end in EOS and are padded on the right."""
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, padding_side="right")
-    tokenizer.add_special_tokens({"mask_token": MASK})
-    end = tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"$A {end}", pair=f"$A $B {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    bpe = Tokenizer.from_file(str(TOKENIZER))
+    bpe.add_special_tokens([MASK])
+    bpe.post_processor = TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A $B {EOS}", special_tokens=[(EOS, bpe.token_to_id(EOS))]
     )
-    return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, mask_token=MASK, model_max_length=MAX_TOKENS
+    )
 
 
 def masked(ids: Sequence[int], mask: int, recipe: Recipe, rng: random.Random) -> list[int]:
