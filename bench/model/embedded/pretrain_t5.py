@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -59,6 +60,7 @@ class Recipe:
 
 def t5_config(recipe: Recipe, vocab_size: int) -> T5Config:
     """At width 64 four heads of 12 make every projection rectangular; there is no dropout."""
+    special: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     return T5Config(
         vocab_size=vocab_size,
         d_model=recipe.width,
@@ -67,9 +69,7 @@ def t5_config(recipe: Recipe, vocab_size: int) -> T5Config:
         num_layers=recipe.layers,
         num_heads=4,
         dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
+        **special,
     )
 
 
