@@ -108,8 +108,8 @@ class EndedRowsLeaveLM(CausalLM):
             for batch in torch.arange(len(context), device=context.device).split(self._most_rows):
                 start = _padding(mask[batch])  # HFLM pads a batch to its own longest prompt
                 own = {"attention_mask": mask[batch, start:], "max_length": max_length - start}
-                ends = [] if beams else stop  # which would end a batch when the first beams have met them
-                tokens = super()._model_generate(context[batch, start:], stop=ends, **own, **given)
+                strings = [] if beams else stop  # which would end a batch when the first beams have met them
+                tokens = super()._model_generate(context[batch, start:], stop=strings, **own, **given)
                 found[batch, start : start + tokens.shape[1]] = tokens
             return found
         given = {name: value for name, value in given.items() if name != "temperature"} | {"do_sample": False}
