@@ -86,6 +86,32 @@ ROWS: dict[str, list[Row]] = {
         {"sentence1": "Ann gave Tom a pear.", "sentence2": "Ann got a pear from Tom.", "label": 0},
     ],
     "entailment_tiny": [{"sentence1": "The dog is bigger.", "sentence2": "The dog is smaller.", "label": 0}],
+    "summary_tiny": [
+        {
+            "document": "Ann gives 3 keys to Tom. The wugs eat moss. Bea has 4 pears. She finds 2 more.",
+            "summary": "Bea ends with 6 pears, and Tom gets 3 keys from Ann.",
+        }
+    ],
+    "xsum": [
+        {
+            "document": "The bridge closed in May.\nEngineers found cracks in two piers.\nIt may open by autumn.",
+            "summary": "A bridge is closed for repairs until autumn.",
+            "id": "1",
+        },
+        {
+            "document": "Prices rose by 2%.\nFuel was dearer than a year before.",
+            "summary": "Fuel pushed prices up by 2%.",
+            "id": "2",
+        },
+        {"document": "", "summary": "A row that has no document.", "id": "3"},
+    ],
+    "cnn_dailymail": [
+        {
+            "article": "(CNN) -- Two hikers were found on Friday. They had no map. A helicopter took them home.",
+            "highlights": "Two hikers are found on Friday .\nA helicopter took them home .",
+            "id": "a1",
+        }
+    ],
     "gsm8k": WORD_PROBLEMS,
     "hendrycks_math": [
         {

@@ -439,7 +439,7 @@ def test_the_suites_claims_can_be_read_and_each_names_a_paper_a_place_in_it_and_
         "lora_sb", "lora_ga", "impact_of_init", "asymmetry", "axes",
     }  # fmt: skip
     assert all("arXiv:" in claim.paper for claim in of_papers)
-    assert len(of_papers) == 22
+    assert len(of_papers) == 24
     assert all(study.endswith("_tiny") for claim in claims for study in claim.studies)
 
 

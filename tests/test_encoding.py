@@ -51,6 +51,10 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS.filter(bool)), min_size=1, max_size=5)
 
 
+def opened_by(of):
+    return [of.convert_tokens_to_ids("<s>")] if of.name_or_path.endswith(("bos", "both")) else []
+
+
 def alone(of, prompt, target):
     """A causal model's prompt and target, text by text, with the tokenizer's backend only."""
 
@@ -58,7 +62,7 @@ def alone(of, prompt, target):
         return of.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     bos, eos = of.convert_tokens_to_ids(["<s>", "</s>"])
-    start = [bos] if of.name_or_path.endswith(("bos", "both")) else []
+    start = opened_by(of)
     ids, whole = plain(prompt), plain(prompt + target)
     behind = whole[len(ids) :] if whole[: len(ids)] == ids else []
     if not behind:
@@ -80,7 +84,7 @@ def test_texts_of_a_batch_have_the_tokens_that_each_has_alone(of, pairs):
     ]
     assert encode_prompts(of, [prompt for prompt, _ in pairs], "causal") == [ids for ids, _ in expected]
     for example, (prompt, target) in zip(encode_seq2seq(of, pairs, 5), pairs, strict=True):
-        ids, labels = of(prompt).input_ids, [*of(target, add_special_tokens=False).input_ids, *end]
+        ids, labels = of(prompt).input_ids, [*opened_by(of), *of(target, add_special_tokens=False).input_ids, *end]
         assert (example.input_ids, example.labels) == (ids[-5:], labels[:5])
         assert example.truncated == (len(ids) > 5 or len(labels) > 5)
     texts = [prompt + target for prompt, target in pairs]

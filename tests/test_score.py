@@ -17,7 +17,7 @@ from bench.score import check, check_merged, rows, score
 from bench.tasks.definition import InMemoryTask, load_definition, read_definition
 from bench.tasks.examples import Classification
 from built_methods import built
-from models import PLAIN_WORDS, scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole, word_tokenizer
+from models import PAD, PLAIN_WORDS, scoring, tiny_bart, tiny_bert, tiny_llama, tiny_t5, whole, word_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "bench" / "model" / "embedded" / "tiny_llama"
 
@@ -272,6 +272,21 @@ def test_an_encoder_decoder_generates_no_more_than_the_task_allows_after_a_long_
     assert written == [6]
 
 
+@SEQ2SEQ
+@pytest.mark.parametrize("until", ["§", "cat"])
+def test_beams_that_a_task_asks_for_are_generates_own_whatever_ends_some_of_them(build, until):
+    model, tokenizer, rows = build().eval(), word_tokenizer("seq2seq"), sentences()
+    asked = {"until": [until], "do_sample": False, "num_beams": 4, "max_gen_toks": 6}
+    found = responses(score(whole(model, "seq2seq"), generation(rows, generation_kwargs=asked), scoring(limit=None)))
+    expected = []
+    for row in rows:
+        ids = tokenizer(row["sentence"], return_tensors="pt")
+        written = model.generate(**ids, num_beams=4, do_sample=False, max_length=7, pad_token_id=PAD)
+        expected.append(tokenizer.decode(written[0], skip_special_tokens=True).partition(until)[0])
+    assert found == expected
+    assert len(set(found)) > 1
+
+
 # What is refused, and what is cut.
 
 
@@ -319,6 +334,15 @@ def test_a_task_that_leaves_no_room_for_a_prompt_is_refused():
     tasks = generation(generation_kwargs={"until": ["."], "max_gen_toks": 64})
     with pytest.raises(ValueError, match="generates up to 64 tokens, which leaves no room for a prompt in the 64"):
         check(whole(tiny_llama()), tasks, scoring())
+
+
+def test_targets_longer_than_may_be_generated_are_counted_before_training():
+    rows = [{"sentence": text, "label": 0} for text in ("a cat", "a " * 6, "a " * 7, "the dog " * 9)]
+    tasks = generation(rows, doc_to_target="{{sentence}}")
+    with pytest.warns(UserWarning, match="2 of 4 scored targets of write have more tokens than the 6 that may be gen"):
+        check(whole(tiny_t5(), "seq2seq"), tasks, scoring())
+    with pytest.warns(UserWarning, match="1 of 3 scored targets of write"):
+        check(whole(tiny_llama()), tasks, scoring(limit=3))
 
 
 def test_code_of_a_model_runs_only_with_leave(monkeypatch):

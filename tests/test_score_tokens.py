@@ -216,6 +216,21 @@ def test_an_encoder_decoder_reads_prompts_and_choices_as_in_training(source, bui
     assert {ids[0, 0].item() for ids in labels} == {token for ids in written for token in ids[:, 0].tolist()}
 
 
+@pytest.mark.parametrize("template", ["none", "both"])
+def test_an_encoder_decoder_is_trained_and_generates_behind_the_templates_opening(source, monkeypatch, template):
+    model, words = tiny_bart(vocab_size=VOCABULARY).eval(), tokenizer("byte_level", template, model_max_length=64)
+    given, written = source("generate_until", ["the cat"], target_delimiter="", doc_to_target="{{pair}}"), []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **asked: written.append(generate(**asked)) or written[-1])
+    scored(model, "seq2seq", given, words)
+    start = [BOS] if template == "both" else []
+    (example,) = given.encoded(Reader(words, "seq2seq", 64))["validation"]
+    assert example.labels == [*start, *words("a bird", add_special_tokens=False).input_ids, EOS]
+    first = [model.config.decoder_start_token_id, *start]
+    assert all(ids[0, : len(first)].tolist() == first for ids in written)
+    assert all(ids.shape[1] == len(first) + 3 for ids in written)  # max_gen_toks
+
+
 @BOTH
 @pytest.mark.parametrize("texts", [("text",), ("text", "pair")])
 def test_an_encoder_reads_texts_as_in_training(source, template, texts):
@@ -361,6 +376,7 @@ def test_a_perplexity_that_a_float_holds_keeps_its_standard_error(source):
 def test_an_answer_longer_than_the_model_takes_or_without_a_token_is_refused_before_training(source, kind, output_type):
     model = llama() if kind == "causal" else tiny_t5(vocab_size=VOCABULARY)
     words = tokenizer("byte_level", "both", model_max_length=LIMIT)
+    most = LIMIT - (kind == "seq2seq")  # whose decoder writes BOS before an answer
     field = "doc_to_target" if output_type == "loglikelihood" else "doc_to_choice"
 
     def tried(answer, act, **settings):
@@ -368,9 +384,9 @@ def test_an_answer_longer_than_the_model_takes_or_without_a_token_is_refused_bef
         given = source(output_type, ["the cat"], target_delimiter="", **{field: value})
         act(whole(model, kind, words), {"mine": given.evaluation("test", 0)}, scoring(**settings))
 
-    tried("0" * LIMIT, score)
-    for number in [LIMIT + 1] + [0] * (output_type == "loglikelihood"):
+    tried("0" * most, score)
+    for number in [most + 1] + [0] * (output_type == "loglikelihood"):
         with pytest.raises(
-            ValueError, match=f"mine: an answer of item 0 has {number} tokens, and 1 to {LIMIT} can be scored: '0*'"
+            ValueError, match=f"mine: an answer of item 0 has {number} tokens, and 1 to {most} can be scored: '0*'"
         ):
             tried("0" * number, check)

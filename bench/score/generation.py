@@ -103,11 +103,13 @@ class EndedRowsLeaveLM(CausalLM):
         """
         mask, width = given.pop("attention_mask"), context.shape[1]
         found = pad(context, (0, max_length - width), value=self.tokenizer.pad_token_id)
-        if given.get("do_sample") or given.get("num_beams", 1) > 1 or not isinstance(self._cache, Cache):
+        beams = given.get("num_beams", 1) > 1
+        if given.get("do_sample") or beams or not isinstance(self._cache, Cache):
             for batch in torch.arange(len(context), device=context.device).split(self._most_rows):
                 start = _padding(mask[batch])  # HFLM pads a batch to its own longest prompt
                 own = {"attention_mask": mask[batch, start:], "max_length": max_length - start}
-                tokens = super()._model_generate(context[batch, start:], stop=stop, **own, **given)
+                strings = [] if beams else stop  # which would end a batch when the first beams have met them
+                tokens = super()._model_generate(context[batch, start:], stop=strings, **own, **given)
                 found[batch, start : start + tokens.shape[1]] = tokens
             return found
         given = {name: value for name, value in given.items() if name != "temperature"} | {"do_sample": False}

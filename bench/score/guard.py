@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bench.model.kinds import CLASSIFIERS
 from bench.model.limits import check_precision, max_tokens
 from bench.score.backends import vllm_class
-from bench.tasks.examples import encode_pair, move_spaces
+from bench.tasks.examples import encode_pair, move_spaces, opening
 
 if TYPE_CHECKING:
     from bench.model.load import Kind, LoadedModel
@@ -20,7 +21,7 @@ DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's, of a definition that says nothing
 
 
 def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings: Scoring) -> None:
-    """Refuses tasks that the model cannot be scored on; called before training.
+    """Refuses tasks that the model cannot be scored on, and counts what it cannot write; called before training.
 
     Args:
         loaded: the model, whose configuration limits the number of tokens.
@@ -51,6 +52,7 @@ def check(loaded: LoadedModel, evaluations: Mapping[str, InMemoryTask], settings
             _check_classification(name, task)
             continue
         _check_answers(name, task, loaded, settings)
+        _warn_of_long_targets(name, task, loaded, settings)
         if loaded.kind == "causal" and task.OUTPUT_TYPE == "generate_until":
             asked = max_gen_toks(task.config.generation_kwargs)
             if asked >= limit:
@@ -64,16 +66,35 @@ def _check_answers(name: str, task: InMemoryTask, loaded: LoadedModel, settings:
     from bench.tasks.definition import scored_pairs
 
     limit = max_tokens(loaded.model.config, loaded.tokenizer)
-    most = min(limit, room(limit, settings.backend) - 1)  # a token of the prompt is before them
+    before = len(opening(loaded.tokenizer)) if loaded.kind == "seq2seq" else 0
+    most = min(limit, room(limit, settings.backend) - 1) - before  # a token of the prompt is before them
     for number, doc in enumerate(islice(task.eval_docs, settings.limit)):
         # No token has less than a byte; a delimiter, and spaces from the prompt, come to the answer.
         for prompt, answer in scored_pairs(task, doc, most // 2):
             _, tokens = encode_pair(loaded.tokenizer, *move_spaces(prompt, answer), loaded.kind)
-            if not 0 < len(tokens) <= most:
+            if not 0 < (own := len(tokens) - before) <= most:
                 raise ValueError(
-                    f"{name}: an answer of item {number} has {len(tokens)} tokens, and 1 to {most} can be scored: "
+                    f"{name}: an answer of item {number} has {own} tokens, and 1 to {most} can be scored: "
                     f"{answer[:60]!r}; leave the row out, or score another model"
                 )
+
+
+def _warn_of_long_targets(name: str, task: InMemoryTask, loaded: LoadedModel, settings: Scoring) -> None:
+    if task.OUTPUT_TYPE != "generate_until" or getattr(task, "UNSAFE_CODE", False):
+        return
+    most, targets = max_gen_toks(task.config.generation_kwargs), list(islice(_targets(task), settings.limit))
+    long = [target for target in targets if len(target.encode()) > most]  # no token has less than a byte
+    encoded = loaded.tokenizer(long, add_special_tokens=False)["input_ids"] if long else []
+    if number := sum(len(ids) > most for ids in encoded):
+        warnings.warn(
+            f"{number} of {len(targets)} scored targets of {name} have more tokens than the {most} that may be "
+            "generated (max_gen_toks of its definition), and no answer can have all of them",
+            stacklevel=2,  # the same place whoever checks: it is said once
+        )
+
+
+def _targets(task: InMemoryTask) -> Iterator[str]:
+    return (target for doc in task.docs() if isinstance(target := task.doc_to_target(doc), str))
 
 
 def _check_classification(name: str, task: InMemoryTask) -> None:

@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from bench.score.guard import room
-from bench.tasks.examples import encode_pair, encode_prompt, move_spaces, windows
+from bench.tasks.examples import encode_pair, encode_prompt, move_spaces, opening, windows
 
 
 class TrainedTokens(TemplateLM):
@@ -74,8 +74,15 @@ class Seq2SeqLM(TrainedTokens, HFLM):
     padding_side = "right"
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """The decoder holds its start token and the answer; HFLM's max_length counts prompt and answer."""
-        return super()._model_generate(context, max_length - context.shape[1] + 1, stop, **generation_kwargs)
+        """The decoder holds its start token, the template's opening and the answer; HFLM's max_length has the prompt.
+
+        A beam search is not ended by the stop strings of some of its beams; HFLM cuts its answer at them, too.
+        """
+        start = opening(self.tokenizer)
+        forced = {"forced_bos_token_id": start[0]} if start else {}
+        longest = max_length - context.shape[1] + 1 + len(start)
+        ends = [] if generation_kwargs.get("num_beams", 1) > 1 else stop
+        return super()._model_generate(context, longest, ends, **forced, **generation_kwargs)
 
 
 def for_vllm(lm_class: type[Any]) -> type[Any]:

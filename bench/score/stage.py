@@ -38,8 +38,8 @@ def score(
     """Scores a model; leaves it in the mode it was in, and the global random streams as they were.
 
     Decoding is greedy: what the model's own generation_config says of sampling, beams and penalties is put aside, and
-    the task definitions say do_sample=False. A causal model's prompts are padded on the left, an encoder's on the
-    right, with an attention mask; no request cache is used.
+    the task definitions say do_sample=False; beams are searched where a definition has num_beams. A causal model's
+    prompts are padded on the left, others on the right, with an attention mask; no request cache is used.
 
     Args:
         loaded: the model, possibly a PeftModel.

@@ -118,11 +118,12 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], kind
     """Tokens of prompts, and those of the texts that continue them (causal) or that the decoder writes (seq2seq).
 
     A causal model's two are encoded as one text, unless that would join them in a token: a generating model is given
-    the prompt's tokens alone.
+    the prompt's tokens alone. What a decoder writes begins with the template's opening: BART's with <s>, T5's has none.
     """
     prompts, targets = [prompt for prompt, _ in pairs], [target for _, target in pairs]
     if kind == "seq2seq":
-        of_targets = _tokens(tokenizer, targets, add_special_tokens=False)
+        start = opening(tokenizer)
+        of_targets = [start + ids for ids in _tokens(tokenizer, targets, add_special_tokens=False)]
         return list(zip(encode_prompts(tokenizer, prompts, kind), of_targets, strict=True))
     ids = _tokens(tokenizer, prompts, add_special_tokens=False)
     joined = _tokens(tokenizer, [prompt + target for prompt, target in pairs], add_special_tokens=False)

@@ -44,6 +44,7 @@ BUDGETS = {
     "asymmetry/glue": (8, {"rte": 20, "mrpc": 20, "stsb": 20, "cola": 20, "sst2": 3, "qnli": 3, "mnli": 3}, 0.0),
     "asymmetry/mmlu": (128, 3, 100 / 1221),
     "asymmetry/vit": (32, 3, 0.0),  # ours
+    "asymmetry/bart": (32, 3, 0.0),
 }
 
 

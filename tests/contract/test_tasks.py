@@ -519,6 +519,88 @@ def test_what_is_learnt_scores_in_full_and_the_first_answer_word_counts_in_the_p
         assert scores(task, doc, answer) == {"first-answer": {"exact_match": value}}
 
 
+# Summaries
+
+ARTICLE = "Ann sold 12 eggs in May.\nBen bought them all.\nNobody saw Dr. Fox."
+
+
+def rouge(summary, answer):
+    task = load("xsum", rows=[{"document": ARTICLE, "summary": summary}])
+    (found,) = scores(task, task.eval_docs[0], answer).values()
+    return found
+
+
+def test_rouge_counts_words_pairs_and_common_subsequences_by_hand():
+    # 3 of 4 and of 5 words; 1 of 3 and of 4 pairs; the longest common subsequence is "ben eggs" or "bought eggs".
+    found = rouge("Ben bought eggs today", "Eggs: Ben bought 12 keys")
+    assert found["rouge1"] == pytest.approx(2 * 3 / (4 + 5))
+    assert found["rouge2"] == pytest.approx(2 * 1 / (3 + 4))
+    assert found["rougeL"] == found["rougeLsum"] == pytest.approx(2 * 2 / (4 + 5))
+    stemmed = rouge("He buys eggs", "he buy egg")
+    assert set(stemmed.values()) == {1.0}
+
+
+def test_an_empty_summary_scores_zero_and_the_reference_itself_one():
+    assert set(rouge("Ben bought eggs.", " ").values()) == {0.0}
+    assert set(rouge("Ben bought eggs. Ann left.", "Ben bought eggs. Ann left.").values()) == {1.0}
+
+
+def test_rouge_lsum_takes_sentences_one_by_one_in_any_order_and_line_breaks_part_them():
+    first, second = "Ben bought a dozen eggs on Monday .", "Nobody saw the old fox again ."
+    swapped = rouge(f"{first}\n{second}", f"{second} {first}")
+    assert swapped["rougeLsum"] == 1
+    assert swapped["rougeL"] < 0.6
+    assert rouge(f"{first}\n{second}", f"{second}\n{first}") == swapped
+
+
+def test_rouge_is_the_same_whatever_the_names_of_a_datasets_fields():
+    row = {"article": ARTICLE, "highlights": "Ben bought eggs .\nAnn sold them ."}
+    task = load("cnn_dailymail", rows=[row])
+    (found,) = scores(task, task.eval_docs[0], "Ann sold eggs to Ben.").values()
+    assert found == rouge(row["highlights"], "Ann sold eggs to Ben.")
+    assert task.aggregation()["rougeLsum"]([0.5, 1.0]) == 0.75
+    assert set(task.higher_is_better().values()) == {True}
+    assert list(task.higher_is_better()) == ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+
+@pytest.mark.parametrize(("name", "field", "num_words"), [("xsum", "document", 600), ("cnn_dailymail", "article", 700)])
+@pytest.mark.parametrize("template", ["default", "plain", "beams"])
+def test_a_long_document_keeps_its_first_words_and_its_lines(name, field, num_words, template):
+    words = [f"w{number}" for number in range(1000)]
+    long = ROWS[name][0] | {field: "First\nline " + " ".join(words)}
+    ((prompt, _),) = rendered(name, template, [long])
+    assert "First\nline w0 " in prompt
+    assert f"w{num_words - 2}" in prompt.split()  # "First\nline" is one
+    assert f"w{num_words - 1}" not in prompt.split()
+    assert prompt.startswith("First" if template != "default" else "Summarize the following article:")
+
+
+@pytest.mark.parametrize(("name", "beams"), [("xsum", 8), ("cnn_dailymail", 4)])
+def test_summaries_are_decoded_greedily_unless_the_papers_beams_are_asked_for(name, beams):
+    asked = {template: load(name, template).config.generation_kwargs for template in ("default", "plain", "beams")}
+    assert {template: settings["num_beams"] for template, settings in asked.items()} == {
+        "default": 1,
+        "plain": 1,
+        "beams": beams,
+    }
+    assert len({settings["max_gen_toks"] for settings in asked.values()}) == 1
+    assert rendered(name, "plain", ROWS[name]) == rendered(name, "beams", ROWS[name])
+
+
+def test_rows_without_a_document_or_a_summary_are_left_out():
+    rows = [{"document": ARTICLE, "summary": "Ann sold eggs."}, {"document": " ", "summary": "No."}]
+    rows.append({"document": ARTICLE, "summary": ""})
+    assert [target for _, target in rendered("xsum", "plain", rows)] == ["Ann sold eggs."]
+
+
+def test_without_rouge_score_a_task_of_summaries_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    monkeypatch.delitem(sys.modules, str(OWN / "summaries" / "rouge"), raising=False)
+    with pytest.raises(ValueError, match=r"^\S+xsum\.yaml cannot be read: ROUGE needs .*pip install rouge-score nltk$"):
+        load("xsum")
+
+
 # Instructions
 
 

@@ -60,6 +60,20 @@ def test_every_kind_of_model_runs_with_every_kind_of_start(run_model, name, meth
     assert record.scoring.merged is None if method == "full_ft" else record.scoring.merged["num_differing"] == 0
 
 
+def test_the_shipped_encoder_decoder_is_trained_on_summaries_and_scored_by_rouge_item_by_item(run_cell_in_module):
+    record, cell = run_cell_in_module("task=summary_tiny", "model=tiny_t5", "method=asymmetry_b", "rank=r4")
+    assert record.status == "completed", record.error
+    metrics = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    assert [score.metric for score in record.scores] == [*metrics, "loss"]
+    items = [row for row in cell.rows("outcomes.jsonl.gz") if row["filter"] != "loss"]
+    assert len(items) == 4
+    for score in record.scores[:4]:
+        assert 0 <= score.value <= 1
+        assert score.value == pytest.approx(sum(row["metrics"][score.metric] for row in items) / 4)
+    assert record.scoring.truncated == {"summary_tiny": 0}
+    assert record.initialization.num_trainable < record.model.num_parameters / 10
+
+
 def test_a_head_trains_in_every_method_and_is_counted_apart(run_model):
     head = 2 * 24 + 2
     records = {method: run_model("encoder", method)[0].initialization for method in METHODS}

@@ -34,6 +34,7 @@ PUBLISHED = {
     "minilm": 22_713_216,  # 22.7 M on the Hub
     "t5_base": 222_903_552,  # about 220 M in Raffel et al. 2020, Section 3.1.1
     "bart_large": 406_291_456,  # 400 M in fairseq's table of BART models
+    "tiny_t5": 189_504,  # 0.2 M in its own file
     "tiny_llama": 803_968,  # 0.8 M in its own file
     "smollm2_135m": 134_515_008,  # 135 M on the Hub
     "smollm2_135m_gguf": 134_515_008,
@@ -154,6 +155,14 @@ def in_adapters(name, method, rank):
         wrapped, _ = adapter.add(model, method, rank, layers)
     trained = {path: parameter for path, parameter in wrapped.named_parameters() if parameter.requires_grad}
     return sum(parameter.numel() for path, parameter in trained.items() if "lora_" in path)
+
+
+@pytest.mark.parametrize(("method", "r"), [("hu", 8), ("asymmetry_b", 16), ("asymmetry_a", 16)])
+def test_one_factor_of_bart_at_twice_the_rank_trains_as_much_as_lora_the_papers_share(method, r):
+    layers = target_layers(skeleton("bart_large"), read("bart_large").target_modules)
+    assert len(layers) == 3 * (12 + 2 * 12)  # q, k, v of the encoder, the decoder, and the decoder's cross-attention
+    count = in_adapters("bart_large", built(method), Rank(f"r{r}", r, 2 * r))
+    assert f"{100 * count / PUBLISHED['bart_large']:.2f}" == "0.44"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The items of the embedded tasks, in disjoint train, validation and test splits fixed by one seed.
 
 Fields carry the names of the public datasets they stand for: question and answer (GSM8K), question, choices and
-label (commonsense), sentence or sentence1, sentence2 and label (GLUE). An item of commonsense_tiny also names its fact,
-which is asked for in two wordings: its two items are not independent.
+label (commonsense), sentence or sentence1, sentence2 and label (GLUE), document and summary (XSum). An item of
+commonsense_tiny also names its fact, which is asked for in two wordings: its two items are not independent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.model.embedded import image_items
+from bench.model.embedded.reports import draw_report
 from bench.model.embedded.sentences import Pair, draw_change, draw_clause, draw_retold_gift
 from bench.model.embedded.stories import draw_story
 from bench.model.embedded.world import COLOURS, CREATURES, FOODS, HOMES, KINDS
@@ -48,11 +49,17 @@ def _labelled(pair: Pair) -> Item:
     return {"sentence1": pair.first, "sentence2": pair.second, "label": int(pair.holds)}
 
 
+def _summary(rng: random.Random) -> Item:
+    report = draw_report(rng)
+    return {"document": report.told, "summary": report.outcome}
+
+
 _DRAWN: dict[str, Callable[[random.Random], Item]] = {
     "gsm_tiny": _gsm,
     "acceptability_tiny": _acceptability,
     "paraphrase_tiny": lambda rng: _labelled(draw_retold_gift(rng)),
     "entailment_tiny": lambda rng: _labelled(draw_change(rng)),
+    "summary_tiny": _summary,
 }
 
 
@@ -67,7 +74,7 @@ def _drawn_splits(name: str) -> dict[str, list[Item]]:
         items: list[Item] = []
         while len(items) < size:
             item = _DRAWN[name](rng)
-            key = tuple(str(item[field]) for field in item if field not in ("label", "answer"))
+            key = tuple(str(item[field]) for field in item if field not in ("label", "answer", "summary"))
             if key not in seen:
                 seen.add(key)
                 items.append(item)
@@ -100,7 +107,8 @@ def splits(name: str) -> dict[str, list[Item]]:
     """All items of an embedded task, by split: train, validation and test.
 
     Args:
-        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny, entailment_tiny, digits or glyphs_tiny.
+        name: gsm_tiny, commonsense_tiny, acceptability_tiny, paraphrase_tiny, entailment_tiny, summary_tiny, digits or
+            glyphs_tiny.
 
     Raises:
         ValueError: there is no such task.
