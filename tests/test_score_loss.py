@@ -1,6 +1,7 @@
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from bench.runs.record import HASH_DIGITS, LOSS
 from bench.runs.record_parts import Config
 from bench.score import score
 from bench.score.loss import losses_of, ratio
+from bench.tasks.encoded import Examples
 from bench.tasks.examples import Example
 from bench.tasks.targets import Targets
 from models import PLAIN_WORDS, scoring, tiny_bert, tiny_llama, tiny_t5, whole, word_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:incomplete")
+READER = SimpleNamespace(limit=64, examples=Examples)
 ONLY = {"limit": None, "only_loss": True}
 
 
@@ -137,7 +140,7 @@ def test_of_a_row_longer_than_the_model_the_start_of_the_prompt_is_cut():
     model = tiny_llama()
     prompt, answer = [5] * 70, [6, 7, 2]
     example = Example(prompt + answer, [IGNORED] * len(prompt) + answer)
-    targets = Targets.of([{"a": 1}], lambda doc: [example], 64)
+    targets = Targets.of([{"a": 1}], lambda doc: [example], READER)
     (found,), _ = losses(whole(model), {"t": targets})
     seen = (prompt + answer)[-64:]
     assert found.value == pytest.approx(of_model(model, None, input_ids=seen, labels=[IGNORED] * 61 + answer), rel=1e-5)
@@ -161,7 +164,7 @@ def test_a_text_that_is_read_in_windows_is_one_item(compose_run, tmp_path):
 def test_targets_come_back_from_the_cache_as_they_were(tmp_path):
     examples = {1: [Example([5, 6], [IGNORED, 6])], 2: [Example([5, 7, 8], [IGNORED, 7, 8]), Example([7], [IGNORED])]}
     del examples[2][1]
-    made = Targets.of([{"a": 1}, {"a": 2}], lambda doc: examples[doc["a"]], 64)
+    made = Targets.of([{"a": 1}, {"a": 2}], lambda doc: examples[doc["a"]], READER)
     cache = Cache(enabled=True, dir=tmp_path, max_gb=1.0)
     cache.fetch("key", "title", lambda: made, Targets)
     read, _ = cache.fetch("key", "title", pytest.fail, Targets)

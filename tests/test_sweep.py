@@ -122,7 +122,7 @@ finally:
     [
         (["+model.nosuch=1"], "model.nosuch=1: nothing reads this key"),
         (["-m", "train.max_steps=100,-1"], "train.max_steps=-1: input should be greater than 0"),
-        (["-m", "rank.r=8,400"], "rank.r=400 is larger than the smaller side 80 of model.layers.0.self_attn.k_proj"),
+        (["-m", "rank.r=8,400"], "rank.r=400 is larger than the smaller side 128 of model.layers.0.self_attn.q_proj"),
         (["model=local"], "model.path is missing: give model.path=VALUE"),
         (["model=local", "model.path=/no/such/folder"], "model.path=/no/such/folder is no model folder"),
         (["task=gsm8k", "data.root=/no/such/folder"], "data.root must hold gsm8k/SPLIT.jsonl"),

@@ -243,7 +243,7 @@ def test_the_kind_of_a_model_is_read_from_its_configuration(config, kind):
 
 def test_a_model_of_no_kind_is_refused_with_the_key_to_set():
     with pytest.raises(ValueError, match=r"set model\.kind=causal, seq2seq, encoder or vision"):
-        kind_of({"model_type": "vit", "architectures": ["ViTModel"]}, "x")
+        kind_of({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "x")
 
 
 def save(folder, model, tokenizer):
