@@ -10,40 +10,33 @@ hash are written to recipe.json beside the weights.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.model.embedded.corpus import TASK_MARKERS, documents
+from bench.model.embedded.fit import Schedule, command_line, fit, write_recipe
 
 PAD, EOS = "<pad>", "</s>"
 HELD_OUT_SEED = 1
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Schedule):
     """Everything the checkpoint depends on besides this file and the versions of torch and transformers."""
 
-    seed: int = 0
     width: int = 128
     steps: int = 12_000
-    warmup_steps: int = 200
     batch_size: int = 24  # sequences a step
     sequence_tokens: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
     vocab_size: int = 512
     tokenizer_documents: int = 20_000
     # Share of documents split at random below the word (Provilkov et al. 2020, arXiv:1910.13267), so that the
@@ -126,22 +119,8 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = LlamaForCausalLM(llama_config(recipe))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-    blocks = itertools.islice(token_blocks(recipe, tokenizer, "train", recipe.bpe_dropout_share), recipe.steps)
-    progress = tqdm(blocks, total=recipe.steps, desc="pretrain", mininterval=2)
-    for block in progress:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = model(input_ids=block, labels=block).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    model.eval()
+    blocks = token_blocks(recipe, tokenizer, "train", recipe.bpe_dropout_share)
+    fit(model, recipe, ({"input_ids": block, "labels": block} for block in blocks), (0.9, 0.95), recipe.precision)
     if recipe.precision == "bf16":
         model.bfloat16()
     model.save_pretrained(folder)
@@ -151,19 +130,9 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
     return loss
 
 
-def write_recipe(folder: Path, recipe: dict[str, Any], **found: float) -> None:
-    """Writes recipe.json beside a checkpoint: the recipe, what was measured, and the hash of the weights."""
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    written = {"recipe": recipe} | found | {"sha256": weights, "torch": torch.__version__}
-    (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
-
-
 def main() -> None:
-    """Command line: the folder to write to and, for a trial, fewer steps."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    """The command line."""
+    parser = command_line(__doc__, Recipe)
     parser.add_argument("--width", type=int, default=Recipe.width, help="a multiple of 32")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=Recipe.precision)
     args = parser.parse_args()

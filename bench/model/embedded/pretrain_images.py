@@ -8,7 +8,6 @@ checkpoint's hash are written to recipe.json beside the weights.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,28 +15,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, get_cosine_schedule_with_warmup
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from bench.model.embedded.drawing import SHAPES, SIZE, TEXTURES, coloured, shape, sign, texture
+from bench.model.embedded.fit import Schedule, command_line, fit, write_recipe
 from bench.model.embedded.image_items import PRETRAINED_SIGNS
-from bench.model.embedded.pretrain import write_recipe
 
 NUM_CLASSES = len(SHAPES) + len(TEXTURES) + len(PRETRAINED_SIGNS)
 HELD_OUT_SEED, HELD_OUT_BATCHES = 1, 32
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Schedule):
     """Everything the checkpoint depends on besides these files and the versions of numpy, torch and transformers."""
 
-    seed: int = 0
     steps: int = 4_000
-    warmup_steps: int = 200
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
 
 
 def vit_config() -> ViTConfig:
@@ -98,19 +93,9 @@ def evaluate(model: ViTForImageClassification, recipe: Recipe) -> tuple[float, f
 def pretrain(recipe: Recipe, folder: Path) -> tuple[float, float]:
     """Trains the model and writes it, with its image processor, to `folder`; returns what `evaluate` does."""
     torch.manual_seed(recipe.seed)
-    model = ViTForImageClassification(vit_config()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-    progress = tqdm(zip(range(recipe.steps), batches(recipe, 0), strict=False), total=recipe.steps, mininterval=2)
-    for _, (pixels, labels) in progress:
-        loss = model(pixel_values=pixels, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    loss_and_accuracy = evaluate(model.eval(), recipe)
+    model = ViTForImageClassification(vit_config())
+    fit(model, recipe, ({"pixel_values": pixels, "labels": labels} for pixels, labels in batches(recipe, 0)))
+    loss_and_accuracy = evaluate(model, recipe)
     model.save_pretrained(folder)
     image_processor().save_pretrained(folder)
     eval_loss, accuracy = (round(value, 4) for value in loss_and_accuracy)
@@ -119,12 +104,8 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Command line: the folder to write to and, for a trial, fewer steps."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    args = parser.parse_args()
+    """The command line."""
+    args = command_line(__doc__, Recipe).parse_args()
     loss, accuracy = pretrain(Recipe(seed=args.seed, steps=args.steps), args.folder)
     print(f"eval loss {loss:.4f} nats an image, accuracy {accuracy:.4f} -> {args.folder}")
 

@@ -8,10 +8,7 @@ one CPU core. The recipe, its eval loss and the checkpoint's hash are written to
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,15 +18,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from tqdm import tqdm
 from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
-    get_cosine_schedule_with_warmup,
 )
 
 from bench.model.embedded.corpus import documents
+from bench.model.embedded.fit import Schedule, command_line, fit, write_recipe
 from bench.model.embedded.pretrain import EOS, HELD_OUT_SEED, PAD
 from bench.model.loss import IGNORED
 
@@ -39,11 +35,10 @@ MAX_TOKENS = 512  # T5's own; positions are relative
 Batch = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Schedule):
     """Everything the checkpoint depends on besides this file and the versions of torch and transformers."""
 
-    seed: int = 0
     width: int = 64
     layers: int = 2  # of the encoder, and of the decoder
     steps: int = 1_600
@@ -55,7 +50,6 @@ class Recipe:
     span_tokens: float = 3.0  # of a span, on average
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
 
 
 def t5_config(recipe: Recipe, vocab_size: int) -> T5Config:
@@ -150,37 +144,17 @@ def pretrain(recipe: Recipe, folder: Path) -> float:
     torch.manual_seed(recipe.seed)
     tokenizer = t5_tokenizer()
     model = T5ForConditionalGeneration(t5_config(recipe, len(tokenizer)))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-    drawn = itertools.islice(batches(recipe, tokenizer, "train"), recipe.steps)
-    progress = tqdm(drawn, total=recipe.steps, desc="pretrain", mininterval=2)
-    for batch in progress:
-        loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    model.eval()
+    fit(model, recipe, batches(recipe, tokenizer, "train"), (0.9, 0.98))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     loss = eval_loss(model, recipe, tokenizer)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    written = {"recipe": asdict(recipe), "eval_loss": round(loss, 4), "sha256": weights, "torch": torch.__version__}
-    (folder / "recipe.json").write_text(json.dumps(written, indent=2) + "\n")
+    write_recipe(folder, asdict(recipe), eval_loss=round(loss, 4))
     return loss
 
 
 def main() -> None:
-    """Command line: the folder to write to and, for a trial, fewer steps."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    args = parser.parse_args()
+    """The command line."""
+    args = command_line(__doc__, Recipe).parse_args()
     loss = pretrain(Recipe(seed=args.seed, steps=args.steps), args.folder)
     print(f"eval loss {loss:.4f} nats a token -> {args.folder}")
 
