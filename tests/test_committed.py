@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 STUDIES = sorted(str(path.parent.parent.relative_to(RESULTS)) for path in RESULTS.rglob("tables/results.md"))
 DRAWN = ("demo", "lora_ga/llama2_tiny", "impact_of_init/width_tiny")  # with and without stages, and of several models
-LIMIT_BYTES = 80_000_000
+LIMIT_BYTES = 100_000_000
 
 
 def files(folder, *endings):
@@ -46,7 +46,7 @@ def test_the_claims_are_answered_by_the_committed_records(tmp_path):
 
     claims = write_claims(read_claims(ROOT / "experiments" / "_claims.yaml"), RESULTS, tmp_path)
     not_run = re.findall(r"\*\*not run yet\*\*.*experiments=([^`]+)`", claims)
-    assert set(not_run) == {"asymmetry/vit_tiny", "asymmetry/summarize_tiny"}
+    assert set(not_run) == {"asymmetry/summarize_tiny"}
     assert (tmp_path / "claims.md").read_bytes() == (RESULTS / "claims.md").read_bytes()
     assert (tmp_path / "claims.csv").read_bytes() == (RESULTS / "claims.csv").read_bytes()
 
