@@ -44,13 +44,11 @@ def max_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | An
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
-    """Gives a tokenizer without a padding token its EOS token as one; an image processor needs none.
+    """Gives a tokenizer without a padding token its EOS token as one.
 
     Raises:
         ValueError: it has no EOS token, which ends answers and can pad.
     """
-    if kind == "vision":
-        return
     if kind != "encoder" and tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no EOS token, which ends every answer; set eos_token in it")
     if tokenizer.pad_token_id is None:
@@ -59,7 +57,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind, path: str) -> None:
+def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Refuses a tokenizer that gives ids for which the model has no embedding.
 
     Special tokens that no text is opened, closed or padded with may lie beyond, as Gemma 3's for images.
@@ -67,14 +65,11 @@ def check_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, k
     Args:
         model: the loaded model.
         tokenizer: has a padding token.
-        kind: of the model; an image processor gives no ids.
         path: for the message.
 
     Raises:
         ValueError: the model has no embedding of the padding or EOS token, or of a token that texts can hold.
     """
-    if kind == "vision":
-        return
     rows = len(cast("Tensor", model.get_input_embeddings().weight))
     for name in ("pad_token", "eos_token"):
         number = getattr(tokenizer, f"{name}_id")

@@ -281,9 +281,10 @@ class Model:
                     "set model.attention=eager"
                 ) from error
         mark_drawn(model, drawn := drawn_tensors(model, report, self.path))
-        check_tokenizer(tokenizer, kind, self.path)
-        check_embedded(model, tokenizer, kind, self.path)
-        share_padding(model, tokenizer, kind)
+        if kind != "vision":
+            check_tokenizer(tokenizer, kind, self.path)
+            check_embedded(model, tokenizer, self.path)
+            share_padding(model, tokenizer, kind)
         if torch.cuda.is_available():
             cast("nn.Module", model).to("cuda")
         if facts is not None:

@@ -35,7 +35,7 @@ def model_card(record: Record) -> str:
     place = f'"{base}", revision="{record.model.revision}"' if published else '"BASE_MODEL"'
     where = "" if published else f"  # the folder of {base}"
     kind = record.model.kind or "causal"  # which records from before there were others leave out
-    classes = task["datasets"][task["train"][0]]["classification"] if kind in ("encoder", "vision") else None
+    classes = task["datasets"][task["train"][0]]["classification"] if record.model.is_classifier else None
     num_labels = f", num_labels={classes['num_labels']}" if classes else ""
     batch_size = train["batch_size"] * train["gradient_accumulation_steps"]
     lines = [

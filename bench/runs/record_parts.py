@@ -170,6 +170,11 @@ class ModelFacts(Part):
     packs: bool | None = None
     gguf: GgufFacts | None = None
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it has a classification head, of texts or of images."""
+        return self.kind in ("encoder", "vision")
+
 
 class DataFacts(Part):
     """The data.

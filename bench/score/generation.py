@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicLayer
 
-from bench.score.language import CausalLM
+from bench.score.language import CausalLM, stop_strings
 
 # Rows leave, and others join, when this share of a batch can: entering transformers' loop costs as much as some steps.
 SHARE = 1 / 8
@@ -103,13 +103,12 @@ class EndedRowsLeaveLM(CausalLM):
         """
         mask, width = given.pop("attention_mask"), context.shape[1]
         found = pad(context, (0, max_length - width), value=self.tokenizer.pad_token_id)
-        beams = given.get("num_beams", 1) > 1
-        if given.get("do_sample") or beams or not isinstance(self._cache, Cache):
+        if given.get("do_sample") or given.get("num_beams", 1) > 1 or not isinstance(self._cache, Cache):
             for batch in torch.arange(len(context), device=context.device).split(self._most_rows):
                 start = _padding(mask[batch])  # HFLM pads a batch to its own longest prompt
                 own = {"attention_mask": mask[batch, start:], "max_length": max_length - start}
-                strings = [] if beams else stop  # which would end a batch when the first beams have met them
-                tokens = super()._model_generate(context[batch, start:], stop=strings, **own, **given)
+                own["stop"] = stop_strings(stop, given)
+                tokens = super()._model_generate(context[batch, start:], **own, **given)
                 found[batch, start : start + tokens.shape[1]] = tokens
             return found
         given = {name: value for name, value in given.items() if name != "temperature"} | {"do_sample": False}

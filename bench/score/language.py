@@ -7,7 +7,7 @@ prompt; that of a sequence-to-sequence model in the decoder, while the encoder h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -74,15 +74,24 @@ class Seq2SeqLM(TrainedTokens, HFLM):
     padding_side = "right"
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """The decoder holds its start token, the template's opening and the answer; HFLM's max_length has the prompt.
-
-        A beam search is not ended by the stop strings of some of its beams; HFLM cuts its answer at them, too.
-        """
+        """The decoder holds its start token, the template's opening and the answer; HFLM's max_length a prompt."""
         start = opening(self.tokenizer)
         forced = {"forced_bos_token_id": start[0]} if start else {}
         longest = max_length - context.shape[1] + 1 + len(start)
-        ends = [] if generation_kwargs.get("num_beams", 1) > 1 else stop
+        ends = stop_strings(stop, generation_kwargs)
         return super()._model_generate(context, longest, ends, **forced, **generation_kwargs)
+
+
+def stop_strings(stop: list[str], given: Mapping[str, Any]) -> list[str]:
+    """Those that may end a batch: none of a beam search, which HFLM ends when the first rows of beams have met them.
+
+    HFLM cuts every answer at them all the same.
+
+    Args:
+        stop: of the requests.
+        given: their other generation settings.
+    """
+    return [] if given.get("num_beams", 1) > 1 else stop
 
 
 def for_vllm(lm_class: type[Any]) -> type[Any]:

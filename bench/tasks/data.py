@@ -302,8 +302,7 @@ class Dataset:
             where, found = f"{self.folder} {split}", self._from_hub(split)
         elif self.image_field is not None and self.classification is not None:
             folder = data_root.absolute() / self.folder
-            self._split(data_root, use)
-            where = str(folder / split)
+            where = str(folder / self._split(data_root, use))
             found = read_folder(folder, split, self.classification.num_labels, self.image_field)
         else:
             where = str(self._file(data_root, split))

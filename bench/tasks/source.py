@@ -157,16 +157,9 @@ class Source:
         if json.loads(json.dumps(scored, default=str)) != scored:  # of the Hub, whose columns can hold other values
             scored = None
         num_rows = {split: len(rows) for split, rows in self.rows.items()}
-        field = self.dataset.image_field
-        num_converted = (
-            0
-            if field is None
-            else sum(
-                check_images(bar(rows, f"check {self.name}", "image"), field, f"{self.name} {split}")
-                for split, rows in self.rows.items()
-            )
+        return Known(
+            values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored, self._num_converted()
         )
-        return Known(values_sha256(as_hashed(self.rows)), num_rows, self._loaded.incomplete, scored, num_converted)
 
     def evaluation(
         self, score_split: str, num_fewshot: int, cache: Cache = OFF, chat: Chat | None = None
@@ -188,6 +181,15 @@ class Source:
         task = load_definition(self.name, self.definition, rows, split, num_fewshot, self.dataset.classification, chat)
         task.cluster = self.dataset.cluster
         return task
+
+    def _num_converted(self) -> int:
+        """How many images become RGB; reads all of them, which finds those that cannot be read."""
+        if (field := self.dataset.image_field) is None:
+            return 0
+        return sum(
+            check_images(bar(rows, f"check {self.name}", "image"), field, f"{self.name} {split}")
+            for split, rows in self.rows.items()
+        )
 
     def encoded(self, reader: Reader, cache: Cache = OFF) -> dict[str, Any]:
         """The examples of train and validation, in order; images and those of a tokenizer without a hash are not kept.

@@ -70,7 +70,7 @@ def convergence(cells: Sequence[Cell], data: pd.DataFrame) -> Figure | None:
     height = 0.5 + 1.95 * len(kinds) + legend_height(line.title for line in shown)
     figure, axes = panels(len(kinds), len(across), height, sharey="row", sharex="col")
     # A classifier's is per example, a regression's is a squared error.
-    unit = "" if cells[0].runs[0].model.kind in ("encoder", "vision") else " (nats per token)"
+    unit = "" if cells[0].runs[0].model.is_classifier else " (nats per token)"
     for kind, row in zip(kinds, axes, strict=True):
         for line in shown:
             for quantity, axis in zip(across, row, strict=True):
